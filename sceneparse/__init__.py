@@ -1,0 +1,26 @@
+"""Scene parsing with strip pooling: models, data, training and evaluation.
+
+The public names are loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sceneparse.checkpoint import load_model
+    from sceneparse.models import create_segmentation_model
+
+__all__ = ["create_segmentation_model", "load_model"]
+
+_HOMES = {
+    "create_segmentation_model": "sceneparse.models",
+    "load_model": "sceneparse.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sceneparse' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

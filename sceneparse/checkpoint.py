@@ -1,0 +1,169 @@
+"""Checkpoints: folders that are complete or absent, verified by checksum, free of pickled code.
+
+A run folder holds checkpoints/step-XXXXXXXX and two links, `last` and `best`. A checkpoint holds
+model.safetensors (the weights that are evaluated), training.pt (what resuming needs; loads with
+weights_only=True) and meta.json (how to rebuild the model, classes, normalisation, checksums).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sceneparse.errors import InputError
+from sceneparse.models import create_segmentation_model
+from sceneparse.models.pretrained import load_strict
+from sceneparse.models.segmentation import SegmentationModel
+
+MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
+FORMAT = 1
+
+
+def save_checkpoint(
+    run: Path,
+    *,
+    step: int,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    is_best: bool,
+    keep: int = 2,
+) -> Path:
+    """Write RUN/checkpoints/step-XXXXXXXX, point `last` (and `best`) to it, drop all but `keep`.
+
+    The folder is written aside, synced to disk and renamed, so that it is complete whenever it is
+    there. Raises InputError where the disk is full or read-only.
+    """
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    aside = folder.with_name(f".{folder.name}-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        _write(aside / MODEL_FILE, lambda path: save_file(tensors, path))
+        _write(aside / TRAINING_FILE, lambda path: torch.save(dict(training), path))
+        checksums = {name: _sha256(aside / name) for name in (MODEL_FILE, TRAINING_FILE)}
+        text = json.dumps({**meta, "format": FORMAT, "step": step, "sha256": checksums}, indent=1)
+        _write(aside / META_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        _sync_folder(folder.parent)
+        _point(run / "last", folder)
+        if is_best:
+            _point(run / "best", folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        free = shutil.disk_usage(run).free // 2**20
+        raise InputError(
+            f"cannot save the checkpoint {folder}: {error.strerror} ({free} MB free)"
+        ) from error
+    _prune(run, keep)
+    return folder
+
+
+def resolve_checkpoint(path: str | Path, prefer: str = "best") -> Path:
+    """Find the checkpoint folder that a run folder or checkpoint folder stands for."""
+    path = Path(path)
+    for candidate in (path, path / prefer, path / "last"):
+        if (candidate / META_FILE).is_file():
+            return candidate.resolve()
+    state = "holds no checkpoint" if path.is_dir() else "does not exist"
+    raise InputError(
+        f"'{path}' {state}; give a run folder, or a checkpoint folder with {META_FILE}"
+    )
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Read and verify a checkpoint: its meta.json, after every file matched its checksum."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+        checksums: dict[str, str] = meta["sha256"]
+        written = meta["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / META_FILE} is damaged or not of a checkpoint") from error
+    if written != FORMAT:
+        raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
+    for name in (MODEL_FILE, TRAINING_FILE):
+        try:
+            intact = _sha256(folder / name) == checksums.get(name)
+        except OSError as error:
+            raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from error
+        if not intact:
+            raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
+    return meta
+
+
+def read_training_state(folder: Path) -> dict[str, Any]:
+    """Read what resuming needs; only tensors and plain values load."""
+    path = folder / TRAINING_FILE
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        raise InputError(
+            f"{path} is damaged or holds more than tensors and plain values"
+        ) from error
+    return state
+
+
+def load_model(path: str | Path) -> tuple[SegmentationModel, dict[str, Any]]:
+    """Rebuild the model of a run folder (its best checkpoint) or checkpoint folder, in eval mode.
+
+    Returns the model and its meta: "model" (arguments of create_segmentation_model), "classes",
+    "colors", "mean", "std", "dataset", ... Raises InputError where anything is damaged or missing.
+    """
+    folder = resolve_checkpoint(path)
+    meta = read_meta(folder)
+    model = create_segmentation_model(**meta["model"])
+    load_strict(model, load_file(folder / MODEL_FILE), str(folder / MODEL_FILE))
+    return model.eval(), meta
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    write(path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Make `link` lead to `folder`; it leads to the old or the new one at any moment."""
+    aside = link.with_name(f".{link.name}-{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(folder.relative_to(link.parent), target_is_directory=True)
+    aside.replace(link)
+
+
+def _prune(run: Path, keep: int) -> None:
+    kept = {(run / name).resolve() for name in ("last", "best") if (run / name).exists()}
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    kept.update(folder.resolve() for folder in folders[-keep:])
+    for folder in folders:
+        if folder.resolve() not in kept:
+            shutil.rmtree(folder)
+    for leftover in (run / "checkpoints").glob(".step-*"):
+        shutil.rmtree(leftover)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""The one place where errors become a line on stderr and an exit code, for every tool alike."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from sceneparse.errors import InputError, NumericalError, Preempted
+
+
+def version_block() -> str:
+    """Say what is installed, in the form that a bug report needs."""
+    import torch  # noqa: PLC0415 - seconds to import, wanted only here
+
+    rows = {
+        "sceneparse": version("sceneparse"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "none",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    return "\n".join(f"{name:<11}{value}" for name, value in rows.items())
+
+
+class _PrintVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:  # noqa: ANN401
+        sys.stdout.write(version_block() + "\n")
+        parser.exit()
+
+
+def tool_parser(description: str, examples: str) -> argparse.ArgumentParser:
+    """Make a parser with the options that all tools share (--debug, --version)."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "--version", action=_PrintVersion, nargs=0, help="print the versions a bug report needs"
+    )
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None = None,
+) -> NoReturn:
+    """Parse, run `main`, and exit: 0, or the code of the error with one line that explains it."""
+    options = parser.parse_args(arguments)
+    try:
+        main(options)
+    except (InputError, NumericalError, Preempted) as error:
+        if options.debug:
+            traceback.print_exc()
+        _say(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; nobody is there to be told
+        sys.exit(141)
+    except Exception:
+        traceback.print_exc()
+        _say(
+            f"a bug in sceneparse; please report it with the lines above and\n{version_block()}"
+        )
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

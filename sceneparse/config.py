@@ -1,0 +1,299 @@
+"""The settings of a training run: typed sections, read strictly from YAML and `section.key=value`.
+
+Unknown keys, wrong types and values out of range are all reported at once, each with its dotted
+path. Only the tools read these models; every other module takes plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sceneparse.errors import InputError
+
+Count = Annotated[int, Field(gt=0, strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
+Size = tuple[Count, Count]
+Color = tuple[NotNegative, NotNegative, NotNegative]
+
+
+class Section(BaseModel):
+    """A group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Which images and masks, and how they are read."""
+
+    dataset: str = Field(
+        "folder", description="folder, camvid, cityscapes, ade20k, pascal_context_59 or _60"
+    )
+    root: str = Field(description="folder of the data set")
+    train_split: str = Field("train", description="split name, or a list file under root")
+    val_split: str = Field("val", description="split name, or a list file under root")
+    classes: list[str] | None = Field(
+        None, description="class names of a folder data set that has no classes.txt"
+    )
+    mean: Color = Field((0.485, 0.456, 0.406), description="RGB mean of images in 0..1")
+    std: tuple[Positive, Positive, Positive] = Field(
+        (0.229, 0.224, 0.225), description="RGB standard deviation of images in 0..1"
+    )
+    workers: CountOrZero = Field(2, description="processes that read and augment; 0 = none")
+    timeout: Positive = Field(300.0, description="seconds until a silent worker counts as hung")
+    check: Literal["auto", "all", "none"] = Field(
+        "auto",
+        description="files decoded before step 0: all, none, or auto (500 of many)",
+    )
+
+
+class AugmentSection(Section):
+    """Random changes of the training images; masks follow."""
+
+    crop: Size = Field((480, 480), description="height, width of the training crop in pixels")
+    scale: tuple[Positive, Positive] = Field((0.5, 2.0), description="range of the random scale")
+    rotate: NotNegative = Field(
+        0.0, description="largest rotation in degrees, applied to half the images"
+    )
+    flip: Fraction = Field(0.5, description="probability of a horizontal mirror")
+    blur: Fraction = Field(0.0, description="probability of a 5x5 Gaussian blur")
+    color_jitter: Fraction = Field(
+        0.0, description="strength of brightness, contrast and saturation jitter"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentSection:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must be [smallest, largest], got {list(self.scale)}")
+        return self
+
+
+class ModelSection(Section):
+    """The network; the number of classes comes from the data set."""
+
+    head: str = Field("strip_pooling", description="strip_pooling or fcn")
+    backbone: str = Field("resnet50", description="resnet18/34/50/101/152, or any timm model name")
+    strip_pooling: Switch | None = Field(
+        None,
+        description="strip pooling modules in the backbone; null: in ResNets, not in timm models",
+    )
+    aux: Switch = Field(True, description="auxiliary head on stage 3 while training")
+    output_stride: Literal[8, 16, 32] = Field(
+        8, description="input pixels per feature: 8, 16 or 32"
+    )
+    width: Count | None = Field(
+        None, description="channels inside the head; null: half the backbone's"
+    )
+    stem: Literal["deep", "plain"] = Field(
+        "deep", description="ResNet stem: three 3x3 convs or one 7x7"
+    )
+    base_width: Count = Field(
+        64, description="channels of ResNet stage 1; less makes a small network"
+    )
+    multi_grid: tuple[Count, Count, Count] | None = Field(
+        (1, 2, 4), description="dilation factors of the blocks of ResNet stage 4; null: all 1"
+    )
+    pretrained: str | None = Field(
+        None, description="imagenet, or a .safetensors/.pth file of the backbone"
+    )
+
+
+class OptimSection(Section):
+    """SGD with momentum on a polynomial schedule."""
+
+    lr: Positive = Field(0.01, description="learning rate of the backbone")
+    head_lr_factor: Positive = Field(10.0, description="the heads learn this many times faster")
+    momentum: Fraction = Field(0.9, description="of SGD")
+    weight_decay: NotNegative = Field(1e-4, description="of all parameters")
+    poly_power: Positive = Field(
+        0.9, description="lr * (1 - step / steps) ** poly_power, each step"
+    )
+    clip_norm: Positive | None = Field(None, description="largest gradient norm; null: no clipping")
+
+
+class TrainSection(Section):
+    """How long, how much at once, at which precision."""
+
+    epochs: Count = Field(120, description="passes over the training images")
+    batch_size: Count = Field(
+        16, description="images per optimiser step, over all processes together"
+    )
+    accumulate: Count = Field(1, description="pieces a batch is split into to save memory")
+    aux_weight: NotNegative = Field(0.4, description="weight of the auxiliary loss")
+    amp: Literal["auto", "bf16", "fp16", "off"] = Field(
+        "auto", description="mixed precision; auto: where the device is fast at it"
+    )
+    channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
+    ema: Fraction | None = Field(
+        None, description="decay of the averaged weights that are evaluated and saved, e.g. 0.999"
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TrainSection:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}"
+            )
+        return self
+
+
+class EvalSection(Section):
+    """Validation at the images' own size, with the functions of tools/eval_miou.py."""
+
+    every: Count = Field(1, description="epochs between validations; the last epoch always has one")
+    mode: Literal["whole", "slide"] = Field("whole", description="whole image, or sliding window")
+    crop: Size | None = Field(None, description="window of mode slide; null: the training crop")
+
+
+class SegConfig(Section):
+    """Everything tools/train_seg.py needs."""
+
+    output: str | None = Field(None, description="run folder; null: runs/NAME_OF_THE_CONFIG")
+    seed: CountOrZero = Field(0, description="of weights, order and augmentation")
+    data: DataSection
+    augment: AugmentSection = AugmentSection()
+    model: ModelSection = ModelSection()
+    optim: OptimSection = OptimSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML with the scalars of YAML 1.2 (`1e-3` is a float, `off` a word), no key twice."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key '{key.value}'", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?(inf|nan)", "-+.in"),
+):
+    _StrictLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}",
+        re.compile(f"^(?:{_pattern})$"),
+        [character if character != "\0" else "" for character in _first],
+    )
+
+
+def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML holds anything
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{source}{line}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not YAML: {error}") from error
+
+
+def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None:
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals or not path:
+            raise InputError(f"'{override}' is not of the form section.key=value")
+        *parents, key = path.split(".")
+        section = settings
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise InputError(f"{path}: '{parent}' is a value, not a section")
+        section[key] = _parse_yaml(value, path)
+
+
+def _allowed_keys(location: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = SegConfig
+    for name in location[:-1]:
+        section = model.model_fields[str(name)].annotation
+        if not isinstance(section, type) or not issubclass(section, BaseModel):
+            return []
+        model = section
+    return list(model.model_fields)
+
+
+def _describe(problem: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        allowed = _allowed_keys(problem["loc"])
+        nearest = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1, cutoff=0.0)
+        return f"{path}: unknown key, did you mean '{nearest[0]}'? (allowed: {', '.join(allowed)})"
+    if problem["type"] == "missing":
+        return f"{path}: required, but not given"
+    if problem["type"] == "model_type":
+        return f"{path}: expected a section with keys, got {problem['input']!r}"
+    if problem["type"] == "value_error":
+        return f"{path}: {problem['ctx']['error']}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{path}: {message}, got {problem['input']!r}"
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> SegConfig:
+    """Read a YAML file, apply `section.key=value` overrides and check everything.
+
+    Raises InputError that names every problem: its dotted path, what was given and what is allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from error
+    settings = _parse_yaml(text, str(path))
+    settings = {} if settings is None else settings
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected sections with keys, got {type(settings).__name__}")
+    _apply_overrides(settings, overrides)
+    if settings.get("output") is None:
+        settings["output"] = f"runs/{path.stem}"
+    try:
+        return SegConfig.model_validate(settings)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+    if len(problems) == 1:
+        raise InputError(f"{path}: {problems[0]}")
+    raise InputError(f"{path}: {len(problems)} problems\n  " + "\n  ".join(problems))
+
+
+def render_config(config: SegConfig, *, explain: bool = False) -> str:
+    """Write the resolved configuration as YAML that load_config reads back to the same values.
+
+    With `explain`, every key is followed by its meaning as a comment.
+    """
+    lines = []
+    for name, field in SegConfig.model_fields.items():
+        value = getattr(config, name)
+        if not isinstance(value, Section):
+            lines.append(_render_key(name, value, field.description, explain))
+            continue
+        lines.append(f"{name}:" + (f"  # {value.__doc__}" if explain else ""))
+        for key, inner in type(value).model_fields.items():
+            lines.append("  " + _render_key(key, getattr(value, key), inner.description, explain))
+    return "\n".join(lines) + "\n"
+
+
+def _render_key(key: str, value: object, description: str | None, explain: bool) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
+    scalar = text.removesuffix("\n").removesuffix("\n...")
+    line = f"{key}: {scalar}"
+    return f"{line:<40}  # {description}" if explain and description else line

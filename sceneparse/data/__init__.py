@@ -1,0 +1,1 @@
+"""Images and masks: strict reading, data set layouts, label tables, augmentation, loading."""

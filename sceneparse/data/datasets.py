@@ -1,0 +1,266 @@
+"""Data set layouts: functions (root, split) -> image and mask pairs, and the table of their names.
+
+A layout function holds the facts of that data set only; reading and checking are shared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sceneparse.data.labels import (
+    Labels,
+    LabelTable,
+    folder_table,
+    identity_table,
+    load_label_table,
+)
+from sceneparse.data.reading import read_image, read_mask
+from sceneparse.errors import InputError, first_few, unknown_name
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+MASK_FOLDERS = ("labels", "masks", "annotations")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image, its mask, and the name it goes by in tables and output files."""
+
+    image: Path
+    mask: Path
+    name: str
+
+
+Sample = tuple[NDArray[np.uint8], Labels, str]
+
+
+class SegmentationDataset:
+    """Pairs read on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name."""
+
+    def __init__(self, pairs: Sequence[Pair], table: LabelTable) -> None:
+        self.pairs = tuple(pairs)
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image, raw = read_image(pair.image), read_mask(pair.mask)
+        if image.shape[:2] != raw.shape:
+            raise InputError(
+                f"{pair.mask}: mask is {raw.shape[1]}x{raw.shape[0]} "
+                f"but the image {pair.image} is {image.shape[1]}x{image.shape[0]}"
+            )
+        try:
+            return image, self.table.encode(raw), pair.name
+        except InputError as error:
+            raise InputError(f"{pair.mask}: {error}") from error
+
+
+def create_dataset(
+    dataset: str, root: str | Path, split: str, classes: Sequence[str] | None = None
+) -> SegmentationDataset:
+    """Find the pairs of a split ("train", "val", ... or a list file under root) of a data set.
+
+    `classes` names the classes of dataset "folder" where ROOT/classes.txt does not. Raises
+    InputError for an unknown data set, a missing folder, images without masks and the like.
+    """
+    if dataset not in DATASETS:
+        raise unknown_name("data set", dataset, DATASETS)
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"data folder '{root}' does not exist; set data.root")
+    layout = DATASETS[dataset]
+    if classes is not None and layout.table is not None:
+        raise InputError(f"data.classes goes with dataset 'folder'; '{dataset}' has its own table")
+    table = folder_table(root, classes) if layout.table is None else load_label_table(layout.table)
+    if split.endswith((".txt", ".csv", ".tsv")):
+        return SegmentationDataset(_listed_pairs(root, root / split), table)
+    pairs = layout.find_pairs(root, split)
+    if not pairs:
+        raise InputError(f"split '{split}' of {root} is empty")
+    if dataset == "cityscapes" and pairs[0].mask.stem.endswith("_labelTrainIds"):
+        table = identity_table(table.names, table.colors)
+    return SegmentationDataset(pairs, table)
+
+
+def _folder_pairs(root: Path, split: str) -> list[Pair]:
+    """ROOT/SPLIT/{images,labels} or ROOT/{images,labels}/SPLIT (labels, masks or annotations)."""
+    for images in (root / split / "images", root / "images" / split):
+        if not images.is_dir():
+            continue
+        inside = images.name == "images"
+        for folder in MASK_FOLDERS:
+            masks = root / split / folder if inside else root / folder / split
+            if masks.is_dir():
+                return match_by_stem(images, masks)
+        raise InputError(
+            f"no mask folder beside {images}; expected one of {', '.join(MASK_FOLDERS)}"
+        )
+    raise InputError(
+        f"no split '{split}' in {root}; expected {split}/images and {split}/labels, "
+        f"or images/{split} and labels/{split}"
+    )
+
+
+def _camvid_pairs(root: Path, split: str) -> list[Pair]:
+    """SegNet's 480x360 release: SPLIT and SPLITannot; or SPLIT/images and SPLIT/labels."""
+    if (root / f"{split}annot").is_dir():
+        return match_by_stem(root / split, root / f"{split}annot")
+    return _folder_pairs(root, split)
+
+
+def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
+    """Pair leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with gtFine/.../*_gtFine_labelIds.png.
+
+    Where the official scripts made *_labelTrainIds.png and no labelIds are there, those are used.
+    """
+    images = sorted(_folder(root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+    for kind in ("labelIds", "labelTrainIds"):
+        pairs = []
+        for image in images:
+            name = image.name.removesuffix("_leftImg8bit.png")
+            mask = root / "gtFine" / split / image.parent.name / f"{name}_gtFine_{kind}.png"
+            pairs.append(Pair(image, mask, name))
+        if any(pair.mask.is_file() for pair in pairs):
+            break
+    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
+    return pairs
+
+
+def _ade20k_pairs(root: Path, split: str) -> list[Pair]:
+    """ADEChallengeData2016: images/{training,validation}/*.jpg and annotations/.../*.png."""
+    root = _inner(root, "ADEChallengeData2016")
+    folder = {"train": "training", "val": "validation"}.get(split, split)
+    return match_by_stem(root / "images" / folder, root / "annotations" / folder)
+
+
+def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
+    """VOC2010 with SegmentationClassContext/*.png (60 ids) and ImageSets/SegmentationContext."""
+    root = _inner(root, "VOCdevkit/VOC2010", "VOC2010")
+    split_file = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+    pairs = [
+        Pair(
+            root / "JPEGImages" / f"{name}.jpg",
+            root / "SegmentationClassContext" / f"{name}.png",
+            name,
+        )
+        for name in _read_lines(split_file)
+    ]
+    _refuse_missing_images([pair.image for pair in pairs if not pair.image.is_file()])
+    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
+    return pairs
+
+
+def match_by_stem(images: Path, masks: Path) -> list[Pair]:
+    """Pair the files of two folders by their names without suffix; every file needs its partner."""
+    by_stem = {path.stem: path for path in _image_files(masks)}
+    image_files = _image_files(images)
+    pairs = [
+        Pair(path, by_stem.pop(path.stem, masks / f"{path.stem}.png"), path.stem)
+        for path in image_files
+    ]
+    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
+    if by_stem:
+        raise InputError(
+            f"{len(by_stem)} masks in {masks} have no image: "
+            f"{first_few(path.name for path in by_stem.values())}"
+        )
+    return pairs
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(
+        path
+        for path in _folder(folder).iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    repeated = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+    if repeated:
+        raise InputError(f"{folder}: {len(repeated)} names occur twice: {first_few(repeated)}")
+    return files
+
+
+def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
+    """Read "image mask" per line, relative to root; separated by tab, comma or white space."""
+    pairs = []
+    for number, line in enumerate(_read_lines(list_file), start=1):
+        separator = next((mark for mark in ("\t", ",") if mark in line), None)
+        parts = [part.strip() for part in line.split(separator)]
+        if len(parts) != 2:
+            raise InputError(
+                f"{list_file}, line {number}: expected 'image mask', got '{line}'; "
+                "separate paths that contain spaces by a tab or comma"
+            )
+        image, mask = (_inside(root, part, list_file) for part in parts)
+        pairs.append(Pair(image, mask, Path(parts[0]).with_suffix("").as_posix()))
+    if not pairs:
+        raise InputError(f"{list_file} lists no images")
+    repeated = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
+    if repeated:
+        raise InputError(f"{list_file}: {len(repeated)} names occur twice: {first_few(repeated)}")
+    _refuse_missing_images([pair.image for pair in pairs if not pair.image.is_file()])
+    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
+    return pairs
+
+
+def _inside(root: Path, part: str, list_file: Path) -> Path:
+    path = root / part
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{list_file}: '{part}' lies outside the data folder {root}")
+    return path
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the list file {path}: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"folder '{path}' does not exist; is data.root right, is the split?")
+    return path
+
+
+def _inner(root: Path, *candidates: str) -> Path:
+    return next((root / name for name in candidates if (root / name).is_dir()), root)
+
+
+def _refuse_missing_masks(pairs: Sequence[Pair]) -> None:
+    if pairs:
+        names = first_few(pair.image.name for pair in pairs)
+        raise InputError(
+            f"{len(pairs)} images have no mask: {names}; expected e.g. {pairs[0].mask}"
+        )
+
+
+def _refuse_missing_images(images: Sequence[Path]) -> None:
+    if images:
+        raise InputError(f"{len(images)} listed images do not exist: {first_few(images)}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk, and its label table (None: made from the folder itself)."""
+
+    find_pairs: Callable[[Path, str], list[Pair]]
+    table: str | None
+
+
+DATASETS = {
+    "folder": Layout(_folder_pairs, None),
+    "camvid": Layout(_camvid_pairs, "camvid"),
+    "cityscapes": Layout(_cityscapes_pairs, "cityscapes"),
+    "ade20k": Layout(_ade20k_pairs, "ade20k"),
+    "pascal_context_59": Layout(_pascal_context_pairs, "pascal_context_59"),
+    "pascal_context_60": Layout(_pascal_context_pairs, "pascal_context_60"),
+}

@@ -1,0 +1,191 @@
+"""Label tables: one row per raw label value with its train id, name and colour.
+
+A mask file holds raw ids; the network sees train ids 0..K-1 and one ignore id. The tables beside
+this file are the only place that knows raw ids; submission files use the inverse mapping.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sceneparse.errors import InputError, first_few
+
+Color = tuple[int, int, int]
+Labels = NDArray[np.unsignedinteger[Any]]
+IGNORE_8_BIT, IGNORE_16_BIT = 255, 65535
+
+
+def ignore_index_for(num_classes: int) -> int:
+    """Return the train id that is never counted: 255, or 65535 where 255 is a class."""
+    return IGNORE_8_BIT if num_classes <= IGNORE_8_BIT else IGNORE_16_BIT
+
+
+@dataclass(frozen=True)
+class Label:
+    """One raw label value; `train_id` None means: never trained on, never counted."""
+
+    raw_id: int
+    train_id: int | None
+    name: str
+    color: Color
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """All labels of a data set. Train ids must be 0..K-1 without gaps."""
+
+    labels: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        train_ids = sorted({label.train_id for label in self.labels if label.train_id is not None})
+        if len(train_ids) < 2 or train_ids != list(range(len(train_ids))):
+            raise InputError(
+                f"a label table needs train ids 0..K-1 without gaps and K >= 2, got {train_ids}"
+            )
+        raw_ids = [label.raw_id for label in self.labels]
+        if len(set(raw_ids)) != len(raw_ids) or not 0 <= min(raw_ids) <= max(raw_ids) <= 65535:
+            raise InputError("a label table needs distinct raw ids in 0..65535")
+
+    @cached_property
+    def classes(self) -> tuple[Label, ...]:
+        """The first label of every train id, in the order of train ids."""
+        first: dict[int, Label] = {}
+        for label in self.labels:
+            if label.train_id is not None:
+                first.setdefault(label.train_id, label)
+        return tuple(first[train_id] for train_id in range(len(first)))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of train ids, K."""
+        return len(self.classes)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names by train id."""
+        return [label.name for label in self.classes]
+
+    @property
+    def colors(self) -> list[Color]:
+        """RGB colours 0..255 by train id."""
+        return [label.color for label in self.classes]
+
+    @property
+    def ignore_index(self) -> int:
+        """The train id of pixels that are never counted."""
+        return ignore_index_for(self.num_classes)
+
+    @cached_property
+    def _train_id_of(self) -> NDArray[np.int32]:
+        lookup = np.full(65536, -1, dtype=np.int32)
+        for label in self.labels:
+            lookup[label.raw_id] = self.ignore_index if label.train_id is None else label.train_id
+        return lookup
+
+    @cached_property
+    def _raw_id_of(self) -> NDArray[np.uint16]:
+        return np.array([label.raw_id for label in self.classes], dtype=np.uint16)
+
+    def encode(self, raw: Labels) -> Labels:
+        """Map raw ids (H, W) to train ids, uint8 (uint16 for over 255 classes).
+
+        Raises InputError listing the values that the table does not hold.
+        """
+        train_ids = self._train_id_of[raw]
+        if train_ids.min(initial=0) < 0:
+            values, counts = np.unique(raw[train_ids < 0], return_counts=True)
+            found = [f"{value} ({count} px)" for value, count in zip(values, counts, strict=True)]
+            valid = [label.raw_id for label in self.labels]
+            raise InputError(
+                f"label values outside the table: {first_few(found)}; "
+                f"valid are {len(valid)} values in {min(valid)}..{max(valid)}"
+            )
+        return train_ids.astype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
+
+    def decode(self, train_ids: Labels) -> Labels:
+        """Map train ids (H, W) of predictions back to raw ids, for submission files."""
+        raw = self._raw_id_of[train_ids]
+        return raw if raw.max(initial=0) > 255 else raw.astype(np.uint8)
+
+
+def load_label_table(name: str) -> LabelTable:
+    """Read one of the CSV tables beside this file, e.g. "cityscapes"."""
+    text = (resources.files(__package__) / f"{name}.csv").read_text(encoding="utf-8")
+    return LabelTable(
+        tuple(
+            Label(
+                raw_id=int(row["raw_id"]),
+                train_id=None if row["train_id"] == "ignore" else int(row["train_id"]),
+                name=row["name"],
+                color=(int(row["r"]), int(row["g"]), int(row["b"])),
+            )
+            for row in csv.DictReader(text.splitlines())
+        )
+    )
+
+
+def identity_table(names: Sequence[str], colors: Sequence[Color]) -> LabelTable:
+    """Make the table of masks that hold train ids already: 0..K-1, and the ignore id."""
+    ignore = ignore_index_for(len(names))
+    rows = [
+        Label(index, index, name, color)
+        for index, (name, color) in enumerate(zip(names, colors, strict=True))
+    ]
+    return LabelTable((*rows, Label(ignore, None, "ignore", (0, 0, 0))))
+
+
+def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
+    """Make the table of a folder data set: given names, or ROOT/classes.txt (line k names id k).
+
+    Colours come from ROOT/colors.txt ("r g b" per line) where it exists, else from a fixed palette.
+    """
+    names = list(classes) if classes is not None else _lines(root / "classes.txt")
+    if len(names) < 2:
+        raise InputError(f"{root}: a data set needs at least 2 classes, got {names}")
+    color_file = root / "colors.txt"
+    if not color_file.is_file():
+        return identity_table(names, [palette_color(index) for index in range(len(names))])
+    colors = [_color(line, color_file) for line in _lines(color_file)]
+    if len(colors) != len(names):
+        raise InputError(f"{color_file}: {len(colors)} colours for {len(names)} classes")
+    return identity_table(names, colors)
+
+
+def palette_color(index: int) -> Color:
+    """Return colour number `index` of the Pascal VOC palette, shifted so that 0 is not black."""
+    index += 1
+    channels = [0, 0, 0]
+    for bit in range(7, -1, -1):
+        for channel in range(3):
+            channels[channel] |= ((index >> channel) & 1) << bit
+        index >>= 3
+    return channels[0], channels[1], channels[2]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is missing: write one class name per line (line k names label value k), "
+            "or give data.classes"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _color(line: str, source: Path) -> Color:
+    parts = line.replace(",", " ").split()
+    if len(parts) != 3 or not all(part.isdigit() and int(part) <= 255 for part in parts):
+        raise InputError(f"{source}: expected 'r g b' with values 0..255, got '{line}'")
+    return int(parts[0]), int(parts[1]), int(parts[2])

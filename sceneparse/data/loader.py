@@ -1,0 +1,170 @@
+"""Batches for training: their order and randomness follow from seed, epoch and index alone."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.transforms import apply_seeded
+from sceneparse.errors import InputError
+
+
+class Batch(NamedTuple):
+    """Images uint8 (B, 3, H, W), targets of train ids (B, H, W), and the names of the samples."""
+
+    images: Tensor
+    targets: Tensor
+    names: tuple[str, ...]
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Micro-batches of (epoch, index) keys for one process; can start in the middle of an epoch.
+
+    Every optimiser step takes the next `batch_size` indices of one permutation per epoch; each of
+    its micro-batches is shared out evenly over the processes. The incomplete last step is dropped.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, accumulate: int, seed: int, rank: int, world_size: int
+    ) -> None:
+        pieces = accumulate * world_size
+        if batch_size % pieces:
+            raise InputError(
+                f"train.batch_size {batch_size} is not a multiple of accumulate x processes {pieces}"
+            )
+        if size < batch_size:
+            raise InputError(
+                f"{size} training images are fewer than train.batch_size {batch_size}; lower it"
+            )
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.micro_batch = batch_size // pieces
+        self.steps_per_epoch = size // batch_size
+        self._accumulate = accumulate
+        self._epoch = self._first_step = 0
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Make the next iteration begin at this optimiser step of this epoch."""
+        self._epoch, self._first_step = epoch, step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, self._epoch)).permutation(self.size)
+        count = self.steps_per_epoch * self._accumulate
+        for number in range(self._first_step * self._accumulate, count):
+            start = (number * self.world_size + self.rank) * self.micro_batch
+            yield [(self._epoch, int(index)) for index in order[start : start + self.micro_batch]]
+
+
+class AugmentedSamples(Dataset[Any]):
+    """Augmented samples by (epoch, index). An unusable file is returned as its error, not raised.
+
+    Raised in a worker, an error would reach the main process wrapped in another traceback.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, transform: A.Compose, seed: int) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str] | InputError:
+        epoch, index = key
+        try:
+            image, mask, name = self.dataset[index]
+        except InputError as error:
+            return error
+        image, mask = apply_seeded(self.transform, image, mask, (self.seed, epoch, index))
+        return image_tensor(image), mask_tensor(mask), name
+
+
+class PlainSamples(Dataset[Any]):
+    """Unchanged samples by index, for evaluation; unusable files as in AugmentedSamples."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str] | InputError:
+        try:
+            image, mask, name = self.dataset[index]
+        except InputError as error:
+            return error
+        return image_tensor(image), mask_tensor(mask), name
+
+
+def image_tensor(image: np.ndarray[Any, Any]) -> Tensor:
+    """Turn (H, W, 3) into a (3, H, W) uint8 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def mask_tensor(mask: np.ndarray[Any, Any]) -> Tensor:
+    """Turn a mask into a tensor of the smallest type that torch computes with."""
+    return torch.from_numpy(np.array(mask if mask.dtype == np.uint8 else mask.astype(np.int32)))
+
+
+def _collate(samples: Sequence[Any]) -> Batch | InputError:
+    error = next((sample for sample in samples if isinstance(sample, InputError)), None)
+    if error is not None:
+        return error
+    images, masks, names = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(masks), tuple(names))
+
+
+def _start_worker(_: int) -> None:
+    # Workers times OpenCV threads would fight for the cores that the network needs.
+    cv2.setNumThreads(0)
+    # Ctrl-C reaches workers too; the main process decides when they end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
+    return {
+        "collate_fn": _collate,
+        "num_workers": workers,
+        "timeout": timeout if workers else 0,
+        "worker_init_fn": _start_worker,
+        "pin_memory": torch.cuda.is_available(),
+    }
+
+
+def training_loader(
+    samples: AugmentedSamples, sampler: EpochSampler, *, workers: int, timeout: float
+) -> DataLoader[Any]:
+    """Load the micro-batches that `sampler` names; the workers live on between epochs."""
+    options = _loader_options(workers, timeout)
+    return DataLoader(samples, batch_sampler=sampler, persistent_workers=workers > 0, **options)
+
+
+def evaluation_loader(
+    dataset: SegmentationDataset, *, rank: int, world_size: int, workers: int, timeout: float
+) -> DataLoader[Any]:
+    """Load every `world_size`-th sample at its own size: each image on exactly one process."""
+    indices = range(rank, len(dataset), world_size)
+    options = _loader_options(min(workers, len(indices)), timeout)
+    return DataLoader(PlainSamples(dataset), batch_size=1, sampler=indices, **options)
+
+
+def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Iterate a loader, turning unusable files and failed workers into InputError."""
+    try:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        # torch has no types of its own for these two.
+        if "exited unexpectedly" in str(error):
+            raise InputError(
+                "a data worker died, likely for lack of memory; lower data.workers"
+            ) from error
+        if "timed out" in str(error):
+            raise InputError(
+                f"no data for {loader.timeout:g} s; is the disk stuck? else raise data.timeout"
+            ) from error
+        raise

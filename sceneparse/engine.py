@@ -1,0 +1,137 @@
+"""The loops: one epoch of training, one evaluation. All they use arrives as arguments."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from sceneparse.data.loader import Batch
+from sceneparse.distributed import sum_over_processes
+from sceneparse.inference import Infer, predict_labels
+from sceneparse.metrics import ConfusionMatrix
+from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.precision import Compute
+
+
+@dataclass
+class Stepper:
+    """What turns gradients into new weights: optimiser, schedule, scaler, clipping, averaging."""
+
+    optimizer: SGD
+    schedule: LambdaLR
+    scaler: torch.amp.GradScaler
+    clip_norm: float | None = None
+    averaged: AveragedModel | None = None
+
+    def step(self, model: nn.Module) -> None:
+        """Update the weights once; on an overflow in float16 neither they nor the schedule move."""
+        if self.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.get_scale() < scale:
+            return
+        self.schedule.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(getattr(model, "module", model))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as tensors and plain values."""
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.averaged is not None:
+            state["averaged"] = self.averaged.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`'s result."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        self.scaler.load_state_dict(state["scaler"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+
+
+def train_one_epoch(  # noqa: PLR0913 - all it uses
+    model: nn.Module,
+    batches: Iterable[Batch],
+    stepper: Stepper,
+    *,
+    loss_function: Callable[[dict[str, Tensor], Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    accumulate: int,
+    seed: tuple[int, ...],
+    first_step: int,
+    after_step: Callable[[int, Tensor], bool],
+) -> bool:
+    """Train on `batches`, `accumulate` of them to a step; return False when stopped early.
+
+    Dropout draws from a generator seeded by `seed`, step and piece, so that a resumed run repeats
+    it. `after_step(step, loss)` gets the number of steps done in this epoch; False stops.
+    """
+    model.train()
+    loss_sum = torch.zeros((), device=compute.device)
+    for number, batch in enumerate(batches):
+        step, piece = divmod(number, accumulate)
+        torch.manual_seed(_hash(*seed, first_step + step, piece))
+        images = normalize(compute.place_images(batch.images))
+        targets = batch.targets.to(compute.device, non_blocking=True)
+        with compute.autocast():
+            outputs = model(images, upsample=False)
+        loss = loss_function(outputs, targets) / accumulate
+        stepper.scaler.scale(loss).backward()
+        loss_sum += loss.detach()
+        if piece == accumulate - 1:
+            stepper.step(model)
+            if not after_step(first_step + step + 1, loss_sum):
+                return False
+            loss_sum = torch.zeros((), device=compute.device)
+    return True
+
+
+def _hash(*numbers: int) -> int:
+    """One seed from several numbers, far from the seeds of their neighbours."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
+
+
+@torch.inference_mode()
+def evaluate(  # noqa: PLR0913 - all it uses
+    model: SegmentationModel,
+    batches: Iterable[Batch],
+    *,
+    num_classes: int,
+    ignore_index: int,
+    infer: Infer,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    after_batch: Callable[[Batch, Tensor], None],
+) -> ConfusionMatrix:
+    """Count the predictions for this process's batches, then add up the counts of all processes.
+
+    `after_batch` sees every batch with its predicted labels (B, H, W).
+    """
+    model.eval()
+    matrix = ConfusionMatrix(num_classes, ignore_index, compute.device)
+    for batch in batches:
+        images = normalize(compute.place_images(batch.images))
+        with compute.autocast():
+            labels = predict_labels(infer, model, images)
+        matrix.update(labels, batch.targets.to(compute.device, non_blocking=True))
+        after_batch(batch, labels)
+    sum_over_processes(matrix.counts)
+    return matrix

@@ -1,0 +1,171 @@
+"""Loading weights into models: strictly, with a readable account of what did not fit.
+
+Files are safetensors, or .pth/.pt/.th read with weights_only: a pickle that runs code is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sceneparse.errors import InputError, first_few
+from sceneparse.models.resnet import ResNet
+from sceneparse.models.timm_backbone import TimmBackbone
+
+State = dict[str, Tensor]
+
+# timm's ImageNet weights for our ResNets, by stem.
+_IMAGENET_NAMES = {
+    ("resnet50", "deep"): "resnet50s.gluon_in1k",
+    ("resnet101", "deep"): "resnet101s.gluon_in1k",
+    ("resnet152", "deep"): "resnet152s.gluon_in1k",
+    ("resnet18", "plain"): "resnet18.tv_in1k",
+    ("resnet34", "plain"): "resnet34.tv_in1k",
+    ("resnet50", "plain"): "resnet50.tv_in1k",
+    ("resnet101", "plain"): "resnet101.tv_in1k",
+    ("resnet152", "plain"): "resnet152.tv_in1k",
+}
+
+
+def read_weights(path: str | Path) -> State:
+    """Read named tensors from a .safetensors, .pth, .pt or .th file, without running its code.
+
+    A `state_dict` key around the tensors and a `module.` or `_orig_mod.` prefix are taken off.
+    Raises InputError for a missing, damaged or malicious file.
+    """
+    path = Path(path)
+    content = _read_file(path)
+    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise InputError(f"{path}: expected named tensors, found {type(content).__name__}")
+    state = dict(content)
+    for prefix in ("module.", "_orig_mod."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _read_file(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
+    if not path.is_file():
+        raise InputError(f"weights file '{path}' does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, it is damaged or holds more than tensors and plain values"
+        ) from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: damaged or not a weights file: {str(error)[:120]}") from error
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load all of `state` into all of `module`; raise InputError that sums up what does not fit."""
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    misshaped = [
+        f"{name} (file {list(state[name].shape)}, model {list(own[name].shape)})"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {first_few(names, 3)}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(f"{source} does not fit the model: {'; '.join(problems)}")
+    module.load_state_dict(dict(state))
+
+
+def load_backbone(
+    backbone: nn.Module, name: str, pretrained: str, *, stem: str, say: Callable[[str], None]
+) -> None:
+    """Fill a backbone with weights: "imagenet" (downloaded by timm) or the path of a file.
+
+    `name` and `stem` are those the backbone was built with. `say` is told which keys of the file
+    belong to its classifier and were left out.
+    """
+    if pretrained == "imagenet":
+        source = _IMAGENET_NAMES.get((name, stem), name)
+        state = _imagenet_state(name, stem)
+    else:
+        source, state = pretrained, read_weights(pretrained)
+    if isinstance(backbone, TimmBackbone):
+        dropped = _load_timm(backbone, state, source)
+    elif isinstance(backbone, ResNet):
+        dropped = _load_resnet(backbone, state, source)
+    else:
+        raise InputError(f"backbone '{name}' takes no pretrained weights")
+    left_out = f"; left out its classifier: {first_few(dropped, 4)}" if dropped else ""
+    say(f"backbone weights from {source}{left_out}")
+
+
+def _load_resnet(backbone: ResNet, state: State, source: str) -> list[str]:
+    """ImageNet files have a classifier that we drop, and lack attention, which starts afresh."""
+    dropped = [name for name in state if name.startswith("fc.")]
+    own = {key: value for key, value in backbone.state_dict().items() if ".attention." in key}
+    kept = {key: value for key, value in state.items() if key not in dropped}
+    load_strict(backbone, {**own, **kept}, source)
+    return dropped
+
+
+def _load_timm(backbone: TimmBackbone, state: State, source: str) -> list[str]:
+    """Load strictly into timm's whole classifier, then copy what the features share with it."""
+    whole = timm.create_model(backbone.name)
+    classifier = _classifier_keys(whole)
+    own_classifier = {k: v for k, v in whole.state_dict().items() if k in classifier}
+    # The classifier's shape depends on the classes it was trained for; it is dropped anyway.
+    load_strict(
+        whole, {**{k: v for k, v in state.items() if k not in classifier}, **own_classifier}, source
+    )
+    # timm's feature wrappers flatten nested names: stages.0 becomes stages_0.
+    flat = {key.replace(".", "_"): (key, value) for key, value in whole.state_dict().items()}
+    wanted = {key: key.replace(".", "_") for key in backbone.features.state_dict()}
+    unknown = [key for key, flattened in wanted.items() if flattened not in flat]
+    if unknown:
+        raise InputError(f"{source}: timm's features of {backbone.name} hide {first_few(unknown)}")
+    shared = {key: flat[flattened][1] for key, flattened in wanted.items()}
+    load_strict(backbone.features, shared, source)
+    used = {flat[flattened][0] for flattened in wanted.values()}
+    return [key for key in state if key not in used]
+
+
+def _classifier_keys(whole: nn.Module) -> set[str]:
+    names = whole.default_cfg["classifier"]  # type: ignore[index]
+    prefixes: Iterable[str] = (names,) if isinstance(names, str) else names
+    return {key for key in whole.state_dict() if any(key.startswith(f"{p}.") for p in prefixes)}
+
+
+def _imagenet_state(name: str, stem: str) -> State:
+    source = _IMAGENET_NAMES.get((name, stem), name)
+    if (name, stem) not in _IMAGENET_NAMES and not timm.is_model(name):
+        known = ", ".join(f"{model} with stem {kind}" for model, kind in _IMAGENET_NAMES)
+        raise InputError(f"no ImageNet weights for {name} with stem {stem}; there are: {known}")
+    cfg = timm.get_pretrained_cfg(source)
+    try:
+        return dict(timm.create_model(source, pretrained=True).state_dict())
+    except Exception as error:  # timm and the hub raise many types; the remedy is the same
+        where = getattr(cfg, "hf_hub_id", None) or getattr(cfg, "url", None) or source
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(
+            f"cannot download the ImageNet weights '{source}' ({reason}); fetch model.safetensors "
+            f"of '{where}' elsewhere and set model.pretrained to its path"
+        ) from error

@@ -1,0 +1,40 @@
+"""A segmentation network: backbone, head and, for training, an auxiliary head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sceneparse.layers.blocks import resize
+
+
+class SegmentationModel(nn.Module):
+    """Join finished parts: a backbone of four maps, a head, an auxiliary head or none.
+
+    The auxiliary head runs in training mode only. With `upsample=False` the logits stay at the
+    backbone's stride, so that nobody needs to hold K full-size maps.
+
+    Shape: (B, 3, H, W) normalised images -> {"out": (B, K, H, W)} and, in training, "aux" alike;
+    with `upsample=False` (B, K, h, w)
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, aux_head: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.aux_head = aux_head
+
+    @property
+    def output_stride(self) -> int:
+        """Input pixels per logit."""
+        return int(self.backbone.output_stride)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor, upsample: bool = True) -> dict[str, Tensor]:
+        maps = self.backbone(images)
+        outputs = {"out": self.head(maps)}
+        if self.training and self.aux_head is not None:
+            outputs["aux"] = self.aux_head(maps)
+        if upsample:
+            return {name: resize(logits, images.shape[-2:]) for name, logits in outputs.items()}
+        return outputs

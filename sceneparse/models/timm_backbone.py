@@ -1,0 +1,57 @@
+"""Any timm model as a backbone of four maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from sceneparse.errors import InputError
+
+
+class TimmBackbone(nn.Module):
+    """A timm model reduced to the last four of its feature maps.
+
+    Shape: (B, 3, H, W) -> four maps (B, channels[i], H_i, W_i)
+    """
+
+    def __init__(self, name: str, *, output_stride: int) -> None:
+        super().__init__()
+        self.features = _create_features(name, output_stride)
+        info: Any = self.features.feature_info
+        strides, channels = info.reduction(), info.channels()
+        if len(channels) < 4:
+            raise InputError(
+                f"backbone '{name}' has only {len(channels)} feature maps, 4 are needed"
+            )
+        if strides[-1] != output_stride:
+            raise InputError(
+                f"backbone '{name}' cannot have output stride {output_stride}; "
+                f"set model.output_stride: {strides[-1]}"
+            )
+        self.name = name
+        self.channels: tuple[int, ...] = tuple(channels[-4:])
+        self.output_stride = output_stride
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.features(x)[-4:]
+        return maps
+
+
+def _create_features(name: str, output_stride: int) -> nn.Module:
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
+        raise InputError(
+            f"unknown backbone '{name}': neither a ResNet of ours (resnet18/34/50/101/152) "
+            f"nor a timm model; near it: {near}"
+        )
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    try:
+        model: nn.Module = timm.create_model(name, features_only=True, **options)
+    except (RuntimeError, NotImplementedError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"timm cannot make a backbone of '{name}' with output stride {output_stride} "
+            f"({error}); try model.output_stride: 32 or another backbone"
+        ) from error
+    return model

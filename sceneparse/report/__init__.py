@@ -1,0 +1,1 @@
+"""What people look at: colour maps, overlays, grids, tables."""

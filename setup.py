@@ -1,0 +1,49 @@
+"""The package and its dependencies; everything else about the project is in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = "0.1.0"
+
+setup(
+    name="sceneparse",
+    version=VERSION,
+    description="Scene parsing (semantic segmentation) with strip pooling: exact, readable, fast",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["sceneparse", "sceneparse.*"]),
+    package_data={"sceneparse": ["py.typed", "data/labels/*.csv"]},
+    python_requires=">=3.10",
+    install_requires=[
+        # Older releases have a hole in weights_only loading.
+        "torch>=2.10",
+        "torchvision",
+        # The last MIT release; its successor is AGPL.
+        "albumentations==2.0.8",
+        # The build that albumentations itself requires: both builds write the same cv2 folder.
+        "opencv-python-headless",
+        "timm>=1.0",
+        "tensorboard",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "pyyaml",
+        "pydantic>=2",
+        "safetensors",
+        "tqdm",
+    ],
+    extras_require={
+        "dev": [
+            "pytest",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tqdm",
+            "torchmetrics",
+            "hypothesis",
+        ],
+    },
+)

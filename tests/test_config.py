@@ -1,0 +1,107 @@
+"""Configuration: strict, typed, all problems at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sceneparse.config import load_config, render_config
+from sceneparse.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_survives_being_written(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert config.output == f"runs/{path.stem}"
+    for explain in (False, True):
+        assert load_config(write(tmp_path, render_config(config, explain=explain))) == config
+
+
+def test_recipes_of_the_paper() -> None:
+    ade = load_config(ROOT / "configs/ade20k_spnet101.yaml")
+    assert (ade.augment.crop, ade.augment.scale, ade.augment.rotate) == ((480, 480), (0.5, 2.0), 10)
+    assert (ade.train.batch_size, ade.train.epochs, ade.optim.lr) == (16, 120, 0.01)
+    cityscapes = load_config(ROOT / "configs/cityscapes_spnet101.yaml")
+    assert (cityscapes.augment.crop, cityscapes.augment.scale) == ((768, 768), (0.5, 1.75))
+    assert (cityscapes.train.batch_size, cityscapes.train.epochs) == (8, 180)
+    assert (cityscapes.optim.lr, cityscapes.augment.rotate) == (0.005, 1)
+    for config in (ade, cityscapes):
+        assert (config.augment.blur, config.augment.flip) == (0.5, 0.5)
+        assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 1e-4)
+        assert (config.optim.head_lr_factor, config.optim.poly_power) == (10, 0.9)
+        assert (config.train.aux_weight, config.model.output_stride) == (0.4, 8)
+
+
+def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {root: on}\noptim: {lr: 1e-3}\ntrain: {amp: off}\n")
+    config = load_config(path, ["optim.weight_decay=1e5", "train.ema=null", "augment.crop=[8, 9]"])
+    assert (config.optim.lr, config.optim.weight_decay) == (0.001, 100000.0)
+    assert (config.data.root, config.train.amp, config.train.ema) == ("on", "off", None)
+    assert config.augment.crop == (8, 9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["optim.lrr=0.1"], ["optim.lrr", "did you mean 'lr'"]),
+        (["optm.lr=0.1"], ["optm", "did you mean 'optim'"]),
+        (["data.worker=1"], ["data.worker", "did you mean 'workers'"]),
+        (["train.epochs=5.7"], ["train.epochs", "integer", "5.7"]),
+        (["train.amp=maybe"], ["train.amp", "'bf16'", "maybe"]),
+        (["augment.crop=[512]"], ["augment.crop"]),
+        (["augment.scale=[2.0,0.5]"], ["augment", "smallest"]),
+        (["optim.lr=nan"], ["optim.lr", "finite"]),
+        (["optim.lr=-1"], ["optim.lr", "greater than 0"]),
+        (["train.batch_size=0"], ["train.batch_size", "greater than 0"]),
+        (["train.batch_size=6", "train.accumulate=4"], ["train", "multiple"]),
+        (["train.epochs=true"], ["train.epochs"]),
+        (["data=3"], ["data", "section"]),
+        (["nonsense"], ["nonsense", "section.key=value"]),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, overrides: list[str], expected: list[str]) -> None:
+    path = write(tmp_path, "data: {root: x}\n")
+    with pytest.raises(InputError) as caught:
+        load_config(path, overrides)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "optim: {lr: -1, nmae: 2}\ntrain: {epochs: 0, amp: maybe}\n")
+    with pytest.raises(InputError, match="5 problems") as caught:
+        load_config(path)
+    for name in ("data", "optim.lr", "optim.nmae", "train.epochs", "train.amp"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: {root: x}\nseed: 1\nseed: 2\n", "line 3: duplicate key 'seed'"),
+        ("data:\n  root: x\n  root: y\n", "line 3: duplicate key 'root'"),
+        ("data: {root: !!python/object/apply:os.mkdir [owned]}", "python/object"),
+        ("data: [1", "expected"),
+        ("- 1\n- 2\n", "expected sections"),
+        ("\x00", "not YAML"),
+    ],
+)
+def test_unusable_yaml_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        load_config(write(tmp_path, text))
+    assert not Path("owned").exists()
+
+
+def test_missing_file() -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        load_config("nowhere.yaml")

@@ -1,0 +1,84 @@
+"""Label tables: the official facts, and mapping forth and back."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sceneparse.data.datasets import DATASETS
+from sceneparse.data.labels import folder_table, identity_table, load_label_table, palette_color
+from sceneparse.errors import InputError
+
+TABLES = sorted({layout.table for layout in DATASETS.values() if layout.table})
+NUM_CLASSES = {
+    "camvid": 11,
+    "cityscapes": 19,
+    "ade20k": 150,
+    "pascal_context_59": 59,
+    "pascal_context_60": 60,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_table_maps_every_raw_id_and_back(name: str) -> None:
+    table = load_label_table(name)
+    assert table.num_classes == len(table.names) == len(table.colors) == NUM_CLASSES[name]
+    raw = np.array([[label.raw_id for label in table.labels]], dtype=np.uint8)
+    train_ids = table.encode(raw)
+    ignored = np.array([[label.train_id is None for label in table.labels]])
+    assert train_ids.dtype == np.uint8
+    assert (train_ids[ignored] == 255).all()
+    assert set(train_ids[~ignored]) == set(range(table.num_classes))
+    np.testing.assert_array_equal(table.decode(train_ids[~ignored]), raw[~ignored])
+
+
+def test_cityscapes_is_the_official_table(shared: Path) -> None:
+    table = {label.raw_id: label for label in load_label_table("cityscapes").labels}
+    with (shared / "data/cityscapes/cityscapes_labels.csv").open() as file:
+        for row in csv.DictReader(file):
+            label = table[int(row["id"]) % 256]
+            train_id = None if row["trainId"] in {"-1", "255"} else int(row["trainId"])
+            assert (label.name, label.train_id) == (row["name"], train_id)
+            assert label.color == (int(row["r"]), int(row["g"]), int(row["b"]))
+
+
+def test_ade20k_and_camvid_are_the_official_tables(shared: Path) -> None:
+    ade = shared / "data/ade20k"
+    table = load_label_table("ade20k")
+    assert table.names == (ade / "ade20k_names.txt").read_text().splitlines()
+    colors = [tuple(map(int, line.split())) for line in (ade / "ade20k_colors.txt").open()]
+    assert table.colors == colors
+    camvid = folder_table(shared / "data/camvid", None)
+    assert (camvid.names, camvid.colors) == (
+        load_label_table("camvid").names,
+        load_label_table("camvid").colors,
+    )
+
+
+def test_values_outside_the_table_are_counted() -> None:
+    mask = np.zeros((4, 5), dtype=np.uint8)
+    mask[0, :3], mask[1, 0] = 200, 151
+    with pytest.raises(InputError, match=r"151 \(1 px\), 200 \(3 px\)"):
+        load_label_table("ade20k").encode(mask)
+
+
+def test_over_255_classes_take_16_bits() -> None:
+    names = [f"class {index}" for index in range(300)]
+    table = identity_table(names, [palette_color(index) for index in range(300)])
+    raw = np.array([[0, 255, 299, 65535]], dtype=np.uint16)
+    assert table.encode(raw).tolist() == raw.tolist()
+    assert table.ignore_index == 65535
+
+
+def test_palette_colors_differ() -> None:
+    colors = [palette_color(index) for index in range(255)]
+    assert len(set(colors)) == 255
+    assert colors[:2] == [(128, 0, 0), (0, 128, 0)]
+
+
+def test_folder_without_class_names_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"classes\.txt is missing: write one class name"):
+        folder_table(tmp_path, None)

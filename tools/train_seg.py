@@ -1,0 +1,80 @@
+"""Train a segmentation model: YAML -> data -> model -> training -> mean IoU -> pictures."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sceneparse.cli import run, tool_parser
+
+if TYPE_CHECKING:
+    from sceneparse.config import SegConfig
+
+EXAMPLES = """\
+  python tools/train_seg.py --config configs/quickstart.yaml
+  python tools/train_seg.py --config configs/camvid_mobilenet.yaml data.root=/data/camvid
+  python tools/train_seg.py --config configs/ade20k_spnet50.yaml train.batch_size=8 optim.lr=5e-3
+  python tools/train_seg.py --config configs/quickstart.yaml --print-config
+  python tools/train_seg.py --config configs/quickstart.yaml --resume
+  torchrun --nproc_per_node=4 tools/train_seg.py --config configs/cityscapes_spnet101.yaml
+
+Any key of the configuration can be set as section.key=value; --print-config explains them all.
+The run folder (output, default runs/NAME_OF_THE_CONFIG) gets config.yaml, metrics.jsonl,
+tensorboard/, pictures/ and the checkpoints last and best."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    result = tool_parser("Train a segmentation model.", EXAMPLES)
+    result.add_argument("--config", required=True, metavar="YAML", help="configuration file")
+    result.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="changed settings"
+    )
+    result.add_argument(
+        "--print-config", action="store_true", help="print every setting with its meaning, and stop"
+    )
+    start = result.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on exactly where the run in the output folder ended",
+    )
+    start.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete the run in the output folder and start anew",
+    )
+    return result
+
+
+def main(options: argparse.Namespace) -> None:
+    """Load the configuration, join the other processes, train."""
+    from sceneparse.config import load_config, render_config
+
+    config = load_config(options.config, options.overrides)
+    if options.print_config:
+        print(render_config(config, explain=True), end="")
+        return
+    # Imported late so that --help and --print-config answer at once.
+    from sceneparse.assembly import prepare_training
+    from sceneparse.distributed import join_processes
+    from sceneparse.training import train
+
+    with join_processes() as process:
+        training = prepare_training(
+            config, process, resume=options.resume, overwrite=options.overwrite
+        )
+        train(training)
+        if process.is_main:
+            print_next_steps(config)
+
+
+def print_next_steps(config: SegConfig) -> None:
+    """Say where everything is and what to do with it."""
+    print(f"run folder   {config.output}  (checkpoints best and last, pictures, metrics.jsonl)")
+    print(f"evaluate     python tools/eval_miou.py {config.output}")
+    print(f"curves       tensorboard --logdir {config.output}")
+
+
+if __name__ == "__main__":
+    run(parser(), main)
