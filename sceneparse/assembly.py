@@ -52,10 +52,11 @@ def prepare_training(
     """
     folder = Path(str(config.output))
     say = partial(_say, process)
-    _refuse_existing_run(folder, resume=resume, overwrite=overwrite)
+    if process.is_main:
+        _refuse_existing_run(folder, resume=resume, overwrite=overwrite)
     dtype = choose_dtype(config.train.amp, process.device)
     compute = Compute(process.device, dtype, config.train.channels_last)
-    train_set, val_set = _open_data(config, say)
+    train_set, val_set = _open_data(config, process, say)
     sampler = _create_sampler(config, process, len(train_set))
     model = _create_model(
         config, train_set.table.num_classes, process, compute, say, fresh=not resume
@@ -117,7 +118,7 @@ def _refuse_existing_run(folder: Path, *, resume: bool, overwrite: bool) -> None
 
 
 def _open_data(
-    config: SegConfig, say: Callable[[str], None]
+    config: SegConfig, process: Process, say: Callable[[str], None]
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     data = config.data
     sets = [
@@ -125,7 +126,7 @@ def _open_data(
         for split in (data.train_split, data.val_split)
     ]
     for dataset in sets:
-        if data.check == "none":
+        if data.check == "none" or not process.is_main:
             continue
         limit = len(dataset) if data.check == "all" or len(dataset) <= 2000 else 500
         check_samples(dataset, spread(len(dataset), limit))
@@ -166,7 +167,7 @@ def _create_loader(
 
 
 def _model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
-    return {**config.model.model_dump(exclude={"pretrained"}), "num_classes": num_classes}
+    return {**config.model.model_dump(exclude={"pretrained", "freeze"}), "num_classes": num_classes}
 
 
 def _create_model(
@@ -185,6 +186,8 @@ def _create_model(
         load_backbone(
             model.backbone, settings.backbone, settings.pretrained, stem=settings.stem, say=say
         )
+    if settings.freeze:
+        model.freeze_stages(settings.freeze)
     compute.place_model(model)
     return model
 

@@ -87,8 +87,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Read and verify a checkpoint: its meta.json, after every file matched its checksum."""
     try:
         meta: dict[str, Any] = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-        checksums: dict[str, str] = meta["sha256"]
-        written = meta["format"]
+        checksums, written = dict(meta["sha256"]), meta["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / META_FILE} is damaged or not of a checkpoint") from error
     if written != FORMAT:

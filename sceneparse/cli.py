@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import traceback
@@ -59,7 +60,9 @@ def run(
     except (InputError, NumericalError, Preempted) as error:
         if options.debug:
             traceback.print_exc()
-        _say(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
+        rank = os.environ.get("RANK", "0")
+        who = "" if rank == "0" else f"[process {rank}] "
+        _say(f"{who}{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _say("interrupted")
@@ -69,9 +72,7 @@ def run(
         sys.exit(141)
     except Exception:
         traceback.print_exc()
-        _say(
-            f"a bug in sceneparse; please report it with the lines above and\n{version_block()}"
-        )
+        _say(f"a bug in sceneparse; please report it with the lines above and\n{version_block()}")
         sys.exit(1)
     sys.exit(0)
 

@@ -103,6 +103,9 @@ class ModelSection(Section):
     multi_grid: tuple[Count, Count, Count] | None = Field(
         (1, 2, 4), description="dilation factors of the blocks of ResNet stage 4; null: all 1"
     )
+    freeze: Literal[0, 1, 2, 3, 4] = Field(
+        0, description="backbone stages that keep their pretrained weights; saves time and memory"
+    )
     pretrained: str | None = Field(
         None, description="imagenet, or a .safetensors/.pth file of the backbone"
     )

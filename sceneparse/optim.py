@@ -15,8 +15,8 @@ def create_optimizer(
     momentum: float,
     weight_decay: float,
 ) -> SGD:
-    """Build SGD; all but `model.backbone` learns `head_lr_factor` times faster."""
-    named = list(model.named_parameters())
+    """Build SGD; all but `model.backbone` learns `head_lr_factor` times faster; frozen rests."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     backbone = [parameter for name, parameter in named if name.startswith("backbone.")]
     heads = [parameter for name, parameter in named if not name.startswith("backbone.")]
     groups = [{"params": backbone, "lr": lr}, {"params": heads, "lr": lr * head_lr_factor}]

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Remembers SIGTERM, SIGINT or SIGUSR1; a second SIGINT quits at once."""
+    """Remembers SIGTERM, SIGINT or SIGUSR1 while it is open; a second SIGINT quits at once."""
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
-    def listen(self) -> StopRequest:
-        """Install the handlers, in the main thread."""
-        for number in _SIGNALS:
-            signal.signal(number, self._receive)
+    def __enter__(self) -> StopRequest:
+        self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self.name is not None:

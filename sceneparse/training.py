@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,6 @@ class Training:
 def train(training: Training) -> None:
     """Run the remaining epochs, with validation and a checkpoint after each; raise Preempted."""
     position, batch_size = training.position, training.sampler.batch_size
-    stop = StopRequest().listen()
     progress = Progress(
         training.epochs * training.sampler.steps_per_epoch * batch_size,
         "images",
@@ -96,8 +96,12 @@ def train(training: Training) -> None:
         seconds=position.seconds,
         quiet=not training.process.is_main,
     )
-    log = RunLog(training.folder) if training.process.is_main else None
-    try:
+    with ExitStack() as open_things:
+        open_things.callback(progress.close)
+        stop = open_things.enter_context(StopRequest())
+        log = None
+        if training.process.is_main:
+            log = open_things.enter_context(closing(RunLog(training.folder)))
         while not training.finished:
             scores = _train_and_validate(training, log, progress, stop)
             _save(training, scores)
@@ -106,10 +110,6 @@ def train(training: Training) -> None:
                     f"{stop.name} received, saved after step {training.steps_done}; "
                     "go on with the same command and --resume"
                 )
-    finally:
-        progress.close()
-        if log is not None:
-            log.close()
 
 
 def _train_and_validate(

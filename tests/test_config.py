@@ -69,7 +69,9 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
         (["nonsense"], ["nonsense", "section.key=value"]),
     ],
 )
-def test_wrong_settings_are_named(tmp_path: Path, overrides: list[str], expected: list[str]) -> None:
+def test_wrong_settings_are_named(
+    tmp_path: Path, overrides: list[str], expected: list[str]
+) -> None:
     path = write(tmp_path, "data: {root: x}\n")
     with pytest.raises(InputError) as caught:
         load_config(path, overrides)

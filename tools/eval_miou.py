@@ -16,7 +16,7 @@ EXAMPLES = """\
   torchrun --nproc_per_node=4 tools/eval_miou.py runs/ade20k_spnet50
 
 A run folder stands for its best checkpoint. Scores go to RUN/eval_SPLIT: eval.json, eval.csv,
-examples.png, and with --save the folders index, color, overlay."""
+confusion.csv, examples.png, and with --save the folders index, color, overlay."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,13 +64,13 @@ def main(options: argparse.Namespace) -> None:
     with join_processes() as process:
         compute = Compute(process.device, choose_dtype(options.amp, process.device))
         compute.place_model(model)
-        scores, examples = evaluate_split(
+        matrix, examples = evaluate_split(
             model, dataset, meta, infer, compute, process, output, options
         )
         if process.is_main:
             print(f"checkpoint   {resolve_checkpoint(options.checkpoint)}")
             print(f"data         {len(dataset)} images, split {split}")
-            report(scores, examples, dataset.table, protocol, output)
+            report(matrix, examples, dataset.table, protocol, output)
 
 
 def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -112,7 +112,7 @@ def evaluate_split(  # noqa: PLR0913, PLR0917 - what an evaluation consists of
     output: Path,
     options: argparse.Namespace,
 ) -> tuple[Any, list[Any]]:
-    """Evaluate this process's share and write the PNGs asked for; return scores and examples."""
+    """Evaluate this process's share and write the PNGs asked for; return counts and examples."""
     from sceneparse.data.doctor import spread
     from sceneparse.data.loader import batches, evaluation_loader
     from sceneparse.engine import evaluate
@@ -152,19 +152,26 @@ def evaluate_split(  # noqa: PLR0913, PLR0917 - what an evaluation consists of
         after_batch=after_batch,
     )
     progress.close()
-    return matrix.scores(), collector.examples
+    return matrix, collector.examples
 
 
-def report(scores: Any, examples: list[Any], table: Any, protocol: str, output: Path) -> None:  # noqa: ANN401
-    """Print the table and the rules it was made by; write eval.json, eval.csv and examples.png."""
+def report(matrix: Any, examples: list[Any], table: Any, protocol: str, output: Path) -> None:  # noqa: ANN401
+    """Print the table and the rules it was made by; write the files beside it."""
     from sceneparse.metrics import ABSENT_CLASS_RULE
     from sceneparse.report.pictures import example_grid, save_png
-    from sceneparse.report.tables import score_table, scores_as_dict, write_scores
+    from sceneparse.report.tables import (
+        score_table,
+        scores_as_dict,
+        write_confusion,
+        write_scores,
+    )
 
+    scores = matrix.scores()
     print(f"protocol     {protocol}")
     print(f"counting     {ABSENT_CLASS_RULE}\n")
     print(score_table(scores, table.names))
     save_png(example_grid(examples, table.names, table.colors), output / "examples.png")
+    write_confusion(output / "confusion.csv", matrix.counts.cpu().numpy(), table.names)
     write_scores(output, scores_as_dict(scores, table.names, protocol))
     print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}")
     print(f"pictures     {output / 'examples.png'}")

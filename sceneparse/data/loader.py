@@ -39,7 +39,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         pieces = accumulate * world_size
         if batch_size % pieces:
             raise InputError(
-                f"train.batch_size {batch_size} is not a multiple of accumulate x processes {pieces}"
+                f"train.batch_size {batch_size} is no multiple of accumulate x processes {pieces}"
             )
         if size < batch_size:
             raise InputError(

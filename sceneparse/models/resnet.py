@@ -146,6 +146,13 @@ class ResNet(nn.Module):
             maps.append(x)
         return maps
 
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """Return the modules of the stem and the first `count` stages."""
+        if count == 0:
+            return []
+        stages = [self.get_submodule(f"layer{stage + 1}") for stage in range(count)]
+        return [self.conv1, self.bn1, *stages]
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -24,6 +24,20 @@ class SegmentationModel(nn.Module):
         self.backbone = backbone
         self.head = head
         self.aux_head = aux_head
+        self._frozen: list[nn.Module] = []
+
+    def freeze_stages(self, count: int) -> None:
+        """Keep stem and first `count` stages of the backbone as they are, batch statistics too."""
+        self._frozen = self.backbone.first_stages(count)  # type: ignore[operator]
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SegmentationModel:
+        """Switch between training and evaluation; frozen stages stay in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @property
     def output_stride(self) -> int:

@@ -33,10 +33,27 @@ class TimmBackbone(nn.Module):
         self.name = name
         self.channels: tuple[int, ...] = tuple(channels[-4:])
         self.output_stride = output_stride
+        self._stage_ends: list[str] = info.module_name()[-4:]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.features(x)[-4:]
         return maps
+
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """Return the modules that the first `count` maps are computed with, in timm's order."""
+        if count == 0:
+            return []
+        owners = [(n, m) for n, m in self.features.named_modules() if _owns_tensors(m)]
+        # timm's feature wrappers flatten nested names: stages.0 becomes stages_0.
+        end = self._stage_ends[count - 1]
+        ends = (f"{end}.", f"{end.replace('.', '_')}.")
+        last = max(i for i, (name, _) in enumerate(owners) if f"{name}.".startswith(ends))
+        return [module for _, module in owners[: last + 1]]
+
+
+def _owns_tensors(module: nn.Module) -> bool:
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return len(own) > 0
 
 
 def _create_features(name: str, output_stride: int) -> nn.Module:

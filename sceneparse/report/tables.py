@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sceneparse.metrics import ABSENT_CLASS_RULE, Scores
 
 
@@ -56,6 +59,15 @@ def write_scores(folder: Path, result: Mapping[str, Any]) -> None:
         writer = csv.DictWriter(file, ["name", "iou", "accuracy", "pixels"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(result["classes"])
+
+
+def write_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Write pixel counts (K, K) as CSV: a row per true class, a column per predicted one."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["truth \\ prediction", *names])
+        for name, row in zip(names, counts.tolist(), strict=True):
+            writer.writerow([name, *row])
 
 
 def _number(value: float) -> str:

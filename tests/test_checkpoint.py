@@ -1,0 +1,165 @@
+"""Checkpoints: whole or absent, verified, strict, free of code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sceneparse
+from sceneparse.checkpoint import read_training_state, resolve_checkpoint, save_checkpoint
+from sceneparse.errors import InputError
+from sceneparse.models.pretrained import load_backbone, read_weights
+
+MODEL = {
+    "head": "fcn",
+    "backbone": "resnet18",
+    "num_classes": 3,
+    "base_width": 4,
+    "aux": False,
+    "stem": "plain",
+}
+
+
+def save(run: Path, step: int, *, is_best: bool = False) -> Path:
+    torch.manual_seed(step)
+    model = sceneparse.create_segmentation_model(**MODEL)  # type: ignore[arg-type]
+    return save_checkpoint(
+        run,
+        step=step,
+        weights=model.state_dict(),
+        training={"position": {"epoch": step}},
+        meta={"model": MODEL, "classes": ["a", "b", "c"]},
+        is_best=is_best,
+    )
+
+
+def test_last_two_and_best_are_kept_and_links_follow(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, is_best=step == 1)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000001", "step-00000003", "step-00000004"]
+    assert resolve_checkpoint(tmp_path).name == "step-00000001"
+    assert resolve_checkpoint(tmp_path, prefer="last").name == "step-00000004"
+    assert read_training_state(tmp_path / "last") == {"position": {"epoch": 4}}
+
+
+def test_model_comes_back_equal_and_ready(tmp_path: Path) -> None:
+    save(tmp_path, 7)
+    torch.manual_seed(7)
+    expected = sceneparse.create_segmentation_model(**MODEL).eval()  # type: ignore[arg-type]
+    model, meta = sceneparse.load_model(tmp_path)
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(model(images)["out"], expected(images)["out"])
+    assert meta["classes"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt"])
+def test_one_flipped_bit_is_noticed(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path, 1) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        sceneparse.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": {}}', '{"sha256": 3, "format": 1}'])
+def test_damaged_meta_is_noticed(tmp_path: Path, content: str) -> None:
+    (save(tmp_path, 1) / "meta.json").write_text(content)
+    with pytest.raises(InputError):
+        sceneparse.load_model(tmp_path)
+
+
+def test_missing_checkpoint_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist; give a run folder"):
+        resolve_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        resolve_checkpoint(tmp_path)
+
+
+def test_failed_save_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"No space left on device \(\d+ MB free\)"):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    sceneparse.load_model(tmp_path)
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("owned-by-a-pickle",)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th"])
+def test_malicious_pickle_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    for write in (
+        lambda: torch.save(Malicious(), path),
+        lambda: path.write_bytes(pickle.dumps(Malicious())),
+    ):
+        write()
+        with pytest.raises(InputError, match=r"refused|damaged"):
+            read_weights(path)
+    assert not Path("owned-by-a-pickle").exists()
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "both"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_files_are_read_in_every_usual_form(tmp_path: Path, wrap: str, suffix: str) -> None:
+    tensors = {"a.weight": torch.arange(3.0), "b": torch.ones(2)}
+    content: Any = tensors
+    if wrap in {"module", "both"}:
+        content = {f"module.{name}": value for name, value in tensors.items()}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save({"state_dict": content} if wrap in {"state_dict", "both"} else content, path)
+    state = read_weights(path)
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[name], value) for name, value in tensors.items())
+
+
+def test_real_mobilenet_weights_fill_the_backbone(shared: Path) -> None:
+    path = shared / "data/weights/mobilenetv2_100.safetensors"
+    said: list[str] = []
+    model = sceneparse.create_segmentation_model(
+        "fcn", "mobilenetv2_100", 11, output_stride=16, aux=False
+    )
+    load_backbone(model.backbone, "mobilenetv2_100", str(path), stem="deep", say=said.append)
+    weights = read_weights(path)
+    own = model.backbone.features.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(own[name], weights[name]) for name in own)
+    assert set(weights) - set(own) >= {"classifier.weight", "conv_head.weight"}
+    assert "left out its classifier" in said[0]
+
+
+def test_weights_that_do_not_fit_are_summed_up(tmp_path: Path) -> None:
+    model = sceneparse.create_segmentation_model(**MODEL)  # type: ignore[arg-type]
+    state = {k: v.clone() for k, v in model.backbone.state_dict().items() if ".attention" not in k}
+    state["conv1.weight"] = torch.zeros(2, 3, 7, 7)
+    state["extra"] = state.pop("bn1.bias")
+    state["fc.weight"] = torch.zeros(5, 5)
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    with pytest.raises(InputError) as caught:
+        load_backbone(model.backbone, "resnet18", str(path), stem="plain", say=lambda _: None)
+    message = str(caught.value)
+    for part in ("1 missing: bn1.bias", "1 unexpected: extra", "1 of another shape: conv1.weight"):
+        assert part in message
+    assert json.dumps([2, 3, 7, 7]) in message

@@ -1,0 +1,278 @@
+"""Batches follow from seed, epoch and index, whatever the processes, workers and resume point."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sceneparse.data.datasets import Sample, SegmentationDataset, create_dataset
+from sceneparse.data.labels import identity_table
+from sceneparse.data.loader import (
+    AugmentedSamples,
+    Batch,
+    EpochSampler,
+    batches,
+    evaluation_loader,
+    training_loader,
+)
+from sceneparse.data.transforms import training_transform
+from sceneparse.errors import InputError
+
+SIZE, BATCH = 29, 8
+Key = tuple[int, int]
+
+
+def sampler_of(
+    *, rank: int = 0, world_size: int = 1, accumulate: int = 1, seed: int = 5, epoch: int = 0
+) -> EpochSampler:
+    sampler = EpochSampler(SIZE, BATCH, accumulate, seed, rank, world_size)
+    sampler.start_at(epoch, 0)
+    return sampler
+
+
+def test_epoch_is_a_permutation_without_its_incomplete_step() -> None:
+    steps = list(sampler_of(epoch=3))
+    assert [len(step) for step in steps] == [8, 8, 8]
+    assert {epoch for step in steps for epoch, _ in step} == {3}
+    indices = [index for step in steps for _, index in step]
+    assert len(set(indices)) == 24
+    assert set(indices) <= set(range(SIZE))
+    assert indices != sorted(indices)
+
+
+def test_order_follows_from_seed_and_epoch() -> None:
+    first = list(sampler_of(epoch=1))
+    assert first == list(sampler_of(epoch=1))
+    others = [sampler_of(epoch=2), sampler_of(epoch=1, seed=6)]
+    for other in others:
+        assert [key[1] for step in other for key in step] != [k[1] for s in first for k in s]
+
+
+def test_every_sample_gets_its_turn() -> None:
+    seen = {index for epoch in range(20) for step in sampler_of(epoch=epoch) for _, index in step}
+    assert seen == set(range(SIZE))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_out_the_same_global_batches(world_size: int, accumulate: int) -> None:
+    expected = [set(step) for step in sampler_of(epoch=2)]
+    ranks = [
+        list(sampler_of(rank=rank, world_size=world_size, accumulate=accumulate, epoch=2))
+        for rank in range(world_size)
+    ]
+    for micro_batches in ranks:
+        assert [len(keys) for keys in micro_batches] == [8 // world_size // accumulate] * (
+            3 * accumulate
+        )
+    for step, batch in enumerate(expected):
+        pieces = slice(step * accumulate, (step + 1) * accumulate)
+        shared = [key for rank in ranks for keys in rank[pieces] for key in keys]
+        assert len(shared) == BATCH
+        assert set(shared) == batch
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_start_in_the_middle_gives_the_tail(step: int, accumulate: int) -> None:
+    sampler = sampler_of(accumulate=accumulate, world_size=2, rank=1, epoch=4)
+    whole = list(sampler)
+    sampler.start_at(4, step)
+    assert list(sampler) == whole[step * accumulate :]
+
+
+@pytest.mark.parametrize(("accumulate", "world_size"), [(3, 1), (1, 3), (2, 8)])
+def test_batch_that_cannot_be_shared_out_is_refused(accumulate: int, world_size: int) -> None:
+    pieces = accumulate * world_size
+    with pytest.raises(InputError, match=rf"train\.batch_size 8 .*multiple.* {pieces}$"):
+        sampler_of(accumulate=accumulate, world_size=world_size)
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^7 training images are fewer than train\.batch_size 8"):
+        EpochSampler(7, 8, 1, 0, 0, 1)
+
+
+def augmented(root: Path, seed: int = 0) -> AugmentedSamples:
+    transform = training_transform(
+        crop=(32, 40),
+        scale=(0.5, 2.0),
+        rotate=10,
+        flip=0.5,
+        blur=0.5,
+        color_jitter=0.4,
+        fill=(124, 116, 104),
+        ignore_index=255,
+    )
+    return AugmentedSamples(create_dataset("folder", root, "train"), transform, seed)
+
+
+def two_epochs(root: Path, workers: int, seed: int = 0) -> list[list[Batch]]:
+    sampler = EpochSampler(12, 4, 1, seed, 0, 1)
+    loader = training_loader(augmented(root, seed), sampler, workers=workers, timeout=60)
+    epochs = []
+    for epoch in range(2):
+        sampler.start_at(epoch, 0)
+        epochs.append(list(batches(loader)))
+    return epochs
+
+
+@pytest.fixture(scope="module")
+def without_workers(scenes: Path) -> list[list[Batch]]:
+    """Two epochs of three batches, loaded in this process."""
+    return two_epochs(scenes, workers=0)
+
+
+def test_batch_has_the_contracts_types(without_workers: list[list[Batch]]) -> None:
+    for batch in without_workers[0]:
+        assert batch.images.shape == (4, 3, 32, 40)
+        assert batch.targets.shape == (4, 32, 40)
+        assert batch.images.dtype == batch.targets.dtype == torch.uint8
+        assert len(batch.names) == 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_batches(
+    scenes: Path, without_workers: list[list[Batch]], workers: int
+) -> None:
+    for epoch, expected_epoch in zip(two_epochs(scenes, workers), without_workers, strict=True):
+        for batch, expected in zip(epoch, expected_epoch, strict=True):
+            assert torch.equal(batch.images, expected.images)
+            assert torch.equal(batch.targets, expected.targets)
+            assert batch.names == expected.names
+
+
+def test_epochs_and_seeds_augment_anew(scenes: Path, without_workers: list[list[Batch]]) -> None:
+    by_name = [
+        {
+            name: image
+            for batch in epoch
+            for name, image in zip(batch.names, batch.images, strict=True)
+        }
+        for epoch in (*without_workers, two_epochs(scenes, 0, seed=1)[0])
+    ]
+    for name, image in by_name[0].items():
+        assert not torch.equal(image, by_name[1][name])
+        assert not torch.equal(image, by_name[2][name])
+
+
+def test_restart_in_the_middle_gives_the_same_batches(
+    scenes: Path, without_workers: list[list[Batch]]
+) -> None:
+    sampler = EpochSampler(12, 4, 1, 0, 0, 1)
+    sampler.start_at(1, 2)
+    (batch,) = batches(training_loader(augmented(scenes), sampler, workers=0, timeout=60))
+    assert batch.names == without_workers[1][2].names
+    assert torch.equal(batch.images, without_workers[1][2].images)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_truncated_file_is_named_in_one_line(scenes: Path, tmp_path: Path, workers: int) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(scenes, root)
+    victim = sorted((root / "train/images").iterdir())[3]
+    victim.write_bytes(victim.read_bytes()[:1500])
+    loader = training_loader(
+        augmented(root), EpochSampler(12, 4, 1, 0, 0, 1), workers=workers, timeout=60
+    )
+    with pytest.raises(InputError) as error:
+        list(batches(loader))
+    assert str(error.value).startswith(f"{victim}: ")
+    assert "\n" not in str(error.value)
+
+
+class Samples(SegmentationDataset):
+    """Grey images whose only value is their index."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__((), identity_table(["a", "b"], [(0, 0, 0), (1, 1, 1)]))
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        shape = (4 + index, 6)
+        return np.full((*shape, 3), index, np.uint8), np.zeros(shape, np.uint8), f"{index}"
+
+
+class Killed(Samples):
+    """The worker dies as it would when memory runs out."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 1:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+class Stuck(Samples):
+    """A disk that does not answer."""
+
+    def __getitem__(self, index: int) -> Sample:
+        time.sleep(1.2)
+        return super().__getitem__(index)
+
+
+def test_killed_worker_is_explained() -> None:
+    loader = evaluation_loader(Killed(2), rank=0, world_size=1, workers=1, timeout=60)
+    with pytest.raises(InputError, match=r"a data worker died, .* data\.workers"):
+        list(batches(loader))
+
+
+def test_stuck_worker_is_explained() -> None:
+    loader = evaluation_loader(Stuck(1), rank=0, world_size=1, workers=1, timeout=0.3)
+    with pytest.raises(InputError, match=r"no data for 0\.3 s; .* data\.timeout"):
+        list(batches(loader))
+
+
+def test_other_errors_pass_unchanged() -> None:
+    class Broken(Samples):
+        def __getitem__(self, index: int) -> Sample:
+            raise RuntimeError("a bug")
+
+    loader = evaluation_loader(Broken(1), rank=0, world_size=1, workers=0, timeout=60)
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        list(batches(loader))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_covers_each_sample_once(world_size: int) -> None:
+    names = []
+    for rank in range(world_size):
+        loader = evaluation_loader(
+            Samples(5), rank=rank, world_size=world_size, workers=0, timeout=60
+        )
+        for batch in batches(loader):
+            (name,) = batch.names
+            assert batch.images.shape == (1, 3, 4 + int(name), 6)
+            assert (batch.images == int(name)).all()
+            names.append(name)
+    assert sorted(names) == ["0", "1", "2", "3", "4"]
+
+
+def test_rank_without_samples_starts_no_workers() -> None:
+    loader = evaluation_loader(Samples(2), rank=4, world_size=5, workers=2, timeout=60)
+    assert loader.num_workers == 0
+    assert list(batches(loader)) == []
+
+
+def test_targets_of_16_bits_keep_their_values(tmp_path: Path) -> None:
+    names = [f"class {index}" for index in range(300)]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    for folder in ("images", "labels"):
+        (tmp_path / f"val/{folder}").mkdir(parents=True)
+    Image.new("RGB", (3, 1)).save(tmp_path / "val/images/a.png")
+    mask = np.array([[0, 299, 65535]], dtype=np.uint16)
+    Image.fromarray(mask).save(tmp_path / "val/labels/a.png")
+    dataset = create_dataset("folder", tmp_path, "val")
+    (batch,) = batches(evaluation_loader(dataset, rank=0, world_size=1, workers=0, timeout=60))
+    assert batch.targets.tolist() == [mask.tolist()]

@@ -1,0 +1,224 @@
+"""Strict reading: every mode has one defined meaning, every bad file is named."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from sceneparse.data.reading import image_size, read_image, read_mask
+from sceneparse.errors import InputError
+
+GREY = np.array([[0, 1, 127], [128, 254, 255]], dtype=np.uint8)
+COLOR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=-1)
+SIXTEEN_BIT = np.array([[0, 255, 256], [511, 40000, 65535]], dtype=np.uint16)
+ORIENTATION = 0x0112
+
+
+def with_alpha(values: np.ndarray) -> Image.Image:
+    """The values of hidden pixels must survive: alpha is dropped, not composed."""
+    return Image.fromarray(np.dstack([values, 255 - GREY]))
+
+
+def palette_image(indices: np.ndarray, palette: np.ndarray) -> Image.Image:
+    image = Image.fromarray(indices).convert("L")
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    assert image.mode == "P"
+    return image
+
+
+def grey_rgb(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[:, :, None], 3, axis=2)
+
+
+PALETTE = np.array([[200, 10, 30], [0, 90, 255], [7, 8, 9], [255, 255, 0]])
+INDICES = np.array([[0, 1, 2], [3, 2, 1]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(COLOR), COLOR),
+        (with_alpha(COLOR), COLOR),
+        (with_alpha(GREY), grey_rgb(GREY)),
+        (Image.fromarray(GREY), grey_rgb(GREY)),
+        (palette_image(INDICES, PALETTE), PALETTE[INDICES]),
+        (Image.fromarray(GREY > 127), grey_rgb(np.where(GREY > 127, 255, 0))),
+    ],
+    ids=["RGB", "RGBA", "LA", "L", "P", "1"],
+)
+def test_image_of_any_mode_becomes_rgb(
+    tmp_path: Path, request: pytest.FixtureRequest, image: Image.Image, expected: np.ndarray
+) -> None:
+    assert image.mode == request.node.callspec.id
+    image.save(tmp_path / "x.png")
+    decoded = read_image(tmp_path / "x.png")
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+    assert image_size(tmp_path / "x.png") == (2, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    assert cv2.imwrite(str(path), SIXTEEN_BIT)
+    np.testing.assert_array_equal(read_image(path), grey_rgb(SIXTEEN_BIT // 256))
+
+
+def test_cmyk_jpeg_has_its_colors(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 8), (0, 200, 100, 51)).save(tmp_path / "x.jpg", quality=95)
+    decoded = read_image(tmp_path / "x.jpg")
+    # (255 - ink) x (255 - black) / 255 by hand; JPEG is off by a few levels.
+    assert decoded.shape == (8, 16, 3)
+    assert np.abs(decoded - np.array([204.0, 44.0, 124.0])).max() <= 4
+
+
+def test_float_image_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(InputError, match=r"x\.tif: a floating-point image"):
+        read_image(tmp_path / "x.tif")
+
+
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: np.rot90(np.fliplr(stored), 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(np.fliplr(stored), -1),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_turns_image_and_mask(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(COLOR).save(tmp_path / "image.png", exif=exif)
+    Image.fromarray(GREY).save(tmp_path / "mask.png", exif=exif)
+    Image.fromarray(COLOR).save(tmp_path / "image.jpg", exif=exif)
+    expected = UPRIGHT[orientation](COLOR)
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png"), expected)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), UPRIGHT[orientation](GREY))
+    for name in ("image.png", "image.jpg"):
+        assert image_size(tmp_path / name) == expected.shape[:2]
+        assert read_image(tmp_path / name).shape == expected.shape
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(GREY), GREY),
+        (palette_image(INDICES, PALETTE), INDICES),
+        (Image.fromarray(SIXTEEN_BIT), SIXTEEN_BIT),
+        (Image.fromarray(GREY > 127), (GREY > 127).astype(np.uint8)),
+    ],
+    ids=["8-bit", "palette", "16-bit", "1-bit"],
+)
+def test_mask_gives_exact_indices(tmp_path: Path, image: Image.Image, expected: np.ndarray) -> None:
+    image.save(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png")
+    assert mask.dtype == expected.dtype
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("channels", [COLOR, np.dstack([COLOR, GREY]), np.dstack([GREY, GREY])])
+def test_mask_of_colors_is_refused(tmp_path: Path, channels: np.ndarray) -> None:
+    image = Image.fromarray(channels)
+    image.save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=rf"m\.png: a mask must hold .* this one is {image.mode};"):
+        read_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_mask_value_no_16_bits_hold_is_refused(tmp_path: Path, value: int) -> None:
+    Image.fromarray(np.array([[0, value]], dtype=np.int32)).save(tmp_path / "m.tif")
+    with pytest.raises(InputError, match=rf"m\.tif: values .*{value}.* outside 0\.\.65535"):
+        read_mask(tmp_path / "m.tif")
+
+
+def encoded(image_format: str, **options: object) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, image_format, **options)
+    return stream.getvalue()
+
+
+def black_png(side: int) -> bytes:
+    """A square 1-bit PNG whose pixels are never all in memory while it is made."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    row = bytes(1 + (side + 7) // 8)
+    compressor = zlib.compressobj()
+    pixels = b"".join([*(compressor.compress(row) for _ in range(side)), compressor.flush()])
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+CUT_FILES = {
+    "a.png": lambda: encoded("PNG"),
+    "a.jpg": lambda: encoded("JPEG"),
+    "progressive.jpg": lambda: encoded("JPEG", progressive=True),
+}
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.99])
+@pytest.mark.parametrize("name", CUT_FILES)
+def test_truncated_file_is_named(tmp_path: Path, name: str, kept: float) -> None:
+    whole = CUT_FILES[name]()
+    (tmp_path / name).write_bytes(whole)
+    assert read_image(tmp_path / name).shape == (40, 50, 3)
+    (tmp_path / name).write_bytes(whole[: int(kept * len(whole))])
+    for read in (read_image, read_mask):
+        with pytest.raises(InputError, match=rf"{name}: [^\n]*(?i:truncated)[^\n]*\Z"):
+            read(tmp_path / name)
+
+
+def test_jpeg_without_its_last_byte_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG")[:-1])
+    with pytest.raises(InputError, match=r"a\.jpg: damaged or truncated"):
+        read_image(tmp_path / "a.jpg")
+
+
+NOT_IMAGES: dict[str, Callable[[Path], object]] = {
+    "zero_bytes.png": lambda path: path.write_bytes(b""),
+    "html.jpg": lambda path: path.write_text("<!DOCTYPE html><html><body>404</body></html>"),
+    "folder.jpg": lambda path: path.mkdir(),
+    "dangling.jpg": lambda path: path.symlink_to(path.with_name("nowhere.jpg")),
+}
+
+
+@pytest.mark.parametrize("name", NOT_IMAGES)
+def test_what_is_no_image_file_is_named(tmp_path: Path, name: str) -> None:
+    NOT_IMAGES[name](tmp_path / name)
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(InputError, match=rf"{name}: [^\n]+\Z"):
+            read(tmp_path / name)
+
+
+def test_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
+    (tmp_path / "small.png").write_bytes(black_png(40))
+    np.testing.assert_array_equal(read_mask(tmp_path / "small.png"), np.zeros((40, 40)))
+
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(black_png(30000))
+    assert bomb.stat().st_size < 200_000
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(InputError, match=r"bomb\.png: cannot be read: Image size \(900000000"):
+            read(bomb)
+    # Kilobytes; unpacked, the image takes 900 MB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 50_000

@@ -1,0 +1,117 @@
+"""The house rules: import directions, and a README whose commands and paths are true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from sceneparse.config import load_config
+from tools import eval_miou, make_scenes, train_seg
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted((ROOT / "sceneparse").rglob("*.py"))
+LEAVES = {"errors"}
+
+# Which parts of sceneparse each part may import; errors is open to all.
+ALLOWED = {
+    "errors": set(),
+    "cli": set(),
+    "config": set(),
+    "layers": {"layers"},
+    "models": {"models", "layers"},
+    "data": {"data"},
+    "losses": {"layers"},
+    "metrics": set(),
+    "optim": set(),
+    "precision": set(),
+    "preemption": set(),
+    "distributed": set(),
+    "logs": set(),
+    "inference": {"layers", "models"},
+    "checkpoint": {"models"},
+    "report": {"report", "metrics", "data"},
+    "engine": {"data", "distributed", "inference", "metrics", "models", "precision"},
+    "training": {
+        "checkpoint",
+        "data",
+        "distributed",
+        "engine",
+        "inference",
+        "logs",
+        "losses",
+        "metrics",
+        "models",
+        "precision",
+        "preemption",
+        "report",
+    },
+}
+
+
+def imported_parts(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("sceneparse.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    part = path.relative_to(ROOT / "sceneparse").parts[0].removesuffix(".py")
+    if part in {"__init__", "assembly"}:  # the public names; the one place that puts parts together
+        return
+    assert imported_parts(path) - LEAVES <= ALLOWED[part]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_assembly_reads_the_configuration(path: Path) -> None:
+    if path.name != "assembly.py":
+        assert "config" not in imported_parts(path)
+
+
+def readme_commands(tool: str) -> list[list[str]]:
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.split("#")[0].split() for block in blocks for line in block.splitlines()]
+    return [words[words.index(tool) + 1 :] for words in lines if tool in words]
+
+
+def test_readme_commands_parse() -> None:
+    training = readme_commands("tools/train_seg.py")
+    evaluating = readme_commands("tools/eval_miou.py")
+    making = readme_commands("tools/make_scenes.py")
+    assert training
+    assert evaluating
+    assert making
+    for words in training:
+        options = train_seg.parser().parse_args(words)
+        load_config(ROOT / options.config, options.overrides)
+    for words in evaluating:
+        eval_miou.parser().parse_args(words)
+    for words in making:
+        make_scenes.parser().parse_args(words)
+
+
+def test_readme_paths_exist() -> None:
+    named = re.findall(r"`((?:sceneparse|configs|tools|tests|docs|results)/[\w./{},-]*)`", README)
+    linked = re.findall(r"\]\(((?!http)[\w./-]+)\)", README)
+    assert named
+    for path in {*named, *linked}:
+        assert list(ROOT.glob(path)) or (ROOT / path).exists(), path
+
+
+def test_readme_names_every_module_and_tool() -> None:
+    for path in [*MODULES, *(ROOT / "tools").glob("*.py")]:
+        name = path.parent.name if path.name == "__init__.py" else path.name
+        assert name in README, f"README's 'Where is what' lacks {path.relative_to(ROOT)}"
+
+
+def test_readme_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`?make ([a-z]+)", README))
+    assert {"quickstart", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target

@@ -1,0 +1,264 @@
+"""tools/train_seg.py and tools/eval_miou.py from end to end on small scenes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from sceneparse.assembly import prepare_training
+from sceneparse.cli import run
+from sceneparse.config import load_config
+from sceneparse.data.synthetic import write_dataset
+from sceneparse.distributed import Process
+from sceneparse.errors import Preempted
+from sceneparse.training import train
+from tests.conftest import ROOT, RunTool
+from tools import eval_miou, train_seg
+
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+
+
+def call(tool: Any, *arguments: object) -> int:
+    """Run a tool in this process and return its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        run(tool.parser(), tool.main, [str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
+
+def folder_of(overrides: list[str]) -> Path:
+    return Path(next(o.partition("=")[2] for o in overrides if o.startswith("output=")))
+
+
+def test_train_and_evaluate(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tiny)
+    assert call(train_seg, "--config", QUICKSTART, *tiny, "model.aux=true") == 0
+    for name in ("config.yaml", "metrics.jsonl", "last/model.safetensors", "best/meta.json"):
+        assert (folder / name).is_file(), name
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert Image.open(folder / "pictures" / "epoch-0002.png").size[0] > 400
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "train"] == [3, 6]
+    rates = [record["lr"] for record in records if record["kind"] == "train"]
+    # the schedule after steps 3 and 6 of 6
+    assert rates == pytest.approx([0.05 * 0.5**0.9, 0.0])
+    final = next(record for record in records if record["kind"] == "val" and record["epoch"] == 2)
+
+    capsys.readouterr()
+    assert call(eval_miou, folder / "last", "--save", "index", "color", "overlay") == 0
+    printed = capsys.readouterr().out
+    output = folder / "last_eval_val"
+    result = json.loads((output / "eval.json").read_text())
+    for part in ("mean IoU", "pixel accuracy", "frequency-weighted", result["protocol"]):
+        assert part in printed
+    assert result["absent_class_rule"] in printed
+    # validation while training and the tool are the same evaluation
+    assert result["mean_iou"] == final["mean_iou"]
+    assert [row["name"] for row in result["classes"]] == [row["name"] for row in final["classes"]]
+    names = sorted(path.name for path in (output / "index").iterdir())
+    assert names == sorted(path.name for path in (output / "overlay").iterdir())
+    assert len(names) == 5
+
+    # the index PNGs hold the very labels that were counted
+    data = Path(next(o.partition("=")[2] for o in tiny if o.startswith("data.root=")))
+    counts = np.zeros((9, 9), dtype=np.int64)
+    for name in names:
+        truth = np.asarray(Image.open(data / "val" / "labels" / name))
+        labels = np.asarray(Image.open(output / "index" / name))
+        np.add.at(counts, (truth.ravel(), labels.ravel()), 1)
+    written = (output / "confusion.csv").read_text().splitlines()[1:]
+    assert [list(map(int, line.split(",")[1:])) for line in written] == counts.tolist()
+
+
+def stopped_after(training: Any, steps: int) -> None:
+    """Train, and have a real signal arrive once the given number of steps is done."""
+    step = training.stepper.step
+
+    def step_then_signal(model: torch.nn.Module) -> None:
+        step(model)
+        if training.steps_done + 1 == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    training.stepper.step = step_then_signal
+    with pytest.raises(Preempted, match="SIGTERM received, saved after step"):
+        train(training)
+
+
+VARIANTS = {
+    "plain": [],
+    "averaged, accumulated, auxiliary": ["train.accumulate=2", "model.aux=true"],
+    "without averaging": ["train.ema=null", "optim.clip_norm=1.0"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_resumed_run_equals_the_uninterrupted_one(
+    tiny: list[str], tmp_path: Path, variant: str, steps: int
+) -> None:
+    process = Process(0, 1, torch.device("cpu"))
+    overrides = [*tiny, *VARIANTS[variant], "augment.color_jitter=0.3", "augment.rotate=5.0"]
+    whole = load_config(QUICKSTART, [*overrides, f"output={tmp_path / 'whole'}"])
+    parts = load_config(QUICKSTART, [*overrides, f"output={tmp_path / 'parts'}"])
+    train(prepare_training(whole, process))
+    stopped_after(prepare_training(parts, process), steps)
+    workers = load_config(QUICKSTART, [*overrides, f"output={parts.output}", "data.workers=1"])
+    train(prepare_training(workers, process, resume=True))
+
+    a, b = (Path(str(config.output)) for config in (whole, parts))
+    expected, got = (load_file(folder / "last" / "model.safetensors") for folder in (a, b))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    states = [torch.load(folder / "last" / "training.pt", weights_only=True) for folder in (a, b)]
+    momenta = [
+        [value["momentum_buffer"] for value in s["stepper"]["optimizer"]["state"].values()]
+        for s in states
+    ]
+    assert all(torch.equal(x, y) for x, y in zip(*momenta, strict=True))
+    scores = [
+        [
+            json.loads(line).get("mean_iou")
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+            if '"val"' in line
+        ]
+        for folder in (a, b)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_two_processes_count_the_same_as_one(tiny: list[str], run_tool: RunTool) -> None:
+    folder = folder_of(tiny)
+    trained = run_tool("train_seg", "--config", QUICKSTART, *tiny, "train.epochs=1", processes=2)
+    assert trained.returncode == 0, trained.stderr
+    results = []
+    for processes in (1, 2):
+        output = folder / f"by-{processes}"
+        done = run_tool("eval_miou", folder, "--output", output, processes=processes)
+        assert done.returncode == 0, done.stderr
+        results.append((output / "confusion.csv").read_text())
+    assert results[0] == results[1]
+    counted = [int(n) for line in results[0].splitlines()[1:] for n in line.split(",")[1:]]
+    assert sum(counted) == 5 * 64 * 96
+
+
+def remove_a_mask(root: Path) -> None:
+    next((root / "train" / "labels").iterdir()).unlink()
+
+
+def put_a_label_out_of_range(root: Path) -> None:
+    path = next((root / "val" / "labels").iterdir())
+    mask = np.array(Image.open(path))
+    mask[3, 4] = 77
+    Image.fromarray(mask).save(path)
+
+
+def truncate_an_image(root: Path) -> None:
+    path = next((root / "train" / "images").iterdir())
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def remove_everything(root: Path) -> None:
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (remove_a_mask, "1 images have no mask: scene_"),
+        (put_a_label_out_of_range, "label values outside the table: 77 (1 px)"),
+        (truncate_an_image, ".jpg: damaged or truncated"),
+        (remove_everything, "does not exist; set data.root"),
+    ],
+)
+def test_unusable_data_is_one_line_and_no_run_folder(
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    expected: str,
+) -> None:
+    root = tmp_path / "data"
+    write_dataset(root, {"train": 4, "val": 2}, size=(48, 64))
+    damage(root)
+    assert call(train_seg, "--config", QUICKSTART, *tiny, f"data.root={root}") == 2
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert said.err.count("\n") == 1
+    assert not folder_of(tiny).exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optim.lrr=1", "did you mean 'lr'"),
+        ("model.head=spnet", "unknown head 'spnet'; choose one of: fcn, strip_pooling"),
+        ("model.backbone=resnet81", "unknown backbone 'resnet81'"),
+        ("data.dataset=cityscape", "unknown data set 'cityscape'; choose one of: ade20k"),
+        ("model.pretrained=nothing.pth", "weights file 'nothing.pth' does not exist"),
+        ("train.batch_size=64", "12 training images are fewer than train.batch_size 64"),
+        ("train.amp=fp16", "fp16 needs a GPU"),
+    ],
+)
+def test_unusable_settings_are_one_line_and_no_run_folder(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], override: str, expected: str
+) -> None:
+    assert call(train_seg, "--config", QUICKSTART, *tiny, override) == 2
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert said.err.count("\n") == 1
+    assert not folder_of(tiny).exists()
+
+
+def test_existing_folders_are_safe(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tiny)
+    assert call(train_seg, "--config", QUICKSTART, *tiny, "--resume") == 2
+    assert "does not exist" in capsys.readouterr().err
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("precious")
+    for options in ([], ["--overwrite"]):
+        assert call(train_seg, "--config", QUICKSTART, *tiny, *options) == 2
+    assert (folder / "thesis.tex").read_text() == "precious"
+
+
+def test_resume_with_other_settings_is_refused(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = [*tiny, "train.epochs=1"]
+    assert call(train_seg, "--config", QUICKSTART, *short) == 0
+    assert call(train_seg, "--config", QUICKSTART, *short, "--resume", "optim.lr=0.3") == 2
+    assert "optim.lr was 0.05, is 0.3" in capsys.readouterr().err
+    assert call(train_seg, "--config", QUICKSTART, *short, "--resume") == 0
+
+
+def test_wrong_checkpoint_and_wrong_data_for_evaluation(
+    tiny: list[str], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(eval_miou, tmp_path / "nothing") == 2
+    assert "does not exist; give a run folder" in capsys.readouterr().err
+    assert call(train_seg, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
+    other = tmp_path / "other"
+    shutil.copytree(scenes, other)
+    (other / "classes.txt").write_text("cat\ndog\n")
+    (other / "colors.txt").unlink()
+    assert call(eval_miou, folder_of(tiny), "--data", other) == 2
+    assert "the data has 2 classes (cat, ...)" in capsys.readouterr().err
+
+
+def test_help_and_print_config_answer_without_loading_torch(run_tool: RunTool) -> None:
+    for tool, option in (("train_seg", "--help"), ("eval_miou", "--help"), ("make_scenes", "-h")):
+        done = run_tool(tool, option)
+        assert done.returncode == 0
+        assert f"python tools/{tool}.py" in done.stdout
+    done = run_tool("train_seg", "--config", QUICKSTART, "optim.lr=1e-3", "--print-config")
+    assert "lr: 0.001" in done.stdout
+    assert "# learning rate of the backbone" in done.stdout
