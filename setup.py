@@ -1,11 +1,12 @@
 """The package and its dependencies; everything else about the project is in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = "0.1.0"
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sceneparse/__init__.py").read_text()).group(1)
 
 setup(
     name="sceneparse",

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sceneparse.checkpoint import load_model
     from sceneparse.models import create_segmentation_model
 
-__all__ = ["create_segmentation_model", "load_model"]
+__version__ = "0.1.0"
+__all__ = ["__version__", "create_segmentation_model", "load_model"]
 
 _HOMES = {
     "create_segmentation_model": "sceneparse.models",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+import sceneparse
 from sceneparse.checkpoint import read_meta, read_training_state, resolve_checkpoint
 from sceneparse.config import SegConfig, render_config
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
@@ -27,7 +29,7 @@ from sceneparse.data.loader import (
     training_loader,
 )
 from sceneparse.data.transforms import training_transform
-from sceneparse.distributed import Process
+from sceneparse.distributed import Process, check_on_main
 from sceneparse.engine import Stepper
 from sceneparse.errors import InputError, first_few
 from sceneparse.inference import Normalization, create_infer
@@ -50,17 +52,21 @@ def prepare_training(
 
     Raises InputError before anything is written.
     """
-    folder = Path(str(config.output))
+    folder = Path(config.output)
     say = partial(_say, process)
-    if process.is_main:
-        _refuse_existing_run(folder, resume=resume, overwrite=overwrite)
+    check_on_main(process, lambda: _refuse_existing_run(folder, resume=resume, overwrite=overwrite))
     dtype = choose_dtype(config.train.amp, process.device)
     compute = Compute(process.device, dtype, config.train.channels_last)
-    train_set, val_set = _open_data(config, process, say)
+    train_set, val_set = (
+        create_dataset(config.data.dataset, config.data.root, split, config.data.classes)
+        for split in (config.data.train_split, config.data.val_split)
+    )
+    check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set), say))
     sampler = _create_sampler(config, process, len(train_set))
     model = _create_model(
         config, train_set.table.num_classes, process, compute, say, fresh=not resume
     )
+    _try_training_shapes(model, (sampler.micro_batch, 3, *config.augment.crop))
     infer, protocol = create_infer(config.eval.mode, config.eval.crop or config.augment.crop)
     training = Training(
         folder=folder,
@@ -93,12 +99,11 @@ def prepare_training(
         _resume(training, config, say)
     if process.is_main:
         _create_run_folder(training, config, overwrite=overwrite)
-    precision = str(dtype or torch.float32).removeprefix("torch.")
     say(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {sampler.steps_per_epoch} steps of "
         f"{config.train.batch_size} images x {config.train.epochs} epochs on "
-        f"{process.world_size} x {process.device.type} in {precision}"
+        f"{process.world_size} x {process.device.type} in {compute.name}"
     )
     return training
 
@@ -106,33 +111,46 @@ def prepare_training(
 def _refuse_existing_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if resume:
         resolve_checkpoint(folder, prefer="last")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        is_run = (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
-        if not overwrite:
-            raise InputError(
-                f"'{folder}' is not empty; go on with --resume, start anew with --overwrite, "
-                "or choose another folder with output=FOLDER"
-            )
-        if not is_run:
-            raise InputError(f"'{folder}' is not a run folder; --overwrite will not delete it")
+        return
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    is_run = (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
+    if not is_run:
+        raise InputError(
+            f"'{folder}' exists and is not a run folder; choose another one with output=FOLDER"
+        )
+    if not overwrite:
+        go_on = "go on with --resume, " if (folder / "last").exists() else ""
+        raise InputError(
+            f"'{folder}' holds a run; {go_on}start anew with --overwrite, or choose another folder "
+            "with output=FOLDER"
+        )
 
 
-def _open_data(
-    config: SegConfig, process: Process, say: Callable[[str], None]
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    data = config.data
-    sets = [
-        create_dataset(data.dataset, data.root, split, data.classes)
-        for split in (data.train_split, data.val_split)
-    ]
-    for dataset in sets:
-        if data.check == "none" or not process.is_main:
-            continue
-        limit = len(dataset) if data.check == "all" or len(dataset) <= 2000 else 500
+def _check_data(
+    check: str, datasets: Sequence[SegmentationDataset], say: Callable[[str], None]
+) -> None:
+    """Decode samples before step 0: all of them, or of many an even spread."""
+    for dataset in datasets:
+        if check == "none":
+            return
+        limit = len(dataset) if check == "all" or len(dataset) <= 2000 else 500
         check_samples(dataset, spread(len(dataset), limit))
         if limit < len(dataset):
             say(f"checked {limit} of {len(dataset)} samples; data.check=all checks every one")
-    return sets[0], sets[1]
+
+
+def _try_training_shapes(model: SegmentationModel, shape: tuple[int, ...]) -> None:
+    """Run the network on shapes alone, to refuse crops that it cannot train on."""
+    shapes = copy.deepcopy(model).to("meta").train()
+    try:
+        shapes(torch.empty(shape, device="meta"), upsample=False)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
+            f"({reason}); change augment.crop or train.batch_size"
+        ) from error
 
 
 def _create_sampler(config: SegConfig, process: Process, size: int) -> EpochSampler:
@@ -230,11 +248,11 @@ def _create_stepper(
 def _resume(training: Training, config: SegConfig, say: Callable[[str], None]) -> None:
     checkpoint = resolve_checkpoint(training.folder, prefer="last")
     meta = read_meta(checkpoint)
-    saved, now = _flat(meta["config"]), _flat(config.model_dump(mode="json"))
+    saved, now = _flat(_as_now(meta["config"], checkpoint)), _flat(config.model_dump(mode="json"))
     changed = [
-        f"{key} was {saved.get(key)}, is {now.get(key)}"
-        for key in sorted(saved.keys() | now.keys())
-        if key not in _FREE_SETTINGS and saved.get(key) != now.get(key)
+        f"{key} was {saved[key]}, is {now[key]}"
+        for key in now
+        if key not in _FREE_SETTINGS and saved[key] != now[key]
     ]
     if changed:
         raise InputError(
@@ -246,6 +264,16 @@ def _resume(training: Training, config: SegConfig, say: Callable[[str], None]) -
     training.stepper.load_state_dict(state["stepper"])
     vars(training.position).update(state["position"])
     say(f"going on from {checkpoint} after step {training.steps_done}")
+
+
+def _as_now(saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Fill in the settings that have been added since a checkpoint was written."""
+    try:
+        return SegConfig.model_validate(saved).model_dump(mode="json")
+    except ValidationError as error:
+        raise InputError(
+            f"{checkpoint} is of another version: {error.error_count()} settings do not fit"
+        ) from error
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -289,5 +317,5 @@ def _meta(config: SegConfig, dataset: SegmentationDataset) -> dict[str, Any]:
         "data": config.data.model_dump(include={"dataset", "root", "val_split", "classes"}),
         "eval": {"mode": config.eval.mode, "crop": config.eval.crop or config.augment.crop},
         "config": config.model_dump(mode="json"),
-        "versions": {"sceneparse": version("sceneparse"), "torch": torch.__version__},
+        "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
     }

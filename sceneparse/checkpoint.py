@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -47,6 +48,7 @@ def save_checkpoint(
     folder = run / "checkpoints" / f"step-{step:08d}"
     aside = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         _write(aside / MODEL_FILE, lambda path: save_file(tensors, path))
@@ -54,6 +56,7 @@ def save_checkpoint(
         checksums = {name: _sha256(aside / name) for name in (MODEL_FILE, TRAINING_FILE)}
         text = json.dumps({**meta, "format": FORMAT, "step": step, "sha256": checksums}, indent=1)
         _write(aside / META_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        _sync_folder(aside)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
@@ -61,13 +64,15 @@ def save_checkpoint(
         _point(run / "last", folder)
         if is_best:
             _point(run / "best", folder)
-    except OSError as error:
+        _prune(run, keep)
+    # A full disk is an OSError of ours, a SafetensorError, or a RuntimeError of torch.save.
+    except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        free = shutil.disk_usage(run).free // 2**20
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        free = shutil.disk_usage(run.parent).free // 2**20
         raise InputError(
-            f"cannot save the checkpoint {folder}: {error.strerror} ({free} MB free)"
+            f"cannot save the checkpoint {folder}: {reason} ({free} MB free)"
         ) from error
-    _prune(run, keep)
     return folder
 
 
@@ -77,7 +82,9 @@ def resolve_checkpoint(path: str | Path, prefer: str = "best") -> Path:
     for candidate in (path, path / prefer, path / "last"):
         if (candidate / META_FILE).is_file():
             return candidate.resolve()
-    state = "holds no checkpoint" if path.is_dir() else "does not exist"
+    state = "does not exist"
+    if path.exists():
+        state = "holds no checkpoint" if path.is_dir() else "is a file"
     raise InputError(
         f"'{path}' {state}; give a run folder, or a checkpoint folder with {META_FILE}"
     )
@@ -151,7 +158,7 @@ def _point(link: Path, folder: Path) -> None:
 
 def _prune(run: Path, keep: int) -> None:
     kept = {(run / name).resolve() for name in ("last", "best") if (run / name).exists()}
-    folders = sorted((run / "checkpoints").glob("step-*"))
+    folders = sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))
     kept.update(folder.resolve() for folder in folders[-keep:])
     for folder in folders:
         if folder.resolve() not in kept:

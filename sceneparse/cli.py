@@ -8,9 +8,9 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any, NoReturn
 
+import sceneparse
 from sceneparse.errors import InputError, NumericalError, Preempted
 
 
@@ -19,7 +19,7 @@ def version_block() -> str:
     import torch  # noqa: PLC0415 - seconds to import, wanted only here
 
     rows = {
-        "sceneparse": version("sceneparse"),
+        "sceneparse": sceneparse.__version__,
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
         "python": platform.python_version(),
@@ -54,7 +54,8 @@ def run(
     arguments: Sequence[str] | None = None,
 ) -> NoReturn:
     """Parse, run `main`, and exit: 0, or the code of the error with one line that explains it."""
-    options = parser.parse_args(arguments)
+    # Settings may stand before and after options.
+    options = parser.parse_intermixed_args(arguments)
     try:
         main(options)
     except (InputError, NumericalError, Preempted) as error:

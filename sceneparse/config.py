@@ -24,7 +24,8 @@ NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 Size = tuple[Count, Count]
-Color = tuple[NotNegative, NotNegative, NotNegative]
+Color = tuple[Fraction, Fraction, Fraction]
+Deviation = Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -46,7 +47,7 @@ class DataSection(Section):
         None, description="class names of a folder data set that has no classes.txt"
     )
     mean: Color = Field((0.485, 0.456, 0.406), description="RGB mean of images in 0..1")
-    std: tuple[Positive, Positive, Positive] = Field(
+    std: tuple[Deviation, Deviation, Deviation] = Field(
         (0.229, 0.224, 0.225), description="RGB standard deviation of images in 0..1"
     )
     workers: CountOrZero = Field(2, description="processes that read and augment; 0 = none")
@@ -110,6 +111,12 @@ class ModelSection(Section):
         None, description="imagenet, or a .safetensors/.pth file of the backbone"
     )
 
+    @model_validator(mode="after")
+    def _worth_freezing(self) -> ModelSection:
+        if self.freeze and self.pretrained is None:
+            raise ValueError("freeze keeps pretrained weights; set pretrained, or freeze: 0")
+        return self
+
 
 class OptimSection(Section):
     """SGD with momentum on a polynomial schedule."""
@@ -137,7 +144,7 @@ class TrainSection(Section):
         "auto", description="mixed precision; auto: where the device is fast at it"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
-    ema: Fraction | None = Field(
+    ema: Annotated[float, Field(ge=0, lt=1, strict=True)] | None = Field(
         None, description="decay of the averaged weights that are evaluated and saved, e.g. 0.999"
     )
 
@@ -161,8 +168,10 @@ class EvalSection(Section):
 class SegConfig(Section):
     """Everything tools/train_seg.py needs."""
 
-    output: str | None = Field(None, description="run folder; null: runs/NAME_OF_THE_CONFIG")
-    seed: CountOrZero = Field(0, description="of weights, order and augmentation")
+    output: str = Field("runs/unnamed", description="run folder; default: runs/NAME_OF_THE_CONFIG")
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = Field(
+        0, description="of weights, order and augmentation"
+    )
     data: DataSection
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()
@@ -179,6 +188,10 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"duplicate key '{key.value}'", key.start_mark
@@ -190,7 +203,7 @@ class _StrictLoader(yaml.SafeLoader):
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?(inf|nan)", "-+.in"),
 ):
@@ -265,6 +278,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> SegConfig:
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected sections with keys, got {type(settings).__name__}")
+    # A section whose keys are all commented out.
+    settings = {
+        key: {} if value is None and key != "output" else value for key, value in settings.items()
+    }
     _apply_overrides(settings, overrides)
     if settings.get("output") is None:
         settings["output"] = f"runs/{path.stem}"

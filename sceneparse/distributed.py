@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+
+from sceneparse.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -63,3 +66,17 @@ def share_buffers(module: nn.Module) -> None:
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def check_on_main(process: Process, check: Callable[[], None]) -> None:
+    """Run `check` on rank 0 only; where it raises, the other processes end with exit code 2."""
+    failed = False
+    try:
+        if process.is_main:
+            check()
+    except InputError:
+        failed = True
+        raise
+    finally:
+        if any_process(failed, process.device) and not process.is_main:
+            sys.exit(InputError.exit_code)

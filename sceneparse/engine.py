@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
@@ -78,8 +80,8 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
     seed: tuple[int, ...],
     first_step: int,
     after_step: Callable[[int, Tensor], bool],
-) -> bool:
-    """Train on `batches`, `accumulate` of them to a step; return False when stopped early.
+) -> None:
+    """Train on `batches`, `accumulate` of them to a step.
 
     Dropout draws from a generator seeded by `seed`, step and piece, so that a resumed run repeats
     it. `after_step(step, loss)` gets the number of steps done in this epoch; False stops.
@@ -91,17 +93,25 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
         torch.manual_seed(_hash(*seed, first_step + step, piece))
         images = normalize(compute.place_images(batch.images))
         targets = batch.targets.to(compute.device, non_blocking=True)
-        with compute.autocast():
-            outputs = model(images, upsample=False)
-        loss = loss_function(outputs, targets) / accumulate
-        stepper.scaler.scale(loss).backward()
+        step_ends = piece == accumulate - 1
+        with _share_gradients(model, step_ends):
+            with compute.autocast():
+                outputs = model(images, upsample=False)
+            loss = loss_function(outputs, targets) / accumulate
+            stepper.scaler.scale(loss).backward()
         loss_sum += loss.detach()
-        if piece == accumulate - 1:
+        if step_ends:
             stepper.step(model)
             if not after_step(first_step + step + 1, loss_sum):
-                return False
+                return
             loss_sum = torch.zeros((), device=compute.device)
-    return True
+
+
+def _share_gradients(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Several processes add up their gradients only at the end of a step."""
+    if isinstance(model, DistributedDataParallel) and not now:
+        return model.no_sync()
+    return nullcontext()
 
 
 def _hash(*numbers: int) -> int:

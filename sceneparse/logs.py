@@ -21,9 +21,9 @@ _SECONDS_PER_LINE = 15.0
 class RunLog:
     """Writes one JSON line per record, and the same numbers and pictures to TensorBoard."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, first_step: int = 0) -> None:
         self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"))
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Record `values` under `kind` ("train", "val"); numbers become TensorBoard scalars too."""
@@ -47,8 +47,11 @@ class RunLog:
 def forget_records_after(path: Path, step: int) -> None:
     """Create metrics.jsonl, or drop the records of steps that a resumed run will do again."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    # A killed run can leave its last line half written.
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    aside = path.with_suffix(".aside")
+    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    aside.replace(path)
 
 
 class Progress:

@@ -26,6 +26,11 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @property
+    def name(self) -> str:
+        """The type numbers are computed in, e.g. float32."""
+        return str(self.dtype or torch.float32).removeprefix("torch.")
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """The layout of images and weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from sceneparse.checkpoint import save_checkpoint
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.doctor import spread
-from sceneparse.data.loader import EpochSampler, batches
+from sceneparse.data.loader import EpochSampler, batches, explained_worker_failures
 from sceneparse.distributed import Process, any_process, share_buffers
 from sceneparse.engine import Stepper, evaluate, train_one_epoch
 from sceneparse.errors import NumericalError, Preempted
@@ -99,15 +99,18 @@ def train(training: Training) -> None:
     with ExitStack() as open_things:
         open_things.callback(progress.close)
         stop = open_things.enter_context(StopRequest())
+        open_things.enter_context(explained_worker_failures())
         log = None
         if training.process.is_main:
-            log = open_things.enter_context(closing(RunLog(training.folder)))
+            run_log = RunLog(training.folder, first_step=training.steps_done)
+            log = open_things.enter_context(closing(run_log))
         while not training.finished:
             scores = _train_and_validate(training, log, progress, stop)
             _save(training, scores)
-            if stop.name is not None and not training.finished:
+            stopping = any_process(stop.name is not None, training.process.device)
+            if stopping and not training.finished:
                 raise Preempted(
-                    f"{stop.name} received, saved after step {training.steps_done}; "
+                    f"{stop.name or 'a signal'} received, saved after step {training.steps_done}; "
                     "go on with the same command and --resume"
                 )
 
@@ -156,6 +159,7 @@ def _train_epoch(
         first_step=position.step,
         after_step=after_step,
     )
+    record.check()
     return position.step == sampler.steps_per_epoch
 
 
@@ -176,25 +180,30 @@ class _LossRecord:
         at_end = training.position.step == training.sampler.steps_per_epoch
         if step % _STEPS_PER_RECORD and not at_end:
             return
-        mean = torch.stack(self._losses).mean().item()
-        self._losses.clear()
-        if not math.isfinite(mean):
-            raise NumericalError(
-                f"the loss is {mean} at step {step}; lower optim.lr, or set optim.clip_norm=1 "
-                "(the last checkpoint is intact)"
-            )
+        mean = self.check()
         self.note = f"{self._epoch}  loss {mean:.3f}"
         if self._log is None:
             return
         rates = [group["lr"] for group in training.stepper.optimizer.param_groups]
         values = {
-            "epoch": training.position.epoch,
+            "epoch": training.position.epoch + 1,
             "loss": mean,
             "lr": rates[0],
             "head_lr": rates[-1],
             "images_per_second": self._progress.rate,
         }
         self._log.write("train", step, values)
+
+    def check(self) -> float:
+        """Return the mean loss since the last call; raise NumericalError where it is not finite."""
+        mean = torch.stack(self._losses).mean().item() if self._losses else 0.0
+        self._losses.clear()
+        if not math.isfinite(mean):
+            raise NumericalError(
+                f"the loss is {mean} at step {self._training.steps_done}; lower optim.lr, or set "
+                "optim.clip_norm=1 (the last checkpoint is intact)"
+            )
+        return mean
 
 
 def _validate(training: Training, log: RunLog | None, progress: Progress) -> Scores:

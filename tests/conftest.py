@@ -69,7 +69,7 @@ def tiny(scenes: Path, tmp_path: Path) -> list[str]:
         f"output={tmp_path / 'run'}",
         "data.workers=0",
         "augment.crop=[48,64]",
-        "model.base_width=4",
+        "model.base_width=8",
         "model.width=8",
         "train.epochs=2",
         "train.batch_size=4",

@@ -65,6 +65,10 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
         (["train.batch_size=0"], ["train.batch_size", "greater than 0"]),
         (["train.batch_size=6", "train.accumulate=4"], ["train", "multiple"]),
         (["train.epochs=true"], ["train.epochs"]),
+        (["train.epochs=010"], ["train.epochs", "integer"]),
+        (["train.ema=1"], ["train.ema", "less than 1"]),
+        (["data.mean=[123,116,103]"], ["data.mean"]),
+        (["seed=99999999999999999999"], ["seed"]),
         (["data=3"], ["data", "section"]),
         (["nonsense"], ["nonsense", "section.key=value"]),
     ],
@@ -95,6 +99,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         ("data: {root: !!python/object/apply:os.mkdir [owned]}", "python/object"),
         ("data: [1", "expected"),
         ("- 1\n- 2\n", "expected sections"),
+        ("[1, 2]: 3\n", "a key must be a plain word"),
         ("\x00", "not YAML"),
     ],
 )
@@ -102,6 +107,11 @@ def test_unusable_yaml_is_refused(tmp_path: Path, text: str, expected: str) -> N
     with pytest.raises(InputError, match=expected):
         load_config(write(tmp_path, text))
     assert not Path("owned").exists()
+
+
+def test_section_with_all_keys_commented_out_has_the_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "data: {root: x}\noptim:\n#  lr: 3\n"))
+    assert config.optim.lr == 0.01
 
 
 def test_missing_file() -> None:

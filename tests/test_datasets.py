@@ -137,7 +137,7 @@ LIST_FAULTS = {
     "train/images/x.png train/labels/a.png": r"1 listed images do not exist: .*x\.png",
     "train/images/a.png train/labels/x.png": r"1 images have no mask: a\.png; .*x\.png",
     "a.png b.png\na.png c.png": r"mine\.txt: 1 names occur twice: a",
-    " \r\n": r"mine\.txt lists no images",
+    " \r\n": r"mine\.txt' of .+ is empty",
 }
 
 

@@ -21,6 +21,7 @@ from sceneparse.data.loader import (
     EpochSampler,
     batches,
     evaluation_loader,
+    explained_worker_failures,
     training_loader,
 )
 from sceneparse.data.transforms import training_transform
@@ -228,9 +229,16 @@ def test_killed_worker_is_explained() -> None:
         list(batches(loader))
 
 
+def test_worker_killed_while_the_main_process_computes_is_explained() -> None:
+    loader = evaluation_loader(Killed(2), rank=0, world_size=1, workers=1, timeout=60)
+    with pytest.raises(InputError, match="a data worker died"), explained_worker_failures():
+        for _ in batches(loader):
+            time.sleep(1)
+
+
 def test_stuck_worker_is_explained() -> None:
     loader = evaluation_loader(Stuck(1), rank=0, world_size=1, workers=1, timeout=0.3)
-    with pytest.raises(InputError, match=r"no data for 0\.3 s; .* data\.timeout"):
+    with pytest.raises(InputError, match=r"a data worker is silent; .* data\.timeout"):
         list(batches(loader))
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import sceneparse
 from sceneparse.config import load_config
 from tools import eval_miou, make_scenes, train_seg
 
@@ -87,7 +92,7 @@ def test_readme_commands_parse() -> None:
     assert evaluating
     assert making
     for words in training:
-        options = train_seg.parser().parse_args(words)
+        options = train_seg.parser().parse_intermixed_args(words)
         load_config(ROOT / options.config, options.overrides)
     for words in evaluating:
         eval_miou.parser().parse_args(words)
@@ -115,3 +120,35 @@ def test_readme_make_targets_exist() -> None:
     assert {"quickstart", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_importing_opens_no_socket() -> None:
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in MODULES
+    ]
+    code = (
+        "import socket, importlib\n"
+        "def refuse(*_, **__): raise AssertionError('a socket was opened')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_python_runs() -> None:
+    sources = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(sources) == 3
+    predict, linear, spnet = sources
+    compile(predict, "README.md", "exec")
+    names: dict[str, object] = {"sceneparse": sceneparse}
+    exec("from collections.abc import Sequence\nfrom torch import Tensor, nn\n" + linear, names)
+    head = names["LinearHead"]([8, 16, 32, 64], 5)  # type: ignore[operator]
+    assert head([torch.zeros(1, 64, 4, 6)] * 4).shape == (1, 5, 4, 6)
+    with torch.device("meta"):
+        exec(spnet, names)
+    assert sum(p.numel() for p in names["model"].parameters()) == 47_737_254  # type: ignore[attr-defined]

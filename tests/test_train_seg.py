@@ -57,7 +57,7 @@ def test_train_and_evaluate(tiny: list[str], capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert call(eval_miou, folder / "last", "--save", "index", "color", "overlay") == 0
     printed = capsys.readouterr().out
-    output = folder / "last_eval_val"
+    output = folder / "eval_val_last"
     result = json.loads((output / "eval.json").read_text())
     for part in ("mean IoU", "pixel accuracy", "frequency-weighted", result["protocol"]):
         assert part in printed
@@ -207,12 +207,14 @@ def test_unusable_data_is_one_line_and_no_run_folder(
         ("model.pretrained=nothing.pth", "weights file 'nothing.pth' does not exist"),
         ("train.batch_size=64", "12 training images are fewer than train.batch_size 64"),
         ("train.amp=fp16", "fp16 needs a GPU"),
+        ("train.batch_size=1 augment.crop=[8,8]", "cannot train on 1 crops of 8x8"),
+        ("model.freeze=1", "freeze keeps pretrained weights"),
     ],
 )
 def test_unusable_settings_are_one_line_and_no_run_folder(
     tiny: list[str], capsys: pytest.CaptureFixture[str], override: str, expected: str
 ) -> None:
-    assert call(train_seg, "--config", QUICKSTART, *tiny, override) == 2
+    assert call(train_seg, "--config", QUICKSTART, *tiny, *override.split()) == 2
     said = capsys.readouterr()
     assert expected in said.err
     assert said.err.count("\n") == 1
@@ -225,9 +227,20 @@ def test_existing_folders_are_safe(tiny: list[str], capsys: pytest.CaptureFixtur
     assert "does not exist" in capsys.readouterr().err
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
+    capsys.readouterr()
     for options in ([], ["--overwrite"]):
         assert call(train_seg, "--config", QUICKSTART, *tiny, *options) == 2
     assert (folder / "thesis.tex").read_text() == "precious"
+
+
+def test_half_written_record_does_not_stop_a_resumed_run(tiny: list[str]) -> None:
+    short = [*tiny, "train.epochs=1"]
+    assert call(train_seg, "--config", QUICKSTART, *short) == 0
+    records = folder_of(tiny) / "metrics.jsonl"
+    before = records.read_text()
+    records.write_text(before + '{"kind": "train", "st')
+    assert call(train_seg, "--config", QUICKSTART, *short, "--resume") == 0
+    assert records.read_text() == before
 
 
 def test_resume_with_other_settings_is_refused(
@@ -252,6 +265,11 @@ def test_wrong_checkpoint_and_wrong_data_for_evaluation(
     (other / "colors.txt").unlink()
     assert call(eval_miou, folder_of(tiny), "--data", other) == 2
     assert "the data has 2 classes (cat, ...)" in capsys.readouterr().err
+    (other / "classes.txt").unlink()
+    assert call(eval_miou, folder_of(tiny), "--data", other, "--workers", 0) == 0
+    assert call(eval_miou, folder_of(tiny), "--workers", -1) == 2
+    assert call(eval_miou, folder_of(tiny) / "config.yaml") == 2
+    assert "is a file; give a run folder" in capsys.readouterr().err
 
 
 def test_help_and_print_config_answer_without_loading_torch(run_tool: RunTool) -> None:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli import run, tool_parser
+
+if TYPE_CHECKING:
+    from sceneparse.data.datasets import SegmentationDataset
+    from sceneparse.data.labels import LabelTable
+    from sceneparse.distributed import Process
+    from sceneparse.inference import Infer
+    from sceneparse.metrics import ConfusionMatrix
+    from sceneparse.models.segmentation import SegmentationModel
+    from sceneparse.precision import Compute
+    from sceneparse.report.pictures import Example
 
 EXAMPLES = """\
   python tools/eval_miou.py runs/quickstart
@@ -15,8 +26,9 @@ EXAMPLES = """\
   python tools/eval_miou.py runs/cityscapes_spnet101 --mode slide --crop 768 768
   torchrun --nproc_per_node=4 tools/eval_miou.py runs/ade20k_spnet50
 
-A run folder stands for its best checkpoint. Scores go to RUN/eval_SPLIT: eval.json, eval.csv,
-confusion.csv, examples.png, and with --save the folders index, color, overlay."""
+A run folder stands for its best checkpoint. Scores go to RUN/eval_SPLIT (eval_SPLIT_last and so on
+for another checkpoint): eval.json, eval.csv, confusion.csv, examples.png, and with --save the
+folders index, color, overlay."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         "--output", metavar="FOLDER", help="where results go; default RUN/eval_SPLIT"
     )
     result.add_argument("--workers", type=int, default=2, help="processes that read images")
-    result.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default="auto")
+    result.add_argument(
+        "--amp", choices=("auto", "bf16", "fp16", "off"), help="precision; default: as trained"
+    )
     return result
 
 
@@ -52,40 +66,52 @@ def main(options: argparse.Namespace) -> None:
     # Imported late so that --help answers at once.
     from sceneparse.checkpoint import load_model, resolve_checkpoint
     from sceneparse.distributed import join_processes
+    from sceneparse.errors import InputError
     from sceneparse.inference import create_infer
     from sceneparse.precision import Compute, choose_dtype
 
+    if options.workers < 0:
+        raise InputError(f"--workers must be 0 or more, got {options.workers}")
     model, meta = load_model(options.checkpoint)
     dataset = open_dataset(options, meta)
     split = options.split or meta["data"]["val_split"]
     mode = options.mode or meta["eval"]["mode"]
     infer, protocol = create_infer(mode, tuple(options.crop or meta["eval"]["crop"]))
-    output = Path(options.output or default_output(Path(options.checkpoint), split))
+    output = prepare_output(options, split)
     with join_processes() as process:
-        compute = Compute(process.device, choose_dtype(options.amp, process.device))
+        dtype = choose_dtype(options.amp or meta["config"]["train"]["amp"], process.device)
+        compute = Compute(process.device, dtype)
         compute.place_model(model)
         matrix, examples = evaluate_split(
-            model, dataset, meta, infer, compute, process, output, options
+            model,
+            dataset,
+            normalization=(meta["mean"], meta["std"]),
+            infer=infer,
+            compute=compute,
+            process=process,
+            workers=options.workers,
+            save=options.save,
+            output=output,
         )
         if process.is_main:
             print(f"checkpoint   {resolve_checkpoint(options.checkpoint)}")
             print(f"data         {len(dataset)} images, split {split}")
+            print(f"precision    {compute.name}")
             report(matrix, examples, dataset.table, protocol, output)
 
 
-def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> Any:  # noqa: ANN401
+def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> SegmentationDataset:
     """Open the split to evaluate; its classes must be those of the model."""
     from sceneparse.data.datasets import create_dataset
     from sceneparse.errors import InputError
 
     trained = meta["data"]
     name = options.dataset or trained["dataset"]
-    dataset = create_dataset(
-        name,
-        options.data or trained["root"],
-        options.split or trained["val_split"],
-        trained["classes"] if name == trained["dataset"] else None,
-    )
+    root = options.data or trained["root"]
+    # A folder need not name the classes that the model knows.
+    unnamed = name == "folder" and not (Path(root) / "classes.txt").is_file()
+    split = options.split or trained["val_split"]
+    dataset = create_dataset(name, root, split, meta["classes"] if unnamed else None)
     if dataset.table.names != meta["classes"]:
         raise InputError(
             f"the data has {dataset.table.num_classes} classes ({dataset.table.names[0]}, ...), "
@@ -94,68 +120,83 @@ def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> Any:  # n
     return dataset
 
 
-def default_output(checkpoint: Path, split: str) -> Path:
-    """Put results into the run folder, or beside a checkpoint folder that was named itself."""
-    name = f"eval_{Path(split).stem}"
-    if (checkpoint / "meta.json").is_file():
-        return checkpoint.parent / f"{checkpoint.name}_{name}"
-    return checkpoint / name
+def prepare_output(options: argparse.Namespace, split: str) -> Path:
+    """Make the folder for results: in the run folder, unless another one is asked for."""
+    from sceneparse.errors import InputError
+
+    checkpoint, name = Path(options.checkpoint), f"eval_{Path(split).stem}"
+    output = checkpoint / name
+    if (checkpoint / "meta.json").is_file():  # a checkpoint was named itself
+        run_folder = checkpoint.parent
+        run_folder = run_folder.parent if run_folder.name == "checkpoints" else run_folder
+        output = run_folder / f"{name}_{checkpoint.name}"
+    output = Path(options.output) if options.output else output
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write results to '{output}': {error.strerror}") from error
+    return output
 
 
-def evaluate_split(  # noqa: PLR0913, PLR0917 - what an evaluation consists of
-    model: Any,  # noqa: ANN401 - types of torch, which is imported late
-    dataset: Any,  # noqa: ANN401
-    meta: dict[str, Any],
-    infer: Any,  # noqa: ANN401
-    compute: Any,  # noqa: ANN401
-    process: Any,  # noqa: ANN401
+def evaluate_split(  # noqa: PLR0913 - what an evaluation consists of
+    model: SegmentationModel,
+    dataset: SegmentationDataset,
+    *,
+    normalization: tuple[Sequence[float], Sequence[float]],
+    infer: Infer,
+    compute: Compute,
+    process: Process,
+    workers: int,
+    save: Sequence[str],
     output: Path,
-    options: argparse.Namespace,
-) -> tuple[Any, list[Any]]:
+) -> tuple[ConfusionMatrix, list[Example]]:
     """Evaluate this process's share and write the PNGs asked for; return counts and examples."""
     from sceneparse.data.doctor import spread
-    from sceneparse.data.loader import batches, evaluation_loader
+    from sceneparse.data.loader import batches, evaluation_loader, explained_worker_failures
     from sceneparse.engine import evaluate
     from sceneparse.inference import Normalization
     from sceneparse.logs import Progress
     from sceneparse.report.pictures import ExampleCollector, save_prediction
 
     table = dataset.table
-    shown = {dataset.pairs[index].name for index in spread(len(dataset), 5)}
-    collector = ExampleCollector(shown)
+    collector = ExampleCollector({dataset.pairs[i].name for i in spread(len(dataset), 5)})
     progress = Progress(len(dataset), "images", quiet=not process.is_main)
 
-    def after_batch(batch: Any, labels: Any) -> None:  # noqa: ANN401
+    def after_batch(batch: Any, labels: Any) -> None:  # noqa: ANN401 - torch is imported late
         collector.add(batch, labels)
         for image, name, prediction in zip(batch.images, batch.names, labels, strict=True):
-            for kind in options.save:
+            for kind in save:
                 save_prediction(
                     kind, output / kind / f"{name}.png", image, prediction, table.colors
                 )
         progress.advance(len(batch.names) * process.world_size)
 
     loader = evaluation_loader(
-        dataset,
-        rank=process.rank,
-        world_size=process.world_size,
-        workers=options.workers,
-        timeout=300,
+        dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
     )
-    matrix = evaluate(
-        model,
-        batches(loader),
-        num_classes=table.num_classes,
-        ignore_index=table.ignore_index,
-        infer=infer,
-        normalize=Normalization(tuple(meta["mean"]), tuple(meta["std"])),
-        compute=compute,
-        after_batch=after_batch,
-    )
+    mean, std = normalization
+    with explained_worker_failures():
+        matrix = evaluate(
+            model,
+            batches(loader),
+            num_classes=table.num_classes,
+            ignore_index=table.ignore_index,
+            infer=infer,
+            normalize=Normalization(tuple(mean), tuple(std)),  # type: ignore[arg-type]
+            compute=compute,
+            after_batch=after_batch,
+        )
     progress.close()
     return matrix, collector.examples
 
 
-def report(matrix: Any, examples: list[Any], table: Any, protocol: str, output: Path) -> None:  # noqa: ANN401
+def report(
+    matrix: ConfusionMatrix,
+    examples: list[Example],
+    table: LabelTable,
+    protocol: str,
+    output: Path,
+) -> None:
     """Print the table and the rules it was made by; write the files beside it."""
     from sceneparse.metrics import ABSENT_CLASS_RULE
     from sceneparse.report.pictures import example_grid, save_png

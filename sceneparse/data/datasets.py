@@ -75,14 +75,15 @@ def create_dataset(
         raise unknown_name("data set", dataset, DATASETS)
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"data folder '{root}' does not exist; set data.root")
+        raise InputError(
+            f"data folder '{root}' does not exist; set data.root (--data in tools/eval_miou.py)"
+        )
     layout = DATASETS[dataset]
     if classes is not None and layout.table is not None:
         raise InputError(f"data.classes goes with dataset 'folder'; '{dataset}' has its own table")
     table = folder_table(root, classes) if layout.table is None else load_label_table(layout.table)
-    if split.endswith((".txt", ".csv", ".tsv")):
-        return SegmentationDataset(_listed_pairs(root, root / split), table)
-    pairs = layout.find_pairs(root, split)
+    listed = split.endswith((".txt", ".csv", ".tsv"))
+    pairs = _listed_pairs(root, root / split) if listed else layout.find_pairs(root, split)
     if not pairs:
         raise InputError(f"split '{split}' of {root} is empty")
     if dataset == "cityscapes" and pairs[0].mask.stem.endswith("_labelTrainIds"):
@@ -193,15 +194,13 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
     for number, line in enumerate(_read_lines(list_file), start=1):
         separator = next((mark for mark in ("\t", ",") if mark in line), None)
         parts = [part.strip() for part in line.split(separator)]
-        if len(parts) != 2:
+        if len(parts) != 2 or "\0" in line or not all(Path(part).name for part in parts):
             raise InputError(
                 f"{list_file}, line {number}: expected 'image mask', got '{line}'; "
                 "separate paths that contain spaces by a tab or comma"
             )
         image, mask = (_inside(root, part, list_file) for part in parts)
         pairs.append(Pair(image, mask, Path(parts[0]).with_suffix("").as_posix()))
-    if not pairs:
-        raise InputError(f"{list_file} lists no images")
     repeated = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
     if repeated:
         raise InputError(f"{list_file}: {len(repeated)} names occur twice: {first_few(repeated)}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import albumentations as A
 import cv2
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.transforms import apply_seeded
 from sceneparse.errors import InputError
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 
 class Batch(NamedTuple):
@@ -64,37 +67,44 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield [(self._epoch, int(index)) for index in order[start : start + self.micro_batch]]
 
 
-class AugmentedSamples(Dataset[Any]):
-    """Augmented samples by (epoch, index). An unusable file is returned as its error, not raised.
+class Samples(Dataset[Any]):
+    """Samples as tensors; an unusable file is returned as its error, not raised.
 
     Raised in a worker, an error would reach the main process wrapped in another traceback.
     """
-
-    def __init__(self, dataset: SegmentationDataset, transform: A.Compose, seed: int) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str] | InputError:
-        epoch, index = key
-        try:
-            image, mask, name = self.dataset[index]
-        except InputError as error:
-            return error
-        image, mask = apply_seeded(self.transform, image, mask, (self.seed, epoch, index))
-        return image_tensor(image), mask_tensor(mask), name
-
-
-class PlainSamples(Dataset[Any]):
-    """Unchanged samples by index, for evaluation; unusable files as in AugmentedSamples."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str] | InputError:
+        return self.load(index)
+
+    def load(
+        self, index: int, change: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    ) -> tuple[Tensor, Tensor, str] | InputError:
+        """Read a sample and `change` image and mask, if asked to."""
         try:
             image, mask, name = self.dataset[index]
         except InputError as error:
             return error
+        if change is not None:
+            image, mask = change(image, mask)
         return image_tensor(image), mask_tensor(mask), name
+
+
+class AugmentedSamples(Samples):
+    """Augmented samples by (epoch, index)."""
+
+    def __init__(self, dataset: SegmentationDataset, transform: A.Compose, seed: int) -> None:
+        super().__init__(dataset)
+        self.transform, self.seed = transform, seed
+
+    def __getitem__(  # type: ignore[override]
+        self, key: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, str] | InputError:
+        epoch, index = key
+        seed = (self.seed, epoch, index)
+        return self.load(index, lambda image, mask: apply_seeded(self.transform, image, mask, seed))
 
 
 def image_tensor(image: np.ndarray[Any, Any]) -> Tensor:
@@ -118,9 +128,10 @@ def _collate(samples: Sequence[Any]) -> Batch | InputError:
 def _start_worker(_: int) -> None:
     # Workers times OpenCV threads would fight for the cores that the network needs.
     cv2.setNumThreads(0)
-    # Ctrl-C reaches workers too; the main process decides when they end.
+    # Signals to stop reach workers too; they leave it to the main process, which sends another.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
@@ -147,24 +158,36 @@ def evaluation_loader(
     """Load every `world_size`-th sample at its own size: each image on exactly one process."""
     indices = range(rank, len(dataset), world_size)
     options = _loader_options(min(workers, len(indices)), timeout)
-    return DataLoader(PlainSamples(dataset), batch_size=1, sampler=indices, **options)
+    return DataLoader(Samples(dataset), batch_size=1, sampler=indices, **options)
 
 
 def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Iterate a loader, turning unusable files and failed workers into InputError."""
-    try:
+    """Iterate a loader, raising the InputError of an unusable file here."""
+    with explained_worker_failures():
         for batch in loader:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
+
+
+@contextmanager
+def explained_worker_failures() -> Iterator[None]:
+    """Turn the failures of data workers into InputError with the remedy.
+
+    torch reports a killed worker wherever the main process happens to be, so that this belongs
+    around whole loops.
+    """
+    died = "a data worker died, likely for lack of memory; lower data.workers"
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise InputError(died) from error
     except RuntimeError as error:
-        # torch has no types of its own for these two.
-        if "exited unexpectedly" in str(error):
+        # torch has no types of its own for these.
+        if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+            raise InputError(died) from error
+        if "DataLoader timed out" in str(error):
             raise InputError(
-                "a data worker died, likely for lack of memory; lower data.workers"
-            ) from error
-        if "timed out" in str(error):
-            raise InputError(
-                f"no data for {loader.timeout:g} s; is the disk stuck? else raise data.timeout"
+                "a data worker is silent; is the disk stuck? else raise data.timeout"
             ) from error
         raise

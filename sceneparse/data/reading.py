@@ -5,6 +5,7 @@ A file that is truncated, of another kind, or too large never passes in silence.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,22 @@ from sceneparse.errors import InputError
 
 # Pillow opens 16-bit grey as any of these, depending on the format.
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
+
+# Pillow spreads 2- and 4-bit grey over 0..255; a mask wants the stored values back.
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+_GREY_STEP = "grey_step"
+# Pillow raises any of these on damaged data, depending on the format.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    IndexError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -42,7 +59,8 @@ def read_mask(path: Path) -> NDArray[Any]:
     """
     image = _decode(path)
     if image.mode in {"L", "P"}:
-        return np.asarray(image)
+        stored: NDArray[np.uint8] = np.asarray(image) // image.info.get(_GREY_STEP, 1)
+        return stored
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in _SIXTEEN_BIT:
@@ -51,14 +69,6 @@ def read_mask(path: Path) -> NDArray[Any]:
         f"{path}: a mask must hold one label value per pixel (8 or 16-bit grey, or palette), "
         f"this one is {image.mode}; convert colours to label values first"
     )
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) as `read_image` would give them, reading the header only."""
-    with _open(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
-    return (width, height) if turned else (height, width)
 
 
 def _sixteen_bit(image: Image.Image, path: Path) -> NDArray[np.uint16]:
@@ -82,12 +92,14 @@ def _open(path: Path) -> Image.Image:
 
 def _decode(path: Path) -> Image.Image:
     with _open(path) as image:
+        raw_mode = image.tile[0][3] if image.tile else None
         try:
             image.load()
-            return ImageOps.exif_transpose(image)
-        # Pillow raises any of these on damaged data, depending on the format.
-        except (OSError, ValueError, SyntaxError, IndexError, EOFError, MemoryError) as error:
+            upright = ImageOps.exif_transpose(image)
+        except _DAMAGE as error:
             raise InputError(f"{path}: damaged or truncated: {_reason(error)}") from error
+    upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    return upright
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Color = tuple[int, int, int]
+from sceneparse.data.labels import Color
 
 CLASSES: dict[str, Color] = {
     "sky": (70, 130, 180),
@@ -254,8 +254,10 @@ def write_dataset(
     index = 0
     for split, count in counts.items():
         images, labels = root / split / "images", root / split / "labels"
-        images.mkdir(parents=True, exist_ok=True)
-        labels.mkdir(parents=True, exist_ok=True)
+        for folder in (images, labels):
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob("scene_*"):
+                old.unlink()
         for _ in range(count):
             image, mask = render_scene(*size, seed, index)
             Image.fromarray(image).save(images / f"scene_{index:05d}.jpg", quality=92)

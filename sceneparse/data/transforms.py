@@ -7,20 +7,16 @@ cropping one after the other, up to interpolation.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from typing import Any
 
+import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.labels import Labels
-
-# albumentations asks a server for its newest version on import unless told not to.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A
 
 Matrix = NDArray[np.float64]
 # Bilinear samples of an image shrunk by more than this skip pixels (aliasing).
@@ -83,9 +79,19 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         """Warp the image, bilinear; area-filtered first where it shrinks much."""
         if img.shape[0] > _LARGEST_BILINEAR_SHRINK * scaled[0]:
             img = cv2.resize(img, scaled[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        matrix = _scaling(scaled, img.shape[:2]) @ crop_to_scaled
-        warped: NDArray[np.uint8] = self._warp(img, matrix, cv2.INTER_LINEAR, self.fill)
-        return warped
+        size = img.shape[:2]
+        to_source = _between_pixel_centres(_scaling(scaled, size) @ crop_to_scaled)
+        # Edge pixels are repeated, so that the rim keeps its colours; then all beyond is filled.
+        warped: Any = cv2.warpAffine(
+            img,
+            to_source[:2],
+            self.crop[::-1],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        warped[self._nearest(np.ones(size, np.uint8), to_source, 0) == 0] = self.fill
+        filled: NDArray[np.uint8] = warped
+        return filled
 
     def apply_to_mask(
         self,
@@ -95,25 +101,30 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         **_: Any,  # noqa: ANN401
     ) -> Labels:
         """Warp the mask, nearest neighbour."""
-        matrix = _scaling(scaled, mask.shape[:2]) @ crop_to_scaled
-        warped: Labels = self._warp(mask, matrix, cv2.INTER_NEAREST, (self.fill_mask,))
-        return warped
+        to_source = _between_pixel_centres(_scaling(scaled, mask.shape[:2]) @ crop_to_scaled)
+        return self._nearest(mask, to_source, self.fill_mask)
 
-    def _warp(self, array: Any, matrix: Matrix, interpolation: int, fill: Sequence[int]) -> Any:  # noqa: ANN401
-        # Matrices above act on positions whose pixel centres lie at +0.5; OpenCV's at +0.
-        to_source = _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)
-        return cv2.warpAffine(
-            array,
+    def _nearest(self, mask: Labels, to_source: Matrix, fill: int) -> Labels:
+        warped: Any = cv2.warpAffine(
+            mask,
             to_source[:2],
             self.crop[::-1],
-            flags=interpolation | cv2.WARP_INVERSE_MAP,
+            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
-            borderValue=fill,
+            borderValue=(fill,),
         )
+        labels: Labels = warped
+        return labels
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
         """Name the constructor's arguments, for albumentations' own repr and serialisation."""
         return "crop", "scale", "rotate", "flip", "fill", "fill_mask"
+
+
+def _between_pixel_centres(matrix: Matrix) -> Matrix:
+    """Let a matrix for positions with pixel centres at +0.5 take and give OpenCV's, at +0."""
+    result: Matrix = _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)
+    return result
 
 
 def _translation(x: float, y: float) -> Matrix:

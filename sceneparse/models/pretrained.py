@@ -6,6 +6,7 @@ Files are safetensors, or .pth/.pt/.th read with weights_only: a pickle that run
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,22 +39,32 @@ _IMAGENET_NAMES = {
 def read_weights(path: str | Path) -> State:
     """Read named tensors from a .safetensors, .pth, .pt or .th file, without running its code.
 
-    A `state_dict` key around the tensors and a `module.` or `_orig_mod.` prefix are taken off.
+    A `state_dict` or `model` key around the tensors and the prefixes of wrappers are taken off.
     Raises InputError for a missing, damaged or malicious file.
     """
     path = Path(path)
     content = _read_file(path)
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    while wrapped := _inner_state(content):
+        content = wrapped
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise InputError(f"{path}: expected named tensors, found {type(content).__name__}")
     state = dict(content)
-    for prefix in ("module.", "_orig_mod."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while prefix := next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+# DataParallel and DDP, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def _inner_state(content: Any) -> Mapping[Any, Any] | None:  # noqa: ANN401 - a file holds anything
+    if not isinstance(content, Mapping):
+        return None
+    inner = (content.get(key) for key in ("state_dict", "model"))
+    return next((value for value in inner if isinstance(value, Mapping) and value), None)
 
 
 def _read_file(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
@@ -67,7 +78,16 @@ def _read_file(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
         raise InputError(
             f"{path}: refused, it is damaged or holds more than tensors and plain values"
         ) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    # What torch raises on garbage depends on the garbage.
+    except (
+        SafetensorError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        LookupError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise InputError(f"{path}: damaged or not a weights file: {str(error)[:120]}") from error
 
 
@@ -100,30 +120,39 @@ def load_backbone(
 ) -> None:
     """Fill a backbone with weights: "imagenet" (downloaded by timm) or the path of a file.
 
-    `name` and `stem` are those the backbone was built with. `say` is told which keys of the file
-    belong to its classifier and were left out.
+    A file holds an ImageNet model of the backbone's kind, or a whole model of ours. `name` and
+    `stem` are those the backbone was built with. `say` is told what was left out.
     """
     if pretrained == "imagenet":
-        source = _IMAGENET_NAMES.get((name, stem), name)
-        state = _imagenet_state(name, stem)
+        source, state = _imagenet_weights(backbone, name, stem)
     else:
         source, state = pretrained, read_weights(pretrained)
-    if isinstance(backbone, TimmBackbone):
+    own = {
+        key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")
+    }
+    if own:
+        dropped = [key for key in state if not key.startswith("backbone.")]
+        load_strict(backbone, own, source)
+    elif isinstance(backbone, TimmBackbone):
         dropped = _load_timm(backbone, state, source)
-    elif isinstance(backbone, ResNet):
-        dropped = _load_resnet(backbone, state, source)
     else:
-        raise InputError(f"backbone '{name}' takes no pretrained weights")
-    left_out = f"; left out its classifier: {first_few(dropped, 4)}" if dropped else ""
+        dropped = _load_resnet(backbone, state, source)
+    left_out = f"; left out its heads: {first_few(dropped, 4)}" if dropped else ""
     say(f"backbone weights from {source}{left_out}")
 
 
-def _load_resnet(backbone: ResNet, state: State, source: str) -> list[str]:
+def _with_counters(state: State, module: nn.Module) -> State:
+    """Fill in batch norm's counters, which older files lack."""
+    own = module.state_dict()
+    return {**{key: own[key] for key in own if key.endswith("num_batches_tracked")}, **state}
+
+
+def _load_resnet(backbone: nn.Module, state: State, source: str) -> list[str]:
     """ImageNet files have a classifier that we drop, and lack attention, which starts afresh."""
     dropped = [name for name in state if name.startswith("fc.")]
     own = {key: value for key, value in backbone.state_dict().items() if ".attention." in key}
     kept = {key: value for key, value in state.items() if key not in dropped}
-    load_strict(backbone, {**own, **kept}, source)
+    load_strict(backbone, _with_counters({**own, **kept}, backbone), source)
     return dropped
 
 
@@ -154,14 +183,20 @@ def _classifier_keys(whole: nn.Module) -> set[str]:
     return {key for key in whole.state_dict() if any(key.startswith(f"{p}.") for p in prefixes)}
 
 
-def _imagenet_state(name: str, stem: str) -> State:
-    source = _IMAGENET_NAMES.get((name, stem), name)
-    if (name, stem) not in _IMAGENET_NAMES and not timm.is_model(name):
-        known = ", ".join(f"{model} with stem {kind}" for model, kind in _IMAGENET_NAMES)
-        raise InputError(f"no ImageNet weights for {name} with stem {stem}; there are: {known}")
+def _imagenet_weights(backbone: nn.Module, name: str, stem: str) -> tuple[str, State]:
+    """Return the name of timm's weights for a backbone, and the weights."""
+    source = name
+    if isinstance(backbone, ResNet):
+        if (name, stem) not in _IMAGENET_NAMES or backbone.base_width != 64:
+            known = ", ".join(f"{model} with stem {kind}" for model, kind in _IMAGENET_NAMES)
+            raise InputError(
+                f"no ImageNet weights for {name} with stem {stem} and base_width "
+                f"{backbone.base_width}; there are: {known}, all with base_width 64"
+            )
+        source = _IMAGENET_NAMES[name, stem]
     cfg = timm.get_pretrained_cfg(source)
     try:
-        return dict(timm.create_model(source, pretrained=True).state_dict())
+        return source, dict(timm.create_model(source, pretrained=True).state_dict())
     except Exception as error:  # timm and the hub raise many types; the remedy is the same
         where = getattr(cfg, "hf_hub_id", None) or getattr(cfg, "url", None) or source
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sceneparse.errors import unknown_name
+from sceneparse.errors import InputError, unknown_name
 
 Attention = Callable[[int], nn.Module]
 Stem = Literal["deep", "plain"]
@@ -112,6 +112,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.output_stride = output_stride
+        self.base_width = base_width
         widths = [base_width * 2**stage for stage in range(4)]
         self.channels = tuple(width * block.expansion for width in widths)
         self.conv1, stem_channels = _stem(stem, base_width)
@@ -147,11 +148,18 @@ class ResNet(nn.Module):
         return maps
 
     def first_stages(self, count: int) -> list[nn.Module]:
-        """Return the modules of the stem and the first `count` stages."""
-        if count == 0:
-            return []
-        stages = [self.get_submodule(f"layer{stage + 1}") for stage in range(count)]
-        return [self.conv1, self.bn1, *stages]
+        """Return the modules of the stem and the first `count` stages, without attention blocks.
+
+        Attention has no pretrained weights to keep.
+        """
+        parts = ("conv1", "bn1", *(f"layer{stage + 1}" for stage in range(count)))
+        return [
+            module
+            for name, module in self.named_modules()
+            if name.split(".")[0] in parts
+            and "attention" not in name.split(".")
+            and not isinstance(module, nn.Sequential | BasicBlock | Bottleneck)
+        ]
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -220,6 +228,9 @@ def create_resnet(
         raise unknown_name("ResNet", name, RESNETS)
     if output_stride not in _STRIDES_AND_DILATIONS:
         raise unknown_name("output stride", str(output_stride), map(str, _STRIDES_AND_DILATIONS))
+    if base_width < 8 or base_width % 8:
+        # oneDNN's gradients of strided 1x1 convolutions of 4 channels are wrong (seen on AVX2).
+        raise InputError(f"base_width must be a multiple of 8, got {base_width}")
     block, depths = RESNETS[name]
     return ResNet(
         block,

@@ -24,20 +24,26 @@ class SegmentationModel(nn.Module):
         self.backbone = backbone
         self.head = head
         self.aux_head = aux_head
-        self._frozen: list[nn.Module] = []
+        self.frozen_stages = 0
 
     def freeze_stages(self, count: int) -> None:
         """Keep stem and first `count` stages of the backbone as they are, batch statistics too."""
-        self._frozen = self.backbone.first_stages(count)  # type: ignore[operator]
-        for module in self._frozen:
+        self.frozen_stages = count
+        for module in self._frozen_modules():
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SegmentationModel:
         """Switch between training and evaluation; frozen stages stay in evaluation."""
         super().train(mode)
-        for module in self._frozen:
+        for module in self._frozen_modules():
             module.eval()
         return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages == 0:
+            return []
+        modules: list[nn.Module] = self.backbone.first_stages(self.frozen_stages)  # type: ignore[operator]
+        return modules
 
     @property
     def output_stride(self) -> int:

@@ -36,19 +36,23 @@ class TimmBackbone(nn.Module):
         self._stage_ends: list[str] = info.module_name()[-4:]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.features(x)[-4:]
-        return maps
+        maps = self.features(x)[-4:]
+        # Some timm transformers return (B, H, W, C).
+        return [
+            x if x.shape[1] == channels else x.permute(0, 3, 1, 2).contiguous()
+            for x, channels in zip(maps, self.channels, strict=True)
+        ]
 
     def first_stages(self, count: int) -> list[nn.Module]:
         """Return the modules that the first `count` maps are computed with, in timm's order."""
-        if count == 0:
-            return []
         owners = [(n, m) for n, m in self.features.named_modules() if _owns_tensors(m)]
         # timm's feature wrappers flatten nested names: stages.0 becomes stages_0.
         end = self._stage_ends[count - 1]
         ends = (f"{end}.", f"{end.replace('.', '_')}.")
-        last = max(i for i, (name, _) in enumerate(owners) if f"{name}.".startswith(ends))
-        return [module for _, module in owners[: last + 1]]
+        inside = [i for i, (name, _) in enumerate(owners) if f"{name}.".startswith(ends)]
+        if not inside:
+            raise InputError(f"backbone '{self.name}' has no stages to freeze; set model.freeze: 0")
+        return [module for _, module in owners[: inside[-1] + 1]]
 
 
 def _owns_tensors(module: nn.Module) -> bool:

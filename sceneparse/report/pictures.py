@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from sceneparse.data.labels import Color
 from sceneparse.data.loader import Batch
 
 Picture = NDArray[np.uint8]
-Color = tuple[int, int, int]
 _MARGIN = 8
 _TEXT_SIZE = 15
 _INK = (30, 30, 30)

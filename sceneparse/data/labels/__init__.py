@@ -181,7 +181,10 @@ def _lines(path: Path) -> list[str]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in lines:
+        raise InputError(f"{path}, line {lines.index('') + 1}: empty; line k stands for label k")
+    return lines
 
 
 def _color(line: str, source: Path) -> Color:
