@@ -151,6 +151,41 @@ def test_two_processes_count_the_same_as_one(tiny: list[str], run_tool: RunTool)
     assert sum(counted) == 5 * 64 * 96
 
 
+def write_cityscapes(root: Path) -> None:
+    """Two images a split in the official layout, with raw ids that the table maps and ignores."""
+    random = np.random.default_rng(0)
+    for split, city in (("train", "aachen"), ("val", "lindau")):
+        images, masks = (root / kind / split / city for kind in ("leftImg8bit", "gtFine"))
+        images.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        for number in range(2):
+            name = f"{city}_{number:06d}_000019"
+            image = random.integers(0, 256, (64, 128, 3), dtype=np.uint8)
+            Image.fromarray(image).save(images / f"{name}_leftImg8bit.png")
+            mask = random.choice([0, 1, 7, 8, 11, 21, 23, 26, 33, 255], (8, 16)).astype(np.uint8)
+            mask = mask.repeat(8, axis=0).repeat(8, axis=1)
+            Image.fromarray(mask).save(masks / f"{name}_gtFine_labelIds.png")
+
+
+@pytest.mark.parametrize("dataset", ["cityscapes", "ade20k"])
+def test_official_layouts_train_and_evaluate(
+    dataset: str, tiny: list[str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    root = tmp_path / "cityscapes"
+    num_classes = 19
+    if dataset == "cityscapes":
+        write_cityscapes(root)
+    else:
+        root, num_classes = request.getfixturevalue("shared") / "data" / "ade20k", 150
+    settings = [*tiny, f"data.dataset={dataset}", f"data.root={root}", "train.epochs=1"]
+    assert call(train_seg, "--config", QUICKSTART, *settings, "train.batch_size=2") == 0
+    assert call(eval_miou, folder_of(tiny), "--mode", "slide", "--crop", 64, 96) == 0
+    result = json.loads((folder_of(tiny) / "eval_val" / "eval.json").read_text())
+    assert len(result["classes"]) == num_classes
+    assert "sliding window 64x96" in result["protocol"]
+    assert sum(row["pixels"] for row in result["classes"]) > 0
+
+
 def remove_a_mask(root: Path) -> None:
     next((root / "train" / "labels").iterdir()).unlink()
 
