@@ -177,10 +177,10 @@ def _lane_marks(scene: _Scene) -> None:
         for start in np.arange(0.05, 1.05, dash * 2):
             end = min(start + dash * (0.5 + start), start + dash * 1.6)
             corners = (
-                (side - 0.04, start),
-                (side + 0.04, start),
-                (side + 0.04, end),
-                (side - 0.04, end),
+                (side - 0.055, start),
+                (side + 0.055, start),
+                (side + 0.055, end),
+                (side - 0.055, end),
             )
             scene.fill([scene.place(s, d)[:2] for s, d in corners], "lane mark", color)
 
@@ -203,8 +203,8 @@ def _pedestrian(scene: _Scene, depth: float) -> None:
     x, y, scale = scene.place(
         float(scene.random.choice([-1, 1]) * scene.random.uniform(0.75, 1.5)), depth
     )
-    tall = 0.46 * scene.half_road * scale
-    wide = 0.28 * tall
+    tall = 0.56 * scene.half_road * scale
+    wide = 0.3 * tall
     trousers, shirt, skin = scene.shade(30, 90), scene.paint(), np.array([205.0, 160.0, 130.0])
     for leg in (-0.25, 0.25):
         scene.box(x + leg * wide, y, (0.48 * tall, 0.34 * wide), "pedestrian", trousers)
