@@ -36,15 +36,21 @@ class Normalization:
 
 
 def whole_image(model: SegmentationModel, images: Tensor) -> Tensor:
-    """Run the network once on whole images, padded at the right and bottom to its output stride.
+    """Run the network once on whole images, padded at the right and bottom.
 
+    Padded to a multiple of the output stride plus one, feature i lies exactly at pixel i * stride,
+    which is where resizing with aligned corners puts it.
     Shape: (B, 3, H, W) -> logits (B, K, H, W), float32
     """
     height, width = images.shape[-2:]
     stride = model.output_stride
-    padded = F.pad(images, (0, -width % stride, 0, -height % stride))
-    logits = model(padded, upsample=False)["out"].float()
-    return resize(logits, padded.shape[-2:])[..., :height, :width]
+    padded = F.pad(images, (0, (1 - width) % stride, 0, (1 - height) % stride))
+    return _full_size_logits(model, padded)[..., :height, :width]
+
+
+def _full_size_logits(model: SegmentationModel, images: Tensor) -> Tensor:
+    logits = model(images, upsample=False)["out"].float()
+    return resize(logits, images.shape[-2:])
 
 
 def sliding_window(
@@ -67,7 +73,7 @@ def sliding_window(
     for first in range(0, len(corners), batch):
         chosen = corners[first : first + batch]
         windows = [padded[..., top : top + crop[0], left : left + crop[1]] for top, left in chosen]
-        probabilities = whole_image(model, torch.cat(windows)).softmax(dim=1)
+        probabilities = _full_size_logits(model, torch.cat(windows)).softmax(dim=1)
         if total is None:
             total = probabilities.new_zeros(len(images), probabilities.shape[1], *padded.shape[-2:])
         for (top, left), part in zip(chosen, probabilities.split(len(images)), strict=True):

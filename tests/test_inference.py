@@ -87,20 +87,22 @@ def test_sliding_averages_overlaps() -> None:
     torch.testing.assert_close(sliding_window(model, image, crop=(4, 6)), total / seen)
 
 
-def test_whole_image_pads_to_the_stride_and_cuts_back() -> None:
-    class Stride8(nn.Module):
+@pytest.mark.parametrize("size", [(13, 17), (16, 24), (17, 25), (1, 1), (360, 480)])
+def test_whole_image_puts_every_feature_where_it_was_computed(size: tuple[int, int]) -> None:
+    class EveryEighthPixel(nn.Module):
         output_stride = 8
 
         def forward(self, x: Tensor) -> list[Tensor]:
-            assert x.shape[-2] % 8 == x.shape[-1] % 8 == 0
-            return [nn.functional.avg_pool2d(x, 8)]
+            return [x[..., ::8, ::8]]
 
-    model = SegmentationModel(Stride8(), FirstMap()).eval()
-    image = torch.randn(1, 3, 13, 17)
-    padded = nn.functional.pad(image, (0, 7, 0, 3))
-    logits = nn.functional.avg_pool2d(padded, 8) * 2 + 1
-    full = nn.functional.interpolate(logits, (16, 24), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(whole_image(model, image), full[..., :13, :17])
+    model = SegmentationModel(EveryEighthPixel(), FirstMap()).eval()
+    y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    image = torch.stack([y, x, y + x])[None].float()
+    scores = whole_image(model, image)
+    # a linear image sampled at every eighth pixel and resized is itself, away from the padding
+    rows, columns = (length - (length - 1) % 8 for length in size)
+    expected = (image * 2 + 1)[..., :rows, :columns]
+    torch.testing.assert_close(scores[..., :rows, :columns], expected)
 
 
 def test_non_finite_scores_are_an_error() -> None:
