@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["sceneparse", "sceneparse.*"]),
-    package_data={"sceneparse": ["py.typed", "data/labels/*.csv"]},
+    package_data={"sceneparse": ["py.typed", "data/labels/*.csv", "report/*.html"]},
     python_requires=">=3.10",
     install_requires=[
         # Older releases have a hole in weights_only loading.
@@ -35,6 +35,8 @@ setup(
         "pydantic>=2",
         "safetensors",
         "tqdm",
+        "jinja2",
+        "huggingface_hub",
     ],
     extras_require={
         "dev": [
@@ -45,6 +47,7 @@ setup(
             "types-tqdm",
             "torchmetrics",
             "hypothesis",
+            "pycocotools",
         ],
     },
 )

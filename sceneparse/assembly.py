@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,29 +19,33 @@ from torch.utils.data import DataLoader
 import sceneparse
 from sceneparse.checkpoint import read_meta, read_training_state, resolve_checkpoint
 from sceneparse.config import SegConfig, render_config
+from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
+from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.doctor import check_samples, spread
 from sceneparse.data.loader import (
     AugmentedSamples,
-    EpochSampler,
     evaluation_loader,
     training_loader,
 )
+from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.distributed import Process, check_on_main
 from sceneparse.engine import Stepper
-from sceneparse.errors import InputError, first_few
+from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference import Normalization, create_infer
-from sceneparse.logs import forget_records_after
+from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone, load_strict
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
-from sceneparse.precision import Compute, choose_dtype
-from sceneparse.training import Training
-
-# Settings that a resumed run may change: they say where things are, not what is computed.
-_FREE_SETTINGS = ("output", "data.root", "data.workers", "data.timeout", "data.check")
+from sceneparse.precision import Compute, amp_name, choose_dtype
+from sceneparse.run_folder import (
+    create_run_folder,
+    refuse_changed_settings,
+    refuse_existing_run,
+)
+from sceneparse.training import Loss, Training
 
 
 def prepare_training(
@@ -54,15 +57,18 @@ def prepare_training(
     """
     folder = Path(config.output)
     say = partial(_say, process)
-    check_on_main(process, lambda: _refuse_existing_run(folder, resume=resume, overwrite=overwrite))
-    dtype = choose_dtype(config.train.amp, process.device)
+    check_on_main(process, lambda: refuse_existing_run(folder, resume=resume, overwrite=overwrite))
+    saved = read_meta(resolve_checkpoint(folder, prefer="last")) if resume else None
+    # What "auto" once chose stays, whatever this machine is fast at.
+    amp = saved["amp"] if saved and config.train.amp == "auto" else config.train.amp
+    dtype = choose_dtype(amp, process.device)
     compute = Compute(process.device, dtype, config.train.channels_last)
     train_set, val_set = (
         create_dataset(config.data.dataset, config.data.root, split, config.data.classes)
         for split in (config.data.train_split, config.data.val_split)
     )
     check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set), say))
-    sampler = _create_sampler(config, process, len(train_set))
+    sampler = _create_sampler(config, train_set, process, say)
     model = _create_model(
         config, train_set.table.num_classes, process, compute, say, fresh=not resume
     )
@@ -91,14 +97,16 @@ def prepare_training(
         epochs=config.train.epochs,
         eval_every=config.eval.every,
         accumulate=config.train.accumulate,
-        aux_weight=config.train.aux_weight,
+        loss=_create_loss(config, train_set, process, say),
         seed=config.seed,
-        meta=_meta(config, train_set),
+        meta=_meta(config, train_set, dtype),
     )
-    if resume:
-        _resume(training, config, say)
+    if saved:
+        _resume(training, config, saved, say)
     if process.is_main:
-        _create_run_folder(training, config, overwrite=overwrite)
+        create_run_folder(
+            folder, render_config(config), steps_done=training.steps_done, overwrite=overwrite
+        )
     say(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {sampler.steps_per_epoch} steps of "
@@ -106,25 +114,6 @@ def prepare_training(
         f"{process.world_size} x {process.device.type} in {compute.name}"
     )
     return training
-
-
-def _refuse_existing_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    if resume:
-        resolve_checkpoint(folder, prefer="last")
-        return
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    is_run = (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
-    if not is_run:
-        raise InputError(
-            f"'{folder}' exists and is not a run folder; choose another one with output=FOLDER"
-        )
-    if not overwrite:
-        go_on = "go on with --resume, " if (folder / "last").exists() else ""
-        raise InputError(
-            f"'{folder}' holds a run; {go_on}start anew with --overwrite, or choose another folder "
-            "with output=FOLDER"
-        )
 
 
 def _check_data(
@@ -149,19 +138,36 @@ def _try_training_shapes(model: SegmentationModel, shape: tuple[int, ...]) -> No
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
-            f"({reason}); change augment.crop or train.batch_size"
+            f"({reason}); change augment.crop or train.batch_size, or set model.norm: group"
         ) from error
 
 
-def _create_sampler(config: SegConfig, process: Process, size: int) -> EpochSampler:
+def _create_sampler(
+    config: SegConfig,
+    dataset: SegmentationDataset,
+    process: Process,
+    say: Callable[[str], None],
+) -> EpochSampler:
+    uniform = config.data.sampling == "uniform"
     return EpochSampler(
-        size,
+        len(dataset),
         config.train.batch_size,
-        config.train.accumulate,
-        config.seed,
-        process.rank,
-        process.world_size,
+        sampling=config.data.sampling,
+        counts=None if uniform else _count_pixels(dataset, process, say),
+        stream=config.data.stream,
+        accumulate=config.train.accumulate,
+        seed=config.seed,
+        rank=process.rank,
+        world_size=process.world_size,
     )
+
+
+def _count_pixels(
+    dataset: SegmentationDataset, process: Process, say: Callable[[str], None]
+) -> PixelCounts:
+    # The other processes find the counts that rank 0 has kept.
+    check_on_main(process, partial(count_pixels, dataset, say))
+    return count_pixels(dataset, say)
 
 
 def _create_loader(
@@ -175,17 +181,57 @@ def _create_loader(
         flip=augment.flip,
         blur=augment.blur,
         color_jitter=augment.color_jitter,
+        extra=augment.extra,
         fill=[round(255 * value) for value in config.data.mean],
         ignore_index=dataset.table.ignore_index,
     )
+    if config.data.cache != "none":
+        dataset = CACHES[config.data.cache](dataset)
     samples = AugmentedSamples(dataset, transform, config.seed)
     return training_loader(
         samples, sampler, workers=config.data.workers, timeout=config.data.timeout
     )
 
 
+def _create_loss(
+    config: SegConfig,
+    dataset: SegmentationDataset,
+    process: Process,
+    say: Callable[[str], None],
+) -> Loss:
+    section = config.loss
+    for name in section.terms:
+        if name not in LOSSES:
+            raise unknown_name("loss", name, LOSSES)
+    weights = section.class_weights
+    if isinstance(weights, str):
+        rule = "median_frequency" if weights == "auto" else weights
+        weights = class_weights(rule, _count_pixels(dataset, process, say))
+        named = zip(dataset.table.names, weights, strict=True)
+        say("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
+    if weights is not None and len(weights) != dataset.table.num_classes:
+        raise InputError(
+            f"loss.class_weights has {len(weights)} numbers, "
+            f"the data set has {dataset.table.num_classes} classes"
+        )
+    settings = LossSettings(
+        ignore_index=dataset.table.ignore_index,
+        class_weights=None if weights is None else torch.tensor(weights, device=process.device),
+        label_smoothing=section.label_smoothing,
+        ohem_threshold=section.ohem_threshold,
+        ohem_keep=section.ohem_keep,
+        focal_gamma=section.focal_gamma,
+    )
+    return partial(
+        segmentation_loss, terms=section.terms, settings=settings, aux_weight=section.aux_weight
+    )
+
+
 def _model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
-    return {**config.model.model_dump(exclude={"pretrained", "freeze"}), "num_classes": num_classes}
+    """Describe the network as checkpoints keep it, without how norms share their statistics."""
+    settings = config.model.model_dump(exclude={"pretrained", "freeze"})
+    norm = "group" if config.model.norm == "group" else "batch"
+    return {**settings, "norm": norm, "num_classes": num_classes}
 
 
 def _create_model(
@@ -198,14 +244,16 @@ def _create_model(
     fresh: bool,
 ) -> SegmentationModel:
     torch.manual_seed(config.seed)
-    model = create_segmentation_model(**_model_arguments(config, num_classes))
     settings = config.model
+    arguments = _model_arguments(config, num_classes)
+    if settings.norm != "sync" or process.device.type == "cuda":
+        arguments["norm"] = settings.norm
+    model = create_segmentation_model(**arguments)
     if fresh and settings.pretrained is not None:
         load_backbone(
             model.backbone, settings.backbone, settings.pretrained, stem=settings.stem, say=say
         )
-    if settings.freeze:
-        model.freeze_stages(settings.freeze)
+    model.freeze_stages(settings.freeze)
     compute.place_model(model)
     return model
 
@@ -214,9 +262,7 @@ def _parallel(model: SegmentationModel, process: Process) -> nn.Module:
     if process.world_size == 1:
         return model
     if process.device.type == "cuda":
-        return DistributedDataParallel(
-            nn.SyncBatchNorm.convert_sync_batchnorm(model), device_ids=[process.device.index]
-        )
+        return DistributedDataParallel(model, device_ids=[process.device.index])
     return DistributedDataParallel(model)
 
 
@@ -226,6 +272,7 @@ def _create_stepper(
     optim = config.optim
     optimizer = create_optimizer(
         model,
+        name=optim.name,
         lr=optim.lr,
         head_lr_factor=optim.head_lr_factor,
         momentum=optim.momentum,
@@ -245,20 +292,11 @@ def _create_stepper(
     )
 
 
-def _resume(training: Training, config: SegConfig, say: Callable[[str], None]) -> None:
+def _resume(
+    training: Training, config: SegConfig, saved: dict[str, Any], say: Callable[[str], None]
+) -> None:
     checkpoint = resolve_checkpoint(training.folder, prefer="last")
-    meta = read_meta(checkpoint)
-    saved, now = _flat(_as_now(meta["config"], checkpoint)), _flat(config.model_dump(mode="json"))
-    changed = [
-        f"{key} was {saved[key]}, is {now[key]}"
-        for key in now
-        if key not in _FREE_SETTINGS and saved[key] != now[key]
-    ]
-    if changed:
-        raise InputError(
-            f"the configuration differs from the run's: {first_few(changed)}; resume with the same "
-            "settings, or start another run with output=FOLDER"
-        )
+    refuse_changed_settings(_as_now(saved["config"], checkpoint), config.model_dump(mode="json"))
     state = read_training_state(checkpoint)
     load_strict(training.model, state["model"], str(checkpoint))
     training.stepper.load_state_dict(state["stepper"])
@@ -276,35 +314,15 @@ def _as_now(saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
         ) from error
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _create_run_folder(training: Training, config: SegConfig, *, overwrite: bool) -> None:
-    folder = training.folder
-    try:
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(render_config(config), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the run folder '{folder}': {error.strerror}") from error
-    forget_records_after(folder / "metrics.jsonl", training.steps_done)
-
-
 def _say(process: Process, text: str) -> None:
     if process.is_main:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
 
-def _meta(config: SegConfig, dataset: SegmentationDataset) -> dict[str, Any]:
+def _meta(
+    config: SegConfig, dataset: SegmentationDataset, dtype: torch.dtype | None
+) -> dict[str, Any]:
     """Describe the run in its checkpoints: how to rebuild the model, feed it, name its classes."""
     table = dataset.table
     return {
@@ -316,6 +334,7 @@ def _meta(config: SegConfig, dataset: SegmentationDataset) -> dict[str, Any]:
         "std": config.data.std,
         "data": config.data.model_dump(include={"dataset", "root", "val_split", "classes"}),
         "eval": {"mode": config.eval.mode, "crop": config.eval.crop or config.augment.crop},
+        "amp": amp_name(dtype),
         "config": config.model_dump(mode="json"),
         "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
     }

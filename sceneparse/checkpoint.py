@@ -121,17 +121,18 @@ def read_training_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_model(path: str | Path) -> tuple[SegmentationModel, dict[str, Any]]:
+def load_model(path: str | Path) -> SegmentationModel:
     """Rebuild the model of a run folder (its best checkpoint) or checkpoint folder, in eval mode.
 
-    Returns the model and its meta: "model" (arguments of create_segmentation_model), "classes",
-    "colors", "mean", "std", "dataset", ... Raises InputError where anything is damaged or missing.
+    Its `classes`, `colors`, `mean` and `std` are those it was trained with, its `meta` is all the
+    checkpoint knows. Raises InputError where anything is damaged or missing.
     """
     folder = resolve_checkpoint(path)
     meta = read_meta(folder)
     model = create_segmentation_model(**meta["model"])
     load_strict(model, load_file(folder / MODEL_FILE), str(folder / MODEL_FILE))
-    return model.eval(), meta
+    model.meta = meta
+    return model.eval()
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

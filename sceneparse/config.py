@@ -50,6 +50,15 @@ class DataSection(Section):
     std: tuple[Deviation, Deviation, Deviation] = Field(
         (0.229, 0.224, 0.225), description="RGB standard deviation of images in 0..1"
     )
+    sampling: Literal["uniform", "class_balanced", "rare_crops"] = Field(
+        "uniform", description="which images come how often; rare_crops also shows rare classes"
+    )
+    stream: Switch = Field(
+        False, description="no incomplete last step: passes over the images follow one another"
+    )
+    cache: Literal["none", "ram", "disk"] = Field(
+        "none", description="keep decoded training images in memory, or on disk for later runs"
+    )
     workers: CountOrZero = Field(2, description="processes that read and augment; 0 = none")
     timeout: Positive = Field(300.0, description="seconds until a silent worker counts as hung")
     check: Literal["auto", "all", "none"] = Field(
@@ -72,6 +81,10 @@ class AugmentSection(Section):
         0.0, description="strength of brightness, contrast and saturation jitter"
     )
 
+    extra: list[dict[str, Any]] = Field(
+        [], description="albumentations transforms after these: [{name: GaussNoise, p: 0.3}]"
+    )
+
     @model_validator(mode="after")
     def _ordered(self) -> AugmentSection:
         if self.scale[0] > self.scale[1]:
@@ -82,11 +95,15 @@ class AugmentSection(Section):
 class ModelSection(Section):
     """The network; the number of classes comes from the data set."""
 
-    head: str = Field("strip_pooling", description="strip_pooling or fcn")
+    head: str = Field("strip_pooling", description="a name of HEADS in models/heads.py")
     backbone: str = Field("resnet50", description="resnet18/34/50/101/152, or any timm model name")
-    strip_pooling: Switch | None = Field(
+    attention: str | None = Field(
         None,
-        description="strip pooling modules in the backbone; null: in ResNets, not in timm models",
+        description="blocks in ResNets, a name of ATTENTION in layers/attention.py; "
+        "null: strip_pooling, in timm models none",
+    )
+    attention_places: Literal["spnet", "all"] = Field(
+        "spnet", description="the paper's places, or all residual blocks"
     )
     aux: Switch = Field(True, description="auxiliary head on stage 3 while training")
     output_stride: Literal[8, 16, 32] = Field(
@@ -94,6 +111,14 @@ class ModelSection(Section):
     )
     width: Count | None = Field(
         None, description="channels inside the head; null: half the backbone's"
+    )
+    norm: Literal["batch", "sync", "group", "frozen"] = Field(
+        "sync",
+        description="batch norm per process, over all GPUs (sync), or with the pretrained "
+        "statistics (frozen); or group norm",
+    )
+    zero_init_residual: Switch = Field(
+        False, description="mixed pooling starts as the identity; learns faster from few images"
     )
     stem: Literal["deep", "plain"] = Field(
         "deep", description="ResNet stem: three 3x3 convs or one 7x7"
@@ -115,15 +140,41 @@ class ModelSection(Section):
     def _worth_freezing(self) -> ModelSection:
         if self.freeze and self.pretrained is None:
             raise ValueError("freeze keeps pretrained weights; set pretrained, or freeze: 0")
+        if self.norm == "frozen" and self.pretrained is None:
+            raise ValueError("norm: frozen keeps pretrained statistics; set pretrained")
+        if self.norm == "group" and self.pretrained == "imagenet":
+            raise ValueError("ImageNet weights come with batch norm; use norm: frozen or batch")
         return self
 
 
-class OptimSection(Section):
-    """SGD with momentum on a polynomial schedule."""
+class LossSection(Section):
+    """What is minimised: a weighted sum of losses."""
 
+    terms: dict[str, Positive] = Field(
+        {"cross_entropy": 1.0}, description="losses of losses.py and their weights"
+    )
+    aux_weight: NotNegative = Field(0.4, description="weight of the auxiliary head's loss")
+    class_weights: Literal["auto", "median_frequency", "enet"] | list[NotNegative] | None = Field(
+        None,
+        description="one per class, or by a rule from the training masks; auto: median_frequency",
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(
+        0.0, description="of cross_entropy"
+    )
+    ohem_threshold: Fraction = Field(0.7, description="ohem keeps pixels less probable than this")
+    ohem_keep: Fraction = Field(0.0625, description="and at least this share of the pixels")
+    focal_gamma: NotNegative = Field(2.0, description="power of focal")
+
+
+class OptimSection(Section):
+    """The optimiser, on a polynomial schedule."""
+
+    name: Literal["sgd", "adamw"] = Field(
+        "sgd", description="sgd with momentum as in the paper, or adamw (try lr 3e-4)"
+    )
     lr: Positive = Field(0.01, description="learning rate of the backbone")
     head_lr_factor: Positive = Field(10.0, description="the heads learn this many times faster")
-    momentum: Fraction = Field(0.9, description="of SGD")
+    momentum: Fraction = Field(0.9, description="of SGD; first beta of AdamW")
     weight_decay: NotNegative = Field(1e-4, description="of all parameters")
     poly_power: Positive = Field(
         0.9, description="lr * (1 - step / steps) ** poly_power, each step"
@@ -139,7 +190,6 @@ class TrainSection(Section):
         16, description="images per optimiser step, over all processes together"
     )
     accumulate: Count = Field(1, description="pieces a batch is split into to save memory")
-    aux_weight: NotNegative = Field(0.4, description="weight of the auxiliary loss")
     amp: Literal["auto", "bf16", "fp16", "off"] = Field(
         "auto", description="mixed precision; auto: where the device is fast at it"
     )
@@ -175,6 +225,7 @@ class SegConfig(Section):
     data: DataSection
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()
+    loss: LossSection = LossSection()
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()

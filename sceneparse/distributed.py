@@ -68,7 +68,7 @@ def share_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def check_on_main(process: Process, check: Callable[[], None]) -> None:
+def check_on_main(process: Process, check: Callable[[], object]) -> None:
     """Run `check` on rank 0 only; where it raises, the other processes end with exit code 2."""
     failed = False
     try:

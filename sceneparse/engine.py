@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -27,7 +27,7 @@ from sceneparse.precision import Compute
 class Stepper:
     """What turns gradients into new weights: optimiser, schedule, scaler, clipping, averaging."""
 
-    optimizer: SGD
+    optimizer: Optimizer
     schedule: LambdaLR
     scaler: torch.amp.GradScaler
     clip_norm: float | None = None

@@ -1,37 +1,229 @@
-"""Training losses: logits at the backbone's stride against targets at full size."""
+"""Training losses: logits against targets, and weighted sums of them.
+
+Every loss is a mean over the pixels that count, or a score of classes over them; it is exactly 0,
+with gradient 0, where no pixel counts. Add your own to LOSSES.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sceneparse.layers.blocks import resize
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-    """Mean cross entropy over the pixels that count; exactly 0, with gradient 0, where none does.
+@dataclass(frozen=True)
+class LossSettings:
+    """What the losses share, and the parameters of each.
 
-    Shape: logits (B, K, H, W), targets (B, H, W) of any integer type -> scalar
+    `class_weights` (K,) weigh the pixels of a class; None: all alike. `ohem_threshold`: pixels
+    whose true class has less probability are hard; `ohem_keep`: the smallest share of the pixels
+    that is kept. `focal_gamma`: the power of focal loss.
     """
-    targets = targets.long()
-    total = F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
-    return total / (targets != ignore_index).sum().clamp(min=1)
+
+    ignore_index: int = 255
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+    ohem_threshold: float = 0.7
+    ohem_keep: float = 0.0625
+    focal_gamma: float = 2.0
+
+    def weights_of(self, targets: Tensor) -> Tensor:
+        """Weight of every pixel, 0 where it is ignored: (B, H, W) -> (B, H, W) float32."""
+        counted = targets != self.ignore_index
+        if self.class_weights is None:
+            return counted.float()
+        weights = self.class_weights.to(targets.device)
+        return weights[targets.where(counted, 0)] * counted
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """Cross entropy, with label smoothing and class weights as in torch's own mean reduction.
+
+    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
+    """
+    weights = settings.class_weights
+    total = F.cross_entropy(
+        logits,
+        targets,
+        weight=None if weights is None else weights.to(logits),
+        ignore_index=settings.ignore_index,
+        label_smoothing=settings.label_smoothing,
+        reduction="sum",
+    )
+    return total / _at_least_one_pixel(settings.weights_of(targets).sum())
+
+
+def focal(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """Cross entropy times (1 - p)^gamma, p the true class's probability (Lin et al., ICCV 2017).
+
+    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
+    """
+    losses = F.cross_entropy(logits, targets, ignore_index=settings.ignore_index, reduction="none")
+    weights = settings.weights_of(targets)
+    # -expm1(-x) is 1 - exp(-x) without cancellation.
+    total = (weights * (-torch.expm1(-losses)) ** settings.focal_gamma * losses).sum()
+    return total / _at_least_one_pixel(weights.sum())
+
+
+def ohem(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """Cross entropy of the hard pixels only: online hard example mining.
+
+    Hard are pixels whose true class has less than `ohem_threshold` probability, and in any case
+    the hardest share `ohem_keep` of those that count.
+    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
+    """
+    losses = F.cross_entropy(logits, targets, ignore_index=settings.ignore_index, reduction="none")
+    weights = settings.weights_of(targets)
+    counted = targets != settings.ignore_index
+    ranked = losses.detach()[counted].sort(descending=True).values
+    if len(ranked) == 0:
+        return (losses * 0).sum()
+    easiest_kept = ranked[max(int(settings.ohem_keep * len(ranked)), 1) - 1]
+    threshold = -torch.log(torch.tensor(settings.ohem_threshold))
+    hard = counted & ((losses > threshold) | (losses >= easiest_kept))
+    kept = weights * hard
+    return (kept * losses).sum() / _at_least_one_pixel(kept.sum())
+
+
+def dice(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """1 - Dice coefficient of the softmax, mean over the classes present (Milletari et al., 2016).
+
+    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
+    """
+    probabilities, truth = _counted_pixels(logits, targets, settings)
+    pixels = truth.sum(0)
+    overlap = (probabilities * truth).sum(0)
+    coefficients = 2 * overlap / (probabilities.sum(0) + pixels).clamp(min=1e-12)
+    return _mean_over_classes(1 - coefficients, pixels, settings)
+
+
+def lovasz_softmax(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """Lovasz extension of the Jaccard loss, over the classes present (Berman et al., CVPR 2018).
+
+    All pixels of the batch together.
+    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
+    """
+    probabilities, truth = _counted_pixels(logits, targets, settings)
+    pixels = truth.sum(0)
+    losses = probabilities.new_zeros(len(pixels))
+    for k in pixels.nonzero().flatten():
+        errors, order = (truth[:, k] - probabilities[:, k]).abs().sort(descending=True)
+        losses = losses.index_put((k,), errors @ _jaccard_steps(truth[order, k]))
+    return _mean_over_classes(losses + 0 * probabilities.sum(), pixels, settings)
+
+
+def _jaccard_steps(truth: Tensor) -> Tensor:
+    """How much each further mistaken pixel adds to 1 - IoU, worst mistakes first."""
+    missed = truth.cumsum(0)
+    intersection = truth.sum() - missed
+    union = truth.sum() + (1 - truth).cumsum(0)
+    jaccard = 1 - intersection / union
+    return jaccard.diff(prepend=jaccard.new_zeros(1))
+
+
+def _counted_pixels(
+    logits: Tensor, targets: Tensor, settings: LossSettings
+) -> tuple[Tensor, Tensor]:
+    """Softmax and one-hot truth (N, K) of the pixels that count."""
+    counted = targets != settings.ignore_index
+    probabilities = logits.movedim(1, -1)[counted].softmax(-1)
+    return probabilities, F.one_hot(targets[counted], logits.shape[1]).to(probabilities)
+
+
+def _mean_over_classes(losses: Tensor, pixels: Tensor, settings: LossSettings) -> Tensor:
+    """Mean over the classes that have pixels, by class weights where there are some."""
+    present = (pixels > 0).to(losses)
+    if settings.class_weights is not None:
+        present = present * settings.class_weights.to(losses)
+    total = present.sum()
+    return (losses * present).sum() / total.where(total > 0, 1)
+
+
+def _at_least_one_pixel(mass: Tensor) -> Tensor:
+    return mass.where(mass > 0, 1)
+
+
+Loss = Callable[[Tensor, Tensor, LossSettings], Tensor]
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "ohem": ohem,
+    "dice": dice,
+    "lovasz_softmax": lovasz_softmax,
+}
+# Means over pixels: those of a batch follow from those of its images.
+_PIXELWISE = ("cross_entropy", "focal")
 
 
 def segmentation_loss(
-    outputs: Mapping[str, Tensor], targets: Tensor, *, ignore_index: int, aux_weight: float = 0.4
+    outputs: Mapping[str, Tensor],
+    targets: Tensor,
+    *,
+    terms: Mapping[str, float],
+    settings: LossSettings,
+    aux_weight: float = 0.4,
 ) -> Tensor:
-    """Cross entropy of "out" plus `aux_weight` times that of "aux" where it is there.
+    """Weighted sum of losses of "out", plus `aux_weight` times that of "aux" where it is there.
 
-    Logits of any size (B, K, h, w) are resized to the targets (B, H, W), in float32.
+    `terms` are names of LOSSES and their weights. Logits of any size (B, K, h, w) are resized to
+    the targets (B, H, W) of any integer type, in float32, and not all at once: the gradient with
+    respect to the small logits is computed on the spot, output by output and, where the loss
+    allows it, image by image.
     """
-
-    def at_full_size(logits: Tensor) -> Tensor:
-        return cross_entropy(resize(logits.float(), targets.shape[-2:]), targets, ignore_index)
-
-    loss = at_full_size(outputs["out"])
+    targets = targets.long()
+    loss = _weighted_sum(outputs["out"], targets, terms, settings)
     if "aux" in outputs:
-        loss = loss + aux_weight * at_full_size(outputs["aux"])
+        loss = loss + aux_weight * _weighted_sum(outputs["aux"], targets, terms, settings)
     return loss
+
+
+def _weighted_sum(
+    logits: Tensor, targets: Tensor, terms: Mapping[str, float], settings: LossSettings
+) -> Tensor:
+    total = logits.new_zeros((), dtype=torch.float32)
+    for name, weight in terms.items():
+        for piece, share in _pieces(name, targets, settings):
+
+            def at_full_size(small: Tensor, piece: slice = piece, name: str = name) -> Tensor:
+                large = resize(small.float(), targets.shape[-2:])
+                return LOSSES[name](large, targets[piece], settings)
+
+            loss: Tensor = _GradientNow.apply(logits[piece], at_full_size)
+            total = total + weight * share * loss
+    return total
+
+
+def _pieces(
+    name: str, targets: Tensor, settings: LossSettings
+) -> Sequence[tuple[slice, Tensor | float]]:
+    """Parts of a batch that can be computed one after the other, and their shares of the mean."""
+    if name not in _PIXELWISE:
+        return [(slice(None), 1.0)]
+    masses = torch.stack([settings.weights_of(image).sum() for image in targets])
+    shares = masses / _at_least_one_pixel(masses.sum())
+    return [(slice(i, i + 1), share) for i, share in enumerate(shares)]
+
+
+class _GradientNow(torch.autograd.Function):
+    """Compute a scalar loss and its gradient together, so that nothing between them is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:  # noqa: ANN401
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            loss = loss_of(leaf)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        ctx.save_for_backward(gradient)
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (gradient,) = ctx.saved_tensors
+        return outer.to(gradient) * gradient, None

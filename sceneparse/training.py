@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,19 +16,22 @@ from torch.utils.data import DataLoader
 from sceneparse.checkpoint import save_checkpoint
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.doctor import spread
-from sceneparse.data.loader import EpochSampler, batches, explained_worker_failures
+from sceneparse.data.loader import batches, explained_worker_failures
+from sceneparse.data.sampling import EpochSampler
 from sceneparse.distributed import Process, any_process, share_buffers
 from sceneparse.engine import Stepper, evaluate, train_one_epoch
 from sceneparse.errors import NumericalError, Preempted
 from sceneparse.inference import Infer, Normalization
 from sceneparse.logs import Progress, RunLog, format_seconds
-from sceneparse.losses import segmentation_loss
 from sceneparse.metrics import Scores
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
 from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import ExampleCollector, example_grid, save_png
 from sceneparse.report.tables import score_table, scores_as_dict
+
+# From a network's outputs and the targets to a scalar.
+Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 _STEPS_PER_RECORD = 10
 _EXAMPLES = 4
@@ -64,7 +67,7 @@ class Training:
     epochs: int
     eval_every: int
     accumulate: int
-    aux_weight: float
+    loss: Loss
     seed: int
     meta: dict[str, Any]
     position: Position = field(default_factory=Position)
@@ -147,11 +150,7 @@ def _train_epoch(
         training.parallel,
         batches(training.loader),
         training.stepper,
-        loss_function=partial(
-            segmentation_loss,
-            ignore_index=training.val_set.table.ignore_index,
-            aux_weight=training.aux_weight,
-        ),
+        loss_function=training.loss,
         normalize=training.normalize,
         compute=training.compute,
         accumulate=training.accumulate,

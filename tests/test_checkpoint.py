@@ -54,10 +54,12 @@ def test_model_comes_back_equal_and_ready(tmp_path: Path) -> None:
     save(tmp_path, 7)
     torch.manual_seed(7)
     expected = sceneparse.create_segmentation_model(**MODEL).eval()  # type: ignore[arg-type]
-    model, meta = sceneparse.load_model(tmp_path)
+    model = sceneparse.load_model(tmp_path)
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(model(images)["out"], expected(images)["out"])
-    assert meta["classes"] == ["a", "b", "c"]
+    assert model.classes == ["a", "b", "c"]
+    with pytest.raises(InputError, match="this model has no classes"):
+        _ = expected.classes
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.pt"])

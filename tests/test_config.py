@@ -39,7 +39,22 @@ def test_recipes_of_the_paper() -> None:
         assert (config.augment.blur, config.augment.flip) == (0.5, 0.5)
         assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 1e-4)
         assert (config.optim.head_lr_factor, config.optim.poly_power) == (10, 0.9)
-        assert (config.train.aux_weight, config.model.output_stride) == (0.4, 8)
+        assert (config.loss.aux_weight, config.model.output_stride) == (0.4, 8)
+
+
+def test_ablation_differs_in_the_network_alone() -> None:
+    full = load_config(ROOT / "configs/ade20k_spnet50.yaml")
+    rows = {
+        "fcn50": ("fcn", "none"),
+        "mpm50_short": ("strip_pooling_short", "none"),
+        "mpm50_long": ("strip_pooling_long", "none"),
+        "mpm50": ("strip_pooling", "none"),
+        "spm50": ("fcn", "strip_pooling"),
+    }
+    for name, (head, attention) in rows.items():
+        row = load_config(ROOT / f"configs/ade20k_{name}.yaml")
+        network = full.model.model_copy(update={"head": head, "attention": attention})
+        assert row == full.model_copy(update={"model": network, "output": row.output})
 
 
 def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:

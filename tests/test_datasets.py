@@ -134,7 +134,7 @@ LIST_FAULTS = {
     "../a.png train/labels/a.png": r"mine\.txt: '\.\./a\.png' lies outside the data folder",
     "train/images/a.png /etc/a.png": r"mine\.txt: '/etc/a\.png' lies outside the data folder",
     "train/images/a.png": r"mine\.txt, line 1: expected 'image mask', got 'train/images/a\.png'",
-    "train/images/x.png train/labels/a.png": r"1 listed images do not exist: .*x\.png",
+    "train/images/x.png train/labels/a.png": r"1 masks have no image: a\.png; .*x\.png",
     "train/images/a.png train/labels/x.png": r"1 images have no mask: a\.png; .*x\.png",
     "a.png b.png\na.png c.png": r"mine\.txt: 1 names occur twice: a",
     " \r\n": r"mine\.txt' of .+ is empty",
@@ -160,7 +160,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     ),
     (
         lambda root: remove_files(root, "images"),
-        r"7 masks in .*train/labels have no image: a\.png, .*, e\.png and 2 more",
+        r"7 masks have no image: a\.png, .*, e\.png and 2 more;",
     ),
     (lambda root: remove_files(root, "images", "labels"), r"split 'train' of .* is empty"),
     (
@@ -195,7 +195,7 @@ def test_cityscapes_and_pascal_context_name_what_is_missing(tmp_path: Path) -> N
         create_dataset("cityscapes", tmp_path, "val")
     (tmp_path / CONTEXT_LIST).parent.mkdir(parents=True)
     (tmp_path / CONTEXT_LIST).write_text("2008_000002\n")
-    with pytest.raises(InputError, match=r"1 listed images do not exist: .*2008_000002\.jpg"):
+    with pytest.raises(InputError, match=r"1 listed samples have neither .*: .*2008_000002\.jpg"):
         create_dataset("pascal_context_60", tmp_path, "val")
     write_image(tmp_path / "JPEGImages/2008_000002.jpg", 2, 3)
     with pytest.raises(InputError, match=r"1 images have no mask: 2008_000002\.jpg;"):

@@ -18,23 +18,24 @@ from sceneparse.data.labels import identity_table
 from sceneparse.data.loader import (
     AugmentedSamples,
     Batch,
-    EpochSampler,
     batches,
     evaluation_loader,
     explained_worker_failures,
     training_loader,
 )
+from sceneparse.data.sampling import SAMPLING, EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.errors import InputError
 
 SIZE, BATCH = 29, 8
-Key = tuple[int, int]
 
 
 def sampler_of(
     *, rank: int = 0, world_size: int = 1, accumulate: int = 1, seed: int = 5, epoch: int = 0
 ) -> EpochSampler:
-    sampler = EpochSampler(SIZE, BATCH, accumulate, seed, rank, world_size)
+    sampler = EpochSampler(
+        SIZE, BATCH, accumulate=accumulate, seed=seed, rank=rank, world_size=world_size
+    )
     sampler.start_at(epoch, 0)
     return sampler
 
@@ -42,8 +43,8 @@ def sampler_of(
 def test_epoch_is_a_permutation_without_its_incomplete_step() -> None:
     steps = list(sampler_of(epoch=3))
     assert [len(step) for step in steps] == [8, 8, 8]
-    assert {epoch for step in steps for epoch, _ in step} == {3}
-    indices = [index for step in steps for _, index in step]
+    assert {draw.epoch for step in steps for draw in step} == {3}
+    indices = [draw.index for step in steps for draw in step]
     assert len(set(indices)) == 24
     assert set(indices) <= set(range(SIZE))
     assert indices != sorted(indices)
@@ -54,11 +55,11 @@ def test_order_follows_from_seed_and_epoch() -> None:
     assert first == list(sampler_of(epoch=1))
     others = [sampler_of(epoch=2), sampler_of(epoch=1, seed=6)]
     for other in others:
-        assert [key[1] for step in other for key in step] != [k[1] for s in first for k in s]
+        assert [d.index for step in other for d in step] != [d.index for s in first for d in s]
 
 
 def test_every_sample_gets_its_turn() -> None:
-    seen = {index for epoch in range(20) for step in sampler_of(epoch=epoch) for _, index in step}
+    seen = {d.index for epoch in range(20) for step in sampler_of(epoch=epoch) for d in step}
     assert seen == set(range(SIZE))
 
 
@@ -99,7 +100,75 @@ def test_batch_that_cannot_be_shared_out_is_refused(accumulate: int, world_size:
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(InputError, match=r"^7 training images are fewer than train\.batch_size 8"):
-        EpochSampler(7, 8, 1, 0, 0, 1)
+        EpochSampler(7, 8)
+
+
+def test_stream_goes_on_where_an_epoch_ends() -> None:
+    sampler = EpochSampler(SIZE, BATCH, seed=5, stream=True)
+    drawn = []
+    for epoch in range(5):
+        sampler.start_at(epoch, 0)
+        drawn += [draw for step in sampler for draw in step]
+    assert len(drawn) == 5 * 24
+    for start in range(0, 4 * SIZE, SIZE):
+        assert sorted(draw.index for draw in drawn[start : start + SIZE]) == list(range(SIZE))
+        assert {draw.epoch for draw in drawn[start : start + SIZE]} == {start // SIZE}
+    sampler.start_at(3, 1)
+    assert [draw for step in sampler for draw in step] == drawn[3 * 24 + BATCH : 4 * 24]
+
+
+def test_classes_are_balanced() -> None:
+    counts = np.zeros((40, 3), np.int64)
+    counts[:, 0] = 900  # everywhere
+    counts[:4, 1] = 9  # class 1 in four samples, class 2 nowhere
+    sampler = EpochSampler(40, 8, sampling="class_balanced", counts=counts)
+    drawn = []
+    for epoch in range(30):
+        sampler.start_at(epoch, 0)
+        drawn += [draw for step in sampler for draw in step]
+    share = sum(draw.index < 4 for draw in drawn) / len(drawn)
+    # half by class 1, a tenth of the other half by chance
+    assert share == pytest.approx(0.55, abs=0.05)
+    seeds = [(draw.epoch, draw.index, draw.repeat) for draw in drawn]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_rare_crops_show_the_wanted_class(scenes: Path) -> None:
+    dataset = create_dataset("folder", scenes, "train")
+    counts = np.stack([np.bincount(dataset.mask(i).ravel(), minlength=256) for i in range(12)])
+    counts = counts[:, : dataset.table.num_classes]
+    sampler = EpochSampler(12, 4, sampling="rare_crops", counts=counts)
+    sampler.start_at(3, 0)
+    draws = [draw for step in sampler for draw in step]
+    rare = counts.sum(0) < 0.1 * counts.sum()
+    assert all(rare[draw.wanted_class] for draw in draws)
+    transform = training_transform(
+        crop=(24, 24),
+        scale=(1.0, 2.0),
+        rotate=0,
+        flip=0.5,
+        blur=0,
+        color_jitter=0,
+        fill=(0, 0, 0),
+        ignore_index=255,
+    )
+    samples = AugmentedSamples(dataset, transform, 0)
+    for draw in draws:
+        sample = samples[draw]
+        assert not isinstance(sample, InputError)
+        assert (sample[1] == draw.wanted_class).any()
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+def test_every_sampling_follows_from_seed_and_epoch(sampling: str) -> None:
+    counts = np.random.default_rng(0).integers(0, 50, (SIZE, 4))
+    sampler = EpochSampler(SIZE, BATCH, sampling=sampling, counts=counts)
+    sampler.start_at(2, 0)
+    first = list(sampler)
+    assert first == list(sampler)
+    assert {draw.index for step in first for draw in step} <= set(range(SIZE))
+    sampler.start_at(3, 0)
+    assert first != list(sampler)
 
 
 def augmented(root: Path, seed: int = 0) -> AugmentedSamples:
@@ -117,7 +186,7 @@ def augmented(root: Path, seed: int = 0) -> AugmentedSamples:
 
 
 def two_epochs(root: Path, workers: int, seed: int = 0) -> list[list[Batch]]:
-    sampler = EpochSampler(12, 4, 1, seed, 0, 1)
+    sampler = EpochSampler(12, 4, seed=seed)
     loader = training_loader(augmented(root, seed), sampler, workers=workers, timeout=60)
     epochs = []
     for epoch in range(2):
@@ -168,7 +237,7 @@ def test_epochs_and_seeds_augment_anew(scenes: Path, without_workers: list[list[
 def test_restart_in_the_middle_gives_the_same_batches(
     scenes: Path, without_workers: list[list[Batch]]
 ) -> None:
-    sampler = EpochSampler(12, 4, 1, 0, 0, 1)
+    sampler = EpochSampler(12, 4)
     sampler.start_at(1, 2)
     (batch,) = batches(training_loader(augmented(scenes), sampler, workers=0, timeout=60))
     assert batch.names == without_workers[1][2].names
@@ -181,9 +250,7 @@ def test_truncated_file_is_named_in_one_line(scenes: Path, tmp_path: Path, worke
     shutil.copytree(scenes, root)
     victim = sorted((root / "train/images").iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:1500])
-    loader = training_loader(
-        augmented(root), EpochSampler(12, 4, 1, 0, 0, 1), workers=workers, timeout=60
-    )
+    loader = training_loader(augmented(root), EpochSampler(12, 4), workers=workers, timeout=60)
     with pytest.raises(InputError) as error:
         list(batches(loader))
     assert str(error.value).startswith(f"{victim}: ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 import sceneparse
 from sceneparse.errors import InputError
+from sceneparse.layers.blocks import ConvNormAct
+from sceneparse.layers.norms import set_norms
 from sceneparse.layers.pooling import MixedPooling, StripPooling
 from sceneparse.models.heads import HEADS
 from sceneparse.models.resnet import RESNETS, create_resnet
+from sceneparse.models.segmentation import SegmentationModel
 
 
 def count(module: nn.Module) -> int:
@@ -45,70 +48,6 @@ def test_parameters_of_the_paper(
     assert count(model) == parameters
 
 
-# Our names of the publishers' modules, in the publishers' order.
-ROLES = {
-    "strip_pooling": ["rows", "columns", "fuse"],
-    "mixed_pooling": [
-        "short_reduce",
-        "long_reduce",
-        "short_full",
-        "short_pooled.0",
-        "short_pooled.1",
-        "long_columns",
-        "long_rows",
-        "short_fuse",
-        "long_fuse",
-        "fuse",
-    ],
-}
-
-
-def fill_by_rule(module: nn.Module, roles: list[str]) -> list[str]:
-    """Fill by the rule of oracles/attention.json; return the names in the publishers' order."""
-    own = list(module.state_dict())
-    ordered = [name for role in roles for name in own if name.startswith(f"{role}.")]
-    names = [name for name in ordered if not name.endswith("num_batches_tracked")]
-    norms = {name for name, child in module.named_modules() if isinstance(child, nn.BatchNorm2d)}
-    for j, name in enumerate(names):
-        value = module.state_dict()[name]
-        a = torch.arange(value.numel(), dtype=torch.float64)
-        owner, kind = name.rpartition(".")[::2]
-        if owner not in norms:
-            filled = 0.5 * torch.cos(1.7 * a + 0.9 * j) + 0.12
-        else:
-            filled = {
-                "running_mean": 0.1 * torch.sin(a + j),
-                "running_var": 1 + 0.5 * torch.cos(a + j) ** 2,
-                "weight": 1 + 0.1 * torch.sin(a + j),
-                "bias": 0.1 * torch.cos(a + j),
-            }[kind]
-        value.copy_(filled.view_as(value))
-    return ordered
-
-
-@pytest.mark.parametrize(
-    ("name", "build"), [("strip_pooling", StripPooling), ("mixed_pooling", MixedPooling)]
-)
-def test_pooling_modules_equal_the_publishers(
-    shared: Path, name: str, build: type[StripPooling] | type[MixedPooling]
-) -> None:
-    expected = json.loads((shared / "oracles/attention.json").read_text())["blocks"][name]
-    module = build(16).double().eval()
-    assert count(module) == expected["parameters"]
-    state = module.state_dict()
-    shapes = [list(state[name].shape) for name in fill_by_rule(module, ROLES[name])]
-    assert shapes == list(expected["state_dict"].values())
-    a = torch.arange(7680, dtype=torch.float64)
-    x = (2 * torch.sin(0.01 * a) + torch.cos(0.0473 * a) + 0.5).view(2, 16, 12, 20)
-    with torch.no_grad():
-        out = module(x)
-    indices = json.loads((shared / "oracles/attention.json").read_text())["flat_indices"]
-    got = out.flatten()[indices]
-    values = torch.tensor(expected["values"], dtype=torch.float64)
-    torch.testing.assert_close(got, values, rtol=1e-9, atol=1e-9)
-    assert out.sum().item() == pytest.approx(expected["sum"], rel=1e-9)
-
-
 def test_strip_pooling_by_hand() -> None:
     module = StripPooling(2).double().eval()
     x = torch.randn(1, 2, 3, 5, dtype=torch.float64)
@@ -119,32 +58,145 @@ def test_strip_pooling_by_hand() -> None:
     torch.testing.assert_close(module(x), x * gate)
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("backbone", [*RESNETS, "mobilenetv2_050", "convnext_atto"])
-def test_every_head_on_every_backbone(head: str, backbone: str) -> None:
-    if backbone in {"resnet101", "resnet152"} and head != "strip_pooling":
-        pytest.skip("the deep ones once are enough")
-    torch.manual_seed(0)
-    small = {"base_width": 8} if backbone in RESNETS else {}
-    model = sceneparse.create_segmentation_model(head, backbone, 5, width=16, **small)
+def conv_norm(inputs: int, outputs: int, kernel: int) -> int:
+    return inputs * outputs * kernel * kernel + 2 * outputs
+
+
+# Parameters of a head on 2048 channels for 19 classes, from the papers.
+HEAD_PARAMETERS = {
+    "psp": 4 * conv_norm(2048, 512, 1) + conv_norm(4096, 512, 3) + 513 * 19,
+    "deeplabv3plus": conv_norm(2048, 256, 1) * 2  # point and image
+    + 3 * conv_norm(2048, 256, 3)
+    + conv_norm(5 * 256, 256, 1)
+    + conv_norm(256, 48, 1)
+    + conv_norm(304, 256, 3)
+    + conv_norm(256, 256, 3)
+    + 257 * 19,
+    "upernet": 4 * conv_norm(2048, 512, 1)
+    + conv_norm(4096, 512, 3)
+    + sum(conv_norm(c, 512, 1) for c in (256, 512, 1024))
+    + 3 * conv_norm(512, 512, 3)
+    + conv_norm(2048, 512, 3)
+    + 513 * 19,
+    # the whole one, without the other half of its two modules and half of the fusion
+    "strip_pooling_short": 15_623_699
+    - 2 * (conv_norm(1024, 256, 1) + conv_norm(256, 256, 3) + 2 * (3 * 256**2 + 512) + 256 * 1024),
+    "strip_pooling_long": 15_623_699
+    - 2 * (conv_norm(1024, 256, 1) + 4 * conv_norm(256, 256, 3) + 256 * 1024),
+    "strip_pooling": 15_623_699,
+}
+
+
+@pytest.mark.parametrize("head", HEAD_PARAMETERS)
+def test_head_parameters_by_formula(head: str) -> None:
+    with torch.device("meta"):
+        assert count(HEADS[head]((256, 512, 1024, 2048), 19)) == HEAD_PARAMETERS[head]
+
+
+@pytest.mark.parametrize("head", ["fcn", "deeplabv3"])
+def test_head_parameters_equal_torchvision(head: str) -> None:
+    segmentation = pytest.importorskip("torchvision").models.segmentation
+    build = {"fcn": segmentation.fcn_resnet50, "deeplabv3": segmentation.deeplabv3_resnet50}[head]
+    with torch.device("meta"):
+        theirs = build(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+        ours = sceneparse.create_segmentation_model(
+            head, "resnet50", 21, strip_pooling=False, stem="plain"
+        )
+    assert count(ours) == count(theirs)
+    assert set(HEAD_PARAMETERS) | {"fcn", "deeplabv3"} == set(HEADS)
+
+
+def check_odd_sizes(model: SegmentationModel, aux: bool) -> None:
     images = torch.randn(2, 3, 97, 161)
     outputs = model(images)
-    assert {name: tuple(value.shape) for name, value in outputs.items()} == {
-        "out": (2, 5, 97, 161),
-        "aux": (2, 5, 97, 161),
-    }
+    assert set(outputs) == ({"out", "aux"} if aux else {"out"})
+    assert {tuple(value.shape) for value in outputs.values()} == {(2, 5, 97, 161)}
     sum(value.square().mean() for value in outputs.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("backbone", [*RESNETS, "mobilenetv2_050", "convnext_atto"])
+def test_every_backbone_at_odd_sizes(backbone: str) -> None:
+    torch.manual_seed(0)
+    small = {"base_width": 8} if backbone in RESNETS else {}
+    model = sceneparse.create_segmentation_model("strip_pooling", backbone, 5, width=16, **small)
+    check_odd_sizes(model, aux=True)
     model.eval()
     with torch.no_grad():
-        outputs = model(images, upsample=False)
+        outputs = model(torch.randn(2, 3, 97, 161), upsample=False)
     assert set(outputs) == {"out"}
     stride = model.output_stride
     # convolutions with padding round up, the patches of ConvNeXt down
     assert outputs["out"].shape[-2] in {97 // stride, -(-97 // stride)}
     assert outputs["out"].shape[-1] in {161 // stride, -(-161 // stride)}
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_at_odd_sizes_saved_and_exported(head: str, norm: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = sceneparse.create_segmentation_model(
+        head, "resnet18", 5, base_width=16, width=16, aux=False, norm=norm, output_stride=16
+    )
+    check_odd_sizes(model, aux=False)
+    model.eval()
+    model.save_pretrained(tmp_path)
+    again = SegmentationModel.from_pretrained(str(tmp_path))
+    images = torch.randn(1, 3, 97, 161)
+    with torch.no_grad():
+        expected = model(images)["out"]
+        assert torch.equal(again(images)["out"], expected)
+        exported = torch.export.export(model, (images,)).module()
+        torch.testing.assert_close(exported(images)["out"], expected)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_050"])
+def test_norms(backbone: str) -> None:
+    def kinds(norm: str) -> dict[type[nn.Module], int]:
+        model = sceneparse.create_segmentation_model("fcn", backbone, 3, norm=norm)
+        norms = [type(m) for m in model.modules() if "Norm" in type(m).__name__]
+        return dict(Counter(kind for kind in norms if kind is not ConvNormAct))
+
+    batch, group, sync = kinds("batch"), kinds("group"), kinds("sync")
+    assert set(group) == {nn.GroupNorm}
+    assert all(issubclass(kind, nn.SyncBatchNorm) for kind in sync)
+    assert sum(batch.values()) == sum(group.values()) == sum(sync.values())
+
+
+def test_frozen_norms_keep_their_statistics() -> None:
+    model = sceneparse.create_segmentation_model(
+        "strip_pooling", "resnet18", 3, base_width=8, norm="frozen"
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.train()(torch.randn(2, 3, 65, 65))["out"].square().mean().backward()
+    optimizer.step()
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(before[n], value)}
+    norms = [
+        f"backbone.{n}" for n, m in model.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)
+    ]
+    for name in norms:
+        kept = not any(key.startswith(f"{name}.") for key in changed)
+        assert kept == (".attention." not in name), name
+    assert any(key.startswith("head.mixed1.") for key in changed)
+    assert "backbone.layer1.0.conv1.weight" in changed
+
+
+def test_group_norm_has_groups_that_say_something() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2048), nn.BatchNorm2d(48), nn.BatchNorm2d(5))
+    set_norms(model, "group")
+    assert [(norm.num_groups, norm.num_channels) for norm in model] == [(32, 2048), (6, 48), (1, 5)]
+
+
+def test_zero_init_residual_starts_without_mixed_pooling() -> None:
+    model = sceneparse.create_segmentation_model(
+        "strip_pooling", "resnet18", 3, base_width=8, zero_init_residual=True
+    )
+    x = torch.randn(2, 128, 9, 11).relu()
+    mixed = model.head.get_submodule("mixed1")
+    assert torch.equal(MixedPooling.forward(mixed, x[:, :32]), x[:, :32])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
@@ -230,9 +282,13 @@ def test_frozen_stages_do_not_change(backbone: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"head": "psspnet"}, "unknown head 'psspnet'; choose one of: fcn, strip_pooling"),
+        ({"head": "psspnet"}, "unknown head 'psspnet'; choose one of: deeplabv3, "),
         ({"backbone": "resnet51"}, "unknown backbone 'resnet51'"),
-        ({"backbone": "mobilenetv2_100", "strip_pooling": True}, "set model.strip_pooling: false"),
+        ({"backbone": "mobilenetv2_100", "strip_pooling": True}, "set model.attention: none"),
+        ({"attention": "sse"}, "unknown attention 'sse'; choose one of: cbam"),
+        ({"attention": "se", "strip_pooling": True}, "not both"),
+        ({"attention_places": "some"}, "unknown attention_places 'some'"),
+        ({"norm": "layer"}, "unknown norm 'layer'"),
         ({"output_stride": 4}, "unknown output stride '4'"),
         ({"num_classes": 0}, "num_classes must be at least 2, got 0"),
         ({"width": 30}, "multiple of 4"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import resource
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from sceneparse.data.reading import read_image, read_mask
@@ -80,10 +83,25 @@ def test_cmyk_jpeg_has_its_colors(tmp_path: Path) -> None:
     assert np.abs(decoded - np.array([204.0, 44.0, 124.0])).max() <= 4
 
 
-def test_float_image_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(InputError, match=r"x\.tif: a floating-point image"):
+def test_float_image_is_scaled_from_0_to_1(tmp_path: Path) -> None:
+    Image.fromarray((GREY / 255).astype(np.float32)).save(tmp_path / "x.tif")
+    assert np.array_equal(read_image(tmp_path / "x.tif"), grey_rgb(GREY))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, np.nan])
+def test_float_image_outside_0_to_1_is_refused(tmp_path: Path, value: float) -> None:
+    Image.fromarray(np.array([[0.5, value]], np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(InputError, match=r"x\.tif: floating-point values .* outside 0\.\.1"):
         read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".tif"])
+def test_first_of_several_frames_is_used_and_said(tmp_path: Path, suffix: str) -> None:
+    first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
+    path = tmp_path / f"x{suffix}"
+    first.save(path, save_all=True, append_images=[second])
+    with pytest.warns(UserWarning, match=r"x\..*: 2 frames or pages, the first is used"):
+        assert np.array_equal(read_image(path), grey_rgb(GREY))
 
 
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -185,10 +203,32 @@ def test_truncated_file_is_named(tmp_path: Path, name: str, kept: float) -> None
             read(tmp_path / name)
 
 
-def test_jpeg_without_its_last_byte_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(encoded("JPEG")[:-1])
-    with pytest.raises(InputError, match=r"a\.jpg: damaged or truncated"):
-        read_image(tmp_path / "a.jpg")
+def with_preview() -> bytes:
+    """A JPEG whose EXIF segment holds another JPEG, as those of cameras."""
+    preview = encoded("JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", 8 + len(preview)) + b"Exif\0\0" + preview
+    return preview[:2] + segment + preview[2:]
+
+
+@pytest.mark.parametrize("make", [*CUT_FILES.values(), with_preview], ids=[*CUT_FILES, "preview"])
+def test_no_byte_at_the_end_may_be_missing(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    whole, path = make(), tmp_path / "x"
+    path.write_bytes(whole + b"some editors append notes")
+    read_image(path)
+    for missing in range(1, 60):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(InputError, match=r"x: damaged or truncated"):
+            read_image(path)
+
+
+def test_any_flipped_bit_of_a_png_is_noticed(tmp_path: Path) -> None:
+    whole, path = encoded("PNG"), tmp_path / "x.png"
+    for position in np.random.default_rng(0).integers(0, len(whole), 200):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << int(position % 8)
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=r"x\.png: "):
+            read_image(path)
 
 
 NOT_IMAGES: dict[str, Callable[[Path], object]] = {
@@ -250,3 +290,35 @@ def test_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
             read(bomb)
     # Kilobytes; unpacked, the image takes 900 MB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 50_000
+
+
+# Modes that Pillow can write as TIFF, and the bytes of one pixel.
+MODES = {
+    "1": 1,
+    "L": 1,
+    "LA": 2,
+    "P": 1,
+    "RGB": 3,
+    "RGBA": 4,
+    "CMYK": 4,
+    "YCbCr": 3,
+    "LAB": 3,
+    "I;16": 2,
+}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.sampled_from(sorted(MODES)), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
+def test_any_mode_in_rgb_uint8_out(mode: str, width: int, height: int, seed: int) -> None:
+    stored = -(-width // 8) * height if mode == "1" else width * height * MODES[mode]
+    content = np.random.default_rng(seed).bytes(stored)
+    image = Image.frombytes(mode, (width, height), content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.tif"
+        image.save(path)
+        decoded = read_image(path)
+    assert decoded.shape == (height, width, 3)
+    assert decoded.dtype == np.uint8
+    if mode in {"L", "RGB"}:
+        expected = np.frombuffer(content, np.uint8).reshape(height, width, -1)
+        assert np.array_equal(decoded, np.broadcast_to(expected, decoded.shape))

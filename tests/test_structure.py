@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,16 @@ import torch
 
 import sceneparse
 from sceneparse.config import load_config
-from tools import eval_miou, make_scenes, train_seg
+from sceneparse.models.heads import HEADS
+from tools import (
+    benchmark,
+    check_data,
+    convert_data,
+    convert_weights,
+    eval_miou,
+    make_scenes,
+    train_seg,
+)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,16 +39,18 @@ ALLOWED = {
     "layers": {"layers"},
     "models": {"models", "layers"},
     "data": {"data"},
+    "benchmark": {"benchmark", "data", "models"},
     "losses": {"layers"},
     "metrics": set(),
     "optim": set(),
-    "precision": set(),
+    "precision": {"distributed"},
     "preemption": set(),
     "distributed": set(),
     "logs": set(),
     "inference": {"layers", "models"},
     "checkpoint": {"models"},
     "report": {"report", "metrics", "data"},
+    "run_folder": {"checkpoint", "logs"},
     "engine": {"data", "distributed", "inference", "metrics", "models", "precision"},
     "training": {
         "checkpoint",
@@ -80,7 +92,7 @@ def test_only_assembly_reads_the_configuration(path: Path) -> None:
 
 def readme_commands(tool: str) -> list[list[str]]:
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line.split("#")[0].split() for block in blocks for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [words[words.index(tool) + 1 :] for words in lines if tool in words]
 
 
@@ -96,6 +108,9 @@ def test_readme_commands_parse() -> None:
         load_config(ROOT / options.config, options.overrides)
     for words in evaluating:
         eval_miou.parser().parse_args(words)
+    for tool in (convert_weights, check_data, convert_data, benchmark):
+        for words in readme_commands(f"tools/{tool.__name__.removeprefix('tools.')}.py"):
+            tool.parser().parse_args(words)
     for words in making:
         make_scenes.parser().parse_args(words)
 
@@ -140,15 +155,16 @@ def test_importing_opens_no_socket() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_python_runs() -> None:
+def test_readme_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(sources) == 3
     predict, linear, spnet = sources
     compile(predict, "README.md", "exec")
     names: dict[str, object] = {"sceneparse": sceneparse}
-    exec("from collections.abc import Sequence\nfrom torch import Tensor, nn\n" + linear, names)
-    head = names["LinearHead"]([8, 16, 32, 64], 5)  # type: ignore[operator]
-    assert head([torch.zeros(1, 64, 4, 6)] * 4).shape == (1, 5, 4, 6)
+    exec("from torch import nn\n" + linear, names)
+    monkeypatch.setitem(HEADS, "linear", names["LinearHead"])  # type: ignore[arg-type]
+    model = sceneparse.create_segmentation_model("linear", "resnet18", 5, base_width=8)
+    assert model.eval()(torch.zeros(1, 3, 33, 49))["out"].shape == (1, 5, 33, 49)
     with torch.device("meta"):
         exec(spnet, names)
     assert sum(p.numel() for p in names["model"].parameters()) == 47_737_254  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sceneparse.data.transforms import RandomWarpCrop, apply_seeded, training_transform
+from sceneparse.errors import InputError
 
 FILL = (124, 116, 104)
 
@@ -282,3 +283,63 @@ def test_albumentations_accepts_every_argument() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         full_transform()
+
+
+def with_extra(*extra: dict[str, Any]) -> A.Compose:
+    return training_transform(
+        crop=(32, 48),
+        scale=(1.0, 1.0),
+        rotate=0,
+        flip=0,
+        blur=0,
+        color_jitter=0,
+        extra=extra,
+        fill=FILL,
+        ignore_index=255,
+    )
+
+
+def test_named_transforms_are_applied_and_what_they_add_is_ignored() -> None:
+    image, mask = np.full((40, 60, 3), 90, np.uint8), np.full((40, 60), 3, np.uint8)
+    noisy = with_extra({"name": "GaussNoise", "std_range": [0.1, 0.2], "p": 1.0})
+    assert apply_seeded(noisy, image, mask, (0,))[0].std() > 5
+    moved = with_extra({"name": "Affine", "translate_px": {"x": 9, "y": 0}, "p": 1.0})
+    _, labels = apply_seeded(moved, image, mask, (0,))
+    assert (labels[:, :9] == 255).all()
+    assert (labels[:, 9:] == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"name": "GausNoise"}, "no transform 'GausNoise'; near it: GaussNoise"),
+        ({"p": 0.5}, "no transform 'None'"),
+        ({"name": "Compose", "transforms": []}, "no transform 'Compose'"),
+        ({"name": "GaussNoise", "var_limit": 3, "q": 1}, "GaussNoise has no argument var_limit, q"),
+        ({"name": "GaussNoise", "std_range": "much"}, "GaussNoise cannot be built"),
+        ({"name": "Resize", "height": 8, "width": 8}, "sizes must stay"),
+        ({"name": "Normalize"}, "float32; sizes must stay, and normalisation comes later"),
+        ({"name": "RandomCrop", "height": 99, "width": 99}, "cannot be applied"),
+    ],
+)
+def test_transforms_that_do_not_fit_are_refused(extra: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        with_extra(extra)
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.0, 1.7])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_crop_shows_the_wanted_class(scale: float, flip: float) -> None:
+    random = np.random.default_rng(0)
+    tops = set()
+    for seed in range(60):
+        mask = np.zeros((70, 90), np.uint8)
+        y, x = random.integers(0, 68), random.integers(0, 88)
+        mask[y : y + 3, x : x + 3] = 7
+        warp = RandomWarpCrop((20, 24), (scale, scale), 0.0, flip, fill=FILL)
+        image = np.zeros((70, 90, 3), np.uint8)
+        _, labels = apply_seeded(A.Compose([warp]), image, mask, (seed,), wanted_class=7)
+        assert (labels == 7).any()
+        tops.add(int(np.argwhere(labels == 7)[0][0]))
+    # anywhere in the crop, not always in one place
+    assert len(tops) > 8

@@ -28,7 +28,7 @@ EXAMPLES = """\
 
 A run folder stands for its best checkpoint. Scores go to RUN/eval_SPLIT (eval_SPLIT_last and so on
 for another checkpoint): eval.json, eval.csv, confusion.csv, examples.png, and with --save the
-folders index, color, overlay."""
+folders index, raw, color, overlay."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
         "--save",
         nargs="+",
         default=[],
-        choices=("index", "color", "overlay"),
-        help="PNGs per image",
+        choices=("index", "raw", "color", "overlay"),
+        help="PNGs per image; raw: the data set's own label values, for its submission server",
     )
     result.add_argument(
         "--output", metavar="FOLDER", help="where results go; default RUN/eval_SPLIT"
@@ -72,7 +72,8 @@ def main(options: argparse.Namespace) -> None:
 
     if options.workers < 0:
         raise InputError(f"--workers must be 0 or more, got {options.workers}")
-    model, meta = load_model(options.checkpoint)
+    model = load_model(options.checkpoint)
+    meta = model.meta
     dataset = open_dataset(options, meta)
     split = options.split or meta["data"]["val_split"]
     mode = options.mode or meta["eval"]["mode"]
@@ -85,7 +86,6 @@ def main(options: argparse.Namespace) -> None:
         matrix, examples = evaluate_split(
             model,
             dataset,
-            normalization=(meta["mean"], meta["std"]),
             infer=infer,
             compute=compute,
             process=process,
@@ -142,7 +142,6 @@ def evaluate_split(  # noqa: PLR0913 - what an evaluation consists of
     model: SegmentationModel,
     dataset: SegmentationDataset,
     *,
-    normalization: tuple[Sequence[float], Sequence[float]],
     infer: Infer,
     compute: Compute,
     process: Process,
@@ -166,15 +165,12 @@ def evaluate_split(  # noqa: PLR0913 - what an evaluation consists of
         collector.add(batch, labels)
         for image, name, prediction in zip(batch.images, batch.names, labels, strict=True):
             for kind in save:
-                save_prediction(
-                    kind, output / kind / f"{name}.png", image, prediction, table.colors
-                )
+                save_prediction(kind, output / kind / f"{name}.png", image, prediction, table)
         progress.advance(len(batch.names) * process.world_size)
 
     loader = evaluation_loader(
         dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
     )
-    mean, std = normalization
     with explained_worker_failures():
         matrix = evaluate(
             model,
@@ -182,7 +178,7 @@ def evaluate_split(  # noqa: PLR0913 - what an evaluation consists of
             num_classes=table.num_classes,
             ignore_index=table.ignore_index,
             infer=infer,
-            normalize=Normalization(tuple(mean), tuple(std)),  # type: ignore[arg-type]
+            normalize=Normalization(model.mean, model.std),
             compute=compute,
             after_batch=after_batch,
         )

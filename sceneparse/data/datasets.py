@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,19 +58,33 @@ class SegmentationDataset:
                 f"{pair.mask}: mask is {raw.shape[1]}x{raw.shape[0]} "
                 f"but the image {pair.image} is {image.shape[1]}x{image.shape[0]}"
             )
+        return image, self._encode(raw, pair.mask), pair.name
+
+    def mask(self, index: int) -> Labels:
+        """Read the mask of a sample only: train ids (H, W)."""
+        path = self.pairs[index].mask
+        return self._encode(read_mask(path), path)
+
+    def _encode(self, raw: NDArray[Any], path: Path) -> Labels:
         try:
-            return image, self.table.encode(raw), pair.name
+            return self.table.encode(raw)
         except InputError as error:
-            raise InputError(f"{pair.mask}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
 
 
 def create_dataset(
-    dataset: str, root: str | Path, split: str, classes: Sequence[str] | None = None
+    dataset: str,
+    root: str | Path,
+    split: str,
+    classes: Sequence[str] | None = None,
+    *,
+    complete: bool = True,
 ) -> SegmentationDataset:
     """Find the pairs of a split ("train", "val", ... or a list file under root) of a data set.
 
     `classes` names the classes of dataset "folder" where ROOT/classes.txt does not. Raises
-    InputError for an unknown data set, a missing folder, images without masks and the like.
+    InputError for an unknown data set, a missing folder and, unless `complete` is False, for
+    images without masks and masks without images.
     """
     if dataset not in DATASETS:
         raise unknown_name("data set", dataset, DATASETS)
@@ -86,6 +101,8 @@ def create_dataset(
     pairs = _listed_pairs(root, root / split) if listed else layout.find_pairs(root, split)
     if not pairs:
         raise InputError(f"split '{split}' of {root} is empty")
+    if complete:
+        _refuse_incomplete(pairs)
     if dataset == "cityscapes" and pairs[0].mask.stem.endswith("_labelTrainIds"):
         table = identity_table(table.names, table.colors)
     return SegmentationDataset(pairs, table)
@@ -122,17 +139,25 @@ def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
 
     Where the official scripts made *_labelTrainIds.png and no labelIds are there, those are used.
     """
-    images = sorted(_folder(root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
-    for kind in ("labelIds", "labelTrainIds"):
-        pairs = []
-        for image in images:
-            name = image.name.removesuffix("_leftImg8bit.png")
-            mask = root / "gtFine" / split / image.parent.name / f"{name}_gtFine_{kind}.png"
-            pairs.append(Pair(image, mask, name))
-        if any(pair.mask.is_file() for pair in pairs):
-            break
-    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
-    return pairs
+    images, masks = _folder(root / "leftImg8bit" / split), root / "gtFine" / split
+    stems = {
+        path.relative_to(images).as_posix().removesuffix("_leftImg8bit.png")
+        for path in images.glob("*/*_leftImg8bit.png")
+    }
+    ending = next(
+        (end for end in _CITYSCAPES_MASKS if any(masks.glob(f"*/*{end}"))), _CITYSCAPES_MASKS[0]
+    )
+    stems |= {
+        path.relative_to(masks).as_posix().removesuffix(ending)
+        for path in masks.glob(f"*/*{ending}")
+    }
+    return [
+        Pair(images / f"{stem}_leftImg8bit.png", masks / f"{stem}{ending}", stem.split("/")[1])
+        for stem in sorted(stems)
+    ]
+
+
+_CITYSCAPES_MASKS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 
 
 def _ade20k_pairs(root: Path, split: str) -> list[Pair]:
@@ -154,26 +179,19 @@ def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
         )
         for name in _read_lines(split_file)
     ]
-    _refuse_missing_images([pair.image for pair in pairs if not pair.image.is_file()])
-    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
     return pairs
 
 
 def match_by_stem(images: Path, masks: Path) -> list[Pair]:
-    """Pair the files of two folders by their names without suffix; every file needs its partner."""
+    """Pair the files of two folders by their names without suffix; a partner may be missing."""
     by_stem = {path.stem: path for path in _image_files(masks)}
     image_files = _image_files(images)
     pairs = [
         Pair(path, by_stem.pop(path.stem, masks / f"{path.stem}.png"), path.stem)
         for path in image_files
     ]
-    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
-    if by_stem:
-        raise InputError(
-            f"{len(by_stem)} masks in {masks} have no image: "
-            f"{first_few(path.name for path in by_stem.values())}"
-        )
-    return pairs
+    alone = [Pair(images / f"{stem}.jpg", mask, stem) for stem, mask in by_stem.items()]
+    return pairs + alone
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -204,8 +222,6 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
     repeated = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
     if repeated:
         raise InputError(f"{list_file}: {len(repeated)} names occur twice: {first_few(repeated)}")
-    _refuse_missing_images([pair.image for pair in pairs if not pair.image.is_file()])
-    _refuse_missing_masks([pair for pair in pairs if not pair.mask.is_file()])
     return pairs
 
 
@@ -234,17 +250,25 @@ def _inner(root: Path, *candidates: str) -> Path:
     return next((root / name for name in candidates if (root / name).is_dir()), root)
 
 
-def _refuse_missing_masks(pairs: Sequence[Pair]) -> None:
-    if pairs:
-        names = first_few(pair.image.name for pair in pairs)
+def _refuse_incomplete(pairs: Sequence[Pair]) -> None:
+    without_image = [pair for pair in pairs if not pair.image.is_file()]
+    without_mask = [pair for pair in pairs if not pair.mask.is_file()]
+    absent = [pair for pair in without_image if not pair.mask.is_file()]
+    if absent:
+        names = first_few(pair.image for pair in absent)
+        raise InputError(f"{len(absent)} listed samples have neither image nor mask: {names}")
+    if without_mask:
+        names = first_few(pair.image.name for pair in without_mask)
         raise InputError(
-            f"{len(pairs)} images have no mask: {names}; expected e.g. {pairs[0].mask}"
+            f"{len(without_mask)} images have no mask: {names}; "
+            f"expected e.g. {without_mask[0].mask}"
         )
-
-
-def _refuse_missing_images(images: Sequence[Path]) -> None:
-    if images:
-        raise InputError(f"{len(images)} listed images do not exist: {first_few(images)}")
+    if without_image:
+        names = first_few(pair.mask.name for pair in without_image)
+        raise InputError(
+            f"{len(without_image)} masks have no image: {names}; "
+            f"expected e.g. {without_image[0].image}"
+        )
 
 
 @dataclass(frozen=True)

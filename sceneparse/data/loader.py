@@ -1,4 +1,4 @@
-"""Batches for training: their order and randomness follow from seed, epoch and index alone."""
+"""Batches for training and evaluation, read and augmented by worker processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.sampling import Draw, EpochSampler
 from sceneparse.data.transforms import apply_seeded
 from sceneparse.errors import InputError
 
@@ -27,44 +28,6 @@ class Batch(NamedTuple):
     images: Tensor
     targets: Tensor
     names: tuple[str, ...]
-
-
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Micro-batches of (epoch, index) keys for one process; can start in the middle of an epoch.
-
-    Every optimiser step takes the next `batch_size` indices of one permutation per epoch; each of
-    its micro-batches is shared out evenly over the processes. The incomplete last step is dropped.
-    """
-
-    def __init__(
-        self, size: int, batch_size: int, accumulate: int, seed: int, rank: int, world_size: int
-    ) -> None:
-        pieces = accumulate * world_size
-        if batch_size % pieces:
-            raise InputError(
-                f"train.batch_size {batch_size} is no multiple of accumulate x processes {pieces}"
-            )
-        if size < batch_size:
-            raise InputError(
-                f"{size} training images are fewer than train.batch_size {batch_size}; lower it"
-            )
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.micro_batch = batch_size // pieces
-        self.steps_per_epoch = size // batch_size
-        self._accumulate = accumulate
-        self._epoch = self._first_step = 0
-
-    def start_at(self, epoch: int, step: int) -> None:
-        """Make the next iteration begin at this optimiser step of this epoch."""
-        self._epoch, self._first_step = epoch, step
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self._epoch)).permutation(self.size)
-        count = self.steps_per_epoch * self._accumulate
-        for number in range(self._first_step * self._accumulate, count):
-            start = (number * self.world_size + self.rank) * self.micro_batch
-            yield [(self._epoch, int(index)) for index in order[start : start + self.micro_batch]]
 
 
 class Samples(Dataset[Any]):
@@ -93,18 +56,20 @@ class Samples(Dataset[Any]):
 
 
 class AugmentedSamples(Samples):
-    """Augmented samples by (epoch, index)."""
+    """Augmented samples by draw; the same draw gives the same sample in any process."""
 
     def __init__(self, dataset: SegmentationDataset, transform: A.Compose, seed: int) -> None:
         super().__init__(dataset)
         self.transform, self.seed = transform, seed
 
     def __getitem__(  # type: ignore[override]
-        self, key: tuple[int, int]
+        self, draw: Draw
     ) -> tuple[Tensor, Tensor, str] | InputError:
-        epoch, index = key
-        seed = (self.seed, epoch, index)
-        return self.load(index, lambda image, mask: apply_seeded(self.transform, image, mask, seed))
+        seed = (self.seed, draw.epoch, draw.index, *([draw.repeat] if draw.repeat else []))
+        return self.load(
+            draw.index,
+            lambda image, mask: apply_seeded(self.transform, image, mask, seed, draw.wanted_class),
+        )
 
 
 def image_tensor(image: np.ndarray[Any, Any]) -> Tensor:

@@ -5,8 +5,10 @@ A file that is truncated, of another kind, or too large never passes in silence.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 # Pillow spreads 2- and 4-bit grey over 0..255; a mask wants the stored values back.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _GREY_STEP = "grey_step"
+_ORIENTATION = 0x0112  # of EXIF
 # Pillow raises any of these on damaged data, depending on the format.
 _DAMAGE = (
     OSError,
@@ -39,17 +42,16 @@ _DAMAGE = (
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode an image of any mode to RGB uint8 (H, W, 3), upright by its EXIF orientation.
 
-    Alpha is dropped; 16-bit values are scaled to 8 bits. Raises InputError naming the file.
+    Alpha is dropped; 16-bit values are scaled to 8 bits, floating-point ones from 0..1. Of several
+    frames or pages the first is taken, with a warning. Raises InputError naming the file.
     """
     image = _decode(path)
     if image.mode == "F":
-        raise InputError(
-            f"{path}: a floating-point image has no defined range; save it as 8-bit RGB"
-        )
+        image = _from_unit_range(image, path)
     if image.mode in _SIXTEEN_BIT:
         # Scaled to 8 bits by the high byte; Pillow's own conversion would clip at 255.
         image = Image.fromarray((_sixteen_bit(image, path) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: Path) -> NDArray[Any]:
@@ -71,6 +73,16 @@ def read_mask(path: Path) -> NDArray[Any]:
     )
 
 
+def _from_unit_range(image: Image.Image, path: Path) -> Image.Image:
+    values = np.asarray(image)
+    if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
+        raise InputError(
+            f"{path}: floating-point values {values.min():g}..{values.max():g} outside 0..1; "
+            "scale them, or save 8-bit RGB"
+        )
+    return Image.fromarray((values * 255).round().astype(np.uint8))
+
+
 def _sixteen_bit(image: Image.Image, path: Path) -> NDArray[np.uint16]:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
@@ -78,12 +90,17 @@ def _sixteen_bit(image: Image.Image, path: Path) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
+    """Open an image without decoding it; raises InputError naming a file that is none."""
+    return _open(path, path)
+
+
+def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images and refuses huge ones; a large one is not an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
+            return Image.open(source)
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not an image file that can be read") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -91,15 +108,63 @@ def _open(path: Path) -> Image.Image:
 
 
 def _decode(path: Path) -> Image.Image:
-    with _open(path) as image:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
+    with _open(path, io.BytesIO(content)) as image:
         raw_mode = image.tile[0][3] if image.tile else None
+        # The second picture of a phone's MPO is a preview or depth map.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            warnings.warn(f"{path}: {frames} frames or pages, the first is used", stacklevel=3)
         try:
+            _require_the_end(content, image.format)
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            # A copy is made only of what must be turned.
+            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            upright = ImageOps.exif_transpose(image) if turned else image
         except _DAMAGE as error:
             raise InputError(f"{path}: damaged or truncated: {_reason(error)}") from error
     upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
     return upright
+
+
+def _require_the_end(content: bytes, kind: str | None) -> None:
+    """Raise ValueError for a PNG or JPEG that breaks off behind its last pixel, or has bit errors.
+
+    Pillow stops reading there, and does not look at the checksums of a PNG's pixels.
+    """
+    if kind == "PNG":
+        _walk_png(content)
+    # Among the pixels of a JPEG, FF is followed by 00, so that FF D9 can only be the end.
+    elif kind == "JPEG" and content.rfind(b"\xff\xd9") < _start_of_scan(content):
+        raise ValueError("the end of the image is missing")
+
+
+def _start_of_scan(content: bytes) -> int:
+    """Step over the segments before the pixels of a JPEG, which can hold a whole preview."""
+    position = 2
+    while content[position + 1] != 0xDA:
+        is_fill = content[position + 1] == 0xFF
+        position += (
+            1 if is_fill else 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+        )
+    return position
+
+
+def _walk_png(content: bytes) -> None:
+    position, name = 8, b""
+    view = memoryview(content)
+    while name != b"IEND":
+        if position + 12 > len(content):
+            raise ValueError("the end of the image is missing")
+        length, name = struct.unpack_from(">I4s", content, position)
+        checked = view[position + 4 : position + 8 + length]
+        position += 12 + length
+        stored = content[position - 4 : position]
+        if len(stored) < 4 or zlib.crc32(checked).to_bytes(4, "big") != stored:
+            raise ValueError(f"wrong checksum in chunk {name.decode('latin-1')}")
 
 
 def _reason(error: BaseException) -> str:

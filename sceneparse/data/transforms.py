@@ -7,8 +7,11 @@ cropping one after the other, up to interpolation.
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import albumentations as A
@@ -17,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.labels import Labels
+from sceneparse.errors import InputError, first_few
 
 Matrix = NDArray[np.float64]
+WANTED_CLASS = "wanted_class"
 # Bilinear samples of an image shrunk by more than this skip pixels (aliasing).
 _LARGEST_BILINEAR_SHRINK = 2.0
 
@@ -60,14 +65,36 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         rotated = self.rotate > 0 and self.py_random.random() < 0.5
         angle = self.py_random.uniform(-self.rotate, self.rotate) if rotated else 0.0
         mirrored = self.py_random.random() < self.flip
-        top = self.py_random.randint(0, max(scaled[0] - self.crop[0], 0))
-        left = self.py_random.randint(0, max(scaled[1] - self.crop[1], 0))
-        matrix = (
-            _rotation(angle, scaled)
-            @ (_mirror(scaled[1]) if mirrored else np.eye(3))
-            @ _translation(left, top)
-        )
-        return {"crop_to_scaled": matrix, "scaled": scaled}
+        turned = _rotation(angle, scaled) @ (_mirror(scaled[1]) if mirrored else np.eye(3))
+        x, y = self._draw_position(data, _scaling(scaled, (height, width)) @ turned)
+        top = self._draw_start(y, self.crop[0], scaled[0])
+        left = self._draw_start(x, self.crop[1], scaled[1])
+        return {"crop_to_scaled": turned @ _translation(left, top), "scaled": scaled}
+
+    def _draw_position(
+        self, data: Mapping[str, Any], to_source: Matrix
+    ) -> tuple[float | None, float | None]:
+        """Choose a pixel of the wanted class, where one is wanted, that the crop shall hold."""
+        wanted = data.get(WANTED_CLASS)
+        if wanted is None:
+            return None, None
+        rows, columns = np.nonzero(data["mask"] == wanted)
+        chosen = self.py_random.randrange(len(rows))
+        source = np.array([columns[chosen] + 0.5, rows[chosen] + 0.5, 1.0])
+        x, y, _ = np.linalg.solve(to_source, source)
+        return float(x), float(y)
+
+    def _draw_start(self, position: float | None, crop: int, size: int) -> int:
+        """Choose where the crop starts along one axis, so that it holds `position` if there is one.
+
+        A rotation can turn the position out of the image; the crop then comes as near as it can.
+        """
+        last = max(size - crop, 0)
+        if position is None:
+            return int(self.py_random.randint(0, last))
+        low = min(max(math.floor(position) - crop + 1, 0), last)
+        high = max(min(math.floor(position), last), low)
+        return int(self.py_random.randint(low, high))
 
     def apply(
         self,
@@ -89,7 +116,8 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        warped[self._nearest(np.ones(size, np.uint8), to_source, 0) == 0] = self.fill
+        if not _covers(size, to_source, self.crop):
+            warped[self._nearest(np.ones(size, np.uint8), to_source, 0) == 0] = self.fill
         filled: NDArray[np.uint8] = warped
         return filled
 
@@ -119,6 +147,15 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
     def get_transform_init_args_names(self) -> tuple[str, ...]:
         """Name the constructor's arguments, for albumentations' own repr and serialisation."""
         return "crop", "scale", "rotate", "flip", "fill", "fill_mask"
+
+
+def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> bool:
+    """Whether all pixels of the crop come from inside an image of `size` (height, width)."""
+    right, bottom = crop[1] - 1, crop[0] - 1
+    corners = np.array([[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]])
+    x, y, _ = to_source @ corners
+    inside = min(x.min(), y.min()) >= 0 and x.max() <= size[1] - 1 and y.max() <= size[0] - 1
+    return bool(inside)
 
 
 def _between_pixel_centres(matrix: Matrix) -> Matrix:
@@ -155,13 +192,16 @@ def training_transform(  # noqa: PLR0913 - one argument per augmentation
     flip: float,
     blur: float,
     color_jitter: float,
+    extra: Sequence[Mapping[str, Any]] = (),
     fill: Sequence[int],
     ignore_index: int,
 ) -> A.Compose:
-    """Build the training pipeline: warp and crop, 5x5 Gaussian blur, colour jitter.
+    """Build the training pipeline: warp and crop, 5x5 Gaussian blur, colour jitter, then `extra`.
 
     `blur` and `flip` are probabilities, `color_jitter` is a strength in 0..1, `fill` the RGB
-    colour of padding. Images stay uint8; normalisation happens on the device.
+    colour of padding. `extra` are albumentations transforms by name and arguments. Images stay
+    uint8; normalisation happens on the device. Raises InputError for a transform that is unknown,
+    has unknown arguments, or changes sizes or types.
     """
     steps: list[A.BasicTransform] = [
         RandomWarpCrop(crop, scale, rotate, flip, fill=fill, fill_mask=ignore_index)
@@ -174,18 +214,71 @@ def training_transform(  # noqa: PLR0913 - one argument per augmentation
         steps.append(
             A.ColorJitter(brightness=limits, contrast=limits, saturation=limits, hue=(0, 0), p=1.0)
         )
-    return A.Compose(steps)
+    steps += [_named_transform(settings, ignore_index) for settings in extra]
+    pipeline = A.Compose(steps)
+    _refuse_misfits(pipeline, crop)
+    return pipeline
+
+
+def _named_transform(settings: Mapping[str, Any], ignore_index: int) -> A.BasicTransform:
+    """Build {"name": "GaussNoise", "p": 0.3, ...}; what it adds to a mask counts as ignored."""
+    arguments = dict(settings)
+    name = arguments.pop("name", None)
+    kind = getattr(A, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
+        names = [n for n, k in vars(A).items() if isinstance(k, type)]
+        near = ", ".join(difflib.get_close_matches(str(name), names, n=3)) or "none"
+        raise InputError(
+            f"augment.extra: albumentations has no transform '{name}'; near it: {near}"
+        )
+    known = inspect.signature(kind).parameters
+    unknown = [argument for argument in arguments if argument not in known]
+    if unknown:
+        # albumentations itself would only warn.
+        raise InputError(
+            f"augment.extra: {name} has no argument {first_few(unknown)}; it has {', '.join(known)}"
+        )
+    if "fill_mask" in known and known["fill_mask"].default is not None:
+        arguments.setdefault("fill_mask", ignore_index)
+    try:
+        transform: A.BasicTransform = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"augment.extra: {name} cannot be built: {reason}") from error
+    return transform
+
+
+def _refuse_misfits(pipeline: A.Compose, crop: tuple[int, int]) -> None:
+    """Try the pipeline on grey: batches need crops of one size, and images of 8 bits."""
+    image, mask = np.full((*crop, 3), 127, np.uint8), np.zeros(crop, np.uint8)
+    for seed in range(8):
+        try:
+            changed, labels = apply_seeded(pipeline, image, mask, (seed,))
+        except Exception as error:  # transforms raise types of their own
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"augment.extra cannot be applied: {reason}") from error
+        if changed.shape != image.shape or changed.dtype != np.uint8 or labels.shape != mask.shape:
+            raise InputError(
+                f"augment.extra turns crops of {image.shape} uint8 into {changed.shape} "
+                f"{changed.dtype}; sizes must stay, and normalisation comes later by itself"
+            )
 
 
 def apply_seeded(
-    transform: A.Compose, image: NDArray[np.uint8], mask: Labels, seed: tuple[int, ...]
+    transform: A.Compose,
+    image: NDArray[np.uint8],
+    mask: Labels,
+    seed: tuple[int, ...],
+    wanted_class: int | None = None,
 ) -> tuple[NDArray[np.uint8], Labels]:
     """Apply `transform` with random numbers that depend on `seed` alone.
+
+    Where `wanted_class` is given, the crop is drawn among those that hold a pixel of it.
 
     All steps share one generator: albumentations' own set_random_seed gives every step the same
     numbers, so that e.g. exactly the mirrored images would be blurred.
     """
     generator = np.random.default_rng(seed)
     transform.set_random_state(generator, random.Random(int(generator.integers(2**62))))  # noqa: S311
-    result = transform(image=image, mask=mask)
+    result = transform(image=image, mask=mask, **{WANTED_CLASS: wanted_class})
     return result["image"], result["mask"]

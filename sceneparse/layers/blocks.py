@@ -18,12 +18,15 @@ class ConvNormAct(nn.Sequential):
         out_channels: int,
         kernel_size: int | tuple[int, int],
         *,
+        dilation: int = 1,
         activation: bool = True,
     ) -> None:
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        padding = (kernel[0] // 2, kernel[1] // 2)
+        padding = (kernel[0] // 2 * dilation, kernel[1] // 2 * dilation)
         layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=False),
+            nn.Conv2d(
+                in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False
+            ),
             nn.BatchNorm2d(out_channels),
         ]
         if activation:

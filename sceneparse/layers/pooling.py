@@ -1,10 +1,13 @@
-"""Pooling modules of SPNet (Hou et al., Strip Pooling, CVPR 2020, arXiv 2003.13328).
+"""Modules that gather context: those of SPNet and those it is compared with.
 
-Long, narrow windows gather context along one axis only: `StripPooling` gates a backbone's features
-with it, `MixedPooling` joins it to pyramid pooling in the head.
+SPNet (Hou et al., Strip Pooling, CVPR 2020, arXiv 2003.13328) pools over long, narrow windows:
+`StripPooling` gates a backbone's features by them, `MixedPooling` joins them to pyramid pooling in
+the head. `PyramidPooling` is that of PSPNet, `AtrousPyramid` (ASPP) that of DeepLabV3.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,40 +41,108 @@ class MixedPooling(nn.Module):
     pooling for long range ones, added to the input.
 
     `grids` are the output sizes of the short range pools; a map smaller than a grid is spread over
-    it, as adaptive pooling defines. Shape: (B, C, H, W) -> (B, C, H, W), C a multiple of 4.
+    it, as adaptive pooling defines. `short` and `long` switch the two ranges, as in the ablation
+    of the paper. Shape: (B, C, H, W) -> (B, C, H, W), C a multiple of 4.
     """  # noqa: D205 - the first sentence takes two lines
 
-    def __init__(self, channels: int, grids: tuple[int, ...] = (20, 12)) -> None:
+    def __init__(
+        self,
+        channels: int,
+        grids: Sequence[int] = (20, 12),
+        *,
+        short: bool = True,
+        long: bool = True,
+    ) -> None:
         super().__init__()
-        inner = channels // 4
-        self.grids = grids
-        self.short_reduce = ConvNormAct(channels, inner, 1)
-        self.short_full = ConvNormAct(inner, inner, 3, activation=False)
-        self.short_pooled = nn.ModuleList(
-            ConvNormAct(inner, inner, 3, activation=False) for _ in grids
-        )
-        self.short_fuse = ConvNormAct(inner, inner, 3)
-        self.long_reduce = ConvNormAct(channels, inner, 1)
-        self.long_columns = ConvNormAct(inner, inner, (1, 3), activation=False)
-        self.long_rows = ConvNormAct(inner, inner, (3, 1), activation=False)
-        self.long_fuse = ConvNormAct(inner, inner, 3)
-        self.fuse = ConvNormAct(2 * inner, channels, 1, activation=False)
+        self.short = _ShortRange(channels, grids) if short else None
+        self.long = _LongRange(channels) if long else None
+        ranges = [part for part in (self.short, self.long) if part is not None]
+        self.fuse = ConvNormAct(len(ranges) * channels // 4, channels, 1, activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        short, long = self._short_range(x), self._long_range(x)  # (B, C/4, H, W) each
-        return F.relu(x + self.fuse(torch.cat([short, long], dim=1)))
+        ranges = [part(x) for part in (self.short, self.long) if part is not None]
+        return F.relu(x + self.fuse(torch.cat(ranges, dim=1)))
 
-    def _short_range(self, x: Tensor) -> Tensor:
-        x = self.short_reduce(x)
-        total = self.short_full(x)
-        for grid, conv in zip(self.grids, self.short_pooled, strict=True):
+
+class _ShortRange(nn.Module):
+    """Pyramid pooling half of a mixed pooling module: (B, C, H, W) -> (B, C / 4, H, W)."""
+
+    def __init__(self, channels: int, grids: Sequence[int]) -> None:
+        super().__init__()
+        inner = channels // 4
+        self.grids = tuple(grids)
+        self.reduce = ConvNormAct(channels, inner, 1)
+        self.full = ConvNormAct(inner, inner, 3, activation=False)
+        self.pooled = nn.ModuleList(ConvNormAct(inner, inner, 3, activation=False) for _ in grids)
+        self.fuse = ConvNormAct(inner, inner, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(x)
+        total = self.full(x)
+        for grid, conv in zip(self.grids, self.pooled, strict=True):
             total = total + resize(conv(F.adaptive_avg_pool2d(x, grid)), x.shape[-2:])
-        fused: Tensor = self.short_fuse(F.relu(total))
+        fused: Tensor = self.fuse(F.relu(total))
         return fused
 
-    def _long_range(self, x: Tensor) -> Tensor:
-        x = self.long_reduce(x)
-        columns = self.long_columns(x.mean(dim=2, keepdim=True))  # (B, C/4, 1, W)
-        rows = self.long_rows(x.mean(dim=3, keepdim=True))  # (B, C/4, H, 1)
-        fused: Tensor = self.long_fuse(F.relu(columns + rows))
+
+class _LongRange(nn.Module):
+    """Strip pooling half of a mixed pooling module: (B, C, H, W) -> (B, C / 4, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels // 4
+        self.reduce = ConvNormAct(channels, inner, 1)
+        self.columns = ConvNormAct(inner, inner, (1, 3), activation=False)
+        self.rows = ConvNormAct(inner, inner, (3, 1), activation=False)
+        self.fuse = ConvNormAct(inner, inner, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(x)
+        columns = self.columns(x.mean(dim=2, keepdim=True))  # (B, C/4, 1, W)
+        rows = self.rows(x.mean(dim=3, keepdim=True))  # (B, C/4, H, 1)
+        fused: Tensor = self.fuse(F.relu(columns + rows))
         return fused
+
+
+class PyramidPooling(nn.Module):
+    """Pool to grids of several sizes, convolve, resize and append to the input (PSPNet, Zhao et
+    al., CVPR 2017, section 3.2).
+
+    Shape: (B, C, H, W) -> (B, C + len(grids) * inner, H, W)
+    """  # noqa: D205 - the first sentence takes two lines
+
+    def __init__(self, channels: int, inner: int, grids: Sequence[int] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        self.grids = tuple(grids)
+        self.pooled = nn.ModuleList(ConvNormAct(channels, inner, 1) for _ in grids)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pyramid = [
+            resize(conv(F.adaptive_avg_pool2d(x, grid)), x.shape[-2:])
+            for grid, conv in zip(self.grids, self.pooled, strict=True)
+        ]
+        return torch.cat([x, *pyramid], dim=1)
+
+
+class AtrousPyramid(nn.Module):
+    """Atrous spatial pyramid pooling: a 1x1 convolution, 3x3 ones of several dilations and the
+    image's mean, projected (ASPP, DeepLabV3, Chen et al., arXiv 1706.05587, section 3.3).
+
+    Shape: (B, C, H, W) -> (B, width, H, W)
+    """  # noqa: D205 - the first sentence takes two lines
+
+    def __init__(self, channels: int, width: int, rates: Sequence[int]) -> None:
+        super().__init__()
+        self.point = ConvNormAct(channels, width, 1)
+        self.dilated = nn.ModuleList(
+            ConvNormAct(channels, width, 3, dilation=rate) for rate in rates
+        )
+        self.image = ConvNormAct(channels, width, 1)
+        self.project = ConvNormAct((len(rates) + 2) * width, width, 1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = self.image(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        branches = [self.point(x), *(conv(x) for conv in self.dilated), image]
+        projected: Tensor = self.dropout(self.project(torch.cat(branches, dim=1)))
+        return projected

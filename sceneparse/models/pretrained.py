@@ -6,11 +6,13 @@ Files are safetensors, or .pth/.pt/.th read with weights_only: a pickle that run
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -42,16 +44,20 @@ def read_weights(path: str | Path) -> State:
     A `state_dict` or `model` key around the tensors and the prefixes of wrappers are taken off.
     Raises InputError for a missing, damaged or malicious file.
     """
-    path = Path(path)
-    content = _read_file(path)
+    return _unwrapped(_read_file(Path(path)), str(path))
+
+
+def _unwrapped(content: Any, source: str) -> State:  # noqa: ANN401 - a file holds anything
     while wrapped := _inner_state(content):
         content = wrapped
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
-        raise InputError(f"{path}: expected named tensors, found {type(content).__name__}")
+        raise InputError(f"{source}: expected named tensors, found {type(content).__name__}")
     state = dict(content)
-    while prefix := next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None):
+    while state and (
+        prefix := next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
+    ):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
@@ -67,13 +73,25 @@ def _inner_state(content: Any) -> Mapping[Any, Any] | None:  # noqa: ANN401 - a 
     return next((value for value in inner if isinstance(value, Mapping) and value), None)
 
 
+_numpy_scalar: Any = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
+    # before and after numpy 2
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+]
+
+
 def _read_file(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
     if not path.is_file():
         raise InputError(f"weights file '{path}' does not exist")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Training scripts of old kept scores beside the weights, as numpy numbers.
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, it is damaged or holds more than tensors and plain values"
@@ -139,6 +157,73 @@ def load_backbone(
         dropped = _load_resnet(backbone, state, source)
     left_out = f"; left out its heads: {first_few(dropped, 4)}" if dropped else ""
     say(f"backbone weights from {source}{left_out}")
+
+
+def convert_official_spnet(state_dict: Mapping[str, Any]) -> State:
+    """Rename the tensors of a public SPNet checkpoint to those of `create_segmentation_model`.
+
+    Takes the publishers' layout (`pretrained.`, `head.`, `auxlayer.`), in or out of a `state_dict`
+    key, with or without `module.` before every name. The result loads strictly into a model of the
+    same backbone, classes and strip pooling modules. Raises InputError for anything else.
+    """
+    state = _unwrapped(state_dict, "the state dict")
+    renamed = {_own_name(name): tensor for name, tensor in state.items()}
+    unknown = [name for name in state if _own_name(name) == name]
+    if unknown or not renamed:
+        raise InputError(f"not a public SPNet checkpoint: {first_few(unknown) or 'it is empty'}")
+    return renamed
+
+
+def official_architecture(state: State) -> dict[str, Any]:
+    """Tell from converted weights which arguments create_segmentation_model needs for them."""
+    blocks = {name.split(".")[2] for name in state if name.startswith("backbone.layer3.")}
+    backbones = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
+    if len(blocks) not in backbones or "head.classifier.1.bias" not in state:
+        raise InputError(
+            f"not a whole SPNet: {len(blocks)} blocks in stage 3 (6, 23 or 36 expected)"
+            + ("" if "head.classifier.1.bias" in state else ", no head.score_layer.4.bias")
+        )
+    return {
+        "head": "strip_pooling",
+        "backbone": backbones[len(blocks)],
+        "num_classes": len(state["head.classifier.1.bias"]),
+        "attention": "strip_pooling" if any(".attention." in name for name in state) else "none",
+        "aux": any(name.startswith("aux_head.") for name in state),
+    }
+
+
+# The publishers' names, as patterns, and ours; docs of the modules say what each part is.
+_OFFICIAL_NAMES = (
+    (r"pretrained\.(.*)\.spm\.conv1\.", r"backbone.\1.attention.rows.0."),
+    (r"pretrained\.(.*)\.spm\.bn1\.", r"backbone.\1.attention.rows.1."),
+    (r"pretrained\.(.*)\.spm\.conv2\.", r"backbone.\1.attention.columns.0."),
+    (r"pretrained\.(.*)\.spm\.bn2\.", r"backbone.\1.attention.columns.1."),
+    (r"pretrained\.(.*)\.spm\.conv3\.", r"backbone.\1.attention.fuse."),
+    (r"pretrained\.", r"backbone."),
+    (r"head\.trans_layer\.", r"head.reduce."),
+    (r"head\.strip_pool(\d)\.conv1_1\.", r"head.mixed\1.short.reduce."),
+    (r"head\.strip_pool(\d)\.conv2_0\.", r"head.mixed\1.short.full."),
+    (r"head\.strip_pool(\d)\.conv2_1\.", r"head.mixed\1.short.pooled.0."),
+    (r"head\.strip_pool(\d)\.conv2_2\.", r"head.mixed\1.short.pooled.1."),
+    (r"head\.strip_pool(\d)\.conv2_5\.", r"head.mixed\1.short.fuse."),
+    (r"head\.strip_pool(\d)\.conv1_2\.", r"head.mixed\1.long.reduce."),
+    (r"head\.strip_pool(\d)\.conv2_3\.", r"head.mixed\1.long.columns."),
+    (r"head\.strip_pool(\d)\.conv2_4\.", r"head.mixed\1.long.rows."),
+    (r"head\.strip_pool(\d)\.conv2_6\.", r"head.mixed\1.long.fuse."),
+    (r"head\.strip_pool(\d)\.conv3\.", r"head.mixed\1.fuse."),
+    (r"head\.score_layer\.([01])\.", r"head.project.\1."),
+    (r"head\.score_layer\.4\.", r"head.classifier.1."),
+    (r"auxlayer\.conv5\.([01])\.", r"aux_head.project.\1."),
+    (r"auxlayer\.conv5\.4\.", r"aux_head.classifier.1."),
+)
+
+
+def _own_name(name: str) -> str:
+    for pattern, replacement in _OFFICIAL_NAMES:
+        renamed, found = re.subn(f"^{pattern}", replacement, name)
+        if found:
+            return renamed
+    return name
 
 
 def _with_counters(state: State, module: nn.Module) -> State:

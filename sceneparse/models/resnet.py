@@ -6,15 +6,15 @@ stem is that of timm's `resnet50s`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
 
 from sceneparse.errors import InputError, unknown_name
+from sceneparse.layers.attention import Attention
 
-Attention = Callable[[int], nn.Module]
 Stem = Literal["deep", "plain"]
+Places = Literal["spnet", "all"]
 
 
 class BasicBlock(nn.Module):
@@ -93,13 +93,13 @@ class ResNet(nn.Module):
 
     `base_width` is the width of the first stage, 64 in the paper; less makes a small network.
     `multi_grid` multiplies the dilations of the blocks of stage 4. `attention` builds a block from
-    its number of channels; it sits in the last block of stages 1-3 and every block of stage 4
-    (SPNet, section 4.1).
+    its number of channels; with `attention_places` "spnet" it sits in the last block of stages 1-3
+    and every block of stage 4 (SPNet, section 4.1), with "all" in every block.
 
     Shape: (B, 3, H, W) -> four maps (B, channels[i], H_i, W_i)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only settings
         self,
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
@@ -109,6 +109,7 @@ class ResNet(nn.Module):
         stem: Stem = "deep",
         base_width: int = 64,
         attention: Attention | None = None,
+        attention_places: Places = "spnet",
     ) -> None:
         super().__init__()
         self.output_stride = output_stride
@@ -125,7 +126,7 @@ class ResNet(nn.Module):
             blocks = []
             for index in range(depths[stage]):
                 grid = multi_grid if stage == 3 else None
-                attended = stage == 3 or index == depths[stage] - 1
+                attended = attention_places == "all" or stage == 3 or index == depths[stage] - 1
                 blocks.append(
                     block(
                         in_channels,
@@ -222,12 +223,15 @@ def create_resnet(
     stem: Stem = "deep",
     base_width: int = 64,
     attention: Attention | None = None,
+    attention_places: Places = "spnet",
 ) -> ResNet:
     """Build one of RESNETS, randomly initialised."""
     if name not in RESNETS:
         raise unknown_name("ResNet", name, RESNETS)
     if output_stride not in _STRIDES_AND_DILATIONS:
         raise unknown_name("output stride", str(output_stride), map(str, _STRIDES_AND_DILATIONS))
+    if attention_places not in ("spnet", "all"):
+        raise unknown_name("attention_places", attention_places, ("spnet", "all"))
     if base_width < 8 or base_width % 8:
         # oneDNN's gradients of strided 1x1 convolutions of 4 channels are wrong (seen on AVX2).
         raise InputError(f"base_width must be a multiple of 8, got {base_width}")
@@ -240,6 +244,7 @@ def create_resnet(
         stem=stem,
         base_width=base_width,
         attention=attention,
+        attention_places=attention_places,
     )
 
 

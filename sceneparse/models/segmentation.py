@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sceneparse.errors import InputError
 from sceneparse.layers.blocks import resize
 
+_DOWNLOAD_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
-class SegmentationModel(nn.Module):
+
+class SegmentationModel(nn.Module, ModelHubMixin, library_name="sceneparse"):
     """Join finished parts: a backbone of four maps, a head, an auxiliary head or none.
 
     The auxiliary head runs in training mode only. With `upsample=False` the logits stay at the
-    backbone's stride, so that nobody needs to hold K full-size maps.
+    head's stride, so that nobody needs to hold K full-size maps.
+
+    `meta` describes the model in plain values: "model" holds the arguments that
+    create_segmentation_model rebuilds it with; a trained model has "classes", "colors", "mean" and
+    "std" as well. `save_pretrained`, `push_to_hub` and `from_pretrained` (a folder or a repository
+    of the Hugging Face hub) are huggingface_hub's.
 
     Shape: (B, 3, H, W) normalised images -> {"out": (B, K, H, W)} and, in training, "aux" alike;
     with `upsample=False` (B, K, h, w)
@@ -24,26 +40,90 @@ class SegmentationModel(nn.Module):
         self.backbone = backbone
         self.head = head
         self.aux_head = aux_head
-        self.frozen_stages = 0
+        self.meta: dict[str, Any] = {}
+        self._frozen: list[nn.Module] = []
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes a trained model knows, by train id."""
+        return list(self._described("classes"))
+
+    @property
+    def colors(self) -> list[tuple[int, int, int]]:
+        """RGB colours 0..255 of the classes, by train id."""
+        return [(red, green, blue) for red, green, blue in self._described("colors")]
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """RGB mean in 0..1 that images are normalised with."""
+        red, green, blue = self._described("mean")
+        return red, green, blue
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """RGB standard deviation in 0..1 that images are normalised with."""
+        red, green, blue = self._described("std")
+        return red, green, blue
+
+    def _described(self, key: str) -> Any:  # noqa: ANN401 - meta holds plain values
+        if key not in self.meta:
+            raise InputError(f"this model has no {key}: it is not from a training run")
+        return self.meta[key]
 
     def freeze_stages(self, count: int) -> None:
         """Keep stem and first `count` stages of the backbone as they are, batch statistics too."""
-        self.frozen_stages = count
-        for module in self._frozen_modules():
+        if count:
+            self._freeze(self.backbone.first_stages(count))  # type: ignore[operator]
+
+    def freeze_norms(self) -> None:
+        """Keep weights and statistics of the backbone's batch norms, but those of attention."""
+        self._freeze(
+            module
+            for name, module in self.backbone.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and "attention" not in name.split(".")
+        )
+
+    def _freeze(self, modules: Iterable[nn.Module]) -> None:
+        for module in modules:
             module.requires_grad_(False)
+            module.eval()
+            self._frozen.append(module)
 
     def train(self, mode: bool = True) -> SegmentationModel:
-        """Switch between training and evaluation; frozen stages stay in evaluation."""
+        """Switch between training and evaluation; what is frozen stays in evaluation."""
         super().train(mode)
-        for module in self._frozen_modules():
+        for module in self._frozen:
             module.eval()
         return self
 
-    def _frozen_modules(self) -> list[nn.Module]:
-        if self.frozen_stages == 0:
-            return []
-        modules: list[nn.Module] = self.backbone.first_stages(self.frozen_stages)  # type: ignore[operator]
-        return modules
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.state_dict().items()},
+            save_directory / WEIGHTS_FILE,
+        )
+        text = json.dumps(self.meta, indent=1)
+        (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> SegmentationModel:  # noqa: ANN401
+        # The builder imports this module.
+        from sceneparse.models import create_segmentation_model  # noqa: PLC0415
+        from sceneparse.models.pretrained import load_strict, read_weights  # noqa: PLC0415
+
+        folder = Path(model_id)
+        if not folder.is_dir():
+            known = {k: v for k, v in options.items() if k in _DOWNLOAD_OPTIONS}
+            folder = Path(snapshot_download(model_id, **known))
+        try:
+            meta = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            arguments = dict(meta["model"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder / CONFIG_FILE} is not of a sceneparse model") from error
+        model = create_segmentation_model(**arguments)
+        load_strict(model, read_weights(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+        model.meta = meta
+        return model.eval()
 
     @property
     def output_stride(self) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sceneparse.data.labels import Color
+from sceneparse.data.labels import Color, LabelTable
 from sceneparse.data.loader import Batch
 
 Picture = NDArray[np.uint8]
@@ -79,16 +79,23 @@ def save_index_png(labels: NDArray[Any], colors: Sequence[Color], path: Path) ->
 
 
 def save_prediction(
-    kind: str, path: Path, image: Tensor, labels: Tensor, colors: Sequence[Color]
+    kind: str, path: Path, image: Tensor, labels: Tensor, table: LabelTable
 ) -> None:
-    """Write a prediction (H, W) as PNG: "index" (ids), "color", "overlay" on image (3, H, W)."""
+    """Write a prediction (H, W) as PNG.
+
+    "index": train ids with a palette; "raw": the data set's own label values, as its server wants
+    them; "color"; "overlay" on the image (3, H, W).
+    """
     ids = labels.cpu().numpy()
     if kind == "index":
-        save_index_png(ids, colors, path)
+        save_index_png(ids, table.colors, path)
+    elif kind == "raw":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(table.decode(ids)).save(path)
     elif kind == "color":
-        save_png(colorize(ids, colors), path)
+        save_png(colorize(ids, table.colors), path)
     else:
-        save_png(overlay(image.permute(1, 2, 0).numpy(), ids, colors), path)
+        save_png(overlay(image.permute(1, 2, 0).numpy(), ids, table.colors), path)
 
 
 def example_grid(

@@ -1,0 +1,87 @@
+"""How often each class occurs in a training set, and the class weights that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sceneparse.data.datasets import SegmentationDataset
+
+# Pixels by image and class (N, K); ignored ones are not counted.
+PixelCounts = NDArray[np.int64]
+
+
+def class_weights(rule: str, counts: PixelCounts) -> list[float]:
+    """Weights that raise rare classes.
+
+    "median_frequency" (Eigen and Fergus, ICCV 2015, section 6.3.2): median of the frequencies over
+    a class's frequency, in the images it occurs in; 0 for a class that never occurs. "enet"
+    (Paszke et al., arXiv 1606.02147, section 4): 1 / ln(1.02 + share of all pixels).
+    """
+    pixels = counts.sum(0)
+    if rule == "enet":
+        weights = 1 / np.log(1.02 + pixels / pixels.sum())
+        return [float(weight) for weight in weights]
+    occurs = pixels > 0
+    image_pixels = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
+    frequencies = pixels[occurs] / image_pixels[occurs]
+    result = np.zeros(len(pixels))
+    result[occurs] = np.median(frequencies) / frequencies
+    return [float(weight) for weight in result]
+
+
+def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> PixelCounts:
+    """Count the pixels of every class in every mask of a data set.
+
+    The counts are kept in the user's cache folder, by the masks' paths, sizes and dates, so that
+    only the first run reads all masks. Raises InputError for a mask that cannot be used.
+    """
+    cached = cache_folder() / f"class-pixels-{_fingerprint(dataset)}.npy"
+    if cached.is_file():
+        kept: PixelCounts = np.load(cached, allow_pickle=False)
+        return kept
+    say(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        each = list(pool.map(lambda index: _count(dataset, index), range(len(dataset))))
+    counts = np.stack(each).astype(np.int64)
+    _keep(cached, counts, say)
+    return counts
+
+
+def cache_folder() -> Path:
+    """Where the user's caches lie: XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sceneparse"
+
+
+def _count(dataset: SegmentationDataset, index: int) -> PixelCounts:
+    table = dataset.table
+    mask = dataset.mask(index)
+    counted: PixelCounts = np.bincount(
+        mask[mask != table.ignore_index], minlength=table.num_classes
+    )
+    return counted
+
+
+def _fingerprint(dataset: SegmentationDataset) -> str:
+    digest = hashlib.sha256(repr(dataset.table).encode())
+    for pair in dataset.pairs:
+        state = pair.mask.stat()
+        digest.update(f"{pair.mask.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _keep(path: Path, counts: PixelCounts, say: Callable[[str], None]) -> None:
+    """Write aside and rename, so that a reader sees all or nothing."""
+    aside = path.with_suffix(f".{os.getpid()}.npy")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(aside, counts)
+        aside.replace(path)
+    except OSError as error:
+        say(f"the counts cannot be kept for later runs: {error}")

@@ -1,0 +1,150 @@
+"""Which training sample comes when: a function of seed and epoch alone, whatever the process."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from sceneparse.data.balance import PixelCounts
+from sceneparse.errors import InputError, unknown_name
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sample to load: its index, in which epoch, and how often it came before in that epoch.
+
+    `wanted_class` is the class that its crop must show; None: any.
+    """
+
+    epoch: int
+    index: int
+    repeat: int = 0
+    wanted_class: int | None = None
+
+
+# The indices of an epoch, and the classes wanted or None.
+Order = tuple[NDArray[np.int64], NDArray[np.int64] | None]
+
+
+def uniform(generator: np.random.Generator, counts: PixelCounts) -> Order:
+    """Every sample once."""
+    return generator.permutation(len(counts)), None
+
+
+def class_balanced(generator: np.random.Generator, counts: PixelCounts) -> Order:
+    """Every class that occurs equally often: draw a class, then a sample that has it."""
+    present = np.flatnonzero(counts.sum(0))
+    classes = generator.choice(present, len(counts))
+    return _with_class(generator, counts, classes), None
+
+
+def rare_crops(generator: np.random.Generator, counts: PixelCounts) -> Order:
+    """Rare classes more often, and crops that show them (DAFormer, Hoyer et al., CVPR 2022).
+
+    A class of frequency f is drawn with probability softmax((1 - f) / 0.01), as published.
+    """
+    present = np.flatnonzero(counts.sum(0))
+    shares = counts.sum(0)[present] / counts.sum()
+    weights = np.exp((shares.min() - shares) / 0.01)
+    classes = generator.choice(present, len(counts), p=weights / weights.sum())
+    return _with_class(generator, counts, classes), classes
+
+
+def _with_class(
+    generator: np.random.Generator, counts: PixelCounts, classes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Draw a sample that has it for every class."""
+    holders = {k: np.flatnonzero(counts[:, k]) for k in np.unique(classes)}
+    return np.array([generator.choice(holders[k]) for k in classes])
+
+
+SAMPLING: dict[str, Callable[[np.random.Generator, PixelCounts], Order]] = {
+    "uniform": uniform,
+    "class_balanced": class_balanced,
+    "rare_crops": rare_crops,
+}
+
+
+class EpochSampler(Sampler[list[Draw]]):
+    """Micro-batches of draws for one process; can start in the middle of an epoch.
+
+    Every optimiser step takes the next `batch_size` draws of one order per epoch; each of its
+    micro-batches is shared out evenly over the processes. The incomplete last step is dropped;
+    with `stream` it goes on into the next order instead, so that all samples come equally often
+    and an epoch is just as many steps. `sampling` is a name of SAMPLING; all but "uniform" need
+    `counts` (size, K), the pixels by sample and class.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword-only settings
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        sampling: str = "uniform",
+        counts: PixelCounts | None = None,
+        stream: bool = False,
+        accumulate: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        pieces = accumulate * world_size
+        if batch_size % pieces:
+            raise InputError(
+                f"train.batch_size {batch_size} is no multiple of accumulate x processes {pieces}"
+            )
+        if size < batch_size:
+            raise InputError(
+                f"{size} training images are fewer than train.batch_size {batch_size}; lower it"
+            )
+        if sampling not in SAMPLING:
+            raise unknown_name("sampling", sampling, SAMPLING)
+        self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
+        self.size, self.stream = size, stream
+        self.counts = np.zeros((size, 0), np.int64) if counts is None else counts
+        self.rank, self.world_size = rank, world_size
+        self.micro_batch = batch_size // pieces
+        self.steps_per_epoch = size // batch_size
+        self._accumulate = accumulate
+        self._epoch = self._first_step = 0
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Make the next iteration begin at this optimiser step of this epoch."""
+        self._epoch, self._first_step = epoch, step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        pieces_per_step = self._accumulate * self.world_size
+        first = self._first_step * pieces_per_step
+        draws = self._draws()
+        for number in range(self.steps_per_epoch * pieces_per_step):
+            piece = list(itertools.islice(draws, self.micro_batch))
+            if number >= first and number % self.world_size == self.rank:
+                yield piece
+
+    def _draws(self) -> Iterator[Draw]:
+        """Go through the orders without end, from the first draw of this epoch on."""
+        if not self.stream:
+            yield from self._order(self._epoch)
+            return
+        passed = self._epoch * self.steps_per_epoch * self.batch_size
+        number, first = divmod(passed, self.size)
+        yield from self._order(number)[first:]
+        for later in itertools.count(number + 1):
+            yield from self._order(later)
+
+    def _order(self, number: int) -> list[Draw]:
+        generator = np.random.default_rng((self.seed, number))
+        indices, classes = SAMPLING[self.sampling](generator, self.counts)
+        wanted = [None] * len(indices) if classes is None else classes.tolist()
+        seen: Counter[int] = Counter()
+        draws = []
+        for index, wanted_class in zip(indices.tolist(), wanted, strict=True):
+            draws.append(Draw(number, index, seen[index], wanted_class))
+            seen[index] += 1
+        return draws

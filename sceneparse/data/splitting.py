@@ -1,0 +1,50 @@
+"""Random but repeatable splits that keep near-duplicate images on one side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sceneparse.data.likeness import Likeness, alike_pairs
+
+
+def split_images(
+    images: Sequence[Path], likenesses: Sequence[Likeness], shares: Mapping[str, float], seed: int
+) -> dict[Path, str]:
+    """Deal groups of like images out to the splits, each in turn to the one that lacks most.
+
+    `shares` are the wanted parts, e.g. {"train": 0.8, "val": 0.2}. The same files, shares and seed
+    give the same splits, whatever the order of the files.
+    """
+    order = sorted(range(len(images)), key=lambda i: images[i].as_posix())
+    groups = _groups([likenesses[i] for i in order])
+    generator = np.random.default_rng(seed)
+    total, dealt = sum(shares.values()), dict.fromkeys(shares, 0)
+    result = {}
+    # Large groups first, while every split has room for them.
+    shuffled = [groups[i] for i in generator.permutation(len(groups))]
+    for group in sorted(shuffled, key=len, reverse=True):
+        split = max(shares, key=lambda name: shares[name] / total * len(images) - dealt[name])
+        dealt[split] += len(group)
+        result.update({images[order[i]]: split for i in group})
+    return result
+
+
+def _groups(likenesses: Sequence[Likeness]) -> list[list[int]]:
+    """Join all that are alike, also by way of a third."""
+    leader = list(range(len(likenesses)))
+
+    def find(i: int) -> int:
+        while leader[i] != i:
+            leader[i] = leader[leader[i]]
+            i = leader[i]
+        return i
+
+    for i, j, _ in alike_pairs(likenesses, likenesses):
+        leader[find(i)] = find(j)
+    groups: dict[int, list[int]] = {}
+    for i in range(len(likenesses)):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())

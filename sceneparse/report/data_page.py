@@ -1,0 +1,87 @@
+"""What the page about a data set shows: shares, bars and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.doctor import spread
+from sceneparse.data.examine import Facts, Twins
+from sceneparse.data.reading import read_image
+from sceneparse.report.pages import picture_uri
+from sceneparse.report.pictures import overlay
+
+_EXAMPLES = 6
+_MOST_FIGURES = 24
+
+
+def page_values(
+    title: str,
+    datasets: Mapping[str, SegmentationDataset],
+    facts: Sequence[Facts],
+    twins: Sequence[Twins],
+    summary: Mapping[str, Any],
+    failures: Sequence[str],
+) -> dict[str, Any]:
+    """Compute all that data_page.html needs."""
+    table = next(iter(datasets.values())).table
+    good = "Training can start: every file was decoded and every label is in the table."
+    return {
+        "title": title,
+        "verdict": f"{len(failures)} problems" if failures else good,
+        "failures": list(failures)[:20],
+        "summary": summary,
+        "names": table.names,
+        "colors": [tuple(color) for color in table.colors],
+        "shares": {split: _shares(facts) for split, facts in summary["splits"].items()},
+        "galleries": {
+            "Images in two splits": _twin_figures(twins),
+            "Odd masks": _odd_figures(datasets, facts),
+            "Examples": [f for d in datasets.items() for f in _examples(*d, facts)],
+        },
+    }
+
+
+def _shares(split: Mapping[str, Any]) -> dict[str, Any]:
+    """Percent of all pixels by class and ignored; bars relative to the largest class."""
+    pixels = [row["pixels"] for row in split["classes"]]
+    total, largest = max(sum(pixels) + split["ignored_pixels"], 1), max(*pixels, 1)
+    return {
+        "ignored": 100 * split["ignored_pixels"] / total,
+        "classes": [100 * count / total for count in pixels],
+        "bars": [round(100 * count / largest, 1) for count in pixels],
+    }
+
+
+def _twin_figures(twins: Sequence[Twins]) -> list[dict[str, str]]:
+    figures = []
+    for twin in twins[: _MOST_FIGURES // 2]:
+        for facts in (twin.first, twin.second):
+            caption = f"{facts.split}: {facts.pair.name}"
+            figures.append({"uri": picture_uri(read_image(facts.pair.image)), "caption": caption})
+    return figures
+
+
+def _odd_figures(
+    datasets: Mapping[str, SegmentationDataset], facts: Sequence[Facts]
+) -> list[dict[str, str]]:
+    odd = [f for f in facts if f.suspicion][:_MOST_FIGURES]
+    return [_figure(datasets[f.split], f, f"{f.split}: {f.pair.name}: {f.suspicion}") for f in odd]
+
+
+def _examples(
+    split: str, dataset: SegmentationDataset, facts: Sequence[Facts]
+) -> list[dict[str, str]]:
+    usable = [f for f in facts if f.split == split and f.problem is None]
+    chosen = [usable[i] for i in spread(len(usable), _EXAMPLES)] if usable else []
+    return [_figure(dataset, f, f"{split}: {f.pair.name}") for f in chosen]
+
+
+def _figure(dataset: SegmentationDataset, facts: Facts, caption: str) -> dict[str, str]:
+    """Show an image beside the overlay of its mask."""
+    image, mask, _ = dataset[dataset.pairs.index(facts.pair)]
+    both = np.concatenate([image, overlay(image, mask, dataset.table.colors)], axis=1)
+    return {"uri": picture_uri(both, longest=640), "caption": caption}

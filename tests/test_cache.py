@@ -1,0 +1,134 @@
+"""Caches give what decoding gives, decode once, share, and notice damage and change."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sceneparse.data import datasets
+from sceneparse.data.cache import CACHES, DiskCache, MemoryCache
+from sceneparse.data.datasets import SegmentationDataset, create_dataset
+from sceneparse.data.labels import identity_table, palette_color
+from sceneparse.data.loader import batches, evaluation_loader
+from sceneparse.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/sceneparse/decoded"
+
+
+@pytest.fixture
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Images that have been decoded so far."""
+    paths: list[Path] = []
+    read = datasets.read_image
+
+    def counted(path: Path) -> np.ndarray:
+        paths.append(path)
+        return read(path)
+
+    monkeypatch.setattr(datasets, "read_image", counted)
+    return paths
+
+
+def plain_samples(root: Path) -> SegmentationDataset:
+    return create_dataset("folder", root, "train")
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_samples_are_equal_and_decoded_once(scenes: Path, decodings: list[Path], kind: str) -> None:
+    plain = plain_samples(scenes)
+    cached = CACHES[kind](plain)
+    expected = [plain[i] for i in range(3)]
+    decodings.clear()
+    for _ in range(3):
+        for i, (image, mask, name) in enumerate(expected):
+            got = cached[i]
+            assert np.array_equal(got[0], image)
+            assert np.array_equal(got[1], mask)
+            assert (got[1].dtype, got[2]) == (mask.dtype, name)
+            assert not got[0].flags.writeable
+    assert len(decodings) == 3
+    if kind == "disk":
+        assert np.array_equal(DiskCache(plain)[0][0], expected[0][0])
+        assert len(decodings) == 3
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_labels_of_16_bits(tmp_path: Path, kind: str) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / "train" / part).mkdir(parents=True)
+    mask = (np.arange(15).reshape(3, 5) * 20).astype(np.uint16)
+    Image.fromarray(np.zeros((3, 5, 3), np.uint8)).save(tmp_path / "train/images/a.png")
+    Image.fromarray(mask).save(tmp_path / "train/labels/a.png")
+    names = [f"c{k}" for k in range(300)]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    cached = CACHES[kind](plain_samples(tmp_path))
+    for _ in range(2):
+        assert np.array_equal(cached[0][1], mask)
+        assert cached[0][1].dtype == np.uint16
+    assert identity_table(names, [palette_color(0)] * 300).ignore_index == 65535
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "garbage"])
+def test_damaged_file_is_made_anew(
+    scenes: Path, own_cache: Path, decodings: list[Path], damage: str
+) -> None:
+    plain = plain_samples(scenes)
+    expected = DiskCache(plain)[0][0].copy()
+    (path,) = own_cache.iterdir()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    changes: dict[str, Callable[[], bytes]] = {
+        "flip": lambda: bytes(content),
+        "cut": lambda: bytes(content[:-7]),
+        "empty": lambda: b"",
+        "garbage": lambda: b"x" * 100,
+    }
+    path.write_bytes(changes[damage]())
+    decodings.clear()
+    assert np.array_equal(DiskCache(plain)[0][0], expected)
+    assert len(decodings) == 1
+    assert np.array_equal(DiskCache(plain)[0][0], expected)
+    assert len(decodings) == 1
+
+
+def test_changed_image_is_decoded_again(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(scenes, root)
+    plain = plain_samples(root)
+    before = DiskCache(plain)[0][0].copy()
+    Image.fromarray(255 - before).save(plain.pairs[0].image)
+    after = DiskCache(plain_samples(root))[0][0]
+    assert np.array_equal(after, np.asarray(Image.open(plain.pairs[0].image).convert("RGB")))
+    assert not np.array_equal(after, before)
+
+
+def test_workers_fill_one_memory(scenes: Path) -> None:
+    plain = plain_samples(scenes)
+    cached = MemoryCache(plain)
+    loader = evaluation_loader(cached, rank=0, world_size=1, workers=2, timeout=60)
+    images = [batch.images[0] for batch in batches(loader)]
+    assert bytes(cached._ready) == b"\1" * len(plain)
+    assert torch.equal(images[5], torch.tensor(plain[5][0]).permute(2, 0, 1))
+
+
+def test_memory_that_is_not_there_is_refused(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda _: 10)
+    with pytest.raises(InputError, match=r"ram needs 0\.0 GB, .*set data\.cache: disk"):
+        MemoryCache(plain_samples(scenes))
+
+
+def test_unwritable_cache_is_explained(scenes: Path, own_cache: Path) -> None:
+    own_cache.parent.mkdir(parents=True)
+    own_cache.write_text("a file is in the way")
+    with pytest.raises(InputError, match=r"cannot write the cache .*set data\.cache: none"):
+        DiskCache(plain_samples(scenes))

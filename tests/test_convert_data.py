@@ -1,0 +1,230 @@
+"""Other formats become folders: every mask against pixels painted by hand or by pycocotools."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sceneparse.cli import run
+from sceneparse.data.coco import _uncompress_runs
+from sceneparse.data.datasets import create_dataset
+from sceneparse.data.likeness import Likeness
+from sceneparse.data.splitting import split_images
+from tools import convert_data
+
+RANDOM = np.random.default_rng(3)
+HEIGHT, WIDTH = 24, 32
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Four different images a.jpg ... d.jpg."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in "abcd":
+        picture = RANDOM.integers(0, 255, (HEIGHT // 4, WIDTH // 4, 3)).astype(np.uint8)
+        Image.fromarray(picture).resize((WIDTH, HEIGHT)).save(folder / f"{name}.jpg")
+    return folder
+
+
+def convert(target: Path, *arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        run(
+            convert_data.parser(),
+            convert_data.main,
+            [str(arguments[0]), str(target), *map(str, arguments[1:])],
+        )
+    return int(stop.value.code or 0)
+
+
+def masks_of(target: Path, split: str = "all") -> dict[str, np.ndarray]:
+    dataset = create_dataset("folder", target, split)
+    return {name: np.asarray(mask) for _, mask, name in (dataset[i] for i in range(len(dataset)))}
+
+
+def some_masks(folder: Path, values: list[int]) -> dict[str, np.ndarray]:
+    return {
+        path.stem: RANDOM.choice(values, (HEIGHT, WIDTH)).astype(np.uint8)
+        for path in folder.iterdir()
+    }
+
+
+def test_voc(images: Path, tmp_path: Path) -> None:
+    masks = some_masks(images, [0, 5, 20, 255])
+    (tmp_path / "masks").mkdir()
+    for name in "abc":  # d has none, as most images of VOC
+        picture = Image.fromarray(masks[name], mode="P")
+        picture.putpalette([7 * i % 256 for i in range(768)])
+        picture.save(tmp_path / f"masks/{name}.png")
+    arguments = ["--masks", tmp_path / "masks", "--images", images, "--split", "all=1"]
+    assert convert(tmp_path / "out", "voc", *arguments) == 0
+    written = masks_of(tmp_path / "out")
+    assert set(written) == set("abc")
+    for name, mask in written.items():
+        assert np.array_equal(mask, masks[name])
+    assert (tmp_path / "out/classes.txt").read_text().split()[15] == "person"
+    copied = (tmp_path / "out/all/images/a.jpg").read_bytes()
+    assert copied == (images / "a.jpg").read_bytes()
+
+
+def test_colors(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colors = {0: (128, 0, 0), 1: (0, 0, 200), 255: (0, 0, 0)}
+    table = tmp_path / "colors.csv"
+    table.write_text("name,r,g,b\nroad,128,0,0\nvoid,0,0,0\ntree,0,0,200\n")
+    masks = some_masks(images, [0, 1, 255])
+    (tmp_path / "masks").mkdir()
+    for name, mask in masks.items():
+        painted = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        for label, color in colors.items():
+            painted[mask == label] = color
+        Image.fromarray(painted).save(tmp_path / f"masks/{name}.png")
+    arguments = ["--masks", tmp_path / "masks", "--images", images, "--table", table]
+    assert convert(tmp_path / "out", "colors", *arguments, "--split", "all=1") == 0
+    for name, mask in masks_of(tmp_path / "out").items():
+        assert np.array_equal(mask, masks[name])
+    assert (tmp_path / "out/colors.txt").read_text() == "128 0 0\n0 0 200\n"
+
+    painted[3, 4] = painted[5, 6] = (1, 2, 3)
+    Image.fromarray(painted).save(tmp_path / "masks/a.png")
+    assert convert(tmp_path / "again", "colors", *arguments) == 2
+    assert "colours outside the table: (1,2,3) (2 px)" in capsys.readouterr().err
+
+
+def test_pairs(images: Path, tmp_path: Path) -> None:
+    masks = some_masks(images, [0, 2, 255])
+    (tmp_path / "labels").mkdir()
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mask"])
+        for name, mask in masks.items():
+            Image.fromarray(mask).save(tmp_path / f"labels/of {name}.png")
+            writer.writerow([f"images/{name}.jpg", f"labels/of {name}.png"])
+    arguments = ["--table", tmp_path / "pairs.csv", "--split", "all=1"]
+    assert convert(tmp_path / "out", "pairs", *arguments) == 0
+    for name, mask in masks_of(tmp_path / "out").items():
+        assert np.array_equal(mask, masks[name])
+
+
+def test_labelme(images: Path, tmp_path: Path) -> None:
+    shapes = [
+        {"label": "road", "points": [[0, 10], [31, 10], [31, 23], [0, 23]]},
+        {"label": "car", "points": [[4, 12], [9, 18]], "shape_type": "rectangle"},
+    ]
+    for name in "ab":
+        content = {
+            "imagePath": f"{name}.jpg",
+            "imageHeight": HEIGHT,
+            "imageWidth": WIDTH,
+            "shapes": shapes,
+        }
+        (images / f"{name}.json").write_text(json.dumps(content))
+    arguments = ["--annotations", images, "--split", "all=1"]
+    assert convert(tmp_path / "out", "labelme", *arguments) == 0
+    assert (tmp_path / "out/classes.txt").read_text().split() == ["background", "car", "road"]
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[10:24] = 2
+    expected[12:19, 4:10] = 1
+    assert np.array_equal(masks_of(tmp_path / "out")["a"], expected)
+
+
+CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+
+
+def image_entries() -> list[dict[str, Any]]:
+    return [
+        {"id": i, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH}
+        for i, name in enumerate("ab")
+    ]
+
+
+def test_coco_panoptic(images: Path, tmp_path: Path) -> None:
+    ids = RANDOM.choice([0, 300, 70000], (HEIGHT, WIDTH)).astype(np.uint32)
+    (tmp_path / "panoptic").mkdir()
+    painted = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)
+    annotations = []
+    for i, name in enumerate("ab"):
+        Image.fromarray(painted).save(tmp_path / f"panoptic/{name}.png")
+        segments = [{"id": 300, "category_id": 7}, {"id": 70000, "category_id": 3}]
+        annotations.append({"image_id": i, "file_name": f"{name}.png", "segments_info": segments})
+    content = {"images": image_entries(), "annotations": annotations, "categories": CATEGORIES}
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    arguments = ["--annotations", tmp_path / "panoptic.json", "--images", images]
+    assert convert(tmp_path / "out", "coco-panoptic", *arguments, "--split", "all=1") == 0
+    assert (tmp_path / "out/classes.txt").read_text().split() == ["dog", "cat"]
+    expected = np.select([ids == 300, ids == 70000], [1, 0], 255)
+    assert np.array_equal(masks_of(tmp_path / "out")["b"], expected)
+
+
+def test_coco_instances(images: Path, tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    blob = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    blob[3:20, 5:9] = blob[2, 7] = 1
+    text = coco.encode(blob)["counts"].decode()
+    flat = np.asarray(blob).T.ravel()
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [2]])))
+    runs = np.diff(np.concatenate([[0], edges])).tolist()
+    assert _uncompress_runs(text) == runs
+    square = [[10.0, 4.0, 20.0, 4.0, 20.0, 12.0, 10.0, 12.0]]
+    everywhere = [[0.0, 0.0, 31.0, 0.0, 31.0, 23.0, 0.0, 23.0]]
+    size = [HEIGHT, WIDTH]
+    rows: list[tuple[int, int, int, Any]] = [
+        (0, 7, 69, {"counts": text, "size": size}),
+        (0, 3, 99, square),
+        (1, 3, 768, everywhere),
+        (1, 7, 69, {"counts": runs, "size": size}),
+    ]
+    keys = ("image_id", "category_id", "area", "segmentation")
+    annotations = [dict(zip(keys, row, strict=True)) for row in rows]
+    content = {"images": image_entries(), "annotations": annotations, "categories": CATEGORIES}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    arguments = ["--annotations", tmp_path / "instances.json", "--images", images]
+    assert convert(tmp_path / "out", "coco-instances", *arguments, "--split", "all=1") == 0
+    assert (tmp_path / "out/classes.txt").read_text().split() == ["background", "dog", "cat"]
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[4:13, 10:21] = 1
+    expected[blob == 1] = 2
+    written = masks_of(tmp_path / "out")
+    assert np.array_equal(written["a"], expected)
+    assert np.array_equal(written["b"], np.where(blob == 1, 2, 1))
+
+
+def likeness(seed: int) -> Likeness:
+    random = np.random.default_rng(seed)
+    return Likeness(random.random(256) < 0.5, random.integers(0, 255, (32, 32)).astype(np.uint8))
+
+
+def test_splits_keep_like_images_together_and_shares() -> None:
+    paths = [Path(f"{i:03d}.jpg") for i in range(200)]
+    likenesses = [likeness(i // 4) for i in range(200)]  # 50 groups of four
+    shares = {"train": 0.7, "val": 0.2, "test": 0.1}
+    splits = split_images(paths, likenesses, shares, seed=1)
+    counts = {name: sum(split == name for split in splits.values()) for name in shares}
+    assert counts == {"train": 140, "val": 40, "test": 20}
+    for start in range(0, 200, 4):
+        assert len({splits[path] for path in paths[start : start + 4]}) == 1
+    backwards = split_images(paths[::-1], likenesses[::-1], shares, seed=1)
+    assert backwards == splits
+    assert split_images(paths, likenesses, shares, seed=2) != splits
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["voc"], "voc needs --masks and --images"),
+        (["pairs", "--table", "nowhere.csv"], "nowhere.csv: cannot be read as CSV"),
+        (["pairs", "--table", "x.csv", "--split", "train"], "--split takes e.g. train=0.8"),
+        (["labelme", "--annotations", "/nowhere"], "the source holds no images"),
+    ],
+)
+def test_wrong_arguments_are_explained(
+    tmp_path: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(tmp_path / "out", *arguments) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
