@@ -126,7 +126,7 @@ def _check_data(
         limit = len(dataset) if check == "all" or len(dataset) <= 2000 else 500
         check_samples(dataset, spread(len(dataset), limit))
         if limit < len(dataset):
-            say(f"checked {limit} of {len(dataset)} samples; data.check=all checks every one")
+            say(f"checked {limit} of {len(dataset)} samples; tools/check_data.py looks at all")
 
 
 def _try_training_shapes(model: SegmentationModel, shape: tuple[int, ...]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -80,24 +82,30 @@ def _fast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if known and _bfloat16_pays() else None
 
 
+@functools.cache
 def _bfloat16_pays() -> bool:
     """Whether a convolution's training step is clearly faster in bfloat16 than in float32.
 
     With AMX it is several times faster; the bf16 instructions of AVX-512 alone are half as fast as
     float32 on some processors and twice as fast on others.
     """
-    return _seconds(torch.float32) > 1.3 * _seconds(torch.bfloat16)
+    steps = [_convolution_step(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    # In turns, so that other work on the machine slows both.
+    seconds = [[_seconds(step) for step in steps] for _ in range(7)]
+    wide, narrow = (min(column) for column in zip(*seconds, strict=True))
+    return bool(wide > 1.3 * narrow)
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """Shortest of several training steps of one 3x3 convolution, about 10 milliseconds each."""
+def _convolution_step(dtype: torch.dtype) -> Callable[[], None]:
+    """Make a forward and backward pass of a 3x3 convolution, about 10 milliseconds of work."""
     conv = nn.Conv2d(128, 128, 3, padding=1, bias=False, dtype=dtype)
     conv.to(memory_format=torch.channels_last)
     x = torch.zeros(2, 128, 48, 48, dtype=dtype, requires_grad=True)
     x = x.contiguous(memory_format=torch.channels_last)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        conv(x).sum().backward()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return lambda: conv(x).sum().backward()
+
+
+def _seconds(task: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start

@@ -107,14 +107,27 @@ def test_good_data_pass_with_exact_figures(
     pixels = np.concatenate(
         [
             np.asarray(Image.open(path)).reshape(-1, 3) / 255
-            for split in ("train", "val")
-            for path in (root / split / "images").iterdir()
+            for path in (root / "train/images").iterdir()
         ]
     )
     assert report["mean"] == pytest.approx(pixels.mean(0), abs=2e-4)
     assert report["std"] == pytest.approx(pixels.std(0), abs=2e-4)
     assert report["failures"] == []
     assert "problems: 0" in capsys.readouterr().out
+
+
+def test_real_camvid(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        arguments = [shared / "data/camvid", "--dataset", "camvid", "--splits", "train", "val"]
+        words = [str(word) for word in (*arguments, "--output", tmp_path)]
+        run(check_data.parser(), check_data.main, words)
+    assert not stop.value.code
+    report = json.loads((tmp_path / "data.json").read_text())
+    # figures of the pack's own README
+    assert report["mean"] == pytest.approx([0.4119, 0.4251, 0.4327], abs=1e-3)
+    assert report["std"] == pytest.approx([0.3071, 0.3116, 0.3072], abs=1e-3)
+    images = [row["images"] for row in report["splits"]["train"]["classes"]]
+    assert images == [366, 365, 366, 367, 349, 319, 351, 173, 360, 317, 201]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
             share = f"{100 * row['pixels'] / total:8.3f}%"
             print(f"  {row['name']:<{wide}} {share} in {row['images']} images")
         print(f"  {'(ignored)':<{wide}} {100 * facts['ignored_pixels'] / total:8.3f}%")
-    print(f"\nmean {summary['mean']}  std {summary['std']}")
+    first = next(iter(summary["splits"]))
+    print(f"\nof {first}: mean {summary['mean']}  std {summary['std']}")
     for rule, weights in summary["class_weights"].items():
         print(f"class weights, {rule}: {weights}")
     sections = {

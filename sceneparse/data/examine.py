@@ -114,8 +114,13 @@ def find_twins(facts: Sequence[Facts]) -> list[Twins]:
 def summarise(
     facts: Sequence[Facts], twins: Sequence[Twins], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Boil all down to plain values, as the JSON report has them."""
-    used = [f for f in facts if f.problem is None]
+    """Boil all down to plain values, as the JSON report has them.
+
+    Mean, deviation and class weights are those of the first split.
+    """
+    # What training is set up with must not come from the images it is tested on.
+    training = [f for f in facts if f.split == facts[0].split]
+    used = [f for f in training if f.problem is None]
     counts = np.array([f.counts for f in used], dtype=np.int64).reshape(len(used), len(names))
     pixels = sum(f.size[0] * f.size[1] for f in used)
     return {
