@@ -151,7 +151,7 @@ class LossSection(Section):
     """What is minimised: a weighted sum of losses."""
 
     terms: dict[str, Positive] = Field(
-        {"cross_entropy": 1.0}, description="losses of losses.py and their weights"
+        {"cross_entropy": 1.0}, min_length=1, description="losses of losses.py and their weights"
     )
     aux_weight: NotNegative = Field(0.4, description="weight of the auxiliary head's loss")
     class_weights: Literal["auto", "median_frequency", "enet"] | list[NotNegative] | None = Field(
@@ -164,6 +164,12 @@ class LossSection(Section):
     ohem_threshold: Fraction = Field(0.7, description="ohem keeps pixels less probable than this")
     ohem_keep: Fraction = Field(0.0625, description="and at least this share of the pixels")
     focal_gamma: NotNegative = Field(2.0, description="power of focal")
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> LossSection:
+        if isinstance(self.class_weights, list) and not any(self.class_weights):
+            raise ValueError("class_weights must not all be 0")
+        return self
 
 
 class OptimSection(Section):
