@@ -165,9 +165,10 @@ def _create_sampler(
 def _count_pixels(
     dataset: SegmentationDataset, process: Process, say: Callable[[str], None]
 ) -> PixelCounts:
+    counted: list[PixelCounts] = []
+    check_on_main(process, lambda: counted.append(count_pixels(dataset, say)))
     # The other processes find the counts that rank 0 has kept.
-    check_on_main(process, partial(count_pixels, dataset, say))
-    return count_pixels(dataset, say)
+    return counted[0] if counted else count_pixels(dataset, say)
 
 
 def _create_loader(

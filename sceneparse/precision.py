@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from timeit import timeit
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ def _bfloat16_pays() -> bool:
     """
     steps = [_convolution_step(dtype) for dtype in (torch.float32, torch.bfloat16)]
     # In turns, so that other work on the machine slows both.
-    seconds = [[_seconds(step) for step in steps] for _ in range(7)]
+    seconds = [[timeit(step, number=1) for step in steps] for _ in range(7)]
     wide, narrow = (min(column) for column in zip(*seconds, strict=True))
     return bool(wide > 1.3 * narrow)
 
@@ -103,9 +103,3 @@ def _convolution_step(dtype: torch.dtype) -> Callable[[], None]:
     x = torch.zeros(2, 128, 48, 48, dtype=dtype, requires_grad=True)
     x = x.contiguous(memory_format=torch.channels_last)
     return lambda: conv(x).sum().backward()
-
-
-def _seconds(task: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from timeit import timeit
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def compare(
     """Time both in turns, after one warm-up each."""
     ours()
     reference()
-    pairs = [(_seconds(ours), _seconds(reference)) for _ in range(repeats)]
+    pairs = [(timeit(ours, number=1), timeit(reference, number=1)) for _ in range(repeats)]
     ratios = [theirs / mine for mine, theirs in pairs]
     return Row(
         name=name,
@@ -40,12 +40,6 @@ def compare(
         lowest_ratio=min(ratios),
         highest_ratio=max(ratios),
     )
-
-
-def _seconds(task: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
 
 
 def text_table(rows: Sequence[Row]) -> str:

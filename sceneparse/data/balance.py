@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.labels import Labels, LabelTable
 
 # Pixels by image and class (N, K); ignored ones are not counted.
 PixelCounts = NDArray[np.int64]
@@ -48,7 +49,11 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
         return kept
     say(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        each = list(pool.map(lambda index: _count(dataset, index), range(len(dataset))))
+        each = list(
+            pool.map(
+                lambda index: count_mask(dataset.mask(index), dataset.table), range(len(dataset))
+            )
+        )
     counts = np.stack(each).astype(np.int64)
     _keep(cached, counts, say)
     return counts
@@ -59,9 +64,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sceneparse"
 
 
-def _count(dataset: SegmentationDataset, index: int) -> PixelCounts:
-    table = dataset.table
-    mask = dataset.mask(index)
+def count_mask(mask: Labels, table: LabelTable) -> PixelCounts:
+    """Count the pixels of every class (K,) in a mask of train ids."""
     counted: PixelCounts = np.bincount(
         mask[mask != table.ignore_index], minlength=table.num_classes
     )

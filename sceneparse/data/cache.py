@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sceneparse.data.balance import cache_folder
 from sceneparse.data.datasets import Pair, Sample, SegmentationDataset
 from sceneparse.data.labels import IGNORE_8_BIT, Labels
-from sceneparse.data.reading import open_image
+from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError
 
 # Raise it when the same files decode to other arrays.
@@ -130,7 +130,7 @@ class MemoryCache(SegmentationDataset):
         if multiprocessing.get_start_method() != "fork":
             raise InputError("data.cache: ram needs processes that fork; set data.cache: disk")
         self._label_bytes = 1 if dataset.table.ignore_index == IGNORE_8_BIT else 2
-        self._sizes = [_size(pair) for pair in self.pairs]
+        self._sizes = [image_size(pair.image) for pair in self.pairs]
         # Images start at multiples of 8, so that 16-bit masks are aligned.
         lengths = [-(-h * w * (3 + self._label_bytes) // 8) * 8 for h, w in self._sizes]
         self._starts = [0, *np.cumsum(lengths).tolist()]
@@ -149,13 +149,6 @@ class MemoryCache(SegmentationDataset):
         for view in views:
             view.flags.writeable = False
         return *views, self.pairs[index].name
-
-
-def _size(pair: Pair) -> tuple[int, int]:
-    """Height and width of an upright image, from its header alone."""
-    with open_image(pair.image) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _refuse_too_large(needed: int) -> None:

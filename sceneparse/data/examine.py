@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sceneparse.data.balance import class_weights
+from sceneparse.data.balance import class_weights, count_mask
 from sceneparse.data.datasets import Pair, SegmentationDataset
 from sceneparse.data.likeness import Likeness, alike_pairs, likeness_of
 from sceneparse.errors import InputError
@@ -71,8 +71,7 @@ def _facts(split: str, dataset: SegmentationDataset, index: int) -> Facts:
         image, mask, _ = dataset[index]
     except InputError as error:
         return Facts(split, pair, problem=str(error))
-    ignore, num_classes = dataset.table.ignore_index, dataset.table.num_classes
-    counts = np.bincount(mask[mask != ignore], minlength=num_classes)
+    counts = count_mask(mask, dataset.table)
     means, deviations = (x.ravel() for x in cv2.meanStdDev(image))
     return Facts(
         split,

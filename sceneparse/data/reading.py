@@ -95,6 +95,13 @@ def open_image(path: Path) -> Image.Image:
     return _open(path, path)
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Tell height and width of an upright image from its header alone."""
+    with open_image(path) as image:
+        sideways = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+        return (image.width, image.height) if sideways else (image.height, image.width)
+
+
 def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
     try:
         with warnings.catch_warnings():

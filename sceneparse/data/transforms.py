@@ -216,7 +216,8 @@ def training_transform(  # noqa: PLR0913 - one argument per augmentation
         )
     steps += [_named_transform(settings, ignore_index) for settings in extra]
     pipeline = A.Compose(steps)
-    _refuse_misfits(pipeline, crop)
+    if extra:
+        _refuse_misfits(pipeline, crop)
     return pipeline
 
 
