@@ -35,6 +35,15 @@ def test_table_maps_every_raw_id_and_back(name: str) -> None:
     np.testing.assert_array_equal(table.decode(train_ids[~ignored]), raw[~ignored])
 
 
+def test_label_ids_of_cityscapes_are_recognised() -> None:
+    official = load_label_table("cityscapes")
+    table = identity_table(official.names, official.colors)
+    with pytest.raises(InputError, match=r"outside the table: 26 .* data\.dataset: cityscapes"):
+        table.encode(np.array([[7, 26]], np.uint8))
+    with pytest.raises(InputError, match=r"valid are 20 values in 0\.\.255$"):
+        table.encode(np.array([[7, 126]], np.uint8))
+
+
 def test_cityscapes_is_the_official_table(shared: Path) -> None:
     table = {label.raw_id: label for label in load_label_table("cityscapes").labels}
     with (shared / "data/cityscapes/cityscapes_labels.csv").open() as file:

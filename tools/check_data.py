@@ -13,6 +13,7 @@ from sceneparse.cli import run, tool_parser
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
     from sceneparse.data.examine import Facts, Twins
+    from sceneparse.data.labels import LabelTable
 
 EXAMPLES = """\
   python tools/check_data.py data/quickstart
@@ -54,7 +55,7 @@ def main(options: argparse.Namespace) -> None:
         raise InputError("; ".join(layout_problems))
     summary = summarise(facts, twins, table.names)
     failures = layout_problems + [f"{p['split']}: {p['problem']}" for p in summary["problems"]]
-    failures += useless_splits(summary)
+    failures += useless_splits(summary, table)
     print_summary(summary, failures)
     if twins and not options.allow_twins:
         failures.append(f"{len(twins)} pairs of images occur in two splits")
@@ -78,13 +79,17 @@ def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationData
     return datasets, problems
 
 
-def useless_splits(summary: dict[str, Any]) -> list[str]:
-    """Name the splits in which nothing can be learned or scored."""
-    return [
-        f"{split}: every pixel of every mask is ignored"
-        for split, facts in summary["splits"].items()
-        if facts["usable"] and not any(row["pixels"] for row in facts["classes"])
-    ]
+def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
+    """Name the splits in which nothing can be learned or scored, and why."""
+    from sceneparse.data.doctor import why_useless
+
+    failures = []
+    for split, facts in summary["splits"].items():
+        found = {k for k, row in enumerate(facts["classes"]) if row["pixels"]}
+        found |= {table.ignore_index} if facts["ignored_pixels"] else set()
+        reason = why_useless(found, table) if facts["usable"] else None
+        failures += [f"{split}: {reason}"] if reason else []
+    return failures
 
 
 def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:

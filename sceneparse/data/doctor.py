@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.labels import LabelTable
 from sceneparse.errors import InputError, first_few
 
 
@@ -38,16 +39,19 @@ def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
             f"{len(problems)} of {len(indices)} samples cannot be used: {first_few(problems)}"
         )
     found = set[int]().union(*(result for result in results if isinstance(result, set)))
-    _refuse_useless(found, dataset)
+    reason = why_useless(found, dataset.table)
+    if reason is not None:
+        raise InputError(f"{dataset.pairs[0].mask.parent}: {reason}")
 
 
-def _refuse_useless(found: set[int], dataset: SegmentationDataset) -> None:
-    ignore = dataset.table.ignore_index
-    folder = dataset.pairs[0].mask.parent
+def why_useless(found: set[int], table: LabelTable) -> str | None:
+    """Say why masks that hold no other train ids than `found` teach nothing, or None."""
+    ignore = table.ignore_index
     if found <= {ignore}:
-        raise InputError(f"every pixel of the masks in {folder} is ignored; nothing to learn")
-    if dataset.table.num_classes == 2 and found == {0, ignore}:
-        raise InputError(
-            f"the masks in {folder} hold only 0 and {ignore}, and {ignore} means ignore; "
+        return "every pixel of the masks is ignored; nothing to learn"
+    if table.num_classes == 2 and found == {0, ignore}:
+        return (
+            f"the masks hold only 0 and {ignore}, and {ignore} means ignore; "
             "if it is the second class, store it as 1"
         )
+    return None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.doctor import spread
 from sceneparse.data.examine import Facts, Twins
-from sceneparse.data.reading import read_image
+from sceneparse.data.labels import palette_color
+from sceneparse.data.reading import read_image, read_mask
+from sceneparse.errors import InputError
 from sceneparse.report.pages import picture_uri
-from sceneparse.report.pictures import overlay
+from sceneparse.report.pictures import Picture, colorize, overlay, side_by_side
 
 _EXAMPLES = 6
 _MOST_FIGURES = 24
@@ -38,6 +39,7 @@ def page_values(
         "colors": [tuple(color) for color in table.colors],
         "shares": {split: _shares(facts) for split, facts in summary["splits"].items()},
         "galleries": {
+            "Samples that cannot be used": _broken_figures(facts),
             "Images in two splits": _twin_figures(twins),
             "Odd masks": _odd_figures(datasets, facts),
             "Examples": [f for d in datasets.items() for f in _examples(*d, facts)],
@@ -57,12 +59,47 @@ def _shares(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _twin_figures(twins: Sequence[Twins]) -> list[dict[str, str]]:
-    figures = []
+    figures: list[dict[str, str]] = []
     for twin in twins[: _MOST_FIGURES // 2]:
         for facts in (twin.first, twin.second):
             caption = f"{facts.split}: {facts.pair.name}"
             figures.append({"uri": picture_uri(read_image(facts.pair.image)), "caption": caption})
     return figures
+
+
+def _broken_figures(facts: Sequence[Facts]) -> list[dict[str, str]]:
+    """Show what is left of samples that cannot be used: of image and mask, what decodes."""
+    figures: list[dict[str, str]] = []
+    for f in facts:
+        if f.problem is None or len(figures) == _MOST_FIGURES:
+            continue
+        shown = [
+            picture
+            for picture in (_image_left(f.pair.image), _mask_left(f.pair.mask))
+            if picture is not None
+        ]
+        if shown:
+            caption = f"{f.split}: {f.pair.name}: {f.problem}"
+            figures.append(
+                {"uri": picture_uri(side_by_side(shown), longest=640), "caption": caption}
+            )
+    return figures
+
+
+def _image_left(path: Path) -> Picture | None:
+    try:
+        return read_image(path)
+    except InputError:  # said already, as the sample's problem
+        return None
+
+
+def _mask_left(path: Path) -> Picture | None:
+    """Paint raw label values, whatever they mean; a mask of colours is shown as it is."""
+    try:
+        raw = read_mask(path)
+    except InputError:
+        return _image_left(path)
+    return colorize(raw & 255, [palette_color(value) for value in range(256)])
 
 
 def _odd_figures(
@@ -83,5 +120,5 @@ def _examples(
 def _figure(dataset: SegmentationDataset, facts: Facts, caption: str) -> dict[str, str]:
     """Show an image beside the overlay of its mask."""
     image, mask, _ = dataset[dataset.pairs.index(facts.pair)]
-    both = np.concatenate([image, overlay(image, mask, dataset.table.colors)], axis=1)
+    both = side_by_side([image, overlay(image, mask, dataset.table.colors)])
     return {"uri": picture_uri(both, longest=640), "caption": caption}

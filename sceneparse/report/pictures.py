@@ -47,9 +47,9 @@ class ExampleCollector:
 
 def colorize(labels: NDArray[Any], colors: Sequence[Color]) -> Picture:
     """Paint train ids (H, W) in their colours; ids outside 0..K-1 (ignored) become black."""
-    palette = np.zeros((len(colors) + 1, 3), dtype=np.uint8)
-    palette[:-1] = colors
-    painted: Picture = palette[np.minimum(labels, len(colors))]
+    palette = np.zeros((65536, 3), dtype=np.uint8)
+    palette[: len(colors)] = colors
+    painted: Picture = palette[labels]
     return painted
 
 
@@ -59,6 +59,15 @@ def overlay(image: Picture, labels: NDArray[Any], colors: Sequence[Color]) -> Pi
     blended = (image.astype(np.uint16) + painted) // 2
     shown = labels[..., None] < len(colors)
     return np.where(shown, blended, image).astype(np.uint8)
+
+
+def side_by_side(pictures: Sequence[Picture]) -> Picture:
+    """Set pictures in a row, each at its own size."""
+    height = max(picture.shape[0] for picture in pictures)
+    filled = [
+        np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0)), constant_values=255) for p in pictures
+    ]
+    return np.concatenate(filled, axis=1)
 
 
 def save_png(picture: Picture, path: Path) -> None:

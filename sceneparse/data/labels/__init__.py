@@ -106,10 +106,21 @@ class LabelTable:
             found = [f"{value} ({count} px)" for value, count in zip(values, counts, strict=True)]
             valid = [label.raw_id for label in self.labels]
             raise InputError(
-                f"label values outside the table: {first_few(found)}; "
-                f"valid are {len(valid)} values in {min(valid)}..{max(valid)}"
+                f"label values outside the table: {first_few(found)}; valid are {len(valid)} "
+                f"values in {min(valid)}..{max(valid)}{self._mixed_up(set(values.tolist()))}"
             )
         return train_ids.astype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
+
+    def _mixed_up(self, foreign: set[int]) -> str:
+        """Say so where Cityscapes' labelIds have been taken for its trainIds."""
+        official = load_label_table("cityscapes")
+        label_ids = {label.raw_id for label in official.labels}
+        if self.num_classes != official.num_classes or self == official or foreign - label_ids:
+            return ""
+        return (
+            "; these look like Cityscapes' labelIds where trainIds are expected: set "
+            "data.dataset: cityscapes, or use the *_labelTrainIds.png"
+        )
 
     def decode(self, train_ids: Labels) -> Labels:
         """Map train ids (H, W) of predictions back to raw ids, for submission files."""
