@@ -33,7 +33,8 @@ from sceneparse.data.transforms import training_transform
 from sceneparse.distributed import Process, check_on_main
 from sceneparse.engine import Stepper
 from sceneparse.errors import InputError, unknown_name
-from sceneparse.inference import Normalization, create_infer
+from sceneparse.inference.normalization import Normalization
+from sceneparse.inference.protocols import create_protocol
 from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone, load_strict
@@ -73,7 +74,8 @@ def prepare_training(
         config, train_set.table.num_classes, process, compute, say, fresh=not resume
     )
     _try_training_shapes(model, (sampler.micro_batch, 3, *config.augment.crop))
-    infer, protocol = create_infer(config.eval.mode, config.eval.crop or config.augment.crop)
+    section = _eval_settings(config)
+    protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
     training = Training(
         folder=folder,
         process=process,
@@ -89,7 +91,6 @@ def prepare_training(
             workers=config.data.workers,
             timeout=config.data.timeout,
         ),
-        infer=infer,
         protocol=protocol,
         model=model,
         parallel=_parallel(model, process),
@@ -315,6 +316,16 @@ def _as_now(saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
         ) from error
 
 
+def _eval_settings(config: SegConfig) -> dict[str, Any]:
+    """Collect what create_protocol needs; windows are the training crop where none are given."""
+    settings = config.eval.model_dump(exclude={"every", "protocol"})
+    return {
+        "name": config.eval.protocol,
+        **settings,
+        "crop": config.eval.crop or config.augment.crop,
+    }
+
+
 def _say(process: Process, text: str) -> None:
     if process.is_main:
         sys.stdout.write(text + "\n")
@@ -334,7 +345,7 @@ def _meta(
         "mean": config.data.mean,
         "std": config.data.std,
         "data": config.data.model_dump(include={"dataset", "root", "val_split", "classes"}),
-        "eval": {"mode": config.eval.mode, "crop": config.eval.crop or config.augment.crop},
+        "eval": _eval_settings(config),
         "amp": amp_name(dtype),
         "config": config.model_dump(mode="json"),
         "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},

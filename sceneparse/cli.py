@@ -48,6 +48,44 @@ def tool_parser(description: str, examples: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_protocol_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images become scores; all default to what training used."""
+    group = parser.add_argument_group("protocol", "default: as the model was validated")
+    group.add_argument(
+        "--protocol",
+        help="whole, slide, spnet (the paper's test code), mmseg_whole or mmseg_slide",
+    )
+    group.add_argument("--crop", nargs=2, type=int, metavar=("H", "W"), help="size of windows")
+    group.add_argument(
+        "--base", type=int, metavar="N", help="scale images to this long (mmseg: short) side"
+    )
+    group.add_argument(
+        "--scales", nargs="+", type=float, metavar="S", help="scales whose scores are averaged"
+    )
+    group.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="average with the mirror image",
+    )
+    group.add_argument(
+        "--weighting", help="of windows: uniform, or gaussian (trusts their middle more)"
+    )
+    group.add_argument("--amp", help="precision: auto, bf16, fp16 or off")
+
+
+def protocol_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Collect the options of add_protocol_options but --amp; None stands for as trained."""
+    return {
+        "protocol": options.protocol,
+        "crop": tuple(options.crop) if options.crop else None,
+        "base": options.base,
+        "scales": options.scales,
+        "mirror": options.mirror,
+        "weighting": options.weighting,
+    }
+
+
 def run(
     parser: argparse.ArgumentParser,
     main: Callable[[argparse.Namespace], None],

@@ -217,8 +217,23 @@ class EvalSection(Section):
     """Validation at the images' own size, with the functions of tools/eval_miou.py."""
 
     every: Count = Field(1, description="epochs between validations; the last epoch always has one")
-    mode: Literal["whole", "slide"] = Field("whole", description="whole image, or sliding window")
-    crop: Size | None = Field(None, description="window of mode slide; null: the training crop")
+    protocol: Literal["whole", "slide", "spnet", "mmseg_whole", "mmseg_slide"] = Field(
+        "whole", description="whole image, sliding window, or as others test"
+    )
+    crop: Size | None = Field(None, description="window of slide; null: the training crop")
+    base: Count | None = Field(
+        None,
+        description="scale images to this long (spnet) or short (mmseg) side; null: not at all",
+    )
+    scales: Annotated[list[Positive], Field(min_length=1)] | None = Field(
+        None, description="scales whose scores are averaged; null: as the protocol has it"
+    )
+    mirror: Switch | None = Field(
+        None, description="average with the mirror image; null: as the protocol has it"
+    )
+    weighting: Literal["uniform", "gaussian"] = Field(
+        "uniform", description="of overlapping windows"
+    )
 
 
 class SegConfig(Section):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sceneparse.data.loader import Batch
 from sceneparse.distributed import sum_over_processes
-from sceneparse.inference import Infer, predict_labels
-from sceneparse.metrics import ConfusionMatrix
+from sceneparse.inference.protocols import Infer
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
 
@@ -119,29 +118,47 @@ def _hash(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
 
 
+class Meter(Protocol):
+    """Counts something over an evaluation; the sums of all processes' counts are the result."""
+
+    needs_confidence: bool
+
+    def update(self, labels: Tensor, targets: Tensor, confidence: Tensor | None) -> None:
+        """Count predicted and true labels (B, H, W), and the probability of the predicted ones."""
+
+    def state(self) -> list[Tensor]:
+        """Return the tensors that add up over processes."""
+
+
 @torch.inference_mode()
-def evaluate(  # noqa: PLR0913 - all it uses
+def evaluate(
     model: SegmentationModel,
     batches: Iterable[Batch],
+    meters: Sequence[Meter],
     *,
-    num_classes: int,
-    ignore_index: int,
     infer: Infer,
     normalize: Callable[[Tensor], Tensor],
     compute: Compute,
     after_batch: Callable[[Batch, Tensor], None],
-) -> ConfusionMatrix:
-    """Count the predictions for this process's batches, then add up the counts of all processes.
+) -> None:
+    """Let the meters count this process's batches, then add up the counts of all processes.
 
     `after_batch` sees every batch with its predicted labels (B, H, W).
     """
     model.eval()
-    matrix = ConfusionMatrix(num_classes, ignore_index, compute.device)
     for batch in batches:
         images = normalize(compute.place_images(batch.images))
         with compute.autocast():
-            labels = predict_labels(infer, model, images)
-        matrix.update(labels, batch.targets.to(compute.device, non_blocking=True))
+            scores = infer(model, images)
+        confidence: Tensor | None = None
+        if any(meter.needs_confidence for meter in meters):
+            labels, confidence = scores.labels_and_confidence()
+        else:
+            labels = scores.labels()
+        targets = batch.targets.to(compute.device, non_blocking=True)
+        for meter in meters:
+            meter.update(labels, targets, confidence)
         after_batch(batch, labels)
-    sum_over_processes(matrix.counts)
-    return matrix
+    for meter in meters:
+        for tensor in meter.state():
+            sum_over_processes(tensor)

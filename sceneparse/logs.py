@@ -61,7 +61,13 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, unit: str, *, done: int = 0, seconds: float = 0.0, quiet: bool = False
+        self,
+        total: int | None,
+        unit: str,
+        *,
+        done: int = 0,
+        seconds: float = 0.0,
+        quiet: bool = False,
     ) -> None:
         self._total, self._unit, self._count, self._first = total, unit, done, done
         self._seconds_before = seconds
@@ -78,9 +84,14 @@ class Progress:
             self._bar.update(amount)
         elif time.monotonic() - self._said > _SECONDS_PER_LINE:
             self._said = time.monotonic()
-            left = format_seconds((self._total - self._count) / self.rate)
-            position = f"{self._count}/{self._total} {self._unit}"
-            self.say(f"{note}  {position}  {self.rate:.1f}/s  {left} left")
+            self.say(f"{note}  {self._position}")
+
+    @property
+    def _position(self) -> str:
+        if self._total is None:
+            return f"{self._count} {self._unit}  {self.rate:.1f}/s"
+        left = format_seconds((self._total - self._count) / self.rate)
+        return f"{self._count}/{self._total} {self._unit}  {self.rate:.1f}/s  {left} left"
 
     @property
     def seconds(self) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sceneparse.distributed import any_process
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
         return None if any_process(dtype is None, device) else dtype
     if amp == "fp16" and device.type == "cpu":
         raise InputError("train.amp: fp16 needs a GPU; use auto, bf16 or off")
+    if amp not in _DTYPES:
+        raise unknown_name("precision", amp, ["auto", *_DTYPES])
     return _DTYPES[amp]
 
 

@@ -21,14 +21,15 @@ from sceneparse.data.sampling import EpochSampler
 from sceneparse.distributed import Process, any_process, share_buffers
 from sceneparse.engine import Stepper, evaluate, train_one_epoch
 from sceneparse.errors import NumericalError, Preempted
-from sceneparse.inference import Infer, Normalization
+from sceneparse.inference.normalization import Normalization
+from sceneparse.inference.protocols import Protocol
 from sceneparse.logs import Progress, RunLog, format_seconds
-from sceneparse.metrics import Scores
+from sceneparse.metrics.confusion import ConfusionMatrix, Scores, scores_from_counts
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
 from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import ExampleCollector, example_grid, save_png
-from sceneparse.report.tables import score_table, scores_as_dict
+from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
 
 # From a network's outputs and the targets to a scalar.
 Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -59,8 +60,7 @@ class Training:
     loader: DataLoader[Any]
     val_set: SegmentationDataset
     val_loader: DataLoader[Any]
-    infer: Infer
-    protocol: str
+    protocol: Protocol
     model: SegmentationModel
     parallel: nn.Module
     stepper: Stepper
@@ -211,18 +211,18 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Sco
     share_buffers(training.evaluated)
     pairs = training.val_set.pairs
     collector = ExampleCollector({pairs[index].name for index in spread(len(pairs), _EXAMPLES)})
+    matrix = ConfusionMatrix(table.num_classes, table.ignore_index, device=training.compute.device)
     with progress.paused():
-        matrix = evaluate(
+        evaluate(
             training.evaluated,
             batches(training.val_loader),
-            num_classes=table.num_classes,
-            ignore_index=table.ignore_index,
-            infer=training.infer,
+            [matrix],
+            infer=training.protocol,
             normalize=training.normalize,
             compute=training.compute,
             after_batch=collector.add,
         )
-    scores = matrix.scores()
+    scores = scores_from_counts(matrix.counts.cpu().numpy())
     position = training.position
     progress.say(
         f"epoch {position.epoch}/{training.epochs}  val mean IoU {scores.mean_iou:.4f} "
@@ -231,7 +231,7 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Sco
     )
     if log is None:
         return scores
-    result = scores_as_dict(scores, table.names, training.protocol)
+    result = scores_as_dict(scores, table.names, training.protocol.words)
     values = {"epoch": position.epoch, "seconds": round(progress.seconds, 1), **result}
     log.write("val", training.steps_done, values)
     grid = example_grid(collector.examples, table.names, table.colors)
@@ -239,6 +239,7 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Sco
     save_png(grid, training.folder / "pictures" / f"epoch-{position.epoch:04d}.png")
     if training.finished:
         progress.say(score_table(scores, table.names))
+        progress.say("\n" + totals_table(totals_of(scores), {}))
     return scores
 
 

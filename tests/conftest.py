@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sceneparse.checkpoint import save_checkpoint
+from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.models import create_segmentation_model
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -59,6 +62,51 @@ def run_tool() -> RunTool:
         )
 
     return run
+
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(scenes: Path, tmp_path: Path) -> MakeRun:
+    """Write the checkpoint of a small network as it was initialised, as if trained on scenes."""
+
+    def make(
+        name: str = "run", seed: int = 0, dataset: str = "folder", root: Path = scenes
+    ) -> Path:
+        table = create_dataset(dataset, root, "val").table
+        arguments = {
+            "head": "strip_pooling",
+            "backbone": "resnet18",
+            "base_width": 8,
+            "width": 8,
+            "aux": False,
+            "num_classes": table.num_classes,
+        }
+        torch.manual_seed(seed)
+        model = create_segmentation_model(**arguments)
+        # so that not one class covers everything
+        model.head.classifier[-1].weight.data.mul_(8)  # type: ignore[union-attr,index]
+        save_checkpoint(
+            tmp_path / name,
+            step=1,
+            weights=model.state_dict(),
+            training={},
+            meta={
+                "model": arguments,
+                "classes": table.names,
+                "colors": table.colors,
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.25, 0.25, 0.25],
+                "data": {"dataset": dataset, "root": str(root), "val_split": "val"},
+                "eval": {"name": "whole", "crop": [32, 48]},
+                "config": {"train": {"amp": "off"}},
+            },
+            is_best=True,
+        )
+        return tmp_path / name
+
+    return make
 
 
 @pytest.fixture

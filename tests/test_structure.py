@@ -23,6 +23,7 @@ from tools import (
     convert_weights,
     eval_miou,
     make_scenes,
+    predict,
     train_seg,
 )
 
@@ -39,19 +40,37 @@ ALLOWED = {
     "layers": {"layers"},
     "models": {"models", "layers"},
     "data": {"data"},
-    "benchmark": {"benchmark", "data", "models"},
+    "benchmark": {"benchmark", "data", "inference", "models"},
     "losses": {"layers"},
-    "metrics": set(),
+    "metrics": {"metrics"},
     "optim": set(),
     "precision": {"distributed"},
     "preemption": set(),
     "distributed": set(),
     "logs": set(),
-    "inference": {"layers", "models"},
+    "inference": {"inference", "models"},
     "checkpoint": {"models"},
     "report": {"report", "metrics", "data"},
+    "prediction": {
+        "checkpoint",
+        "data",
+        "inference",
+        "models",
+        "precision",
+        "prediction",
+        "report",
+    },
+    "evaluation": {
+        "data",
+        "distributed",
+        "engine",
+        "logs",
+        "metrics",
+        "prediction",
+        "report",
+    },
     "run_folder": {"checkpoint", "logs"},
-    "engine": {"data", "distributed", "inference", "metrics", "models", "precision"},
+    "engine": {"data", "distributed", "inference", "models", "precision"},
     "training": {
         "checkpoint",
         "data",
@@ -108,7 +127,7 @@ def test_readme_commands_parse() -> None:
         load_config(ROOT / options.config, options.overrides)
     for words in evaluating:
         eval_miou.parser().parse_args(words)
-    for tool in (convert_weights, check_data, convert_data, benchmark):
+    for tool in (convert_weights, check_data, convert_data, benchmark, predict):
         for words in readme_commands(f"tools/{tool.__name__.removeprefix('tools.')}.py"):
             tool.parser().parse_args(words)
     for words in making:

@@ -10,13 +10,18 @@ from sceneparse.cli import run, tool_parser
 EXAMPLES = """\
   python tools/benchmark.py data
   python tools/benchmark.py data --json data.json
+  python tools/benchmark.py eval
   python tools/benchmark.py heads"""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
-    result.add_argument("what", choices=["data", "heads"], help="data: decoding, augmentation")
+    result.add_argument(
+        "what",
+        choices=["data", "eval", "heads"],
+        help="data: decoding, augmentation; eval: testing beside the network; heads: cost of heads",
+    )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
     return result
 
@@ -24,12 +29,14 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     """Measure, print the table, write the file."""
     from sceneparse.benchmark import data, heads
+    from sceneparse.benchmark import eval as testing
     from sceneparse.benchmark.rows import text_table, write_json
     from sceneparse.errors import InputError
 
     if options.what == "heads":
         print(heads.costs(), end="\n\n")
-    rows = {"data": data.measure, "heads": heads.measure}[options.what]()
+    measured = {"data": data.measure, "eval": testing.measure, "heads": heads.measure}
+    rows = measured[options.what]()
     print(text_table(rows))
     if options.json:
         try:

@@ -1,103 +1,140 @@
-"""Evaluate a trained model: per-class and mean IoU at the images' own size, with the protocol."""
+"""Evaluate a trained model, or compare two: scores with intervals, beside their protocol."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli import add_protocol_options, protocol_settings, run, tool_parser
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
-    from sceneparse.data.labels import LabelTable
-    from sceneparse.distributed import Process
-    from sceneparse.inference import Infer
-    from sceneparse.metrics import ConfusionMatrix
-    from sceneparse.models.segmentation import SegmentationModel
-    from sceneparse.precision import Compute
-    from sceneparse.report.pictures import Example
+    from sceneparse.prediction.predictor import Predictor
+    from sceneparse.report.evaluation import Evaluation
 
 EXAMPLES = """\
   python tools/eval_miou.py runs/quickstart
   python tools/eval_miou.py runs/quickstart/last --split train --save overlay
-  python tools/eval_miou.py runs/camvid_mobilenet --data /data/camvid --split test
-  python tools/eval_miou.py runs/cityscapes_spnet101 --mode slide --crop 768 768
+  python tools/eval_miou.py runs/camvid_mobilenet --data /data/camvid --split test --report
+  python tools/eval_miou.py runs/cityscapes_spnet101 --protocol spnet --crop 768 768
+  python tools/eval_miou.py --compare runs/fcn runs/mpm
   torchrun --nproc_per_node=4 tools/eval_miou.py runs/ade20k_spnet50
 
 A run folder stands for its best checkpoint. Scores go to RUN/eval_SPLIT (eval_SPLIT_last and so on
-for another checkpoint): eval.json, eval.csv, confusion.csv, examples.png, and with --save the
-folders index, raw, color, overlay."""
+for another checkpoint): eval.json, eval.csv, confusion.csv, images.csv, counts.npz, examples.png,
+with --report report.html and plots/, with --save the folders index, raw, color, overlay.
+--compare takes runs (their eval_SPLIT) or folders of scores, and writes to --output."""
+SAVED = ("index", "raw", "color", "overlay")
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Evaluate a trained segmentation model.", EXAMPLES)
-    result.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="run or checkpoint folder")
+    result = tool_parser("Evaluate a trained segmentation model, or compare two.", EXAMPLES)
+    result.add_argument(
+        "checkpoint", nargs="?", metavar="RUN_OR_CHECKPOINT", help="run or checkpoint folder"
+    )
+    result.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="is B better than A? paired, over images"
+    )
     result.add_argument("--data", metavar="FOLDER", help="data folder; default: as trained")
     result.add_argument("--dataset", metavar="NAME", help="layout of the data; default: as trained")
     result.add_argument(
         "--split", help="split, or list file under the data folder; default: as trained"
     )
-    result.add_argument("--mode", choices=("whole", "slide"), help="inference; default: as trained")
     result.add_argument(
-        "--crop", nargs=2, type=int, metavar=("H", "W"), help="window of --mode slide"
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="resamples for 95%% intervals over images (1000; 10000 to compare); 0: none",
+    )
+    result.add_argument("--boundary", action="store_true", help="also boundary IoU and F1")
+    result.add_argument(
+        "--rule",
+        default="cityscapes",
+        help="classes in the mean: cityscapes, truth_only or absent_is_zero (cityscapes)",
+    )
+    result.add_argument(
+        "--report", action="store_true", help="write report.html, and plots as PNG and SVG"
     )
     result.add_argument(
         "--save",
         nargs="+",
         default=[],
-        choices=("index", "raw", "color", "overlay"),
+        choices=SAVED,
         help="PNGs per image; raw: the data set's own label values, for its submission server",
     )
     result.add_argument(
         "--output", metavar="FOLDER", help="where results go; default RUN/eval_SPLIT"
     )
     result.add_argument("--workers", type=int, default=2, help="processes that read images")
-    result.add_argument(
-        "--amp", choices=("auto", "bf16", "fp16", "off"), help="precision; default: as trained"
-    )
+    add_protocol_options(result)
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Load the model and data, evaluate, print and write the scores."""
+    """Evaluate one model or compare two."""
     # Imported late so that --help answers at once.
-    from sceneparse.checkpoint import load_model, resolve_checkpoint
-    from sceneparse.distributed import join_processes
-    from sceneparse.errors import InputError
-    from sceneparse.inference import create_infer
-    from sceneparse.precision import Compute, choose_dtype
+    from sceneparse.errors import InputError, unknown_name
+    from sceneparse.metrics.confusion import ABSENT_CLASS_RULES
 
+    if (options.checkpoint is None) == (options.compare is None):
+        raise InputError("give a run or checkpoint to evaluate, or two with --compare A B")
     if options.workers < 0:
         raise InputError(f"--workers must be 0 or more, got {options.workers}")
+    if options.bootstrap is not None and options.bootstrap < 0:
+        raise InputError(f"--bootstrap must be 0 or more, got {options.bootstrap}")
+    if options.rule not in ABSENT_CLASS_RULES:
+        raise unknown_name("rule", options.rule, ABSENT_CLASS_RULES)
+    if options.compare:
+        compare_two(options)
+    else:
+        evaluate_one(options)
+
+
+def evaluate_one(options: argparse.Namespace) -> None:
+    """Load the model and data, evaluate, print and write the scores."""
+    from sceneparse.checkpoint import load_model, resolve_checkpoint
+    from sceneparse.distributed import join_processes
+    from sceneparse.evaluation import evaluate_dataset
+    from sceneparse.prediction.predictor import Predictor
+    from sceneparse.report.pictures import save_labels
+
     model = load_model(options.checkpoint)
-    meta = model.meta
-    dataset = open_dataset(options, meta)
-    split = options.split or meta["data"]["val_split"]
-    mode = options.mode or meta["eval"]["mode"]
-    infer, protocol = create_infer(mode, tuple(options.crop or meta["eval"]["crop"]))
+    dataset = open_dataset(options, model.meta)
+    split = options.split or model.meta["data"]["val_split"]
+    root = options.data or model.meta["data"]["root"]
     output = prepare_output(options, split)
     with join_processes() as process:
-        dtype = choose_dtype(options.amp or meta["config"]["train"]["amp"], process.device)
-        compute = Compute(process.device, dtype)
-        compute.place_model(model)
-        matrix, examples = evaluate_split(
+        predictor = Predictor(
             model,
+            device=str(process.device),
+            amp=options.amp or model.meta["config"]["train"]["amp"],
+            **protocol_settings(options),
+        )
+
+        def save(image: Any, name: str, labels: Any) -> None:  # noqa: ANN401 - numpy is late
+            for kind in options.save:
+                save_labels(kind, output / kind / f"{name}.png", image, labels, dataset.table)
+
+        evaluation = evaluate_dataset(
+            predictor,
             dataset,
-            infer=infer,
-            compute=compute,
-            process=process,
+            process,
+            rule=options.rule,
+            resamples=1000 if options.bootstrap is None else options.bootstrap,
+            with_boundary=options.boundary,
+            with_calibration=options.report,
             workers=options.workers,
-            save=options.save,
-            output=output,
+            facts={
+                "checkpoint": str(resolve_checkpoint(options.checkpoint)),
+                "data": f"{len(dataset)} images, split {split} of {root}",
+                "precision": predictor.compute.name,
+            },
+            after_image=save,
         )
         if process.is_main:
-            print(f"checkpoint   {resolve_checkpoint(options.checkpoint)}")
-            print(f"data         {len(dataset)} images, split {split}")
-            print(f"precision    {compute.name}")
-            report(matrix, examples, dataset.table, protocol, output)
+            write_results(options, evaluation, predictor, dataset, output)
 
 
 def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> SegmentationDataset:
@@ -138,80 +175,75 @@ def prepare_output(options: argparse.Namespace, split: str) -> Path:
     return output
 
 
-def evaluate_split(  # noqa: PLR0913 - what an evaluation consists of
-    model: SegmentationModel,
+def write_results(
+    options: argparse.Namespace,
+    evaluation: Evaluation,
+    predictor: Predictor,
     dataset: SegmentationDataset,
-    *,
-    infer: Infer,
-    compute: Compute,
-    process: Process,
-    workers: int,
-    save: Sequence[str],
-    output: Path,
-) -> tuple[ConfusionMatrix, list[Example]]:
-    """Evaluate this process's share and write the PNGs asked for; return counts and examples."""
-    from sceneparse.data.doctor import spread
-    from sceneparse.data.loader import batches, evaluation_loader, explained_worker_failures
-    from sceneparse.engine import evaluate
-    from sceneparse.inference import Normalization
-    from sceneparse.logs import Progress
-    from sceneparse.report.pictures import ExampleCollector, save_prediction
-
-    table = dataset.table
-    collector = ExampleCollector({dataset.pairs[i].name for i in spread(len(dataset), 5)})
-    progress = Progress(len(dataset), "images", quiet=not process.is_main)
-
-    def after_batch(batch: Any, labels: Any) -> None:  # noqa: ANN401 - torch is imported late
-        collector.add(batch, labels)
-        for image, name, prediction in zip(batch.images, batch.names, labels, strict=True):
-            for kind in save:
-                save_prediction(kind, output / kind / f"{name}.png", image, prediction, table)
-        progress.advance(len(batch.names) * process.world_size)
-
-    loader = evaluation_loader(
-        dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
-    )
-    with explained_worker_failures():
-        matrix = evaluate(
-            model,
-            batches(loader),
-            num_classes=table.num_classes,
-            ignore_index=table.ignore_index,
-            infer=infer,
-            normalize=Normalization(model.mean, model.std),
-            compute=compute,
-            after_batch=after_batch,
-        )
-    progress.close()
-    return matrix, collector.examples
-
-
-def report(
-    matrix: ConfusionMatrix,
-    examples: list[Example],
-    table: LabelTable,
-    protocol: str,
     output: Path,
 ) -> None:
-    """Print the table and the rules it was made by; write the files beside it."""
-    from sceneparse.metrics import ABSENT_CLASS_RULE
+    """Print the tables and write the files beside them."""
+    from sceneparse.data.doctor import spread
+    from sceneparse.evaluation import predicted_example
+    from sceneparse.report.evaluation import text, write_evaluation
+    from sceneparse.report.evaluation_page import worst_and_best, write_report
     from sceneparse.report.pictures import example_grid, save_png
-    from sceneparse.report.tables import (
-        score_table,
-        scores_as_dict,
-        write_confusion,
-        write_scores,
+
+    print(text(evaluation))
+    write_evaluation(output, evaluation)
+    examples = [predicted_example(predictor, dataset, i) for i in spread(len(dataset), 5)]
+    grid = example_grid(examples, dataset.table.names, dataset.table.colors)
+    save_png(grid, output / "examples.png")
+    print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}, {output / 'images.csv'}")
+    print(f"pictures     {output / 'examples.png'}")
+    if options.report:
+        galleries = {
+            heading: [(predicted_example(predictor, dataset, i), score) for i, score in chosen]
+            for heading, chosen in worst_and_best(evaluation).items()
+        }
+        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, galleries)
+        print(f"report       {output / 'report.html'}, {output / 'plots'}")
+
+
+def compare_two(options: argparse.Namespace) -> None:
+    """Compare two finished evaluations on the same images."""
+    from sceneparse.report.comparison import compare, comparison_table, verdict, write_comparison
+    from sceneparse.report.evaluation import read_evaluation
+    from sceneparse.report.plots import differences, save_plot
+
+    first, second = (
+        read_evaluation(scores_folder(word, options.split)) for word in options.compare
+    )
+    comparison = compare(first, second, options.bootstrap or 10_000)
+    print(f"A            {first.folder}\nB            {second.folder}\n")
+    print(comparison_table(comparison), end="\n\n")
+    print(verdict(comparison))
+    name = f"compare_{Path(options.compare[0]).name}_{Path(options.compare[1]).name}"
+    output = Path(options.output or Path("runs") / name)
+    write_comparison(output, comparison)
+    save_plot(differences(comparison), output / "differences")
+    print(
+        f"\nresults      {output / 'compare.json'}, compare.csv, differences.png, differences.svg"
     )
 
-    scores = matrix.scores()
-    print(f"protocol     {protocol}")
-    print(f"counting     {ABSENT_CLASS_RULE}\n")
-    print(score_table(scores, table.names))
-    save_png(example_grid(examples, table.names, table.colors), output / "examples.png")
-    write_confusion(output / "confusion.csv", matrix.counts.cpu().numpy(), table.names)
-    write_scores(output, scores_as_dict(scores, table.names, protocol))
-    print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}")
-    print(f"pictures     {output / 'examples.png'}")
+
+def scores_folder(word: str, split: str | None) -> Path:
+    """Find the scores that a run, or the folder itself, stands for."""
+    from sceneparse.errors import InputError, first_few
+    from sceneparse.report.evaluation import COUNTS_FILE
+
+    folder = Path(word)
+    if (folder / COUNTS_FILE).is_file():
+        return folder
+    if split is not None:
+        return folder / f"eval_{Path(split).stem}"
+    found = sorted(path.parent for path in folder.glob(f"eval_*/{COUNTS_FILE}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"'{word}' holds no evaluation; run tools/eval_miou.py {word} first")
+    names = first_few(path.name for path in found)
+    raise InputError(f"'{word}' holds several evaluations ({names}); choose with --split")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import SegmentationDataset
-from sceneparse.data.labels import Labels, LabelTable
+from sceneparse.data.labels import count_labels
 
 # Pixels by image and class (N, K); ignored ones are not counted.
 PixelCounts = NDArray[np.int64]
@@ -51,7 +51,8 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         each = list(
             pool.map(
-                lambda index: count_mask(dataset.mask(index), dataset.table), range(len(dataset))
+                lambda index: count_labels(dataset.mask(index), dataset.table.num_classes),
+                range(len(dataset)),
             )
         )
     counts = np.stack(each).astype(np.int64)
@@ -62,14 +63,6 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
 def cache_folder() -> Path:
     """Where the user's caches lie: XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sceneparse"
-
-
-def count_mask(mask: Labels, table: LabelTable) -> PixelCounts:
-    """Count the pixels of every class (K,) in a mask of train ids."""
-    counted: PixelCounts = np.bincount(
-        mask[mask != table.ignore_index], minlength=table.num_classes
-    )
-    return counted
 
 
 def _fingerprint(dataset: SegmentationDataset) -> str:

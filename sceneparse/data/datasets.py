@@ -18,7 +18,6 @@ from sceneparse.data.labels import (
     Labels,
     LabelTable,
     folder_table,
-    identity_table,
     load_label_table,
 )
 from sceneparse.data.reading import read_image, read_mask
@@ -136,7 +135,7 @@ def create_dataset(
     if complete:
         _refuse_incomplete(pairs)
     if dataset == "cityscapes" and pairs[0].mask.stem.endswith("_labelTrainIds"):
-        table = identity_table(table.names, table.colors)
+        table = table.of_train_ids()
     return SegmentationDataset(pairs, table)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sceneparse.data.balance import class_weights, count_mask
+from sceneparse.data.balance import class_weights
 from sceneparse.data.datasets import Pair, SegmentationDataset
+from sceneparse.data.labels import count_labels
 from sceneparse.data.likeness import Likeness, alike_pairs, likeness_of
 from sceneparse.errors import InputError
 
@@ -71,7 +72,7 @@ def _facts(split: str, dataset: SegmentationDataset, index: int) -> Facts:
         image, mask, _ = dataset[index]
     except InputError as error:
         return Facts(split, pair, problem=str(error))
-    counts = count_mask(mask, dataset.table)
+    counts = count_labels(mask, dataset.table.num_classes)
     means, deviations = (x.ravel() for x in cv2.meanStdDev(image))
     return Facts(
         split,

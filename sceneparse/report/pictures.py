@@ -6,17 +6,19 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sceneparse.data.labels import Color, LabelTable
+from sceneparse.data.labels import Color, LabelTable, count_labels
 from sceneparse.data.loader import Batch
 
 Picture = NDArray[np.uint8]
 _MARGIN = 8
 _TEXT_SIZE = 15
+_LINE = _TEXT_SIZE + 9
 _INK = (30, 30, 30)
 
 
@@ -53,12 +55,24 @@ def colorize(labels: NDArray[Any], colors: Sequence[Color]) -> Picture:
     return painted
 
 
-def overlay(image: Picture, labels: NDArray[Any], colors: Sequence[Color]) -> Picture:
-    """Blend an image with the colours of its labels, half and half; ignored pixels stay."""
-    painted = colorize(labels, colors)
-    blended = (image.astype(np.uint16) + painted) // 2
-    shown = labels[..., None] < len(colors)
-    return np.where(shown, blended, image).astype(np.uint8)
+def overlay(
+    image: Picture, labels: NDArray[Any], colors: Sequence[Color], opacity: float = 0.5
+) -> Picture:
+    """Blend an image with the colours of its labels; ignored pixels stay."""
+    result = np.empty_like(image)
+    # In bands, so that a huge image needs no second one of floats beside it.
+    for top in range(0, len(image), 256):
+        part, ids = image[top : top + 256], labels[top : top + 256]
+        blended = cv2.addWeighted(part, 1 - opacity, colorize(ids, colors), opacity, 0)
+        result[top : top + 256] = np.where(ids[..., None] < len(colors), blended, part)
+    return result
+
+
+def with_legend(picture: Picture, legend: Sequence[tuple[str, Color]]) -> Picture:
+    """Name colours in a strip below a picture."""
+    strip = Image.new("RGB", (picture.shape[1], _legend_height(legend, picture.shape[1])), "white")
+    _draw_legend(strip, legend, 0)
+    return np.concatenate([picture, np.asarray(strip)])
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
@@ -87,24 +101,33 @@ def save_index_png(labels: NDArray[Any], colors: Sequence[Color], path: Path) ->
     image.save(path)
 
 
-def save_prediction(
-    kind: str, path: Path, image: Tensor, labels: Tensor, table: LabelTable
-) -> None:
-    """Write a prediction (H, W) as PNG.
+def save_raw_png(labels: NDArray[Any], table: LabelTable, path: Path) -> None:
+    """Write the data set's own label values, as its submission server wants them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(table.decode(labels)).save(path)
 
-    "index": train ids with a palette; "raw": the data set's own label values, as its server wants
-    them; "color"; "overlay" on the image (3, H, W).
-    """
-    ids = labels.cpu().numpy()
+
+def save_labels(
+    kind: str,
+    path: Path,
+    image: Picture,
+    labels: NDArray[Any],
+    table: LabelTable,
+    opacity: float = 0.5,
+) -> None:
+    """Write labels (H, W) of an image (H, W, 3) as a PNG of a kind: index, raw, color, overlay."""
     if kind == "index":
-        save_index_png(ids, table.colors, path)
+        save_index_png(labels, table.colors, path)
     elif kind == "raw":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(table.decode(ids)).save(path)
+        save_raw_png(labels, table, path)
     elif kind == "color":
-        save_png(colorize(ids, table.colors), path)
+        save_png(colorize(labels, table.colors), path)
     else:
-        save_png(overlay(image.permute(1, 2, 0).numpy(), ids, table.colors), path)
+        counts = count_labels(labels, table.num_classes)
+        seen = [
+            (label.name, label.color) for label, n in zip(table.classes, counts, strict=True) if n
+        ]
+        save_png(with_legend(overlay(image, labels, table.colors, opacity), seen), path)
 
 
 def example_grid(
@@ -118,22 +141,17 @@ def example_grid(
     )
     legend = [(names[index], colors[index]) for index in seen if index < len(names)]
     total_width = 4 * (width + _MARGIN) + _MARGIN
-    boxes = _legend_boxes(legend, total_width, font)
-    line = _TEXT_SIZE + 9
-    height = (
-        line + sum(row.height + _MARGIN for row in rows) + (boxes[-1][1] + line if boxes else 0)
-    )
-    canvas = Image.new("RGB", (total_width, height + _MARGIN), "white")
+    height = _LINE + sum(row.height + _MARGIN for row in rows)
+    total_height = height + _legend_height(legend, total_width)
+    canvas = Image.new("RGB", (total_width, total_height), "white")
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(("image", "truth", "prediction", "wrong pixels")):
         draw.text((_MARGIN + column * (width + _MARGIN), 5), title, fill=_INK, font=font)
-    top = line
+    top = _LINE
     for row in rows:
         canvas.paste(row, (_MARGIN, top))
         top += row.height + _MARGIN
-    for (name, color), (left, down) in zip(legend, boxes, strict=True):
-        draw.rectangle((left, top + down, left + 16, top + down + 16), fill=color, outline=_INK)
-        draw.text((left + 22, top + down - 1), name, fill=_INK, font=font)
+    _draw_legend(canvas, legend, top)
     return np.asarray(canvas)
 
 
@@ -155,17 +173,33 @@ def _row(example: Example, colors: Sequence[Color], width: int) -> Image.Image:
     return row
 
 
+def _legend_height(legend: Sequence[tuple[str, Color]], width: int) -> int:
+    boxes = _legend_boxes(legend, width)
+    return boxes[-1][1] + _LINE + _MARGIN if boxes else _MARGIN
+
+
+def _draw_legend(canvas: Image.Image, legend: Sequence[tuple[str, Color]], top: int) -> None:
+    """Draw a coloured box and a name for each entry, from the line `top` on."""
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT_SIZE)
+    for (name, color), (left, down) in zip(
+        legend, _legend_boxes(legend, canvas.width), strict=True
+    ):
+        box = (left, top + down + 4, left + 16, top + down + 20)
+        draw.rectangle(box, fill=color, outline=_INK)
+        draw.text((left + 22, top + down + 3), name, fill=_INK, font=font)
+
+
 def _legend_boxes(
     legend: Sequence[tuple[str, Color]],
     width: int,
-    font: Any,  # noqa: ANN401 - Pillow's two fonts
 ) -> list[tuple[int, int]]:
     """Place the legend's entries one after the other, in as many lines as they need."""
+    font = ImageFont.load_default(_TEXT_SIZE)
     boxes, left, down = [], _MARGIN, 0
     for name, _ in legend:
         needed = 22 + int(font.getlength(name)) + 14
         if left > _MARGIN and left + needed > width:
-            left, down = _MARGIN, down + _TEXT_SIZE + 9
+            left, down = _MARGIN, down + _LINE
         boxes.append((left, down))
         left += needed
     return boxes

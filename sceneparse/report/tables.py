@@ -12,41 +12,73 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.metrics import ABSENT_CLASS_RULE, Scores
+from sceneparse.metrics.bootstrap import Interval
+from sceneparse.metrics.confusion import ABSENT_CLASS_RULES, Scores
 
 
-def score_table(scores: Scores, names: Sequence[str]) -> str:
-    """Lay out per-class IoU, accuracy and share of true pixels, and the totals below."""
+def score_table(
+    scores: Scores, names: Sequence[str], intervals: Sequence[Interval] | None = None
+) -> str:
+    """Lay out the scores of each class and the totals below; intervals of IoU where given."""
     total = max(int(scores.pixels.sum()), 1)
     wide = max(len(name) for name in (*names, "class"))
-    lines = [f"{'class':<{wide}}    IoU  accuracy  pixels"]
-    for name, iou, accuracy, pixels in zip(
-        names, scores.iou, scores.accuracy, scores.pixels, strict=True
-    ):
-        share = f"{100 * pixels / total:6.2f}%"
-        lines.append(f"{name:<{wide}}  {_number(iou)}    {_number(accuracy)} {share}")
-    totals = {
-        "mean IoU": scores.mean_iou,
-        "pixel accuracy": scores.pixel_accuracy,
-        "frequency-weighted IoU": scores.frequency_weighted_iou,
-    }
-    lines += ["", *(f"{name:<22} {value:.4f}" for name, value in totals.items())]
+    between = "" if intervals is None else "  95% interval"
+    lines = [f"{'class':<{wide}}    IoU{between}  accuracy  precision    Dice  pixels"]
+    for k, name in enumerate(names):
+        numbers = (scores.accuracy[k], scores.precision[k], scores.dice[k])
+        accuracy, precision, dice = map(_number, numbers)
+        spread = "" if intervals is None else f"  {_between(intervals[k])}"
+        share = f"{100 * scores.pixels[k] / total:6.2f}%"
+        lines.append(
+            f"{name:<{wide}} {_number(scores.iou[k])}{spread}    {accuracy}     {precision}  "
+            f"{dice} {share}"
+        )
     return "\n".join(lines)
 
 
-def scores_as_dict(scores: Scores, names: Sequence[str], protocol: str) -> dict[str, Any]:
-    """Collect scores as plain values; a class that is nowhere has null for a score."""
+def totals_table(totals: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
+    """Lay out one total per line, with its interval where there is one."""
+    wide = max(map(len, totals))
+    return "\n".join(
+        f"{name:<{wide}}  {_number(value)}"
+        + (f"  (95% interval {_between(intervals[name])})" if name in intervals else "")
+        for name, value in totals.items()
+    )
+
+
+def totals_of(scores: Scores) -> dict[str, float]:
+    """Name the scores over all classes."""
     return {
-        "mean_iou": _plain(scores.mean_iou),
-        "pixel_accuracy": _plain(scores.pixel_accuracy),
-        "frequency_weighted_iou": _plain(scores.frequency_weighted_iou),
+        "mean IoU": scores.mean_iou,
+        "pixel accuracy": scores.pixel_accuracy,
+        "frequency-weighted IoU": scores.frequency_weighted_iou,
+        "mean accuracy": _mean(scores.accuracy),
+        "mean Dice": _mean(scores.dice),
+    }
+
+
+def scores_as_dict(
+    scores: Scores, names: Sequence[str], protocol: str, rule: str = "cityscapes"
+) -> dict[str, Any]:
+    """Collect scores as plain values; what is not defined for a class is null."""
+    totals = {
+        name.replace(" ", "_").replace("-", "_").lower(): plain(value)
+        for name, value in totals_of(scores).items()
+    }
+    return {
+        **totals,
         "protocol": protocol,
-        "absent_class_rule": ABSENT_CLASS_RULE,
+        "absent_class_rule": f"{rule}: {ABSENT_CLASS_RULES[rule]}",
         "classes": [
-            {"name": name, "iou": _plain(iou), "accuracy": _plain(accuracy), "pixels": int(pixels)}
-            for name, iou, accuracy, pixels in zip(
-                names, scores.iou, scores.accuracy, scores.pixels, strict=True
-            )
+            {
+                "name": name,
+                "iou": plain(scores.iou[k]),
+                "accuracy": plain(scores.accuracy[k]),
+                "precision": plain(scores.precision[k]),
+                "dice": plain(scores.dice[k]),
+                "pixels": int(scores.pixels[k]),
+            }
+            for k, name in enumerate(names)
         ],
     }
 
@@ -56,7 +88,7 @@ def write_scores(folder: Path, result: Mapping[str, Any]) -> None:
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     (folder / "eval.json").write_text(text, encoding="utf-8")
     with (folder / "eval.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["name", "iou", "accuracy", "pixels"], lineterminator="\n")
+        writer = csv.DictWriter(file, list(result["classes"][0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(result["classes"])
 
@@ -70,9 +102,19 @@ def write_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str])
             writer.writerow([name, *row])
 
 
+def plain(value: float) -> float | None:
+    """Turn NaN, which JSON has no word for, into None."""
+    return None if math.isnan(value) else float(value)
+
+
 def _number(value: float) -> str:
     return "     -" if math.isnan(value) else f"{value:6.4f}"
 
 
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _between(interval: Interval) -> str:
+    return f"{_number(interval.low).strip()} - {_number(interval.high).strip()}"
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

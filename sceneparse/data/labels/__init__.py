@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -37,6 +37,7 @@ class Label:
     train_id: int | None
     name: str
     color: Color
+    category: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,20 @@ class LabelTable:
         return [label.color for label in self.classes]
 
     @property
+    def categories(self) -> list[str] | None:
+        """Category of each class by train id, where the data set has categories."""
+        named = [label.category for label in self.classes if label.category is not None]
+        return named if len(named) == self.num_classes else None
+
+    @property
     def ignore_index(self) -> int:
         """The train id of pixels that are never counted."""
         return ignore_index_for(self.num_classes)
+
+    def of_train_ids(self) -> LabelTable:
+        """Make the table of masks that hold this table's train ids already."""
+        rows = [replace(label, raw_id=number) for number, label in enumerate(self.classes)]
+        return LabelTable((*rows, Label(self.ignore_index, None, "ignore", (0, 0, 0))))
 
     @cached_property
     def _train_id_of(self) -> NDArray[np.int32]:
@@ -128,6 +140,16 @@ class LabelTable:
         return raw if raw.max(initial=0) > 255 else raw.astype(np.uint8)
 
 
+def count_labels(labels: Labels, num_classes: int) -> NDArray[np.int64]:
+    """Count the pixels of each class (K,); other labels are not counted."""
+    counts = np.zeros(num_classes, dtype=np.int64)
+    # In bands: counting needs 8 bytes for each pixel at hand.
+    for top in range(0, len(labels), 256):
+        band = labels[top : top + 256]
+        counts += np.bincount(band[band < num_classes], minlength=num_classes)
+    return counts
+
+
 def load_label_table(name: str) -> LabelTable:
     """Read one of the CSV tables beside this file, e.g. "cityscapes"."""
     text = (resources.files(__package__) / f"{name}.csv").read_text(encoding="utf-8")
@@ -138,6 +160,7 @@ def load_label_table(name: str) -> LabelTable:
                 train_id=None if row["train_id"] == "ignore" else int(row["train_id"]),
                 name=row["name"],
                 color=(int(row["r"]), int(row["g"]), int(row["b"])),
+                category=row.get("category"),
             )
             for row in csv.DictReader(text.splitlines())
         )

@@ -1,0 +1,47 @@
+"""Windows over an image: where they lie, and how much each counts where they overlap."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Deviation of a Gaussian window as a share of its size, as nnU-Net has it (Nature Methods 2021).
+_GAUSSIAN_DEVIATION = 1 / 8
+WEIGHTINGS = ("uniform", "gaussian")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A window along one axis: its first pixel, and its share (n,) in the score of each pixel."""
+
+    start: int
+    shares: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def moved(self, distance: int) -> Span:
+        """Return the same span, `distance` pixels further."""
+        return Span(self.start + distance, self.shares)
+
+
+def place_windows(size: int, crop: int, stride: int, weighting: str = "uniform") -> list[Span]:
+    """Place windows of `crop` pixels over `size` >= crop, `stride` apart, as few as that allows.
+
+    The last window is moved back to end at the border. The shares of all windows at a pixel add up
+    to one: "uniform" is a plain average, "gaussian" trusts the middle of a window more than its
+    rim.
+    """
+    count = math.ceil((size - crop) / stride) + 1
+    starts = [min(index * stride, size - crop) for index in range(count)]
+    weights = torch.ones(crop, dtype=torch.float64)
+    if weighting == "gaussian":
+        from_middle = (torch.arange(crop, dtype=torch.float64) + 0.5) / crop - 0.5
+        weights = torch.exp(-0.5 * (from_middle / _GAUSSIAN_DEVIATION) ** 2)
+    total = torch.zeros(size, dtype=torch.float64)
+    for start in starts:
+        total[start : start + crop] += weights
+    return [Span(start, (weights / total[start : start + crop]).float()) for start in starts]

@@ -1,0 +1,1 @@
+"""Scores from exact integer counts, their intervals, and comparisons."""

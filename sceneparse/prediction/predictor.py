@@ -1,0 +1,216 @@
+"""A trained model ready for pictures: `Predictor("runs/quickstart")("street.jpg")`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sceneparse.checkpoint import load_model
+from sceneparse.data.datasets import DATASETS
+from sceneparse.data.labels import (
+    Labels,
+    LabelTable,
+    count_labels,
+    identity_table,
+    load_label_table,
+)
+from sceneparse.data.reading import read_image
+from sceneparse.errors import InputError
+from sceneparse.inference.normalization import Normalization
+from sceneparse.inference.protocols import Protocol, create_protocol
+from sceneparse.inference.scores import Scores
+from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.precision import Compute, choose_dtype
+from sceneparse.report.pictures import Picture, colorize, overlay, with_legend
+
+# Larger images are predicted tile by tile, so that memory does not grow with them.
+LARGEST_WHOLE = 9_000_000
+TILE, MARGIN = 1024, 128
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+
+
+class Predictor:
+    """Predicts images with a run, checkpoint or model, under the protocol it was validated with.
+
+    `device`: "cuda" where there is one, else "cpu". `amp`: as in training. `protocol` and the
+    settings after it are those of create_protocol; None: as trained. Raises InputError where the
+    checkpoint cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | SegmentationModel,
+        *,
+        device: str | None = None,
+        amp: str = "auto",
+        protocol: str | None = None,
+        **settings: Any,  # noqa: ANN401 - create_protocol's
+    ) -> None:
+        self.model = source if isinstance(source, SegmentationModel) else load_model(source)
+        self.protocol = protocol_of(self.model, protocol, **settings)
+        chosen = _choose_device(device)
+        self.compute = Compute(chosen, choose_dtype(amp, chosen))
+        self.compute.place_model(self.model)
+        self.normalize = Normalization(self.model.mean, self.model.std)
+
+    @property
+    def table(self) -> LabelTable:
+        """Names, colours and raw values of the classes."""
+        return table_of(self.model)
+
+    def __call__(self, image: ImageLike) -> Prediction:
+        """Predict one image: a file (any mode, upright by its EXIF), a Pillow image, or an array.
+
+        Arrays are uint8 RGB (H, W, 3).
+        """
+        return self.batch([load_picture(image)])[0]
+
+    @torch.inference_mode()
+    def batch(self, images: Sequence[Picture]) -> list[Prediction]:
+        """Predict images of equal size (H, W, 3) together."""
+        shape = images[0].shape
+        if any(image.shape != shape for image in images):
+            raise InputError("images of a batch must be of equal size")
+        if shape[0] * shape[1] > LARGEST_WHOLE:
+            return [Prediction(image, self._labels_by_tiles(image), self.table) for image in images]
+        scores = self._scores(np.stack(images))
+        labels = scores.labels().cpu().numpy()
+        return [
+            Prediction(image, label, self.table, scores, index)
+            for index, (image, label) in enumerate(zip(images, labels, strict=True))
+        ]
+
+    def _scores(self, images: NDArray[np.uint8]) -> Scores:
+        tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+        with self.compute.autocast():
+            return self.protocol(self.model, self.normalize(self.compute.place_images(tensor)))
+
+    def _labels_by_tiles(self, image: Picture) -> Labels:
+        """Predict tiles, each with a margin of context around it."""
+        height, width = image.shape[:2]
+        labels: Labels | None = None
+        for top, left in _tiles(height, width):
+            above, before = max(top - MARGIN, 0), max(left - MARGIN, 0)
+            part = image[above : top + TILE + MARGIN, before : left + TILE + MARGIN]
+            found = self._scores(np.ascontiguousarray(part)[None]).labels()[0].cpu().numpy()
+            if labels is None:
+                labels = np.empty((height, width), found.dtype)
+            inner = found[top - above :, left - before :][:TILE, :TILE]
+            labels[top : top + TILE, left : left + TILE] = inner
+        assert labels is not None  # there is always a tile
+        return labels
+
+
+def _tiles(height: int, width: int) -> Iterator[tuple[int, int]]:
+    return ((top, left) for top in range(0, height, TILE) for left in range(0, width, TILE))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in an image: `labels` (H, W), a class number for each pixel."""
+
+    image: Picture
+    labels: Labels
+    table: LabelTable
+    _scores: Scores | None = None
+    _index: int = 0
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Probabilities of all classes (K, H, W), computed when first asked for.
+
+        Raises InputError for images so large that they were predicted in tiles.
+        """
+        if self._scores is None:
+            raise InputError(
+                f"probabilities of an image of over {LARGEST_WHOLE / 1e6:.0f} million pixels would "
+                "not fit in memory; cut it first"
+            )
+        found: NDArray[np.float32] = self._scores.probabilities()[self._index].cpu().numpy()
+        return found
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the image that each class covers, largest first; absent classes are left out."""
+        counts = count_labels(self.labels, self.table.num_classes)
+        order = sorted(np.flatnonzero(counts), key=lambda k: -counts[k])
+        return {self.table.names[k]: float(counts[k] / self.labels.size) for k in order}
+
+    def color(self) -> Picture:
+        """Paint each pixel in the colour of its class."""
+        return colorize(self.labels, self.table.colors)
+
+    def overlay(
+        self, opacity: float = 0.5, *, legend: Literal["seen", "all", "none"] = "seen"
+    ) -> Picture:
+        """Blend the image with the colours of its classes, and name these below.
+
+        `legend`: the classes that are seen, all (so that every picture has one height), or none.
+        """
+        picture = overlay(self.image, self.labels, self.table.colors, opacity)
+        if legend == "none":
+            return picture
+        counts = count_labels(self.labels, self.table.num_classes)
+        shown = [k for k, count in enumerate(counts) if count or legend == "all"]
+        return with_legend(picture, [(self.table.names[k], self.table.colors[k]) for k in shown])
+
+    def save(self, path: str | Path) -> None:
+        """Write the overlay to a picture file; its suffix says which kind."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(self.overlay()).save(path)
+
+
+def _choose_device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device '{name}'; use cpu, cuda or cuda:NUMBER") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("no GPU that PyTorch can use; leave --device out, or use cpu")
+    return device
+
+
+def load_picture(image: ImageLike) -> Picture:
+    """Turn a file, a Pillow image or an array into uint8 RGB (H, W, 3)."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(
+            f"an image array must be uint8 RGB (H, W, 3), got {image.dtype} {image.shape}"
+        )
+    return image
+
+
+def table_of(model: SegmentationModel) -> LabelTable:
+    """Return the label table of the data set a model was trained on."""
+    layout = DATASETS.get(model.meta.get("data", {}).get("dataset", "folder"))
+    if layout is None or layout.table is None:
+        return identity_table(model.classes, model.colors)
+    return load_label_table(layout.table)
+
+
+def protocol_of(model: SegmentationModel, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401
+    """Return the protocol a model was validated with, or another one by name.
+
+    `settings` change it; those that are None do not.
+    """
+    trained = dict(model.meta.get("eval", {"name": "whole"}))
+    if name not in {None, trained["name"]}:
+        trained = {"name": name, "crop": trained.get("crop")}
+    given = {key: value for key, value in settings.items() if value is not None}
+    dataset = model.meta.get("data", {}).get("dataset")
+    return create_protocol(**{"dataset": dataset, **trained, **given})

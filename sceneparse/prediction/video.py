@@ -1,0 +1,72 @@
+"""Frames in, frames out: video files and cameras, through OpenCV."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sceneparse.errors import InputError
+from sceneparse.report.pictures import Picture
+
+_DEFAULT_RATE = 25.0
+
+
+class VideoReader:
+    """Frames of a video file, or of a camera by its number, as uint8 RGB (H, W, 3).
+
+    `frames_expected` is None for a camera. Raises InputError where nothing can be read.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        self.source = source
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            kind = f"camera {source}" if isinstance(source, int) else str(source)
+            raise InputError(f"{kind}: cannot be opened as a video")
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_RATE
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frames_expected = count if count > 0 and not isinstance(source, int) else None
+
+    def frames(self, limit: int | None = None) -> Iterator[Picture]:
+        """Yield the frames, at most `limit`; raises InputError where not even one can be read."""
+        try:
+            for number in itertools.count() if limit is None else range(limit):
+                there, frame = self._capture.read()
+                if not there:
+                    if number == 0:
+                        raise InputError(f"{self.source}: no frame of the video can be read")
+                    return
+                yield _swapped(frame)
+        finally:
+            self._capture.release()
+
+
+class VideoWriter:
+    """Writes frames of one size as an MP4 file; use as a context manager."""
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(path), code, rate, size[::-1])
+        if not self._writer.isOpened():
+            raise InputError(f"cannot write the video {path}")
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.release()
+
+    def write(self, frame: Picture) -> None:
+        """Append an RGB frame (H, W, 3)."""
+        self._writer.write(_swapped(frame))
+
+
+def _swapped(frame: Any) -> Picture:  # noqa: ANN401 - OpenCV's arrays
+    """Turn BGR into RGB, or RGB into BGR."""
+    return np.ascontiguousarray(frame[..., ::-1])

@@ -1,0 +1,219 @@
+"""Evaluation end to end: intervals, report, comparison, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeRun, RunTool
+from PIL import Image
+from test_train_seg import call
+
+from tools import eval_miou
+
+PLOTS = [
+    f"{name}.{kind}" for name in ("calibration", "classes", "confusion") for kind in ("png", "svg")
+]
+
+
+def evaluated(run: Path, *options: object) -> Path:
+    assert call(eval_miou, run, "--workers", 0, *options) == 0
+    return run / "eval_val"
+
+
+def test_everything_that_was_asked_for_is_written(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = evaluated(make_run(), "--report", "--boundary", "--bootstrap", 200)
+    result = json.loads((output / "eval.json").read_text())
+    printed = capsys.readouterr().out
+    assert (
+        f"{result['mean_iou']:.4f}  (95% interval {result['mean_iou_interval'][0]:.4f}" in printed
+    )
+    for name in ("mean boundary IoU", "mean boundary F1", "calibration error"):
+        assert name in printed
+    assert result["mean_iou_interval"][0] <= result["mean_iou"] <= result["mean_iou_interval"][1]
+    assert sorted(path.name for path in (output / "plots").iterdir()) == PLOTS
+    with (output / "eval.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [row["name"] for row in result["classes"]]
+    assert {"iou_low", "iou_high", "precision", "dice", "boundary_iou"} <= set(rows[0])
+    with (output / "images.csv").open() as file:
+        images = list(csv.DictReader(file))
+    assert [row["image"] for row in images] == [f"scene_{n:05d}" for n in range(12, 17)]
+    page = (output / "report.html").read_text()
+    assert result["protocol"] in html.unescape(page)
+    # nothing from elsewhere: it works offline
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count('class="layer prediction"') == 5
+    assert 'type="range"' in page
+
+
+def test_report_works_in_a_browser(make_run: MakeRun, tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium")
+    output = evaluated(make_run(), "--report")
+    page = (output / "report.html").read_text()
+    probe = """<script>
+      opacity.value = 0.25; opacity.dispatchEvent(new Event("input"));
+      document.querySelector("input[value=errors]").click();
+      const shown = [...document.querySelectorAll(".layer")].filter(
+        image => getComputedStyle(image).visibility == "visible");
+      document.title = [
+        document.documentElement.scrollWidth <= innerWidth,
+        [...document.images].every(image => image.complete && image.naturalWidth > 0),
+        shown.length, shown.every(image => image.classList.contains("errors")),
+        getComputedStyle(shown[0]).opacity].join(" ");
+    </script></body>"""
+    (tmp_path / "probe.html").write_text(page.replace("</body>", probe))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
+    done = subprocess.run(
+        [
+            browser,
+            *flags.split(),
+            "--disable-background-networking",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            "--window-size=500,900",  # about a phone's width
+            "--virtual-time-budget=5000",
+            f"file://{tmp_path / 'probe.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "<title>true true 5 true 0.25</title>" in done.stdout
+
+
+def test_more_processes_than_images_count_the_same(
+    make_run: MakeRun, run_tool: RunTool, scenes: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "two"
+    shutil.copytree(scenes, root)
+    for path in sorted((root / "val").glob("*/*"))[::5] + sorted((root / "val").glob("*/*"))[1::5]:
+        path.unlink()
+    assert len(list((root / "val/images").iterdir())) == 3
+    run = make_run(root=root)
+    results = []
+    for processes in (1, 4):
+        output = run / f"by-{processes}"
+        options = ["--report", "--boundary", "--workers", 0, "--output", output]
+        if processes == 1:
+            evaluated(run, *options)
+        else:
+            done = run_tool("eval_miou", run, *options, processes=processes)
+            assert done.returncode == 0, done.stderr
+        with np.load(output / "counts.npz") as counts:
+            results.append((counts["by_image"], (output / "eval.csv").read_text()))
+    for by_image, table in results[1:]:
+        assert np.array_equal(by_image, results[0][0])
+        assert table == results[0][1]
+
+
+def test_comparison_says_what_is_separated(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first, second = make_run("first", 0), make_run("second", 1)
+    evaluated(first)
+    evaluated(second)
+    capsys.readouterr()
+    output = tmp_path / "compared"
+    assert call(eval_miou, "--compare", first, second, "--output", output) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((output / "compare.json").read_text())
+    assert result["verdict"] in printed
+    overall = result["rows"][0]
+    means = [
+        json.loads((run / "eval_val/eval.json").read_text())["mean_iou"] for run in (first, second)
+    ]
+    assert (overall["a"], overall["b"]) == pytest.approx(tuple(means))
+    assert overall["difference"] == pytest.approx(means[1] - means[0])
+    assert overall["low"] <= overall["difference"] <= overall["high"]
+    words = "Separated: " if overall["separated"] else "Not separated: "
+    assert result["verdict"].startswith(words)
+    assert {path.name for path in output.iterdir()} == {
+        "compare.json",
+        "compare.csv",
+        "differences.png",
+        "differences.svg",
+    }
+
+    assert call(eval_miou, "--compare", first, first, "--output", output) == 0
+    assert "Not separated: A" in capsys.readouterr().out
+
+
+def test_comparison_of_different_things_is_refused(
+    make_run: MakeRun, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make_run("first"), make_run("second")
+    evaluated(first)
+    assert call(eval_miou, "--compare", first, second) == 2
+    assert "holds no evaluation; run tools/eval_miou.py" in capsys.readouterr().err
+    assert call(eval_miou, second, "--split", "train", "--output", second / "eval_val") == 0
+    assert call(eval_miou, "--compare", first, second) == 2
+    assert "has 5 images" in capsys.readouterr().err
+    other = tmp_path / "other"
+    shutil.copytree(scenes, other)
+    mask = other / "val/labels/scene_00013.png"
+    Image.fromarray(np.roll(np.asarray(Image.open(mask)), 5, axis=0) // 2).save(mask)
+    evaluated(second, "--data", other)
+    assert call(eval_miou, "--compare", first, second) == 2
+    assert "the masks of 1 images differ between the two: scene_00013" in capsys.readouterr().err
+    (second / "eval_val/counts.npz").write_bytes(b"PK")
+    assert call(eval_miou, "--compare", first, second) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_categories_of_cityscapes(make_run: MakeRun, tmp_path: Path) -> None:
+    from test_train_seg import write_cityscapes  # noqa: PLC0415
+
+    root = tmp_path / "cityscapes"
+    write_cityscapes(root)
+    output = evaluated(make_run(dataset="cityscapes", root=root), "--rule", "absent_is_zero")
+    result = json.loads((output / "eval.json").read_text())
+    # https://github.com/mcordts/cityscapesScripts, labels.py
+    assert [row["name"] for row in result["categories"]] == [
+        "flat",
+        "construction",
+        "object",
+        "nature",
+        "sky",
+        "human",
+        "vehicle",
+    ]
+    ious = [row["iou"] or 0 for row in result["classes"]]
+    assert result["mean_iou"] == pytest.approx(sum(ious) / 19)
+    assert result["absent_class_rule"].startswith("absent_is_zero")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a run or checkpoint to evaluate, or two with --compare"),
+        (["run", "--compare", "a", "b"], "give a run or checkpoint"),
+        (["run", "--rule", "best"], "unknown rule 'best'; choose one of: absent_is_zero"),
+        (["run", "--bootstrap", "-1"], "--bootstrap must be 0 or more"),
+        (["run", "--workers", "-1"], "--workers must be 0 or more"),
+        (["run", "--protocol", "slide", "--crop", "0", "5"], "positive height and width"),
+        (["run", "--scales", "0"], "scales must be positive"),
+        (["nowhere"], "'nowhere' does not exist"),
+    ],
+)
+def test_bad_options_are_one_line(
+    arguments: list[str],
+    message: str,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(make_run().parent)
+    assert call(eval_miou, *arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line

@@ -1,0 +1,258 @@
+"""Predictions of every kind of input, as files and in Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import MakeRun
+from PIL import Image
+from test_inference import EveryPixel, model_of
+from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
+
+from sceneparse import Predictor
+from sceneparse.errors import InputError
+from sceneparse.prediction import predictor as predictor_module
+from sceneparse.prediction.inputs import equal_size_batches, find_sources
+from tools import predict
+
+
+@pytest.fixture
+def photos(scenes: Path, tmp_path: Path) -> Path:
+    """Pictures of two sizes, in a folder with a folder inside."""
+    root = tmp_path / "photos"
+    (root / "inner").mkdir(parents=True)
+    images = sorted((scenes / "val/images").iterdir())
+    for image, name in zip(images, ("a.jpg", "b.jpg", "inner/a.jpg"), strict=False):
+        shutil.copy(image, root / name)
+    Image.open(images[3]).resize((70, 40)).save(root / "c.png")
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def predict_to(tmp_path: Path, run: Path, *arguments: object) -> tuple[int, Path]:
+    output = tmp_path / "out"
+    return call(predict, run, "--output", output, "--amp", "off", *arguments), output
+
+
+def test_folder_becomes_files_of_every_kind(
+    make_run: MakeRun, photos: Path, tmp_path: Path
+) -> None:
+    run = make_run()
+    code, output = predict_to(tmp_path, run, photos, "--save", *predict.KINDS)
+    assert code == 0
+    shares = json.loads((output / "shares.json").read_text())
+    assert set(shares) == {"a", "b", "inner/a", "c"}
+    predictor = Predictor(run, amp="off")
+    for name, shown in shares.items():
+        image = np.asarray(Image.open(next(photos.glob(f"{name}.*"))))
+        found = predictor(image)
+        index = Image.open(output / f"index/{name}.png")
+        assert np.array_equal(np.asarray(index), found.labels)
+        assert index.getpalette()[:3] == list(predictor.model.colors[0])
+        with np.load(output / f"probabilities/{name}.npz") as stored:
+            probabilities = stored["probabilities"]
+        np.testing.assert_allclose(probabilities, found.probabilities, atol=1e-3)
+        assert np.array_equal(found.probabilities.argmax(0), found.labels)
+        assert sum(shown.values()) == pytest.approx(1)
+        for class_name, share in shown.items():
+            number = predictor.model.classes.index(class_name)
+            assert share == pytest.approx((found.labels == number).mean())
+        color = np.asarray(Image.open(output / f"color/{name}.png"))
+        expected = np.array(predictor.model.colors, dtype=np.uint8)[found.labels]
+        assert np.array_equal(color, expected)
+        overlay = np.asarray(Image.open(output / f"overlay/{name}.png"))
+        assert overlay.shape[0] > image.shape[0]  # the legend below
+        blended = overlay[: image.shape[0]].astype(int)
+        assert np.abs(blended - (image.astype(int) + expected) / 2).max() <= 1
+
+
+def test_bad_files_are_reported_and_the_rest_done(
+    make_run: MakeRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "b.jpg").write_bytes((photos / "b.jpg").read_bytes()[:-500])
+    (photos / "d.png").write_text("<html>")
+    code, output = predict_to(tmp_path, make_run(), photos)
+    assert code == 2
+    assert {p.name for p in (output / "index").rglob("*.png")} == {"a.png", "c.png"}
+    error = capsys.readouterr().err
+    assert "error: 2 inputs could not be predicted: " in error
+    assert "d.png: not an image file" in error
+    assert "b.jpg: damaged or truncated" in error
+    assert set(json.loads((output / "shares.json").read_text())) == {"a", "inner/a", "c"}
+
+
+def test_sources_by_every_way_of_naming_them(photos: Path, tmp_path: Path) -> None:
+    assert [s.name for s in find_sources([str(photos)])] == ["a", "b", "c", "inner/a"]
+    assert [s.name for s in find_sources([f"{photos}/*.jpg"])] == ["a", "b"]
+    assert len(find_sources([f"{photos}/**/*.jpg", str(photos / "a.jpg")])) == 3
+    shutil.copy(photos / "a.jpg", photos / "a.jpeg")
+    names = [s.name for s in find_sources([str(photos / "a.jpg"), str(photos / "a.jpeg")])]
+    assert names == ["a.jpg", "a.jpeg"]
+    both = find_sources([str(photos / "a.jpg"), str(photos / "inner/a.jpg")])
+    assert len({s.name for s in both}) == 2
+    assert all(s.name.endswith("a.jpg") for s in both)
+    with pytest.raises(InputError, match="holds no images"):
+        find_sources([str(tmp_path / "*.nothing")])
+
+
+def test_equal_sizes_go_together(photos: Path) -> None:
+    batches = list(equal_size_batches(find_sources([str(photos)]), lambda *_: None))
+    assert sorted(len(batch) for batch in batches) == [1, 3]
+    for batch in batches:
+        assert len({image.shape for _, image in batch}) == 1
+
+
+def test_list_on_standard_input(
+    make_run: MakeRun, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO(f"{photos}/a.jpg\n\n{photos}/c.png\n"))
+    code, output = predict_to(tmp_path, make_run(), "-")
+    assert code == 0
+    assert {p.name for p in (output / "overlay").iterdir()} == {"a.png", "c.png"}
+
+
+def test_turned_and_16_bit_images(make_run: MakeRun, photos: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(photos / "a.jpg")
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(np.full((30, 20), 40000, np.uint16)).save(tmp_path / "deep.png")
+    predictor = Predictor(make_run())
+    assert predictor(tmp_path / "turned.jpg").labels.shape == image.size
+    assert predictor(str(tmp_path / "deep.png")).labels.shape == (30, 20)
+
+
+def test_python_takes_files_pictures_and_arrays(
+    make_run: MakeRun, photos: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor(make_run())
+    found = predictor(photos / "c.png")
+    with Image.open(photos / "c.png") as picture:
+        assert np.array_equal(predictor(picture).labels, found.labels)
+        array = np.asarray(picture)
+    assert np.array_equal(predictor(array).labels, found.labels)
+    found.save(tmp_path / "new" / "overlay.png")
+    assert Image.open(tmp_path / "new" / "overlay.png").width == 70
+    for wrong in (array.astype(np.float32), array[..., 0], array[..., :2]):
+        with pytest.raises(InputError, match=r"must be uint8 RGB \(H, W, 3\)"):
+            predictor(wrong)
+    with pytest.raises(InputError, match="equal size"):
+        predictor.batch([array, array[:-1]])
+
+
+def write_video(path: Path, frames: int) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (96, 64))
+    for number in range(frames):
+        writer.write(np.full((64, 96, 3), 20 * number, np.uint8))
+    writer.release()
+
+
+def test_video_becomes_a_video(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "drive.mp4", 7)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    inputs = [tmp_path / "drive.mp4", tmp_path / "broken.mp4"]
+    code, output = predict_to(tmp_path, make_run(), *inputs, "--save", "index", "overlay")
+    assert code == 2
+    assert "broken.mp4: cannot be opened as a video" in capsys.readouterr().err
+    frames = json.loads((output / "shares.json").read_text())["drive"]
+    assert len(frames) == len(list((output / "index/drive").iterdir())) == 7
+    video = cv2.VideoCapture(str(output / "overlay/drive.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 7
+    assert video.get(cv2.CAP_PROP_FPS) == 10
+    code, output = predict_to(tmp_path, make_run("again"), inputs[0], "--frames", 3)
+    assert len(json.loads((output / "shares.json").read_text())["drive"]) == 3
+
+
+def pointwise_predictor() -> Predictor:
+    model = model_of(EveryPixel())
+    model.meta = {
+        "classes": ["red", "green", "blue"],
+        "colors": [(255, 0, 0), (0, 255, 0), (0, 0, 255)],
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+    }
+    return Predictor(model, amp="off")
+
+
+def test_tiles_put_a_huge_image_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = pointwise_predictor()
+    image = np.random.default_rng(0).integers(0, 256, (70, 101, 3), dtype=np.uint8)
+    expected = predictor(image).labels
+    assert np.array_equal(expected, image.argmax(axis=2))
+    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "TILE", 32)
+    monkeypatch.setattr(predictor_module, "MARGIN", 8)
+    found = predictor(image)
+    assert np.array_equal(found.labels, expected)
+    with pytest.raises(InputError, match="million pixels"):
+        _ = found.probabilities
+
+
+def test_tiles_know_what_is_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = pointwise_predictor()
+    shown: list[tuple[int, ...]] = []
+
+    def look(module: Any, arguments: tuple[torch.Tensor]) -> None:
+        shown.append(tuple(arguments[0].shape[2:]))
+
+    predictor.model.backbone.register_forward_pre_hook(look)
+    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "TILE", 40)
+    monkeypatch.setattr(predictor_module, "MARGIN", 8)
+    predictor(np.zeros((80, 120, 3), np.uint8))
+    # at the rim a margin on one side, in the middle on both
+    assert sorted(set(shown)) == [(48, 48), (48, 56)]
+
+
+def test_cityscapes_files_are_as_its_server_wants_them(make_run: MakeRun, tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "cityscapes")
+    run = make_run(dataset="cityscapes", root=tmp_path / "cityscapes")
+    folder = tmp_path / "cityscapes/leftImg8bit/val"
+    code, output = predict_to(tmp_path, run, folder, "--save", "raw", "index")
+    assert code == 0
+    names = sorted(path.name for path in (output / "raw/lindau").iterdir())
+    # the server finds files by city_sequence_frame*
+    assert names == ["lindau_000000_000019.png", "lindau_000001_000019.png"]
+    index = np.asarray(Image.open(output / "index/lindau/lindau_000000_000019_leftImg8bit.png"))
+    raw = np.asarray(Image.open(output / "raw/lindau/lindau_000000_000019.png"))
+    assert np.array_equal(raw, np.array(CITYSCAPES_LABEL_IDS)[index])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg"),
+        (["nothing/*.jpg"], "holds no images"),
+        (["camera:front"], "a camera goes by its number"),
+        (["camera:7"], "camera 7: cannot be opened"),
+        (["a.jpg", "--opacity", "2"], "--opacity must be in 0..1"),
+        (["a.jpg", "--frames", "0"], "--frames must be 1 or more"),
+        (["a.jpg", "--protocol", "best"], "unknown protocol 'best'"),
+        (["a.jpg", "--amp", "int1"], "unknown precision 'int1'"),
+        (["a.jpg", "--device", "warp"], "unknown device 'warp'"),
+        (["a.jpg", "--output", "a.jpg/out"], "cannot write to 'a.jpg/out'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    message: str,
+    make_run: MakeRun,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = make_run()
+    monkeypatch.chdir(photos)
+    assert call(predict, run, *arguments) == 2
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert message in line
