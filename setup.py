@@ -48,6 +48,7 @@ setup(
             "torchmetrics",
             "hypothesis",
             "pycocotools",
+            "scipy",
         ],
     },
 )

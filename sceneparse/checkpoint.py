@@ -27,7 +27,7 @@ from sceneparse.models.pretrained import load_strict
 from sceneparse.models.segmentation import SegmentationModel
 
 MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(

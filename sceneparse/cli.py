@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
 import sys
@@ -92,6 +93,9 @@ def run(
     arguments: Sequence[str] | None = None,
 ) -> NoReturn:
     """Parse, run `main`, and exit: 0, or the code of the error with one line that explains it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Settings may stand before and after options.
     options = parser.parse_intermixed_args(arguments)
     try:

@@ -91,4 +91,4 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
 def predicted_example(predictor: Predictor, dataset: SegmentationDataset, index: int) -> Example:
     """Predict one image of a data set, to be looked at beside its truth."""
     image, truth, name = dataset[index]
-    return Example(name, image, truth, predictor(image).labels)
+    return Example(name, image, truth, predictor.score(image[None]).labels()[0].cpu().numpy())

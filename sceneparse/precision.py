@@ -59,7 +59,7 @@ def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
         dtype = _fast_dtype(device)
         return None if any_process(dtype is None, device) else dtype
     if amp == "fp16" and device.type == "cpu":
-        raise InputError("train.amp: fp16 needs a GPU; use auto, bf16 or off")
+        raise InputError("amp: fp16 needs a GPU; use auto, bf16 or off")
     if amp not in _DTYPES:
         raise unknown_name("precision", amp, ["auto", *_DTYPES])
     return _DTYPES[amp]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import MakeRun, RunTool
 from PIL import Image
-from test_train_seg import call
+from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
 from tools import eval_miou
 
@@ -166,14 +166,19 @@ def test_comparison_of_different_things_is_refused(
     evaluated(second, "--data", other)
     assert call(eval_miou, "--compare", first, second) == 2
     assert "the masks of 1 images differ between the two: scene_00013" in capsys.readouterr().err
-    (second / "eval_val/counts.npz").write_bytes(b"PK")
-    assert call(eval_miou, "--compare", first, second) == 2
-    assert "is damaged" in capsys.readouterr().err
+    stored = second / "eval_val/counts.npz"
+    whole = stored.read_bytes()
+    middle = len(whole) // 2
+    flipped = (
+        whole[:middle] + bytes(255 - b for b in whole[middle : middle + 40]) + whole[middle + 40 :]
+    )
+    for damaged in (b"PK", whole[:-100], flipped):
+        stored.write_bytes(damaged)
+        assert call(eval_miou, "--compare", first, second) == 2
+        assert "is damaged" in capsys.readouterr().err
 
 
 def test_categories_of_cityscapes(make_run: MakeRun, tmp_path: Path) -> None:
-    from test_train_seg import write_cityscapes  # noqa: PLC0415
-
     root = tmp_path / "cityscapes"
     write_cityscapes(root)
     output = evaluated(make_run(dataset="cityscapes", root=root), "--rule", "absent_is_zero")
@@ -193,11 +198,54 @@ def test_categories_of_cityscapes(make_run: MakeRun, tmp_path: Path) -> None:
     assert result["absent_class_rule"].startswith("absent_is_zero")
 
 
+def test_raw_files_have_raw_values_whatever_the_masks_hold(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    root = tmp_path / "cityscapes"
+    write_cityscapes(root)
+    for mask in (root / "gtFine").rglob("*_labelIds.png"):
+        train_ids = np.asarray(Image.open(mask)) % 19
+        Image.fromarray(train_ids).save(str(mask).replace("labelIds", "labelTrainIds"))
+        mask.unlink()
+    output = evaluated(make_run(dataset="cityscapes", root=root), "--save", "raw", "index")
+    for path in (output / "index").iterdir():
+        raw = np.asarray(Image.open(output / "raw" / path.name))
+        assert np.array_equal(raw, np.array(CITYSCAPES_LABEL_IDS)[np.asarray(Image.open(path))])
+
+
+def test_results_never_leave_their_folder(make_run: MakeRun, scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    image, mask = root / "val/images/scene_00012.jpg", root / "val/labels/scene_00012.png"
+    (root / "list.txt").write_text(
+        f"{image}\t{mask}\n../data/{image.relative_to(root).with_name('scene_00013.jpg')}\t{mask.with_name('scene_00013.png')}\n"
+    )
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    run = make_run(root=root)
+    assert call(eval_miou, run, "--split", "list.txt", "--save", "overlay", "--workers", 0) == 0
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    saved = sorted((run / "eval_list/overlay").rglob("*.png"))
+    assert [path.name for path in saved] == ["scene_00012.png", "scene_00013.png"]
+
+
+def test_class_names_are_not_formulas(make_run: MakeRun, scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    names = (root / "classes.txt").read_text().splitlines()
+    (root / "classes.txt").write_text("\n".join(["price $\\q$", "<b>", *names[2:]]))
+    output = evaluated(make_run(root=root), "--report")
+    assert "&lt;b&gt;" in (output / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "give a run or checkpoint to evaluate, or two with --compare"),
         (["run", "--compare", "a", "b"], "give a run or checkpoint"),
+        (
+            ["--compare", "a", "b", "--rule", "truth_only", "--report"],
+            "--rule, --report would change",
+        ),
         (["run", "--rule", "best"], "unknown rule 'best'; choose one of: absent_is_zero"),
         (["run", "--bootstrap", "-1"], "--bootstrap must be 0 or more"),
         (["run", "--workers", "-1"], "--workers must be 0 or more"),

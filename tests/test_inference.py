@@ -76,7 +76,7 @@ def plain_views(protocol: Protocol, model: SegmentationModel, image: Tensor) -> 
     height, width = image.shape[-2:]
     views = []
     for scale in protocol.scales:
-        size = protocol._scaled(height, width, scale)
+        size = protocol.scaled(height, width, scale)
         scaled = F.interpolate(image, size, mode="bilinear", align_corners=False)
         for flip in (False, True)[: 1 + protocol.mirror]:
             source = scaled.flip(-1) if flip else scaled
@@ -182,11 +182,11 @@ def test_spnet_protocol_is_that_of_research_code() -> None:
 
 
 def test_sizes_of_others_are_known() -> None:
-    assert create_protocol("spnet", dataset="ade20k")._scaled(512, 683, 1.75) == (672, 896)
-    assert create_protocol("mmseg_whole", dataset="ade20k")._scaled(300, 450, 1) == (512, 768)
+    assert create_protocol("spnet", dataset="ade20k").scaled(512, 683, 1.75) == (672, 896)
+    assert create_protocol("mmseg_whole", dataset="ade20k").scaled(300, 450, 1) == (512, 768)
     # never longer than 2048
-    assert create_protocol("mmseg_whole", dataset="ade20k")._scaled(100, 500, 1) == (410, 2048)
-    assert create_protocol("spnet", dataset="camvid")._scaled(360, 480, 0.5) == (180, 240)
+    assert create_protocol("mmseg_whole", dataset="ade20k").scaled(100, 500, 1) == (410, 2048)
+    assert create_protocol("spnet", dataset="camvid").scaled(360, 480, 0.5) == (180, 240)
     # what mmsegmentation's configurations have: crop and stride
     strides = {480: 320, 512: 341, 769: 513}
     assert {c: PROTOCOLS["mmseg_slide"].stride_of(c) for c in strides} == strides

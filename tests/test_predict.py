@@ -19,8 +19,11 @@ from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
 from sceneparse import Predictor
 from sceneparse.errors import InputError
+from sceneparse.inference import protocols
+from sceneparse.inference.protocols import create_protocol
 from sceneparse.prediction import predictor as predictor_module
 from sceneparse.prediction.inputs import equal_size_batches, find_sources
+from sceneparse.prediction.video import VideoReader, VideoWriter
 from tools import predict
 
 
@@ -79,11 +82,14 @@ def test_bad_files_are_reported_and_the_rest_done(
 ) -> None:
     (photos / "b.jpg").write_bytes((photos / "b.jpg").read_bytes()[:-500])
     (photos / "d.png").write_text("<html>")
+    Image.effect_noise((90, 90), 90).save(photos / "e.png")
+    (photos / "e.png").write_bytes((photos / "e.png").read_bytes()[:-3000])
     code, output = predict_to(tmp_path, make_run(), photos)
     assert code == 2
     assert {p.name for p in (output / "index").rglob("*.png")} == {"a.png", "c.png"}
     error = capsys.readouterr().err
-    assert "error: 2 inputs could not be predicted: " in error
+    assert "error: 3 inputs could not be predicted: " in error
+    assert "e.png: damaged or truncated" in error
     assert "d.png: not an image file" in error
     assert "b.jpg: damaged or truncated" in error
     assert set(json.loads((output / "shares.json").read_text())) == {"a", "inner/a", "c"}
@@ -104,10 +110,12 @@ def test_sources_by_every_way_of_naming_them(photos: Path, tmp_path: Path) -> No
 
 
 def test_equal_sizes_go_together(photos: Path) -> None:
-    batches = list(equal_size_batches(find_sources([str(photos)]), lambda *_: None))
-    assert sorted(len(batch) for batch in batches) == [1, 3]
-    for batch in batches:
-        assert len({image.shape for _, image in batch}) == 1
+    sources = find_sources([str(photos)])
+    for at_once, expected in ((8, [1, 3]), (2, [1, 1, 2])):
+        batches = list(equal_size_batches(sources, lambda *_, n=at_once: n, lambda *_: None))
+        assert sorted(len(batch) for batch in batches) == expected
+        for batch in batches:
+            assert len({image.shape for _, image in batch}) == 1
 
 
 def test_list_on_standard_input(
@@ -141,7 +149,15 @@ def test_python_takes_files_pictures_and_arrays(
     assert np.array_equal(predictor(array).labels, found.labels)
     found.save(tmp_path / "new" / "overlay.png")
     assert Image.open(tmp_path / "new" / "overlay.png").width == 70
-    for wrong in (array.astype(np.float32), array[..., 0], array[..., :2]):
+    Image.fromarray(np.full((30, 20), 40000, np.uint16)).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(array).save(tmp_path / "turned.png", exif=exif)
+    for name in ("deep.png", "turned.png"):
+        with Image.open(tmp_path / name) as picture:
+            expected = predictor(tmp_path / name)
+            assert np.array_equal(predictor(picture).image, expected.image)
+    for wrong in (array.astype(np.float32), array[..., 0], array[..., :2], array[:0]):
         with pytest.raises(InputError, match=r"must be uint8 RGB \(H, W, 3\)"):
             predictor(wrong)
     with pytest.raises(InputError, match="equal size"):
@@ -171,6 +187,53 @@ def test_video_becomes_a_video(
     assert video.get(cv2.CAP_PROP_FPS) == 10
     code, output = predict_to(tmp_path, make_run("again"), inputs[0], "--frames", 3)
     assert len(json.loads((output / "shares.json").read_text())["drive"]) == 3
+
+
+def test_video_that_breaks_off_is_reported(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (97, 65))
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 256, (65, 97, 3), dtype=np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    code, output = predict_to(tmp_path, make_run(), path)
+    assert code == 2
+    assert "cut.avi: breaks off after" in capsys.readouterr().err
+    frames = json.loads((output / "shares.json").read_text())["cut"]
+    assert 5 < len(frames) < 15
+    video = cv2.VideoCapture(str(output / "overlay/cut.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == len(frames)
+
+
+def test_videos_of_odd_size_lose_nothing(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "odd.mp4", 10, (65, 97)) as writer:
+        writer.write(np.full((65, 97, 3), (200, 100, 50), np.uint8))
+    (frame,) = VideoReader(tmp_path / "odd.mp4").frames()
+    assert frame.shape == (66, 98, 3)
+    assert np.abs(frame[:64, :96].astype(int) - (200, 100, 50)).max() < 12
+
+
+def test_names_that_are_not_text(make_run: MakeRun, photos: Path, tmp_path: Path) -> None:
+    name = b"b\xff.jpg".decode(errors="surrogateescape")
+    shutil.copy(photos / "a.jpg", photos / name)
+    code, output = predict_to(tmp_path, make_run(), photos)
+    assert code == 0
+    assert len(json.loads((output / "shares.json").read_text())) == 5
+    assert (output / "index" / name.replace("jpg", "png")).is_file()
+
+
+def test_model_in_training_is_not_changed_by_predicting(make_run: MakeRun, photos: Path) -> None:
+    predictor = Predictor(make_run())
+    expected = predictor(photos / "a.jpg").labels
+    predictor.model.train()
+    before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
+    again = Predictor(predictor.model)
+    assert np.array_equal(again(photos / "a.jpg").labels, expected)
+    for name, tensor in again.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 def pointwise_predictor() -> Predictor:
@@ -228,6 +291,27 @@ def test_cityscapes_files_are_as_its_server_wants_them(make_run: MakeRun, tmp_pa
     assert np.array_equal(raw, np.array(CITYSCAPES_LABEL_IDS)[index])
 
 
+def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = pointwise_predictor()
+    predictor.protocol = create_protocol("spnet", crop=(8, 8), base=60, scales=[0.5, 1.0])
+    shown: list[tuple[int, ...]] = []
+    resize = protocols._resize_images
+
+    def look(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        shown.append((*images.shape[2:], *size))
+        return resize(images, size)
+
+    monkeypatch.setattr(protocols, "_resize_images", look)
+    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "TILE", 40)
+    monkeypatch.setattr(predictor_module, "MARGIN", 8)
+    found = predictor(np.zeros((80, 120, 3), np.uint8))
+    assert found.tiled
+    # the whole would be scaled to 30 and 60 of its 120 pixels
+    factors = {(new / old) for *old_size, _, new in shown for old in old_size[1:]}
+    assert factors == {0.25, 0.5}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -239,7 +323,9 @@ def test_cityscapes_files_are_as_its_server_wants_them(make_run: MakeRun, tmp_pa
         (["a.jpg", "--frames", "0"], "--frames must be 1 or more"),
         (["a.jpg", "--protocol", "best"], "unknown protocol 'best'"),
         (["a.jpg", "--amp", "int1"], "unknown precision 'int1'"),
-        (["a.jpg", "--device", "warp"], "unknown device 'warp'"),
+        (["a.jpg", "--device", "mps"], "unknown device 'mps'; use cpu, cuda"),
+        (["a.jpg", "--device", "cuda:99"], "there is no GPU 'cuda:99'"),
+        (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so that --crop means"),
         (["a.jpg", "--output", "a.jpg/out"], "cannot write to 'a.jpg/out'"),
     ],
 )

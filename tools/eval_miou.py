@@ -51,7 +51,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--boundary", action="store_true", help="also boundary IoU and F1")
     result.add_argument(
         "--rule",
-        default="cityscapes",
         help="classes in the mean: cityscapes, truth_only or absent_is_zero (cityscapes)",
     )
     result.add_argument(
@@ -84,12 +83,13 @@ def main(options: argparse.Namespace) -> None:
         raise InputError(f"--workers must be 0 or more, got {options.workers}")
     if options.bootstrap is not None and options.bootstrap < 0:
         raise InputError(f"--bootstrap must be 0 or more, got {options.bootstrap}")
-    if options.rule not in ABSENT_CLASS_RULES:
+    if options.rule not in {None, *ABSENT_CLASS_RULES}:
         raise unknown_name("rule", options.rule, ABSENT_CLASS_RULES)
-    if options.compare:
-        compare_two(options)
-    else:
-        evaluate_one(options)
+    work = compare_two if options.compare else evaluate_one
+    try:
+        work(options)
+    except OSError as error:
+        raise InputError(f"cannot write results: {error}") from error
 
 
 def evaluate_one(options: argparse.Namespace) -> None:
@@ -109,19 +109,19 @@ def evaluate_one(options: argparse.Namespace) -> None:
         predictor = Predictor(
             model,
             device=str(process.device),
-            amp=options.amp or model.meta["config"]["train"]["amp"],
+            amp=options.amp,
             **protocol_settings(options),
         )
 
         def save(image: Any, name: str, labels: Any) -> None:  # noqa: ANN401 - numpy is late
             for kind in options.save:
-                save_labels(kind, output / kind / f"{name}.png", image, labels, dataset.table)
+                save_labels(kind, output / kind / f"{name}.png", image, labels, predictor.table)
 
         evaluation = evaluate_dataset(
             predictor,
             dataset,
             process,
-            rule=options.rule,
+            rule=options.rule or "cityscapes",
             resamples=1000 if options.bootstrap is None else options.bootstrap,
             with_boundary=options.boundary,
             with_calibration=options.report,
@@ -196,6 +196,8 @@ def write_results(
     save_png(grid, output / "examples.png")
     print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}, {output / 'images.csv'}")
     print(f"pictures     {output / 'examples.png'}")
+    for old in (output / "report.html", *(output / "plots").glob("*")):
+        old.unlink(missing_ok=True)
     if options.report:
         galleries = {
             heading: [(predicted_example(predictor, dataset, i), score) for i, score in chosen]
@@ -211,6 +213,7 @@ def compare_two(options: argparse.Namespace) -> None:
     from sceneparse.report.evaluation import read_evaluation
     from sceneparse.report.plots import differences, save_plot
 
+    refuse_other_options(options)
     first, second = (
         read_evaluation(scores_folder(word, options.split)) for word in options.compare
     )
@@ -218,13 +221,30 @@ def compare_two(options: argparse.Namespace) -> None:
     print(f"A            {first.folder}\nB            {second.folder}\n")
     print(comparison_table(comparison), end="\n\n")
     print(verdict(comparison))
-    name = f"compare_{Path(options.compare[0]).name}_{Path(options.compare[1]).name}"
+    name = f"compare_{first.folder.parent.name}_{second.folder.parent.name}_{second.folder.name}"
     output = Path(options.output or Path("runs") / name)
     write_comparison(output, comparison)
     save_plot(differences(comparison), output / "differences")
     print(
         f"\nresults      {output / 'compare.json'}, compare.csv, differences.png, differences.svg"
     )
+
+
+def refuse_other_options(options: argparse.Namespace) -> None:
+    """Raise InputError for options that mean nothing to a comparison of finished evaluations."""
+    from sceneparse.errors import InputError, first_few
+
+    known = {"compare", "split", "bootstrap", "output", "debug", "workers"}
+    given = [
+        f"--{name}"
+        for name, value in vars(options).items()
+        if name not in known and value not in (None, False, [])
+    ]
+    if given:
+        raise InputError(
+            f"--compare reads finished evaluations; {first_few(given)} would change nothing: give "
+            "it when evaluating each run"
+        )
 
 
 def scores_folder(word: str, split: str | None) -> Path:

@@ -64,16 +64,15 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.prediction.inputs import find_sources
     from sceneparse.prediction.predictor import Predictor
 
-    if not 0 <= options.opacity <= 1:
-        raise InputError(f"--opacity must be in 0..1, got {options.opacity}")
-    if options.frames is not None and options.frames < 1:
-        raise InputError(f"--frames must be 1 or more, got {options.frames}")
+    check_options(options)
     cameras, words = split_inputs(options.inputs)
     sources = find_sources(words)
+    if not sources and not cameras:
+        raise InputError("the list of inputs is empty")
     predictor = Predictor(
         options.checkpoint,
         device=options.device,
-        amp=options.amp or "auto",
+        amp=options.amp,
         **protocol_settings(options),
     )
     print(f"protocol     {predictor.protocol.words}")
@@ -96,6 +95,16 @@ def main(options: argparse.Namespace) -> None:
         raise InputError(
             f"{len(writer.failures)} inputs could not be predicted: {first_few(writer.failures)}"
         )
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise InputError for numbers out of range."""
+    from sceneparse.errors import InputError
+
+    if not 0 <= options.opacity <= 1:
+        raise InputError(f"--opacity must be in 0..1, got {options.opacity}")
+    if options.frames is not None and options.frames < 1:
+        raise InputError(f"--frames must be 1 or more, got {options.frames}")
 
 
 def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -155,7 +164,7 @@ class Writer:
 
     def close(self) -> None:
         """Write shares.json, also of what was done before an interruption."""
-        text = json.dumps(self._shares, indent=1, ensure_ascii=False)
+        text = json.dumps(self._shares, indent=1)
         (self.output / "shares.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -172,13 +181,18 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
         writer.failures.append(error)
         progress.advance(1)
 
-    for batch in equal_size_batches(sources, failed):
-        predictions = predictor.batch([image for _, image in batch])
-        for (source, _), prediction in zip(batch, predictions, strict=True):
+    keep = "probabilities" in writer.save
+    for batch in equal_size_batches(sources, predictor.images_at_once, failed):
+        predictions = predictor.batch([image for _, image in batch], keep_probabilities=keep)
+        for source, _ in batch:
+            # Taken off the list, so that its memory is free again when it is written.
+            prediction = predictions.pop(0)
+            if prediction.tiled:
+                progress.say(f"{source.path}: so large that it was predicted in tiles")
             try:
                 writer.write(prediction, source.name, writer.save)
             except InputError as error:
-                failed(source, error)
+                failed(source, InputError(f"{source.path}: {error}"))
                 continue
             writer.finish(source.name, prediction.shares)
             progress.advance(1)
@@ -192,14 +206,16 @@ def predict_video(predictor: Predictor, source: Path | int, name: str, writer: W
     from sceneparse.prediction.video import VideoReader, VideoWriter
 
     shares: list[dict[str, float]] = []
+    keep = "probabilities" in writer.save
     other_kinds = [kind for kind in writer.save if kind != "overlay"]
     try:
         reader = VideoReader(source)
         progress = Progress(writer.frames or reader.frames_expected, "frames")
         with ExitStack() as stack:
             video: VideoWriter | None = None
-            for frames in chunks(reader.frames(writer.frames), live=isinstance(source, int)):
-                for prediction in predictor.batch(frames):
+            at_once = 1 if isinstance(source, int) else None
+            for frames in chunks(reader.frames(writer.frames), predictor, at_once):
+                for prediction in predictor.batch(frames, keep_probabilities=keep):
                     writer.write(prediction, f"{name}/{len(shares):06d}", other_kinds)
                     shares.append(prediction.shares)
                     if "overlay" in writer.save:
@@ -211,6 +227,7 @@ def predict_video(predictor: Predictor, source: Path | int, name: str, writer: W
                         video.write(picture)
                     progress.advance(1)
         progress.close()
+        reader.require_all(writer.frames)
     except InputError as error:
         writer.failures.append(error)
     finally:
@@ -218,13 +235,13 @@ def predict_video(predictor: Predictor, source: Path | int, name: str, writer: W
             writer.finish(name, shares)
 
 
-def chunks(frames: Iterator[Picture], *, live: bool) -> Iterator[list[Picture]]:
-    """Take as many frames at once as images of their size are; of a camera one by one."""
-    from sceneparse.prediction.inputs import images_at_once
-
+def chunks(
+    frames: Iterator[Picture], predictor: Predictor, at_once: int | None
+) -> Iterator[list[Picture]]:
+    """Take `at_once` frames together; None: as many as images of their size."""
     for frame in frames:
-        at_once = 1 if live else images_at_once(frame.shape[0], frame.shape[1])
-        yield [frame, *itertools.islice(frames, at_once - 1)]
+        count = at_once or predictor.images_at_once(frame.shape[0], frame.shape[1])
+        yield [frame, *itertools.islice(frames, count - 1)]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A layout function holds the facts of that data set only; reading and checking ar
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -249,11 +250,20 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
                 "separate paths that contain spaces by a tab or comma"
             )
         image, mask = (_inside(root, part, list_file) for part in parts)
-        pairs.append(Pair(image, mask, Path(parts[0]).with_suffix("").as_posix()))
+        pairs.append(Pair(image, mask, _name_below(root, image)))
     repeated = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
     if repeated:
         raise InputError(f"{list_file}: {len(repeated)} names occur twice: {first_few(repeated)}")
     return pairs
+
+
+def _name_below(root: Path, image: Path) -> str:
+    """Name an image by its place below the root, however the list writes it."""
+    # Results are written under this name, so that it must not lead anywhere else.
+    path, top = Path(os.path.abspath(image)), Path(os.path.abspath(root))  # noqa: PTH100
+    if not path.is_relative_to(top):
+        path, top = path.resolve(), top.resolve()
+    return path.relative_to(top).with_suffix("").as_posix()
 
 
 def _inside(root: Path, part: str, list_file: Path) -> Path:

@@ -24,6 +24,7 @@ _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 # Pillow spreads 2- and 4-bit grey over 0..255; a mask wants the stored values back.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _GREY_STEP = "grey_step"
+_LARGEST_AT_ONCE = 2**24
 _ORIENTATION = 0x0112  # of EXIF
 # Pillow raises any of these on damaged data, depending on the format.
 _DAMAGE = (
@@ -45,13 +46,28 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Alpha is dropped; 16-bit values are scaled to 8 bits, floating-point ones from 0..1. Of several
     frames or pages the first is taken, with a warning. Raises InputError naming the file.
     """
-    image = _decode(path)
+    return rgb_array(_decode(path), path)
+
+
+def rgb_array(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
+    """Convert an upright image of any mode as read_image does; errors name `path`."""
     if image.mode == "F":
         image = _from_unit_range(image, path)
     if image.mode in _SIXTEEN_BIT:
         # Scaled to 8 bits by the high byte; Pillow's own conversion would clip at 255.
         image = Image.fromarray((_sixteen_bit(image, path) >> 8).astype(np.uint8))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return _as_array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _as_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Copy the pixels out of an RGB image, a band at a time: Pillow would hold them twice more."""
+    if image.height * image.width <= _LARGEST_AT_ONCE:
+        return np.asarray(image)
+    result = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, 256):
+        bottom = min(top + 256, image.height)
+        result[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return result
 
 
 def read_mask(path: Path) -> NDArray[Any]:
@@ -73,7 +89,7 @@ def read_mask(path: Path) -> NDArray[Any]:
     )
 
 
-def _from_unit_range(image: Image.Image, path: Path) -> Image.Image:
+def _from_unit_range(image: Image.Image, path: Path | str) -> Image.Image:
     values = np.asarray(image)
     if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
         raise InputError(
@@ -83,7 +99,7 @@ def _from_unit_range(image: Image.Image, path: Path) -> Image.Image:
     return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
-def _sixteen_bit(image: Image.Image, path: Path) -> NDArray[np.uint16]:
+def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise InputError(f"{path}: values {values.min()}..{values.max()} outside 0..65535")
@@ -98,7 +114,12 @@ def open_image(path: Path) -> Image.Image:
 def image_size(path: Path) -> tuple[int, int]:
     """Tell height and width of an upright image from its header alone."""
     with open_image(path) as image:
-        sideways = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+        try:
+            # Of a PNG whose EXIF does not come first, Pillow would decode all pixels to find it.
+            here = image.format != "PNG" or "exif" in image.info
+            sideways = here and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+        except _DAMAGE as error:
+            raise InputError(f"{path}: damaged or truncated: {_reason(error)}") from error
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 

@@ -1,7 +1,8 @@
 """Test protocols: how an image is scaled, cut into windows, mirrored, and put together again.
 
-A protocol is a callable (model, normalised images) -> Scores. Validation, tools/eval_miou.py and
-prediction differ only in the protocol they are given, and print it beside the numbers.
+A protocol is a callable (model, normalised images) -> PixelScores. Validation,
+tools/eval_miou.py and prediction differ only in the protocol they are given, and print it beside
+the numbers.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sceneparse.errors import InputError, NumericalError, unknown_name
-from sceneparse.inference.scores import Scores, View, Window
+from sceneparse.inference.scores import PixelScores, View, Window
 from sceneparse.inference.windows import WEIGHTINGS, Span, place_windows
 from sceneparse.models.segmentation import SegmentationModel
 
-Infer = Callable[[SegmentationModel, Tensor], Scores]
+Infer = Callable[[SegmentationModel, Tensor], PixelScores]
 # Pixels in one pass of the network: bounds its memory, and fills the device.
-_PIXELS_AT_ONCE = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
+_PIXELS_IN_A_PASS = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
 # mmsegmentation's test pipelines never let the long side of an image grow beyond this.
 _MMSEG_LONGEST = 2048
 
@@ -80,28 +81,42 @@ class Protocol:
             parts.append(f"{self.side} side {'' if single else 'of scale 1 '}{self.base}")
         return f"{self.name}: " + ", ".join(parts)
 
-    def __call__(self, model: SegmentationModel, images: Tensor) -> Scores:
+    def __call__(self, model: SegmentationModel, images: Tensor) -> PixelScores:
         """Score normalised images (B, 3, H, W); raises NumericalError on NaN or Inf."""
         height, width = images.shape[-2:]
         views = [
             view
             for scale in self.scales
             for view in self._views(
-                model, _resize_images(images, self._scaled(height, width, scale))
+                model, _resize_images(images, self.scaled(height, width, scale))
             )
         ]
-        return Scores(views, (height, width), self.average)
+        return PixelScores(views, (height, width), self.average)
 
-    def _scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
+    def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        """Return the size an image is scaled to."""
+        factor = self._factor(height, width, scale)
+        # Rounded as the public code and mmsegmentation do, which differ at halves.
+        rounded = round if self.side == "long" else lambda size: int(size + 0.5)
+        return max(rounded(height * factor), 1), max(rounded(width * factor), 1)
+
+    def _factor(self, height: int, width: int, scale: float) -> float:
         if self.base is None:
-            factor = scale
-        elif self.side == "long":
-            # As the public code rounds: the long side first, the short one from it.
-            factor = round(self.base * scale) / max(height, width)
-        else:
-            longest = _MMSEG_LONGEST * scale / max(height, width)
-            factor = min(self.base * scale / min(height, width), longest)
-        return max(round(height * factor), 1), max(round(width * factor), 1)
+            return scale
+        if self.side == "long":
+            return round(self.base * scale) / max(height, width)
+        longest = _MMSEG_LONGEST * scale / max(height, width)
+        return min(self.base * scale / min(height, width), longest)
+
+    def for_parts_of(self, height: int, width: int) -> Protocol:
+        """Return the protocol that scales parts of an image as this one scales the whole."""
+        factors = tuple(self._factor(height, width, scale) for scale in self.scales)
+        return replace(self, base=None, scales=factors)
+
+    def largest_size(self, height: int, width: int) -> int:
+        """Return the pixels of an image at its own or the largest scale, whichever is more."""
+        sizes = [self.scaled(height, width, scale) for scale in self.scales]
+        return max(height * width, *(rows * columns for rows, columns in sizes))
 
     def _views(self, model: SegmentationModel, images: Tensor) -> list[View]:
         """Look at images, and at their mirror images, through all windows."""
@@ -158,7 +173,7 @@ Look = tuple[bool, Span, Span]
 def _run(model: SegmentationModel, images: Tensor, looks: Sequence[Look]) -> Iterator[Tensor]:
     """Run the network on windows of one size, many at once; yields logits (B, h, w, K), float32."""
     _, rows, columns = looks[0]
-    pixels = _PIXELS_AT_ONCE.get(images.device.type, _PIXELS_AT_ONCE["cpu"])
+    pixels = _PIXELS_IN_A_PASS.get(images.device.type, _PIXELS_IN_A_PASS["cpu"])
     at_once = max(pixels // (len(images) * len(rows) * len(columns)), 1)
     for first in range(0, len(looks), at_once):
         chosen = looks[first : first + at_once]

@@ -25,12 +25,14 @@ _LEAST_LOGIT = -80.0
 class Window:
     """What the network said of a window of a scaled image; the window may reach beyond the image.
 
-    `logits` (B, h, w, K) span its rows and columns of pixels with aligned corners.
+    `logits` (B, h, w, K) span its rows and columns of pixels with aligned corners. `far_apart`:
+    somewhere they differ so much that exponentials vanish.
     """
 
     logits: Tensor
     rows: Span
     columns: Span
+    far_apart: bool = False
 
     def weighted(self, factor: float) -> Window:
         """Return the same window with `factor` times its share in the score of each pixel."""
@@ -45,7 +47,7 @@ class View:
     windows: Sequence[Window]
 
 
-class Scores:
+class PixelScores:
     """What several views of a batch of images say of each pixel; the views' logits become its own.
 
     Probabilities are the mean over views of each view's probabilities. With `average="softmax"` a
@@ -59,8 +61,7 @@ class Scores:
         self._softmax_first = average == "softmax"
         self._views = views
         if self._softmax_first:
-            for view in views:
-                _make_largest_zero(view)
+            self._views = [View(v.size, [_with_largest_zero(w) for w in v.windows]) for v in views]
 
     def labels(self) -> Tensor:
         """Return the most likely class of each pixel: (B, H, W), uint8 up to 256 classes."""
@@ -128,14 +129,13 @@ class Scores:
         return torch.softmax(band, dim=-1) if softmax_last else band
 
 
-def _make_largest_zero(view: View) -> None:
-    """Shift the logits of each feature so that their exponentials neither overflow nor vanish.
+def _with_largest_zero(window: Window) -> Window:
+    """Shift the logits of each feature, in place, so that their exponentials do not overflow.
 
     What is the same for all classes changes no probability, and stays so when logits are enlarged.
     """
-    for window in view.windows:
-        largest = window.logits.amax(dim=-1, keepdim=True)
-        window.logits.sub_(largest).clamp_(min=_LEAST_LOGIT)
+    window.logits.sub_(window.logits.amax(dim=-1, keepdim=True))
+    return replace(window, far_apart=bool(window.logits.amin() < _LEAST_LOGIT))
 
 
 def _band(view: View, first: int, last: int, *, softmax: bool) -> Tensor:
@@ -152,6 +152,8 @@ def _band(view: View, first: int, last: int, *, softmax: bool) -> Tensor:
         values = _enlarge(window, rows)[:, :, columns]
         shares = window.rows.shares[rows, None, None] * window.columns.shares[columns, None]
         if softmax:
+            if window.far_apart:
+                values = values - values.amax(dim=-1, keepdim=True)
             values = values.exp_()
             shares = shares / values.sum(dim=-1, keepdim=True)
         total[:, top - first : bottom - first, left:right].addcmul_(values, shares)

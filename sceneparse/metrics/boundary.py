@@ -17,10 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sceneparse.metrics.confusion import Counts, mean_iou, ratio
+from sceneparse.metrics.confusion import Counts, class_iou, mean_by_rule, mean_iou, ratio
 
 _IOU_SHARE = 0.02
 _F1_SHARE = 0.0075
+DEFINITION = (
+    "Boundary IoU of Cheng et al., 2021, within 2% of the diagonal; boundary F1 after Csurka et "
+    "al., 2013, within 0.75% of it; both from the counts of all images added up"
+)
 # A label above all classes and not the ignored one, for what lies beyond the image's rim.
 _BEYOND = 65534
 # Rows of the counts: band pixels both, truth, prediction; contour pixels right and all of each map.
@@ -57,8 +61,7 @@ class BoundaryCounts:
 
     def boundary_iou(self) -> NDArray[np.float64]:
         """Boundary IoU of each class, NaN where it is in neither map."""
-        both, truth, predicted = self.counts[:3].cpu().numpy()
-        return ratio(both, truth + predicted - both)
+        return class_iou(*self.counts[:3].cpu().numpy())
 
     def mean_boundary_iou(self, rule: str) -> float:
         """Mean over classes; `rule` is one of ABSENT_CLASS_RULES."""
@@ -73,6 +76,11 @@ class BoundaryCounts:
         )
         f1 = np.nan_to_num(ratio(2 * recall * precision, recall + precision))
         return np.where(contour + drawn > 0, f1, np.nan)
+
+    def mean_boundary_f1(self, rule: str) -> float:
+        """Mean over classes; `rule` is one of ABSENT_CLASS_RULES."""
+        _, contour, _, drawn = self.counts[3:].cpu().numpy()
+        return float(mean_by_rule(self.boundary_f1(), contour, drawn, rule))
 
     def _band_counts(self, truth: NDArray[Any], predicted: NDArray[Any]) -> list[Counts]:
         distance = max(round(_IOU_SHARE * float(np.hypot(*truth.shape))), 1)

@@ -73,11 +73,16 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in 0..1; per class (K,), NaN where a ratio has nothing below its line."""
+    """Scores in 0..1; per class (K,), NaN where a ratio has nothing below its line.
+
+    Mean IoU and mean Dice are over the classes of the rule, mean accuracy over those in the truth.
+    """
 
     mean_iou: float
     pixel_accuracy: float
     frequency_weighted_iou: float
+    mean_accuracy: float
+    mean_dice: float
     iou: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     precision: NDArray[np.float64]
@@ -94,7 +99,7 @@ def scores_from_counts(counts: Counts, rule: str = "cityscapes") -> Scores:
     right = np.diag(counts)
     truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
     total = int(counts.sum())
-    iou = ratio(right, truth + predicted - right)
+    iou, dice = class_iou(right, truth, predicted), ratio(2 * right, truth + predicted)
     seen = truth > 0
     return Scores(
         mean_iou=float(mean_iou(right, truth, predicted, rule)),
@@ -102,26 +107,44 @@ def scores_from_counts(counts: Counts, rule: str = "cityscapes") -> Scores:
         frequency_weighted_iou=(
             float((truth[seen] / total * iou[seen]).sum()) if total else float("nan")
         ),
+        mean_accuracy=float(mean_by_rule(ratio(right, truth), truth, predicted, "truth_only")),
+        mean_dice=float(mean_by_rule(dice, truth, predicted, rule)),
         iou=iou,
         accuracy=ratio(right, truth),
         precision=ratio(right, predicted),
-        dice=ratio(2 * right, truth + predicted),
+        dice=dice,
         pixels=truth,
     )
+
+
+def class_iou(
+    right: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Compute TP / (TP + FP + FN) from counts of any shape; NaN where a class is nowhere."""
+    return ratio(right, truth + predicted - right)
 
 
 def mean_iou(
     right: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any], rule: str = "cityscapes"
 ) -> NDArray[np.float64]:
     """Compute mean IoU over the last axis from counts (..., K); NaN where no class counts."""
-    union = truth + predicted - right
-    iou = np.nan_to_num(ratio(right, union))
+    return mean_by_rule(class_iou(right, truth, predicted), truth, predicted, rule)
+
+
+def mean_by_rule(
+    scores: NDArray[np.float64], truth: NDArray[Any], predicted: NDArray[Any], rule: str
+) -> NDArray[np.float64]:
+    """Average scores (..., K) over the classes that are in the mean by one of ABSENT_CLASS_RULES.
+
+    A score that is NaN counts 0 where its class is in the mean.
+    """
+    somewhere = truth + predicted > 0
     in_mean = {
-        "cityscapes": union > 0,
+        "cityscapes": somewhere,
         "truth_only": truth > 0,
-        "absent_is_zero": np.broadcast_to(union.sum(axis=-1, keepdims=True) > 0, union.shape),
+        "absent_is_zero": np.broadcast_to(somewhere.any(axis=-1, keepdims=True), somewhere.shape),
     }[rule]
-    return ratio((iou * in_mean).sum(axis=-1), in_mean.sum(axis=-1))
+    return ratio((np.nan_to_num(scores) * in_mean).sum(axis=-1), in_mean.sum(axis=-1))
 
 
 def group_counts(counts: Counts, groups: Sequence[str]) -> tuple[list[str], Counts]:

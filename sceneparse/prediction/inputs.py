@@ -16,7 +16,7 @@ from sceneparse.report.pictures import Picture
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
-_PIXELS_AT_ONCE = 4_000_000
+_MOST_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -76,27 +76,28 @@ def _named_apart(found: dict[Path, Path]) -> list[Source]:
 
 
 def equal_size_batches(
-    sources: Sequence[Source], failed: Callable[[Source, InputError], None]
+    sources: Sequence[Source],
+    images_at_once: Callable[[int, int], int],
+    failed: Callable[[Source, InputError], None],
 ) -> Iterator[list[tuple[Source, Picture]]]:
-    """Read images, those of equal size together; `failed` is told of each that cannot be read."""
+    """Read images, those of equal size together, as many as `images_at_once` says of a size.
+
+    `failed` is told of each that cannot be read.
+    """
     for (height, width), group in _by_size(sources, failed).items():
         at_once = images_at_once(height, width)
-        batch = []
-        for source, image in _read_ahead(group, ahead=at_once):
+        batch: list[tuple[Source, Picture]] = []
+        for source, image in _read_ahead(group, ahead=min(at_once, _MOST_AHEAD)):
             if isinstance(image, InputError):
                 failed(source, image)
                 continue
-            batch.append((source, image))
-            if len(batch) == at_once:
+            # A header need not tell the truth about turning.
+            if batch and (len(batch) == at_once or image.shape != batch[0][1].shape):
                 yield batch
                 batch = []
+            batch.append((source, image))
         if batch:
             yield batch
-
-
-def images_at_once(height: int, width: int) -> int:
-    """How many images of a size are predicted together."""
-    return max(_PIXELS_AT_ONCE // (height * width), 1)
 
 
 def _by_size(

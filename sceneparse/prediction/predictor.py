@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sceneparse.checkpoint import load_model
 from sceneparse.data.datasets import DATASETS
@@ -22,18 +22,20 @@ from sceneparse.data.labels import (
     identity_table,
     load_label_table,
 )
-from sceneparse.data.reading import read_image
+from sceneparse.data.reading import read_image, rgb_array
 from sceneparse.errors import InputError
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import Protocol, create_protocol
-from sceneparse.inference.scores import Scores
+from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute, choose_dtype
-from sceneparse.report.pictures import Picture, colorize, overlay, with_legend
+from sceneparse.report.pictures import Picture, colorize, named_overlay
 
 # Larger images are predicted tile by tile, so that memory does not grow with them.
 LARGEST_WHOLE = 9_000_000
-TILE, MARGIN = 1024, 128
+TILE, MARGIN = 768, 128
+# Of all images that are predicted together, at the largest scale.
+_PIXELS_AT_ONCE = 4_000_000
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -41,9 +43,9 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 class Predictor:
     """Predicts images with a run, checkpoint or model, under the protocol it was validated with.
 
-    `device`: "cuda" where there is one, else "cpu". `amp`: as in training. `protocol` and the
-    settings after it are those of create_protocol; None: as trained. Raises InputError where the
-    checkpoint cannot be used.
+    `device`: "cuda" where there is one, else "cpu". `amp`: auto, bf16, fp16 or off. `protocol` and
+    the settings after it are those of create_protocol. None: as trained. Raises InputError where
+    the checkpoint cannot be used.
     """
 
     def __init__(
@@ -51,57 +53,71 @@ class Predictor:
         source: str | Path | SegmentationModel,
         *,
         device: str | None = None,
-        amp: str = "auto",
+        amp: str | None = None,
         protocol: str | None = None,
         **settings: Any,  # noqa: ANN401 - create_protocol's
     ) -> None:
         self.model = source if isinstance(source, SegmentationModel) else load_model(source)
+        self.model.eval()
+        self.table = table_of(self.model)
         self.protocol = protocol_of(self.model, protocol, **settings)
         chosen = _choose_device(device)
-        self.compute = Compute(chosen, choose_dtype(amp, chosen))
+        self.compute = Compute(
+            chosen, choose_dtype(amp or _trained_amp(self.model, chosen), chosen)
+        )
         self.compute.place_model(self.model)
         self.normalize = Normalization(self.model.mean, self.model.std)
-
-    @property
-    def table(self) -> LabelTable:
-        """Names, colours and raw values of the classes."""
-        return table_of(self.model)
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Predict one image: a file (any mode, upright by its EXIF), a Pillow image, or an array.
 
         Arrays are uint8 RGB (H, W, 3).
         """
-        return self.batch([load_picture(image)])[0]
+        return self.batch([load_picture(image)], keep_probabilities=True)[0]
 
     @torch.inference_mode()
-    def batch(self, images: Sequence[Picture]) -> list[Prediction]:
-        """Predict images of equal size (H, W, 3) together."""
-        shape = images[0].shape
-        if any(image.shape != shape for image in images):
+    def batch(
+        self, images: Sequence[Picture], *, keep_probabilities: bool = False
+    ) -> list[Prediction]:
+        """Predict images of equal size (H, W, 3) together.
+
+        Probabilities can be asked for later where they are kept, which takes memory.
+        """
+        height, width = images[0].shape[:2]
+        if any(image.shape != images[0].shape for image in images):
             raise InputError("images of a batch must be of equal size")
-        if shape[0] * shape[1] > LARGEST_WHOLE:
-            return [Prediction(image, self._labels_by_tiles(image), self.table) for image in images]
-        scores = self._scores(np.stack(images))
+        if height * width > LARGEST_WHOLE:
+            return [Prediction(i, self._labels_by_tiles(i), self.table) for i in images]
+        scores = self.score(np.stack(images))
         labels = scores.labels().cpu().numpy()
         return [
-            Prediction(image, label, self.table, scores, index)
+            Prediction(image, label, self.table, scores if keep_probabilities else None, index)
             for index, (image, label) in enumerate(zip(images, labels, strict=True))
         ]
 
-    def _scores(self, images: NDArray[np.uint8]) -> Scores:
-        tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    def images_at_once(self, height: int, width: int) -> int:
+        """Return how many images of a size are well predicted together."""
+        return max(_PIXELS_AT_ONCE // self.protocol.largest_size(height, width), 1)
+
+    @torch.inference_mode()
+    def score(self, images: NDArray[np.uint8], protocol: Protocol | None = None) -> PixelScores:
+        """Score images (B, H, W, 3), whatever their size."""
+        writable = images if images.flags.writeable else images.copy()
+        tensor = torch.from_numpy(writable).permute(0, 3, 1, 2)
         with self.compute.autocast():
-            return self.protocol(self.model, self.normalize(self.compute.place_images(tensor)))
+            pixels = self.normalize(self.compute.place_images(tensor))
+            return (protocol or self.protocol)(self.model, pixels)
 
     def _labels_by_tiles(self, image: Picture) -> Labels:
         """Predict tiles, each with a margin of context around it."""
         height, width = image.shape[:2]
+        protocol = self.protocol.for_parts_of(height, width)
         labels: Labels | None = None
         for top, left in _tiles(height, width):
             above, before = max(top - MARGIN, 0), max(left - MARGIN, 0)
             part = image[above : top + TILE + MARGIN, before : left + TILE + MARGIN]
-            found = self._scores(np.ascontiguousarray(part)[None]).labels()[0].cpu().numpy()
+            scores = self.score(np.ascontiguousarray(part)[None], protocol)
+            found = scores.labels()[0].cpu().numpy()
             if labels is None:
                 labels = np.empty((height, width), found.dtype)
             inner = found[top - above :, left - before :][:TILE, :TILE]
@@ -121,7 +137,7 @@ class Prediction:
     image: Picture
     labels: Labels
     table: LabelTable
-    _scores: Scores | None = None
+    _scores: PixelScores | None = None
     _index: int = 0
 
     @cached_property
@@ -130,13 +146,20 @@ class Prediction:
 
         Raises InputError for images so large that they were predicted in tiles.
         """
-        if self._scores is None:
+        if self.tiled:
             raise InputError(
                 f"probabilities of an image of over {LARGEST_WHOLE / 1e6:.0f} million pixels would "
                 "not fit in memory; cut it first"
             )
+        if self._scores is None:
+            raise InputError("the probabilities were not kept; pass keep_probabilities=True")
         found: NDArray[np.float32] = self._scores.probabilities()[self._index].cpu().numpy()
         return found
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the image was so large that it was predicted in tiles."""
+        return self.labels.size > LARGEST_WHOLE
 
     @property
     def shares(self) -> dict[str, float]:
@@ -156,12 +179,7 @@ class Prediction:
 
         `legend`: the classes that are seen, all (so that every picture has one height), or none.
         """
-        picture = overlay(self.image, self.labels, self.table.colors, opacity)
-        if legend == "none":
-            return picture
-        counts = count_labels(self.labels, self.table.num_classes)
-        shown = [k for k, count in enumerate(counts) if count or legend == "all"]
-        return with_legend(picture, [(self.table.names[k], self.table.colors[k]) for k in shown])
+        return named_overlay(self.image, self.labels, self.table, opacity, legend)
 
     def save(self, path: str | Path) -> None:
         """Write the overlay to a picture file; its suffix says which kind."""
@@ -173,13 +191,20 @@ class Prediction:
 def _choose_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device '{name}'; use cpu, cuda or cuda:NUMBER") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU that PyTorch can use; leave --device out, or use cpu")
-    return device
+    kind, _, index = name.partition(":")
+    if kind not in {"cpu", "cuda"} or (index and not index.isdigit()):
+        raise InputError(f"unknown device '{name}'; use cpu, cuda or cuda:NUMBER")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"there is no GPU '{name}' that PyTorch can use ({torch.cuda.device_count()} found)"
+        )
+    return torch.device(name)
+
+
+def _trained_amp(model: SegmentationModel, device: torch.device) -> str:
+    """Return the precision of training, where the device can compute in it."""
+    trained: str = model.meta.get("config", {}).get("train", {}).get("amp", "auto")
+    return "off" if trained == "fp16" and device.type == "cpu" else trained
 
 
 def load_picture(image: ImageLike) -> Picture:
@@ -187,8 +212,8 @@ def load_picture(image: ImageLike) -> Picture:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        return rgb_array(ImageOps.exif_transpose(image), "the image")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
             f"an image array must be uint8 RGB (H, W, 3), got {image.dtype} {image.shape}"
         )
@@ -206,11 +231,17 @@ def table_of(model: SegmentationModel) -> LabelTable:
 def protocol_of(model: SegmentationModel, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401
     """Return the protocol a model was validated with, or another one by name.
 
-    `settings` change it; those that are None do not.
+    `settings` change it; those that are None do not. Raises InputError for one without effect.
     """
     trained = dict(model.meta.get("eval", {"name": "whole"}))
     if name not in {None, trained["name"]}:
         trained = {"name": name, "crop": trained.get("crop")}
+    windows = [key for key in ("crop", "weighting") if settings.get(key) is not None]
+    if windows and create_protocol(trained["name"]).crop is None:
+        raise InputError(
+            f"protocol {trained['name']} has no windows, so that --{windows[0]} means nothing; "
+            "give --protocol slide, spnet or mmseg_slide with it"
+        )
     given = {key: value for key, value in settings.items() if value is not None}
     dataset = model.meta.get("data", {}).get("dataset")
     return create_protocol(**{"dataset": dataset, **trained, **given})

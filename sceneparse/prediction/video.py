@@ -30,29 +30,46 @@ class VideoReader:
             raise InputError(f"{kind}: cannot be opened as a video")
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_RATE
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frames_read = 0
         self.frames_expected = count if count > 0 and not isinstance(source, int) else None
 
     def frames(self, limit: int | None = None) -> Iterator[Picture]:
-        """Yield the frames, at most `limit`; raises InputError where not even one can be read."""
+        """Yield the frames, at most `limit`."""
         try:
             for number in itertools.count() if limit is None else range(limit):
                 there, frame = self._capture.read()
                 if not there:
-                    if number == 0:
-                        raise InputError(f"{self.source}: no frame of the video can be read")
                     return
+                self.frames_read = number + 1
                 yield _swapped(frame)
         finally:
             self._capture.release()
 
+    def require_all(self, limit: int | None = None) -> None:
+        """Raise InputError where the video broke off before `limit`, or had no frame at all."""
+        if self.frames_read == 0:
+            raise InputError(f"{self.source}: no frame of the video can be read")
+        wanted = min(self.frames_expected or 0, limit or self.frames_expected or 0)
+        # Headers may be a few frames wrong.
+        if self.frames_read < 0.95 * wanted - 1:
+            raise InputError(
+                f"{self.source}: breaks off after {self.frames_read} of {wanted} frames; these "
+                "were predicted"
+            )
+
 
 class VideoWriter:
-    """Writes frames of one size as an MP4 file; use as a context manager."""
+    """Writes frames of one size as an MP4 file; use as a context manager.
+
+    MP4 wants even sizes: an odd one gets a black row or column more.
+    """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         code = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(path), code, rate, size[::-1])
+        self._odd = size[0] % 2, size[1] % 2
+        even = size[1] + self._odd[1], size[0] + self._odd[0]
+        self._writer = cv2.VideoWriter(str(path), code, rate, even)
         if not self._writer.isOpened():
             raise InputError(f"cannot write the video {path}")
 
@@ -64,7 +81,8 @@ class VideoWriter:
 
     def write(self, frame: Picture) -> None:
         """Append an RGB frame (H, W, 3)."""
-        self._writer.write(_swapped(frame))
+        rows, columns = self._odd
+        self._writer.write(_swapped(np.pad(frame, ((0, rows), (0, columns), (0, 0)))))
 
 
 def _swapped(frame: Any) -> Picture:  # noqa: ANN401 - OpenCV's arrays

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sceneparse.errors import InputError, first_few
-from sceneparse.metrics.bootstrap import Difference, compare_paired
-from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH, mean_iou, ratio
+from sceneparse.metrics.bootstrap import Difference, compare_paired, resamples_needed
+from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH, class_iou, mean_iou
 from sceneparse.report.evaluation import Stored
 from sceneparse.report.tables import plain
 
@@ -32,10 +32,15 @@ class Comparison:
 def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
     """Compare two evaluations; raises InputError unless they are of the same images and truth."""
     _refuse_different_data(first, second)
+    if resamples < resamples_needed(len(first.classes)):
+        raise InputError(
+            f"with {len(first.classes)} classes --bootstrap must be at least "
+            f"{resamples_needed(len(first.classes))}, or none could be separated; got {resamples}"
+        )
     overall, classes = compare_paired(first.by_image, second.by_image, resamples, first.rule)
     sums = [stored.by_image.sum(axis=0) for stored in (first, second)]
     means = [float(mean_iou(s[RIGHT], s[TRUTH], s[PREDICTED], first.rule)) for s in sums]
-    ious = [ratio(s[RIGHT], s[TRUTH] + s[PREDICTED] - s[RIGHT]) for s in sums]
+    ious = [class_iou(s[RIGHT], s[TRUTH], s[PREDICTED]) for s in sums]
     return Comparison(
         first,
         second,
@@ -98,8 +103,9 @@ def verdict(comparison: Comparison) -> str:
             f"B by {comparison.second.protocol}."
         )
     lines.append(
-        f"Paired bootstrap over {images} images, {comparison.resamples} resamples. It says how far "
-        "other images would move the difference, not other seeds: train several runs for that."
+        f"Intervals by paired bootstrap, p by paired permutation test, {comparison.resamples} "
+        f"resamples of {images} images. They tell of other images, not of other seeds: train "
+        "several runs for that."
     )
     return "\n".join(lines)
 

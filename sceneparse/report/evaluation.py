@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from sceneparse.data.labels import LabelTable
 from sceneparse.errors import InputError
 from sceneparse.metrics.bootstrap import Interval
-from sceneparse.metrics.boundary import BoundaryCounts
+from sceneparse.metrics.boundary import DEFINITION, BoundaryCounts
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import (
     ABSENT_CLASS_RULES,
@@ -62,6 +64,13 @@ class Evaluation:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def how(self) -> dict[str, str]:
+        """How the scores came about, in words."""
+        boundary = {} if self.boundary is None else {"boundaries": DEFINITION}
+        counting = f"{self.rule}: {ABSENT_CLASS_RULES[self.rule]}"
+        return {**self.facts, "protocol": self.protocol, "counting": counting, **boundary}
+
+    @property
     def scores(self) -> Scores:
         """Scores of each class and over all."""
         return scores_from_counts(self.counts, self.rule)
@@ -75,7 +84,7 @@ class Evaluation:
             totals["mean IoU of categories"] = scores_from_counts(grouped, self.rule).mean_iou
         if self.boundary is not None:
             totals["mean boundary IoU"] = self.boundary.mean_boundary_iou(self.rule)
-            totals["mean boundary F1"] = float(np.nanmean(self.boundary.boundary_f1()))
+            totals["mean boundary F1"] = self.boundary.mean_boundary_f1(self.rule)
         if self.calibration is not None:
             totals["calibration error"] = self.calibration.error
         return totals
@@ -89,12 +98,7 @@ class Evaluation:
 
 def text(evaluation: Evaluation) -> str:
     """Lay out how the scores came about, those of each class, and the totals."""
-    facts = {
-        **evaluation.facts,
-        "protocol": evaluation.protocol,
-        "counting": f"{evaluation.rule}: {ABSENT_CLASS_RULES[evaluation.rule]}",
-    }
-    head = "\n".join(f"{name:<12} {value}" for name, value in facts.items())
+    head = "\n".join(f"{name:<12} {value}" for name, value in evaluation.how.items())
     names = evaluation.table.names
     intervals = {"mean IoU": evaluation.interval} if evaluation.interval else {}
     return "\n\n".join(
@@ -110,6 +114,7 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
     """Collect everything but the counts as plain values."""
     names = evaluation.table.names
     result = scores_as_dict(evaluation.scores, names, evaluation.protocol, evaluation.rule)
+    result["how"] = evaluation.how
     result["images"] = len(evaluation.image_names)
     if evaluation.interval is not None:
         result["mean_iou_interval"] = _pair(evaluation.interval)
@@ -142,7 +147,9 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.json, eval.csv, confusion.csv, images.csv and counts.npz."""
     write_scores(folder, as_dict(evaluation))
     write_confusion(folder / "confusion.csv", evaluation.counts, evaluation.table.names)
-    with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "images.csv").open(
+        "w", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "mean_iou"])
         for name, score in zip(evaluation.image_names, evaluation.image_scores, strict=True):
@@ -180,7 +187,7 @@ def read_evaluation(folder: Path) -> Stored:
             f"'{folder}' holds no evaluation ({Path(error.filename).name} is missing); run "
             f"tools/eval_miou.py on it first"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
         raise InputError(f"the evaluation in '{folder}' is damaged: {error}") from error
     return Stored(folder, by_image, images, classes, protocol, rule)
 

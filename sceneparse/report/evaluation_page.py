@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sceneparse.data.labels import Color
-from sceneparse.metrics.confusion import ABSENT_CLASS_RULES, Counts
+from sceneparse.metrics.confusion import Counts
 from sceneparse.report import plots
 from sceneparse.report.evaluation import Evaluation, as_dict
 from sceneparse.report.pages import figure_uri, layer_uri, picture_uri, write_page
@@ -60,11 +60,7 @@ def _page_values(
     total = max(int(evaluation.counts.sum()), 1)
     return {
         "title": title,
-        "facts": {
-            **evaluation.facts,
-            "protocol": evaluation.protocol,
-            "counting": f"{evaluation.rule}: {ABSENT_CLASS_RULES[evaluation.rule]}",
-        },
+        "facts": evaluation.how,
         "totals": evaluation.totals,
         "interval": evaluation.interval,
         "classes": [

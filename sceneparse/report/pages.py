@@ -26,7 +26,7 @@ def write_page(template: str, path: Path, values: dict[str, Any]) -> None:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(text).render(values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="surrogateescape")
 
 
 def picture_uri(picture: Picture, longest: int = 320) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -56,23 +56,52 @@ def colorize(labels: NDArray[Any], colors: Sequence[Color]) -> Picture:
 
 
 def overlay(
-    image: Picture, labels: NDArray[Any], colors: Sequence[Color], opacity: float = 0.5
+    image: Picture,
+    labels: NDArray[Any],
+    colors: Sequence[Color],
+    opacity: float = 0.5,
+    legend: Sequence[tuple[str, Color]] = (),
 ) -> Picture:
-    """Blend an image with the colours of its labels; ignored pixels stay."""
-    result = np.empty_like(image)
+    """Blend an image with the colours of its labels; ignored pixels stay.
+
+    The names of `legend` stand beside their colours in a strip below.
+    """
+    height, width = labels.shape
+    strip = _legend_strip(legend, width)
+    result = np.empty((height + len(strip), width, 3), dtype=np.uint8)
+    result[height:] = strip
     # In bands, so that a huge image needs no second one of floats beside it.
-    for top in range(0, len(image), 256):
+    for top in range(0, height, 256):
         part, ids = image[top : top + 256], labels[top : top + 256]
         blended = cv2.addWeighted(part, 1 - opacity, colorize(ids, colors), opacity, 0)
-        result[top : top + 256] = np.where(ids[..., None] < len(colors), blended, part)
+        shown = np.where(ids[..., None] < len(colors), blended, part)
+        result[top : top + len(part)] = shown
     return result
 
 
-def with_legend(picture: Picture, legend: Sequence[tuple[str, Color]]) -> Picture:
-    """Name colours in a strip below a picture."""
-    strip = Image.new("RGB", (picture.shape[1], _legend_height(legend, picture.shape[1])), "white")
+def named_overlay(
+    image: Picture,
+    labels: NDArray[Any],
+    table: LabelTable,
+    opacity: float = 0.5,
+    legend: Literal["seen", "all", "none"] = "seen",
+) -> Picture:
+    """Make an overlay with the names of the classes that are seen, of all, or of none below."""
+    counts = count_labels(labels, table.num_classes)
+    named = [
+        (label.name, label.color)
+        for label, count in zip(table.classes, counts, strict=True)
+        if legend == "all" or (legend == "seen" and count)
+    ]
+    return overlay(image, labels, table.colors, opacity, named)
+
+
+def _legend_strip(legend: Sequence[tuple[str, Color]], width: int) -> Picture:
+    if not legend:
+        return np.empty((0, width, 3), dtype=np.uint8)
+    strip = Image.new("RGB", (width, _legend_height(legend, width)), "white")
     _draw_legend(strip, legend, 0)
-    return np.concatenate([picture, np.asarray(strip)])
+    return np.asarray(strip)
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
@@ -87,7 +116,8 @@ def side_by_side(pictures: Sequence[Picture]) -> Picture:
 def save_png(picture: Picture, path: Path) -> None:
     """Write an RGB picture (H, W, 3), making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    _, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    path.write_bytes(content.tobytes())
 
 
 def save_index_png(labels: NDArray[Any], colors: Sequence[Color], path: Path) -> None:
@@ -123,11 +153,7 @@ def save_labels(
     elif kind == "color":
         save_png(colorize(labels, table.colors), path)
     else:
-        counts = count_labels(labels, table.num_classes)
-        seen = [
-            (label.name, label.color) for label, n in zip(table.classes, counts, strict=True) if n
-        ]
-        save_png(with_legend(overlay(image, labels, table.colors, opacity), seen), path)
+        save_png(named_overlay(image, labels, table, opacity), path)
 
 
 def example_grid(

@@ -42,7 +42,7 @@ def class_bars(
     if intervals is not None:
         for place, interval in zip(places, intervals, strict=True):
             axes.plot([interval.low, interval.high], [place, place], color="black", linewidth=1.5)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.margins(y=0.01)
@@ -59,8 +59,8 @@ def confusion(counts: Counts, names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     small = 8 if len(names) <= _MOST_CELLS_WITH_NUMBERS else 4
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=small)
-    axes.set_yticks(range(len(names)), names, fontsize=small)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=small, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=small, parse_math=False)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     if len(names) <= _MOST_CELLS_WITH_NUMBERS:
@@ -109,7 +109,7 @@ def differences(comparison: Comparison) -> Figure:
         axes.plot(span, [place, place], color=ink, linewidth=2)
         axes.plot(100 * difference.value, place, marker="o", color=ink)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("B - A in points of IoU, 95% intervals; grey: not separated")
     axes.grid(axis="x", alpha=0.3)

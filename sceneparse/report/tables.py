@@ -52,8 +52,8 @@ def totals_of(scores: Scores) -> dict[str, float]:
         "mean IoU": scores.mean_iou,
         "pixel accuracy": scores.pixel_accuracy,
         "frequency-weighted IoU": scores.frequency_weighted_iou,
-        "mean accuracy": _mean(scores.accuracy),
-        "mean Dice": _mean(scores.dice),
+        "mean accuracy": scores.mean_accuracy,
+        "mean Dice": scores.mean_dice,
     }
 
 
@@ -113,8 +113,3 @@ def _number(value: float) -> str:
 
 def _between(interval: Interval) -> str:
     return f"{_number(interval.low).strip()} - {_number(interval.high).strip()}"
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")

@@ -137,7 +137,8 @@ class LabelTable:
     def decode(self, train_ids: Labels) -> Labels:
         """Map train ids (H, W) of predictions back to raw ids, for submission files."""
         raw = self._raw_id_of[train_ids]
-        return raw if raw.max(initial=0) > 255 else raw.astype(np.uint8)
+        # By the table, so that all files of a folder are of one depth.
+        return raw if self._raw_id_of.max() > 255 else raw.astype(np.uint8)
 
 
 def count_labels(labels: Labels, num_classes: int) -> NDArray[np.int64]:
