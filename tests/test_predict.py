@@ -255,6 +255,7 @@ def test_tiles_put_a_huge_image_together(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 32)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
+    monkeypatch.setattr(predictor_module, "_PART", 48)
     found = predictor(image)
     assert np.array_equal(found.labels, expected)
     with pytest.raises(InputError, match="million pixels"):
@@ -272,9 +273,10 @@ def test_tiles_know_what_is_around_them(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 40)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
+    monkeypatch.setattr(predictor_module, "_PART", 56)
     predictor(np.zeros((80, 120, 3), np.uint8))
-    # at the rim a margin on one side, in the middle on both
-    assert sorted(set(shown)) == [(48, 48), (48, 56)]
+    # a margin on both sides, also of the tiles at the rim
+    assert set(shown) == {(56, 56)}
 
 
 def test_cityscapes_files_are_as_its_server_wants_them(make_run: MakeRun, tmp_path: Path) -> None:
@@ -305,6 +307,7 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
     monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 40)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
+    monkeypatch.setattr(predictor_module, "_PART", 56)
     found = predictor(np.zeros((80, 120, 3), np.uint8))
     assert found.tiled
     # the whole would be scaled to 30 and 60 of its 120 pixels

@@ -34,6 +34,7 @@ from sceneparse.report.pictures import Picture, colorize, named_overlay
 # Larger images are predicted tile by tile, so that memory does not grow with them.
 LARGEST_WHOLE = 9_000_000
 TILE, MARGIN = 768, 128
+_PART = TILE + 2 * MARGIN
 # Of all images that are predicted together, at the largest scale.
 _PIXELS_AT_ONCE = 4_000_000
 
@@ -114,8 +115,8 @@ class Predictor:
         protocol = self.protocol.for_parts_of(height, width)
         labels: Labels | None = None
         for top, left in _tiles(height, width):
-            above, before = max(top - MARGIN, 0), max(left - MARGIN, 0)
-            part = image[above : top + TILE + MARGIN, before : left + TILE + MARGIN]
+            above, before = _start_of_part(top, height), _start_of_part(left, width)
+            part = image[above : above + _PART, before : before + _PART]
             scores = self.score(np.ascontiguousarray(part)[None], protocol)
             found = scores.labels()[0].cpu().numpy()
             if labels is None:
@@ -128,6 +129,14 @@ class Predictor:
 
 def _tiles(height: int, width: int) -> Iterator[tuple[int, int]]:
     return ((top, left) for top in range(0, height, TILE) for left in range(0, width, TILE))
+
+
+def _start_of_part(tile: int, size: int) -> int:
+    """Begin a margin before the tile, and so that all parts are of one size within the image.
+
+    Memory that was used for one size can be used again only for the same.
+    """
+    return max(min(tile - MARGIN, size - _PART), 0)
 
 
 @dataclass(frozen=True)
