@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sceneparse.checkpoint import load_model
     from sceneparse.models import create_segmentation_model
+    from sceneparse.models.classification import create_classifier
     from sceneparse.prediction.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__", "create_segmentation_model", "load_model"]
+__all__ = [
+    "Predictor",
+    "__version__",
+    "create_classifier",
+    "create_segmentation_model",
+    "load_model",
+]
 
 _HOMES = {
     "Predictor": "sceneparse.prediction.predictor",
+    "create_classifier": "sceneparse.models.classification",
     "create_segmentation_model": "sceneparse.models",
     "load_model": "sceneparse.checkpoint",
 }

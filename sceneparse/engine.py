@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +21,9 @@ from sceneparse.distributed import sum_over_processes
 from sceneparse.inference.protocols import Infer
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
+
+# Runs a network on normalised images, for its loss.
+Forward = Callable[[nn.Module, Tensor], Any]
 
 
 @dataclass
@@ -72,7 +76,8 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
     batches: Iterable[Batch],
     stepper: Stepper,
     *,
-    loss_function: Callable[[dict[str, Tensor], Tensor], Tensor],
+    forward: Forward,
+    loss_function: Callable[[Any, Tensor], Tensor],
     normalize: Callable[[Tensor], Tensor],
     compute: Compute,
     accumulate: int,
@@ -95,7 +100,7 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
         step_ends = piece == accumulate - 1
         with _share_gradients(model, step_ends):
             with compute.autocast():
-                outputs = model(images, upsample=False)
+                outputs = forward(model, images)
             loss = loss_function(outputs, targets) / accumulate
             stepper.scaler.scale(loss).backward()
         loss_sum += loss.detach()
@@ -162,3 +167,26 @@ def evaluate(
     for meter in meters:
         for tensor in meter.state():
             sum_over_processes(tensor)
+
+
+@torch.inference_mode()
+def evaluate_classifier(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+) -> tuple[float, float]:
+    """Return the mean cross entropy and the share of right answers over this process's batches."""
+    model.eval()
+    counts, images = torch.zeros(2, dtype=torch.float64, device=compute.device), 0
+    for batch in batches:
+        with compute.autocast():
+            logits = model(normalize(compute.place_images(batch.images)))
+        targets = batch.targets.to(compute.device, non_blocking=True)
+        loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+        right = (logits.argmax(dim=1) == targets).sum()
+        counts += torch.stack([loss.double(), right.double()])
+        images += len(targets)
+    loss_sum, right_sum = counts.tolist()
+    return loss_sum / images, right_sum / images

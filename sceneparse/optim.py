@@ -1,9 +1,12 @@
-"""The optimisers, with two learning rates, and the polynomial schedule, per step."""
+"""The optimisers, with two learning rates, and the schedules, per step."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -12,14 +15,15 @@ def create_optimizer(
     *,
     name: str = "sgd",
     lr: float,
-    head_lr_factor: float,
+    head_lr_factor: float = 1.0,
     momentum: float,
+    nesterov: bool = False,
     weight_decay: float,
 ) -> Optimizer:
-    """Build "sgd" or "adamw" over what is not frozen.
+    """Build "sgd", "adam" or "adamw" over what is not frozen.
 
     All but `model.backbone` learns `head_lr_factor` times faster. Parameters that their module
-    names in `without_decay` have no weight decay. `momentum` is the first beta of AdamW.
+    names in `without_decay` have no weight decay. `momentum` is the first beta of the two Adams.
     """
     free = _without_decay(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -35,9 +39,12 @@ def create_optimizer(
         }
         for (in_backbone, undecayed), parameters in sorted(groups.items(), reverse=True)
     ]
-    if name == "adamw":
-        return AdamW(settings, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
-    return SGD(settings, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if name in _ADAMS:
+        return _ADAMS[name](settings, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
+    return SGD(settings, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+
+_ADAMS: dict[str, type[Adam] | type[AdamW]] = {"adam": Adam, "adamw": AdamW}
 
 
 def _without_decay(model: nn.Module) -> set[nn.Parameter]:
@@ -52,3 +59,20 @@ def _without_decay(model: nn.Module) -> set[nn.Parameter]:
 def poly_schedule(optimizer: Optimizer, *, steps: int, power: float) -> LambdaLR:
     """Schedule lr * (1 - step / steps) ** power; call `step()` after every optimiser step."""
     return LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0) ** power)
+
+
+def milestone_schedule(
+    optimizer: Optimizer, *, steps_per_epoch: int, milestones: Sequence[int], gamma: float
+) -> LambdaLR:
+    """Schedule lr * gamma ** (milestones passed), milestones in epochs."""
+
+    def factor(step: int) -> float:
+        passed = sum(step >= milestone * steps_per_epoch for milestone in milestones)
+        return float(gamma**passed)
+
+    return LambdaLR(optimizer, factor)
+
+
+def cosine_schedule(optimizer: Optimizer, *, steps: int) -> LambdaLR:
+    """Schedule lr * (1 + cos(pi * step / steps)) / 2 (Loshchilov and Hutter, ICLR 2017)."""
+    return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)

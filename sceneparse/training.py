@@ -1,46 +1,38 @@
-"""A segmentation run from its finished parts to the end: epochs, validation, checkpoints."""
+"""A run from its finished parts to the end: epochs, validation, checkpoints; of either task."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from sceneparse.checkpoint import save_checkpoint
-from sceneparse.data.datasets import SegmentationDataset
-from sceneparse.data.doctor import spread
-from sceneparse.data.loader import batches, explained_worker_failures
-from sceneparse.data.sampling import EpochSampler
+from sceneparse.data.loader import Batch, explained_worker_failures
 from sceneparse.distributed import Process, any_process, share_buffers
-from sceneparse.engine import Stepper, evaluate, train_one_epoch
+from sceneparse.engine import Forward, Stepper, train_one_epoch
 from sceneparse.errors import NumericalError, Preempted
 from sceneparse.inference.normalization import Normalization
-from sceneparse.inference.protocols import Protocol
 from sceneparse.logs import Progress, RunLog, format_seconds
-from sceneparse.metrics.confusion import ConfusionMatrix, Scores, scores_from_counts
-from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
 from sceneparse.preemption import StopRequest
-from sceneparse.report.pictures import ExampleCollector, example_grid, save_png
-from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
+from sceneparse.report.pictures import save_png
+from sceneparse.validation import Validated
 
 # From a network's outputs and the targets to a scalar.
-Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
+Loss = Callable[[Any, Tensor], Tensor]
 
 _STEPS_PER_RECORD = 10
-_EXAMPLES = 4
 
 
 @dataclass
 class Position:
-    """How far a run has come: epochs finished, steps of the next one, seconds, best mean IoU."""
+    """How far a run has come: epochs finished, steps of the next one, seconds, best score."""
 
     epoch: int = 0
     step: int = 0
@@ -48,21 +40,37 @@ class Position:
     best: float = -1.0
 
 
+class Order(Protocol):
+    """Which samples come when; the batches that are read next begin where it was told to start."""
+
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one pass."""
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Let the next pass be `epoch`, without its first `step` steps."""
+
+
 @dataclass
 class Training:
-    """The finished parts of a run."""
+    """The finished parts of a run.
+
+    `batches` gives those of one pass in `sampler`'s order, `forward` runs the network on images,
+    `loss` compares its outputs with the targets, `validate` scores the network.
+    """
 
     folder: Path
     process: Process
     compute: Compute
     normalize: Normalization
-    sampler: EpochSampler
-    loader: DataLoader[Any]
-    val_set: SegmentationDataset
-    val_loader: DataLoader[Any]
-    protocol: Protocol
-    model: SegmentationModel
+    sampler: Order
+    batches: Callable[[], Iterable[Batch]]
+    validate: Callable[[nn.Module], Validated]
+    model: nn.Module
     parallel: nn.Module
+    forward: Forward
     stepper: Stepper
     epochs: int
     eval_every: int
@@ -73,10 +81,10 @@ class Training:
     position: Position = field(default_factory=Position)
 
     @property
-    def evaluated(self) -> SegmentationModel:
+    def evaluated(self) -> nn.Module:
         """The network that is validated and saved: the averaged one where there is one."""
         averaged = self.stepper.averaged
-        return self.model if averaged is None else cast("SegmentationModel", averaged.module)
+        return self.model if averaged is None else averaged.module
 
     @property
     def steps_done(self) -> int:
@@ -108,8 +116,8 @@ def train(training: Training) -> None:
             run_log = RunLog(training.folder, first_step=training.steps_done)
             log = open_things.enter_context(closing(run_log))
         while not training.finished:
-            scores = _train_and_validate(training, log, progress, stop)
-            _save(training, scores)
+            found = _train_and_validate(training, log, progress, stop)
+            _save(training, found)
             stopping = any_process(stop.name is not None, training.process.device)
             if stopping and not training.finished:
                 raise Preempted(
@@ -120,7 +128,7 @@ def train(training: Training) -> None:
 
 def _train_and_validate(
     training: Training, log: RunLog | None, progress: Progress, stop: StopRequest
-) -> Scores | None:
+) -> Validated | None:
     position = training.position
     ended = _train_epoch(training, log, progress, stop)
     position.seconds = progress.seconds
@@ -148,8 +156,9 @@ def _train_epoch(
 
     train_one_epoch(
         training.parallel,
-        batches(training.loader),
+        training.batches(),
         training.stepper,
+        forward=training.forward,
         loss_function=training.loss,
         normalize=training.normalize,
         compute=training.compute,
@@ -205,49 +214,35 @@ class _LossRecord:
         return mean
 
 
-def _validate(training: Training, log: RunLog | None, progress: Progress) -> Scores:
-    """Score the validation split at the images' own size; log it, with a picture of examples."""
-    table = training.val_set.table
+def _validate(training: Training, log: RunLog | None, progress: Progress) -> Validated:
+    """Score the network as it is now; log it, with a picture where there is one."""
     share_buffers(training.evaluated)
-    pairs = training.val_set.pairs
-    collector = ExampleCollector({pairs[index].name for index in spread(len(pairs), _EXAMPLES)})
-    matrix = ConfusionMatrix(table.num_classes, table.ignore_index, device=training.compute.device)
     with progress.paused():
-        evaluate(
-            training.evaluated,
-            batches(training.val_loader),
-            [matrix],
-            infer=training.protocol,
-            normalize=training.normalize,
-            compute=training.compute,
-            after_batch=collector.add,
-        )
-    scores = scores_from_counts(matrix.counts.cpu().numpy())
+        found = training.validate(training.evaluated)
     position = training.position
     progress.say(
-        f"epoch {position.epoch}/{training.epochs}  val mean IoU {scores.mean_iou:.4f} "
-        f"(best {max(position.best, scores.mean_iou):.4f})  "
-        f"pixel accuracy {scores.pixel_accuracy:.4f}  trained {format_seconds(progress.seconds)}"
+        f"epoch {position.epoch}/{training.epochs}  {found.words}  "
+        f"(best {max(position.best, found.score):.4f})  trained {format_seconds(progress.seconds)}"
     )
     if log is None:
-        return scores
-    result = scores_as_dict(scores, table.names, training.protocol.words)
-    values = {"epoch": position.epoch, "seconds": round(progress.seconds, 1), **result}
+        return found
+    seconds = round(progress.seconds, 1)
+    values = {"epoch": position.epoch, "seconds": seconds, **found.values}
     log.write("val", training.steps_done, values)
-    grid = example_grid(collector.examples, table.names, table.colors)
-    log.picture("val", training.steps_done, grid)
-    save_png(grid, training.folder / "pictures" / f"epoch-{position.epoch:04d}.png")
-    if training.finished:
-        progress.say(score_table(scores, table.names))
-        progress.say("\n" + totals_table(totals_of(scores), {}))
-    return scores
+    if found.picture is not None:
+        log.picture("val", training.steps_done, found.picture)
+        name = f"epoch-{position.epoch:04d}.png"
+        save_png(found.picture, training.folder / "pictures" / name)
+    if training.finished and found.table:
+        progress.say(found.table)
+    return found
 
 
-def _save(training: Training, scores: Scores | None) -> None:
+def _save(training: Training, found: Validated | None) -> None:
     position = training.position
-    is_best = scores is not None and scores.mean_iou > position.best
-    if scores is not None and is_best:
-        position.best = scores.mean_iou
+    is_best = found is not None and found.score > position.best
+    if found is not None and is_best:
+        position.best = found.score
     if not training.process.is_main:
         return
     save_checkpoint(

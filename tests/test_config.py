@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sceneparse.config import load_config, render_config
+from sceneparse.config.classification import ClsConfig
+from sceneparse.config.loading import load_config, render_config
+from sceneparse.config.segmentation import SegConfig
 from sceneparse.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -21,17 +23,19 @@ def write(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_loads_and_survives_being_written(path: Path, tmp_path: Path) -> None:
-    config = load_config(path)
+    kind = ClsConfig if path.stem.startswith("cifar") else SegConfig
+    config = load_config(path, (), kind)
     assert config.output == f"runs/{path.stem}"
     for explain in (False, True):
-        assert load_config(write(tmp_path, render_config(config, explain=explain))) == config
+        again = write(tmp_path, render_config(config, explain=explain))
+        assert load_config(again, (), kind) == config
 
 
 def test_recipes_of_the_paper() -> None:
-    ade = load_config(ROOT / "configs/ade20k_spnet101.yaml")
+    ade = load_config(ROOT / "configs/ade20k_spnet101.yaml", (), SegConfig)
     assert (ade.augment.crop, ade.augment.scale, ade.augment.rotate) == ((480, 480), (0.5, 2.0), 10)
     assert (ade.train.batch_size, ade.train.epochs, ade.optim.lr) == (16, 120, 0.01)
-    cityscapes = load_config(ROOT / "configs/cityscapes_spnet101.yaml")
+    cityscapes = load_config(ROOT / "configs/cityscapes_spnet101.yaml", (), SegConfig)
     assert (cityscapes.augment.crop, cityscapes.augment.scale) == ((768, 768), (0.5, 1.75))
     assert (cityscapes.train.batch_size, cityscapes.train.epochs) == (8, 180)
     assert (cityscapes.optim.lr, cityscapes.augment.rotate) == (0.005, 1)
@@ -43,7 +47,7 @@ def test_recipes_of_the_paper() -> None:
 
 
 def test_ablation_differs_in_the_network_alone() -> None:
-    full = load_config(ROOT / "configs/ade20k_spnet50.yaml")
+    full = load_config(ROOT / "configs/ade20k_spnet50.yaml", (), SegConfig)
     rows = {
         "fcn50": ("fcn", "none"),
         "mpm50_short": ("strip_pooling_short", "none"),
@@ -52,14 +56,15 @@ def test_ablation_differs_in_the_network_alone() -> None:
         "spm50": ("fcn", "strip_pooling"),
     }
     for name, (head, attention) in rows.items():
-        row = load_config(ROOT / f"configs/ade20k_{name}.yaml")
+        row = load_config(ROOT / f"configs/ade20k_{name}.yaml", (), SegConfig)
         network = full.model.model_copy(update={"head": head, "attention": attention})
         assert row == full.model_copy(update={"model": network, "output": row.output})
 
 
 def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     path = write(tmp_path, "data: {root: on}\noptim: {lr: 1e-3}\ntrain: {amp: off}\n")
-    config = load_config(path, ["optim.weight_decay=1e5", "train.ema=null", "augment.crop=[8, 9]"])
+    changes = ["optim.weight_decay=1e5", "train.ema=null", "augment.crop=[8, 9]"]
+    config = load_config(path, changes, SegConfig)
     assert (config.optim.lr, config.optim.weight_decay) == (0.001, 100000.0)
     assert (config.data.root, config.train.amp, config.train.ema) == ("on", "off", None)
     assert config.augment.crop == (8, 9)
@@ -93,7 +98,7 @@ def test_wrong_settings_are_named(
 ) -> None:
     path = write(tmp_path, "data: {root: x}\n")
     with pytest.raises(InputError) as caught:
-        load_config(path, overrides)
+        load_config(path, overrides, SegConfig)
     for part in expected:
         assert part in str(caught.value)
 
@@ -101,7 +106,7 @@ def test_wrong_settings_are_named(
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "optim: {lr: -1, nmae: 2}\ntrain: {epochs: 0, amp: maybe}\n")
     with pytest.raises(InputError, match="5 problems") as caught:
-        load_config(path)
+        load_config(path, (), SegConfig)
     for name in ("data", "optim.lr", "optim.nmae", "train.epochs", "train.amp"):
         assert name in str(caught.value)
 
@@ -120,15 +125,15 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 )
 def test_unusable_yaml_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
-        load_config(write(tmp_path, text))
+        load_config(write(tmp_path, text), (), SegConfig)
     assert not Path("owned").exists()
 
 
 def test_section_with_all_keys_commented_out_has_the_defaults(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "data: {root: x}\noptim:\n#  lr: 3\n"))
+    config = load_config(write(tmp_path, "data: {root: x}\noptim:\n#  lr: 3\n"), (), SegConfig)
     assert config.optim.lr == 0.01
 
 
 def test_missing_file() -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml"):
-        load_config("nowhere.yaml")
+        load_config("nowhere.yaml", (), SegConfig)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sceneparse import precision
-from sceneparse.assembly import prepare_training
-from sceneparse.config import load_config
+from sceneparse.assembly.segmentation import prepare_training
+from sceneparse.config.loading import load_config
+from sceneparse.config.segmentation import SegConfig
 from sceneparse.distributed import Process
 from sceneparse.errors import InputError
 from sceneparse.precision import amp_name, choose_dtype
@@ -47,7 +48,7 @@ def test_explicit_types() -> None:
 def test_resumed_run_keeps_its_type(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load_config(ROOT / "configs/quickstart.yaml", [*tiny, "train.epochs=1"])
+    config = load_config(ROOT / "configs/quickstart.yaml", [*tiny, "train.epochs=1"], SegConfig)
     process = Process(0, 1, CPU)
     for resume, fast in ((False, torch.bfloat16), (True, None)):
         monkeypatch.setattr(precision, "_fast_dtype", lambda _, fast=fast: fast)

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from sceneparse.assembly import prepare_training
+from sceneparse.assembly.segmentation import prepare_training
 from sceneparse.cli import run
-from sceneparse.config import load_config
+from sceneparse.config.loading import load_config
+from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.distributed import Process
 from sceneparse.errors import Preempted
@@ -108,11 +109,13 @@ def test_resumed_run_equals_the_uninterrupted_one(
 ) -> None:
     process = Process(0, 1, torch.device("cpu"))
     overrides = [*tiny, *VARIANTS[variant], "augment.color_jitter=0.3", "augment.rotate=5.0"]
-    whole = load_config(QUICKSTART, [*overrides, f"output={tmp_path / 'whole'}"])
-    parts = load_config(QUICKSTART, [*overrides, f"output={tmp_path / 'parts'}"])
+    whole = load_config(QUICKSTART, [*overrides, f"output={tmp_path / 'whole'}"], SegConfig)
+    parts = load_config(QUICKSTART, [*overrides, f"output={tmp_path / 'parts'}"], SegConfig)
     train(prepare_training(whole, process))
     stopped_after(prepare_training(parts, process), steps)
-    workers = load_config(QUICKSTART, [*overrides, f"output={parts.output}", "data.workers=1"])
+    workers = load_config(
+        QUICKSTART, [*overrides, f"output={parts.output}", "data.workers=1"], SegConfig
+    )
     train(prepare_training(workers, process, resume=True))
 
     a, b = (Path(str(config.output)) for config in (whole, parts))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sceneparse.cli import run, tool_parser
 
 if TYPE_CHECKING:
-    from sceneparse.config import SegConfig
+    from sceneparse.config.segmentation import SegConfig
 
 EXAMPLES = """\
   python tools/train_seg.py --config configs/quickstart.yaml
@@ -49,14 +49,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Load the configuration, join the other processes, train."""
-    from sceneparse.config import load_config, render_config
+    from sceneparse.config.loading import load_config, render_config
+    from sceneparse.config.segmentation import SegConfig
 
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, SegConfig)
     if options.print_config:
         print(render_config(config, explain=True), end="")
         return
     # Imported late so that --help and --print-config answer at once.
-    from sceneparse.assembly import prepare_training
+    from sceneparse.assembly.segmentation import prepare_training
     from sceneparse.distributed import join_processes
     from sceneparse.training import train
 

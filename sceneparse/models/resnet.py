@@ -1,4 +1,4 @@
-"""Dilated ResNet (He et al., CVPR 2016) as the SPNet paper uses it, with room for attention blocks.
+"""ResNets (He et al., CVPR 2016): dilated as in SPNet, or for CIFAR; with attention blocks.
 
 Module names follow torchvision and timm, so that their ImageNet weights load key for key; the deep
 stem is that of timm's `resnet50s`.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.layers.attention import Attention
 
-Stem = Literal["deep", "plain"]
+Stem = Literal["deep", "plain", "cifar"]
 Places = Literal["spnet", "all"]
 
 
@@ -33,6 +34,7 @@ class BasicBlock(nn.Module):
         stride: int = 1,
         dilations: tuple[int, int] = (1, 1),
         attention: Attention | None = None,
+        padded_shortcut: bool = False,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, width, stride, dilations[0])
@@ -41,7 +43,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.attention = attention(width) if attention else nn.Identity()
-        self.downsample = _shortcut(in_channels, width, stride)
+        self.downsample = _shortcut(in_channels, width, stride, padded=padded_shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -67,6 +69,7 @@ class Bottleneck(nn.Module):
         stride: int = 1,
         dilations: tuple[int, int] = (1, 1),
         attention: Attention | None = None,
+        padded_shortcut: bool = False,
     ) -> None:
         super().__init__()
         out_channels = self.expansion * width
@@ -78,7 +81,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.attention = attention(width) if attention else nn.Identity()
-        self.downsample = _shortcut(in_channels, out_channels, stride)
+        self.downsample = _shortcut(in_channels, out_channels, stride, padded=padded_shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -92,6 +95,9 @@ class ResNet(nn.Module):
     """Backbone of four stages; dilation instead of stride keeps the output stride at 8 or 16.
 
     `base_width` is the width of the first stage, 64 in the paper; less makes a small network.
+    `depths` may be of three stages (the small ResNets for CIFAR, section 4.2 of He et al., whose
+    `padded_shortcuts` have no parameters). The stem "cifar", one 3x3 convolution, keeps the size of
+    the image, so that the output stride is a quarter of the one given.
     `multi_grid` multiplies the dilations of the blocks of stage 4. `attention` builds a block from
     its number of channels; with `attention_places` "spnet" it sits in the last block of stages 1-3
     and every block of stage 4 (SPNet, section 4.1), with "all" in every block.
@@ -102,7 +108,7 @@ class ResNet(nn.Module):
     def __init__(  # noqa: PLR0913 - keyword-only settings
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, int, int, int],
+        depths: tuple[int, ...],
         *,
         output_stride: int = 8,
         multi_grid: tuple[int, ...] | None = (1, 2, 4),
@@ -110,19 +116,21 @@ class ResNet(nn.Module):
         base_width: int = 64,
         attention: Attention | None = None,
         attention_places: Places = "spnet",
+        padded_shortcuts: bool = False,
     ) -> None:
         super().__init__()
-        self.output_stride = output_stride
+        self.output_stride = output_stride // 4 if stem == "cifar" else output_stride
         self.base_width = base_width
-        widths = [base_width * 2**stage for stage in range(4)]
+        self.stages = len(depths)
+        widths = [base_width * 2**stage for stage in range(self.stages)]
         self.channels = tuple(width * block.expansion for width in widths)
         self.conv1, stem_channels = _stem(stem, base_width)
         self.bn1 = nn.BatchNorm2d(stem_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
         strides, dilations = _STRIDES_AND_DILATIONS[output_stride]
         in_channels = stem_channels
-        for stage in range(4):
+        for stage in range(self.stages):
             blocks = []
             for index in range(depths[stage]):
                 grid = multi_grid if stage == 3 else None
@@ -134,6 +142,7 @@ class ResNet(nn.Module):
                         stride=strides[stage] if index == 0 else 1,
                         dilations=_dilations(dilations[stage], index, grid),
                         attention=attention if attended else None,
+                        padded_shortcut=padded_shortcuts,
                     )
                 )
                 in_channels = self.channels[stage]
@@ -143,7 +152,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
-        for stage in range(1, 5):
+        for stage in range(1, self.stages + 1):
             x = self.get_submodule(f"layer{stage}")(x)
             maps.append(x)
         return maps
@@ -191,9 +200,24 @@ def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) ->
     )
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+class PaddedShortcut(nn.Module):
+    """Every `stride`-th pixel, with `missing` channels of zeros around (He et al., option A)."""
+
+    def __init__(self, missing: int, stride: int) -> None:
+        super().__init__()
+        self.missing, self.stride = missing, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.missing // 2
+        sampled = x[..., :: self.stride, :: self.stride]
+        return F.pad(sampled, (0, 0, 0, 0, before, self.missing - before))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, *, padded: bool) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
+    if padded:
+        return PaddedShortcut(out_channels - in_channels, stride)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -203,6 +227,8 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 def _stem(stem: Stem, width: int) -> tuple[nn.Module, int]:
     if stem == "plain":
         return nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), width
+    if stem == "cifar":
+        return _conv3x3(3, width, 1, 1), width
     convs = nn.Sequential(
         _conv3x3(3, width, 2, 1),
         nn.BatchNorm2d(width),

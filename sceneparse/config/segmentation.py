@@ -1,37 +1,24 @@
-"""The settings of a training run: typed sections, read strictly from YAML and `section.key=value`.
-
-Unknown keys, wrong types and values out of range are all reported at once, each with its dotted
-path. Only the tools read these models; every other module takes plain arguments.
-"""
+"""The settings of tools/train_seg.py."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Hashable, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from sceneparse.errors import InputError
-
-Count = Annotated[int, Field(gt=0, strict=True)]
-CountOrZero = Annotated[int, Field(ge=0, strict=True)]
-Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
-Switch = Annotated[bool, Field(strict=True)]
-Size = tuple[Count, Count]
-Color = tuple[Fraction, Fraction, Fraction]
-Deviation = Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A group of settings that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from sceneparse.config.types import (
+    Color,
+    Count,
+    CountOrZero,
+    Deviation,
+    Fraction,
+    NotNegative,
+    Positive,
+    Section,
+    Seed,
+    Size,
+    Switch,
+)
 
 
 class DataSection(Section):
@@ -240,9 +227,7 @@ class SegConfig(Section):
     """Everything tools/train_seg.py needs."""
 
     output: str = Field("runs/unnamed", description="run folder; default: runs/NAME_OF_THE_CONFIG")
-    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = Field(
-        0, description="of weights, order and augmentation"
-    )
+    seed: Seed = Field(0, description="of weights, order and augmentation")
     data: DataSection
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()
@@ -250,142 +235,3 @@ class SegConfig(Section):
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2 (`1e-3` is a float, `off` a word), no key twice."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain word", key.start_mark
-                )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key '{key.value}'", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?(inf|nan)", "-+.in"),
-):
-    _StrictLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}",
-        re.compile(f"^(?:{_pattern})$"),
-        [character if character != "\0" else "" for character in _first],
-    )
-
-
-def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML holds anything
-    try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not YAML: {error}") from error
-
-
-def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None:
-    for override in overrides:
-        path, equals, value = override.partition("=")
-        if not equals or not path:
-            raise InputError(f"'{override}' is not of the form section.key=value")
-        *parents, key = path.split(".")
-        section = settings
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise InputError(f"{path}: '{parent}' is a value, not a section")
-        section[key] = _parse_yaml(value, path)
-
-
-def _allowed_keys(location: Sequence[int | str]) -> list[str]:
-    model: type[BaseModel] = SegConfig
-    for name in location[:-1]:
-        section = model.model_fields[str(name)].annotation
-        if not isinstance(section, type) or not issubclass(section, BaseModel):
-            return []
-        model = section
-    return list(model.model_fields)
-
-
-def _describe(problem: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
-    path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        allowed = _allowed_keys(problem["loc"])
-        nearest = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1, cutoff=0.0)
-        return f"{path}: unknown key, did you mean '{nearest[0]}'? (allowed: {', '.join(allowed)})"
-    if problem["type"] == "missing":
-        return f"{path}: required, but not given"
-    if problem["type"] == "model_type":
-        return f"{path}: expected a section with keys, got {problem['input']!r}"
-    if problem["type"] == "value_error":
-        return f"{path}: {problem['ctx']['error']}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{path}: {message}, got {problem['input']!r}"
-
-
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> SegConfig:
-    """Read a YAML file, apply `section.key=value` overrides and check everything.
-
-    Raises InputError that names every problem: its dotted path, what was given and what is allowed.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from error
-    settings = _parse_yaml(text, str(path))
-    settings = {} if settings is None else settings
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected sections with keys, got {type(settings).__name__}")
-    # A section whose keys are all commented out.
-    settings = {
-        key: {} if value is None and key != "output" else value for key, value in settings.items()
-    }
-    _apply_overrides(settings, overrides)
-    if settings.get("output") is None:
-        settings["output"] = f"runs/{path.stem}"
-    try:
-        return SegConfig.model_validate(settings)
-    except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-    if len(problems) == 1:
-        raise InputError(f"{path}: {problems[0]}")
-    raise InputError(f"{path}: {len(problems)} problems\n  " + "\n  ".join(problems))
-
-
-def render_config(config: SegConfig, *, explain: bool = False) -> str:
-    """Write the resolved configuration as YAML that load_config reads back to the same values.
-
-    With `explain`, every key is followed by its meaning as a comment.
-    """
-    lines = []
-    for name, field in SegConfig.model_fields.items():
-        value = getattr(config, name)
-        if not isinstance(value, Section):
-            lines.append(_render_key(name, value, field.description, explain))
-            continue
-        lines.append(f"{name}:" + (f"  # {value.__doc__}" if explain else ""))
-        for key, inner in type(value).model_fields.items():
-            lines.append("  " + _render_key(key, getattr(value, key), inner.description, explain))
-    return "\n".join(lines) + "\n"
-
-
-def _render_key(key: str, value: object, description: str | None, explain: bool) -> str:
-    plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
-    scalar = text.removesuffix("\n").removesuffix("\n...")
-    line = f"{key}: {scalar}"
-    return f"{line:<40}  # {description}" if explain and description else line

@@ -1,30 +1,35 @@
-"""From a configuration to the finished parts of a run: the one place that reads every section."""
+"""From a configuration to the finished parts of a segmentation run."""
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 import sceneparse
-from sceneparse.checkpoint import read_meta, read_training_state, resolve_checkpoint
-from sceneparse.config import SegConfig, render_config
+from sceneparse.assembly.runs import (
+    begin_run,
+    choose_precision,
+    parallel_network,
+    resume_run,
+    say_on_main,
+)
+from sceneparse.config.loading import render_config
+from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
 from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.doctor import check_samples, spread
 from sceneparse.data.loader import (
     AugmentedSamples,
+    batches,
     evaluation_loader,
     training_loader,
 )
@@ -37,16 +42,15 @@ from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import create_protocol
 from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
-from sceneparse.models.pretrained import load_backbone, load_strict
+from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
-from sceneparse.precision import Compute, amp_name, choose_dtype
+from sceneparse.precision import Compute, amp_name
 from sceneparse.run_folder import (
     create_run_folder,
-    refuse_changed_settings,
-    refuse_existing_run,
 )
 from sceneparse.training import Loss, Training
+from sceneparse.validation import validate_segmentation
 
 
 def prepare_training(
@@ -57,12 +61,9 @@ def prepare_training(
     Raises InputError before anything is written.
     """
     folder = Path(config.output)
-    say = partial(_say, process)
-    check_on_main(process, lambda: refuse_existing_run(folder, resume=resume, overwrite=overwrite))
-    saved = read_meta(resolve_checkpoint(folder, prefer="last")) if resume else None
-    # What "auto" once chose stays, whatever this machine is fast at.
-    amp = saved["amp"] if saved and config.train.amp == "auto" else config.train.amp
-    dtype = choose_dtype(amp, process.device)
+    say = partial(say_on_main, process)
+    saved = begin_run(folder, process, resume=resume, overwrite=overwrite)
+    dtype = choose_precision(config.train.amp, saved, process)
     compute = Compute(process.device, dtype, config.train.channels_last)
     train_set, val_set = (
         create_dataset(config.data.dataset, config.data.root, split, config.data.classes)
@@ -76,24 +77,32 @@ def prepare_training(
     _try_training_shapes(model, (sampler.micro_batch, 3, *config.augment.crop))
     section = _eval_settings(config)
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
+    normalize = Normalization(config.data.mean, config.data.std)
+    loader = _create_loader(config, train_set, sampler)
     training = Training(
         folder=folder,
         process=process,
         compute=compute,
-        normalize=Normalization(config.data.mean, config.data.std),
+        normalize=normalize,
         sampler=sampler,
-        loader=_create_loader(config, train_set, sampler),
-        val_set=val_set,
-        val_loader=evaluation_loader(
-            val_set,
-            rank=process.rank,
-            world_size=process.world_size,
-            workers=config.data.workers,
-            timeout=config.data.timeout,
+        batches=partial(batches, loader),
+        validate=partial(
+            validate_segmentation,
+            dataset=val_set,
+            loader=evaluation_loader(
+                val_set,
+                rank=process.rank,
+                world_size=process.world_size,
+                workers=config.data.workers,
+                timeout=config.data.timeout,
+            ),
+            protocol=protocol,
+            normalize=normalize,
+            compute=compute,
         ),
-        protocol=protocol,
         model=model,
-        parallel=_parallel(model, process),
+        forward=_logits_at_stride,
+        parallel=parallel_network(model, process),
         stepper=_create_stepper(config, model, sampler.steps_per_epoch, dtype),
         epochs=config.train.epochs,
         eval_every=config.eval.every,
@@ -103,7 +112,7 @@ def prepare_training(
         meta=_meta(config, train_set, dtype),
     )
     if saved:
-        _resume(training, config, saved, say)
+        resume_run(training, config, saved, say)
     if process.is_main:
         create_run_folder(
             folder, render_config(config), steps_done=training.steps_done, overwrite=overwrite
@@ -115,6 +124,12 @@ def prepare_training(
         f"{process.world_size} x {process.device.type} in {compute.name}"
     )
     return training
+
+
+def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Run the network for its loss, which enlarges the logits itself."""
+    outputs: dict[str, Tensor] = model(images, upsample=False)
+    return outputs
 
 
 def _check_data(
@@ -260,14 +275,6 @@ def _create_model(
     return model
 
 
-def _parallel(model: SegmentationModel, process: Process) -> nn.Module:
-    if process.world_size == 1:
-        return model
-    if process.device.type == "cuda":
-        return DistributedDataParallel(model, device_ids=[process.device.index])
-    return DistributedDataParallel(model)
-
-
 def _create_stepper(
     config: SegConfig, model: SegmentationModel, steps_per_epoch: int, dtype: torch.dtype | None
 ) -> Stepper:
@@ -294,28 +301,6 @@ def _create_stepper(
     )
 
 
-def _resume(
-    training: Training, config: SegConfig, saved: dict[str, Any], say: Callable[[str], None]
-) -> None:
-    checkpoint = resolve_checkpoint(training.folder, prefer="last")
-    refuse_changed_settings(_as_now(saved["config"], checkpoint), config.model_dump(mode="json"))
-    state = read_training_state(checkpoint)
-    load_strict(training.model, state["model"], str(checkpoint))
-    training.stepper.load_state_dict(state["stepper"])
-    vars(training.position).update(state["position"])
-    say(f"going on from {checkpoint} after step {training.steps_done}")
-
-
-def _as_now(saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Fill in the settings that have been added since a checkpoint was written."""
-    try:
-        return SegConfig.model_validate(saved).model_dump(mode="json")
-    except ValidationError as error:
-        raise InputError(
-            f"{checkpoint} is of another version: {error.error_count()} settings do not fit"
-        ) from error
-
-
 def _eval_settings(config: SegConfig) -> dict[str, Any]:
     """Collect what create_protocol needs; windows are the training crop where none are given."""
     settings = config.eval.model_dump(exclude={"every", "protocol"})
@@ -324,12 +309,6 @@ def _eval_settings(config: SegConfig) -> dict[str, Any]:
         **settings,
         "crop": config.eval.crop or config.augment.crop,
     }
-
-
-def _say(process: Process, text: str) -> None:
-    if process.is_main:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
 
 
 def _meta(

@@ -1,0 +1,1 @@
+"""From configurations to the finished parts of runs: the one place that reads every section."""

@@ -1,0 +1,168 @@
+"""From a configuration to the finished parts of a classification run, one for each seed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+import sceneparse
+from sceneparse.assembly.runs import begin_run, choose_precision, resume_run, say_on_main
+from sceneparse.config.classification import ClsConfig
+from sceneparse.config.loading import render_config
+from sceneparse.data.classes import LabelledImages, hold_out, load_classes
+from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
+from sceneparse.distributed import Process
+from sceneparse.engine import Stepper
+from sceneparse.errors import InputError, first_few
+from sceneparse.inference.normalization import Normalization
+from sceneparse.models.classification import create_classifier
+from sceneparse.optim import cosine_schedule, create_optimizer, milestone_schedule
+from sceneparse.precision import Compute, amp_name
+from sceneparse.run_folder import create_run_folder
+from sceneparse.training import Training
+from sceneparse.validation import validate_classifier
+
+_EVALUATION_BATCH = 1000
+
+
+def load_data(config: ClsConfig) -> tuple[LabelledImages, LabelledImages]:
+    """Read the training and test images; raises InputError."""
+    section = config.data
+    train, test = (
+        load_classes(section.dataset, section.root, split, section.size)
+        for split in (section.train_split, section.test_split)
+    )
+    if train.classes != test.classes:
+        raise InputError(
+            f"the classes of {section.train_split} and {section.test_split} differ: "
+            f"{first_few(set(train.classes) ^ set(test.classes))}"
+        )
+    return train, test
+
+
+def seed_folder(config: ClsConfig, seed: int) -> Path:
+    """Return the run folder of one seed."""
+    return Path(config.output) / f"seed-{seed}"
+
+
+def prepare_seed(
+    config: ClsConfig,
+    seed: int,
+    data: tuple[LabelledImages, LabelledImages],
+    process: Process,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Training:
+    """Build all parts of the run of one seed, then create its folder; raises InputError before."""
+    # What a resumed run is compared with is its own seed, not the list it was started from.
+    config = config.model_copy(update={"seeds": [seed]})
+    folder = seed_folder(config, seed)
+    saved = begin_run(folder, process, resume=resume, overwrite=overwrite)
+    dtype = choose_precision(config.train.amp, saved, process)
+    compute = Compute(process.device, dtype, config.train.channels_last)
+    train, test = data
+    held_out = None
+    if config.data.holdout:
+        train, held_out = hold_out(train, config.data.holdout, seed)
+    mean, std = train.statistics()
+    normalize = Normalization(config.data.mean or mean, config.data.std or std)
+    loader = DeviceLoader(
+        train,
+        config.train.batch_size,
+        padding=config.augment.padding,
+        mirror=config.augment.mirror,
+        seed=seed,
+        device=process.device,
+    )
+    torch.manual_seed(seed)
+    model = create_classifier(
+        config.model, len(train.classes), attention=config.attention, stem=config.stem
+    )
+    compute.place_model(model)
+    training = Training(
+        folder=folder,
+        process=process,
+        compute=compute,
+        normalize=normalize,
+        sampler=loader,
+        batches=lambda: loader,
+        validate=partial(
+            validate_classifier,
+            test=evaluation_batches(test, _EVALUATION_BATCH, process.device),
+            held_out=_batches_of(held_out, process.device),
+            normalize=normalize,
+            compute=compute,
+        ),
+        model=model,
+        parallel=torch.compile(model) if config.train.compile else model,  # type: ignore[arg-type]
+        forward=_logits,
+        stepper=_create_stepper(config, model, loader.steps_per_epoch, dtype),
+        epochs=config.train.epochs,
+        eval_every=1,
+        accumulate=1,
+        loss=functional.cross_entropy,
+        seed=seed,
+        meta={
+            "task": "classification",
+            "model": model.meta["model"],
+            "classes": train.classes,
+            "mean": normalize.mean,
+            "std": normalize.std,
+            "data": config.data.model_dump(include={"dataset", "root"}),
+            "amp": amp_name(dtype),
+            "config": config.model_dump(mode="json"),
+            "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
+        },
+    )
+    if saved:
+        resume_run(training, config, saved, partial(say_on_main, process))
+    create_run_folder(
+        folder, render_config(config), steps_done=training.steps_done, overwrite=overwrite
+    )
+    return training
+
+
+def _batches_of(data: LabelledImages | None, device: torch.device) -> list[Any]:
+    return [] if data is None else evaluation_batches(data, _EVALUATION_BATCH, device)
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = model(images)
+    return logits.float()
+
+
+def _create_stepper(
+    config: ClsConfig, model: nn.Module, steps_per_epoch: int, dtype: torch.dtype | None
+) -> Stepper:
+    optim = config.optim
+    optimizer = create_optimizer(
+        model,
+        name=optim.name,
+        lr=optim.lr,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        weight_decay=optim.weight_decay,
+    )
+    return Stepper(
+        optimizer=optimizer,
+        schedule=_create_schedule(config, optimizer, steps_per_epoch),
+        scaler=torch.amp.GradScaler(enabled=dtype == torch.float16),
+    )
+
+
+def _create_schedule(config: ClsConfig, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
+    optim = config.optim
+    if optim.schedule == "cosine":
+        return cosine_schedule(optimizer, steps=config.train.epochs * steps_per_epoch)
+    milestones = optim.milestones if optim.schedule == "step" else []
+    return milestone_schedule(
+        optimizer, steps_per_epoch=steps_per_epoch, milestones=milestones, gamma=optim.gamma
+    )

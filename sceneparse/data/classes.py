@@ -1,0 +1,162 @@
+"""Images with one class each, held in memory whole: CIFAR, and any folder of class folders."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity
+
+from sceneparse.data.datasets import IMAGE_SUFFIXES
+from sceneparse.data.reading import read_image
+from sceneparse.errors import InputError, first_few, unknown_name
+
+Color = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images uint8 (N, 3, H, W), their class numbers int64 (N,), and the names of the classes."""
+
+    images: Tensor
+    targets: Tensor
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def subset(self, indices: NDArray[np.int64]) -> LabelledImages:
+        """Return some of the images, in this order."""
+        chosen = torch.from_numpy(indices)
+        return LabelledImages(self.images[chosen], self.targets[chosen], self.classes)
+
+    def statistics(self) -> tuple[Color, Color]:
+        """Compute RGB mean and standard deviation over all pixels, in 0..1."""
+        histograms = torch.stack(
+            [torch.bincount(plane.reshape(-1), minlength=256) for plane in self.images.unbind(1)]
+        ).double()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        shares = histograms / histograms.sum(dim=1, keepdim=True)
+        mean = shares @ values
+        std = (shares @ values.square() - mean.square()).sqrt()
+        return _color(mean), _color(std)
+
+
+def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> LabelledImages:
+    """Read a split ("train" or "test") of cifar10, cifar100 or a folder of class folders.
+
+    CIFAR lies as torchvision has it (cifar-10-batches-py below root), and is downloaded where it
+    is missing and there is a network; its checksums are compared. A folder holds SPLIT/CLASS/IMAGE;
+    its images are scaled to `size` by their short side and cut in the middle. Raises InputError.
+    """
+    root = Path(root)
+    if dataset == "folder":
+        return _read_folder(root / split, size)
+    if dataset not in _CIFAR:
+        raise unknown_name("data set", dataset, [*_CIFAR, "folder"])
+    kind = _CIFAR[dataset]
+    try:
+        data = kind(str(root), train=split == "train", download=not _is_there(kind, root))
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{dataset} is not in '{root}' and could not be downloaded "
+            f"({str(error).splitlines()[0]}); put {kind.base_folder} there"
+        ) from error
+    images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2).contiguous()
+    return LabelledImages(images, torch.tensor(data.targets), list(data.classes))
+
+
+_CIFAR: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+def _is_there(kind: type[CIFAR10], root: Path) -> bool:
+    """Whether all files are there, with the right checksums."""
+    folder = root / kind.base_folder
+    if not folder.is_dir():
+        return False
+    files = [*kind.train_list, *kind.test_list]
+    if not all(check_integrity(folder / name, checksum) for name, checksum in files):
+        raise InputError(
+            f"{folder} is damaged or incomplete: its checksums are not those of the original; "
+            "delete it to have it downloaded again"
+        )
+    return True
+
+
+def _read_folder(folder: Path, size: int) -> LabelledImages:
+    if not folder.is_dir():
+        raise InputError(f"folder '{folder}' does not exist; expected SPLIT/CLASS/IMAGE under root")
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if len(classes) < 2:
+        raise InputError(f"{folder} must hold a folder for each class, found {first_few(classes)}")
+    files = [
+        (path, number)
+        for number, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    ]
+    found = {number for _, number in files}
+    empty = [name for number, name in enumerate(classes) if number not in found]
+    if empty:
+        raise InputError(f"{folder}: {len(empty)} class folders are empty: {first_few(empty)}")
+    # Decoding releases the interpreter lock, so threads do.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(lambda file: _read_square(file[0], size), files))
+    problems = [result for result in results if isinstance(result, InputError)]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(files)} images cannot be used: {first_few(problems)}"
+        )
+    images = np.stack([result for result in results if isinstance(result, np.ndarray)])
+    return LabelledImages(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        torch.tensor([number for _, number in files]),
+        classes,
+    )
+
+
+def _read_square(path: Path, size: int) -> NDArray[np.uint8] | InputError:
+    """Scale an image so that its short side is `size`, and cut the middle: (size, size, 3)."""
+    try:
+        image = read_image(path)
+    except InputError as error:
+        return error
+    height, width = image.shape[:2]
+    factor = size / min(height, width)
+    new = max(round(width * factor), size), max(round(height * factor), size)
+    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    scaled = np.asarray(cv2.resize(image, new, interpolation=kind))
+    top, left = (new[1] - size) // 2, (new[0] - size) // 2
+    return np.ascontiguousarray(scaled[top : top + size, left : left + size])
+
+
+def _color(values: Tensor) -> Color:
+    red, green, blue = (round(float(value), 4) for value in values)
+    return red, green, blue
+
+
+def hold_out(data: LabelledImages, count: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Split off `count` images at random, the same share of each class as near as can be.
+
+    Returns the images left and those held out. Raises InputError unless both have some.
+    """
+    if not 0 < count < len(data):
+        raise InputError(f"data.holdout must be in 1..{len(data) - 1}, got {count}")
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(data))
+    targets = data.targets.numpy()
+    # The place of each image within its class, as a share: the first `count` of all are held out.
+    place = np.empty(len(data))
+    for number in range(len(data.classes)):
+        members = shuffled[targets[shuffled] == number]
+        place[members] = (np.arange(len(members)) + generator.random()) / max(len(members), 1)
+    order = np.argsort(place, kind="stable")
+    return data.subset(np.sort(order[count:])), data.subset(np.sort(order[:count]))

@@ -1,0 +1,90 @@
+"""Batches of small images without workers: the whole set on the device, cropped and mirrored there.
+
+A pass over the set draws its random numbers from (seed, epoch) alone, on the CPU, so that every
+device gives the same batches bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sceneparse.data.classes import LabelledImages
+from sceneparse.data.loader import Batch
+from sceneparse.errors import InputError
+
+
+class DeviceLoader:
+    """Training batches: random order, random crop after padding with raw zeros, random mirror.
+
+    That is the CIFAR recipe (He et al., section 4.2); `padding` 0 leaves crops out. An incomplete
+    last batch is left out when `drop_last` is set.
+    Yields Batch of images uint8 (B, 3, H, W) and targets (B,) on the device.
+    """
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        batch_size: int,
+        *,
+        padding: int = 4,
+        mirror: bool = True,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size > len(data):
+            raise InputError(
+                f"{len(data)} training images are fewer than train.batch_size {batch_size}"
+            )
+        self.batch_size, self.seed = batch_size, seed
+        self.steps_per_epoch = len(data) // batch_size if drop_last else -(-len(data) // batch_size)
+        self._padding, self._mirror = padding, mirror
+        self._size = len(data)
+        self._targets = data.targets.to(device)
+        self._windows = _windows(data.images.to(device), padding, mirror)
+        self._epoch, self._first_step = 0, 0
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Let the next pass be `epoch`, without its first `step` batches."""
+        self._epoch, self._first_step = epoch, step
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, mirrored, top, left = self._draw()
+        device = self._targets.device
+        for step in range(self._first_step, self.steps_per_epoch):
+            chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            indices = order[chosen].to(device, non_blocking=True)
+            places = [x[chosen].to(device, non_blocking=True) for x in (mirrored, top, left)]
+            images = self._windows[places[0], indices, places[1], places[2]]
+            yield Batch(images, self._targets[indices], ())
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw the order of a pass, and for each place in it mirroring and corner of the crop."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
+        order = torch.randperm(self._size, generator=generator)
+        mirrored = torch.randint(0, 1 + self._mirror, (self._size,), generator=generator)
+        corners = torch.randint(0, 2 * self._padding + 1, (2, self._size), generator=generator)
+        return order, mirrored, corners[0], corners[1]
+
+
+def _windows(images: Tensor, padding: int, mirror: bool) -> Tensor:
+    """View all crops of padded images: (2 with mirror images, N, corners, corners, 3, H, W)."""
+    size = images.shape[-2:]
+    padded = F.pad(images, (padding,) * 4)
+    both = torch.stack([padded, padded.flip(-1)]) if mirror else padded[None]
+    return both.unfold(3, size[0], 1).unfold(4, size[1], 1).permute(0, 1, 3, 4, 2, 5, 6)
+
+
+def evaluation_batches(
+    data: LabelledImages, batch_size: int, device: torch.device | str = "cpu"
+) -> list[Batch]:
+    """Cut a set into batches in its own order, on the device."""
+    images, targets = data.images.to(device), data.targets.to(device)
+    return [
+        Batch(*pair, ())
+        for pair in zip(images.split(batch_size), targets.split(batch_size), strict=True)
+    ]

@@ -1,0 +1,169 @@
+"""Several runs that differ in their seed: last and best epoch, mean, deviation and interval."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from sceneparse.errors import InputError
+from sceneparse.report.plots import save_plot
+from sceneparse.report.tables import plain
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class SeedCurves:
+    """What a run wrote down after each epoch: test accuracy and loss, and training loss (E,).
+
+    `best` is the epoch (from 0) with the best accuracy on the images held out of training, or,
+    where there are none, on the test images: then it is a leak, and named so.
+    """
+
+    seed: str
+    test_accuracy: NDArray[np.float64]
+    test_loss: NDArray[np.float64]
+    train_loss: NDArray[np.float64]
+    best: int
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation and 95% interval of the mean (Student's t) over seeds."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Describe values of several seeds; deviation and interval are NaN for one."""
+    sample = np.asarray(values, dtype=float)
+    mean = float(sample.mean())
+    if len(sample) < 2:
+        return Spread(tuple(values), mean, math.nan, math.nan, math.nan)
+    deviation = float(sample.std(ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(sample) - 1)) * deviation / math.sqrt(len(sample))
+    return Spread(tuple(values), mean, deviation, mean - half, mean + half)
+
+
+def read_seed(folder: Path) -> SeedCurves:
+    """Read the curves of a run; raises InputError where it has none."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        after_epoch = [record for record in records if record["kind"] == "val"]
+        columns = {
+            name: np.array([record[name] for record in after_epoch])
+            for name in ("test_accuracy", "test_loss")
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"'{folder}' holds no run of tools/train_cls.py") from error
+    if not after_epoch:
+        raise InputError(f"'{folder}' has not finished an epoch yet; go on with --resume")
+    held_out = "holdout_accuracy" in after_epoch[0]
+    name = "holdout_accuracy" if held_out else "test_accuracy"
+    chosen = np.array([record[name] for record in after_epoch])
+    return SeedCurves(
+        seed=folder.name,
+        **columns,
+        train_loss=_train_loss(records, [record["epoch"] for record in after_epoch]),
+        best=int(chosen.argmax()),
+        held_out=held_out,
+    )
+
+
+def _train_loss(records: Sequence[Mapping[str, Any]], epochs: Sequence[int]) -> NDArray[np.float64]:
+    by_epoch: dict[int, list[float]] = {}
+    for record in records:
+        if record["kind"] == "train":
+            by_epoch.setdefault(record["epoch"], []).append(record["loss"])
+    return np.array([np.mean(by_epoch.get(epoch, [math.nan])) for epoch in epochs])
+
+
+def summary_of(curves: Sequence[SeedCurves]) -> dict[str, Spread]:
+    """Describe test accuracy and loss of the last and the best epoch over the seeds."""
+    best = "best epoch by held-out images" if curves[0].held_out else "best epoch by test images"
+    return {
+        "accuracy, last epoch": spread_of([float(c.test_accuracy[-1]) for c in curves]),
+        "loss, last epoch": spread_of([float(c.test_loss[-1]) for c in curves]),
+        f"accuracy, {best}": spread_of([float(c.test_accuracy[c.best]) for c in curves]),
+        f"loss, {best}": spread_of([float(c.test_loss[c.best]) for c in curves]),
+    }
+
+
+def seeds_table(curves: Sequence[SeedCurves]) -> str:
+    """Lay out a row for each measure on the test images: each seed, mean, deviation, interval."""
+    rows = summary_of(curves)
+    wide = max(map(len, rows))
+    seeds = "  ".join(f"{c.seed:>7}" for c in curves)
+    lines = [f"{'on the test images':<{wide}}  {seeds}     mean       sd  95% interval"]
+    for name, row in rows.items():
+        each = "  ".join(f"{value:7.4f}" for value in row.values)
+        interval = f"{row.low:.4f} - {row.high:.4f}" if len(curves) > 1 else "needs two seeds"
+        deviation = f"{row.deviation:7.4f}" if len(curves) > 1 else "      -"
+        lines.append(f"{name:<{wide}}  {each}  {row.mean:7.4f}  {deviation}  {interval}")
+    if not curves[0].held_out:
+        lines.append(
+            "The best epoch was chosen by the test images, which flatters it: report the last, or "
+            "set data.holdout."
+        )
+    return "\n".join(lines)
+
+
+def write_summary(folder: Path, curves: Sequence[SeedCurves]) -> None:
+    """Write summary.json, summary.csv (a row for each seed) and curves.png and .svg."""
+    spreads = summary_of(curves)
+    rows = {
+        name: {
+            "values": list(row.values),
+            "mean": row.mean,
+            "deviation": plain(row.deviation),
+            "low": plain(row.low),
+            "high": plain(row.high),
+        }
+        for name, row in spreads.items()
+    }
+    (folder / "summary.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    with (folder / "summary.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["seed", *rows])
+        for index, c in enumerate(curves):
+            writer.writerow([c.seed, *(row.values[index] for row in spreads.values())])
+    save_plot(draw_curves({"": curves}), folder / "curves")
+
+
+def draw_curves(groups: Mapping[str, Sequence[SeedCurves]]) -> Figure:
+    """Draw test accuracy, test loss and training loss by epoch: means, bands of one deviation."""
+    figure = Figure(figsize=(13, 4))
+    measures = ("test_accuracy", "test_loss", "train_loss")
+    for axes, measure in zip(figure.subplots(1, 3), measures, strict=True):
+        for name, curves in groups.items():
+            length = min(len(c.test_accuracy) for c in curves)
+            values = np.stack([getattr(c, measure)[:length] for c in curves])
+            epochs, mean = np.arange(1, length + 1), values.mean(axis=0)
+            (line,) = axes.plot(epochs, mean, label=name)
+            if len(curves) > 1:
+                band = values.std(axis=0, ddof=1)
+                axes.fill_between(
+                    epochs, mean - band, mean + band, color=line.get_color(), alpha=0.2
+                )
+        axes.set_xlabel("epoch")
+        axes.set_title(measure.replace("_", " "))
+        axes.grid(alpha=0.3)
+        if any(groups):
+            axes.legend()
+    return figure

@@ -1,0 +1,170 @@
+"""Classification end to end: several seeds, honest summaries, exact resumption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from test_classes import animals  # noqa: F401 - a fixture
+from test_train_seg import call
+
+from sceneparse.assembly.classification import load_data, prepare_seed
+from sceneparse.config.classification import ClsConfig
+from sceneparse.config.loading import load_config, render_config
+from sceneparse.distributed import Process
+from sceneparse.errors import InputError
+from sceneparse.report.seeds import spread_of
+from sceneparse.training import train
+from tools import train_cls
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/cifar10_resnet18.yaml"
+
+
+@pytest.fixture
+def small(animals: Path, tmp_path: Path) -> list[str]:  # noqa: F811
+    """Overrides that make the CIFAR recipe a run of a second."""
+    return [
+        "data.dataset=folder",
+        f"data.root={animals}",
+        "data.size=16",
+        "model=resnet20",
+        "train.epochs=3",
+        "train.batch_size=8",
+        "train.amp=off",
+        "optim.milestones=[2]",
+        f"output={tmp_path / 'runs'}",
+    ]
+
+
+def output_of(settings: list[str]) -> Path:
+    return Path(next(s.partition("=")[2] for s in settings if s.startswith("output=")))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/cifar*.yaml")), ids=lambda p: p.stem)
+def test_configurations_are_the_reports_recipe(path: Path, tmp_path: Path) -> None:
+    config = load_config(path, [], ClsConfig)
+    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 5e-4)
+    assert (config.train.epochs, config.train.batch_size) == (200, 128)
+    assert (config.optim.milestones, config.optim.gamma) == ([100, 150], 0.1)
+    assert (config.augment.padding, config.augment.mirror, config.optim.nesterov) == (
+        4,
+        True,
+        False,
+    )
+    again = tmp_path / "again.yaml"
+    again.write_text(render_config(config, explain=True))
+    assert load_config(again, [], ClsConfig) == config
+
+
+def test_seeds_become_runs_and_a_summary(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*small, "seeds=0-2", "attention=strip_pooling"]
+    assert call(train_cls, "--config", CONFIG, *settings) == 0
+    printed = capsys.readouterr().out
+    output = output_of(small)
+    summary = json.loads((output / "summary.json").read_text())
+    last = []
+    for seed in range(3):
+        lines = (output / f"seed-{seed}/metrics.jsonl").read_text().splitlines()
+        epochs = [r for r in map(json.loads, lines) if r["kind"] == "val"]
+        assert len(epochs) == 3
+        last.append(epochs[-1]["test_accuracy"])
+        rates = [r["lr"] for r in map(json.loads, lines) if r["kind"] == "train"]
+        assert rates[-1] == pytest.approx(0.01)
+        meta = json.loads((output / f"seed-{seed}/last/meta.json").read_text())
+        assert meta["classes"] == ["cat", "dog"]
+    assert summary["accuracy, last epoch"]["values"] == last
+    assert summary["accuracy, last epoch"]["mean"] == pytest.approx(np.mean(last))
+    assert "best epoch was chosen by the test images, which flatters it" in printed
+    assert (output / "curves.png").is_file()
+
+    # finished runs stay as they are, a new seed is added
+    before = (output / "seed-1/metrics.jsonl").read_text()
+    again = [*small, "seeds=1-3", "attention=strip_pooling"]
+    assert call(train_cls, "--config", CONFIG, *again, "--resume") == 0
+    assert (output / "seed-1/metrics.jsonl").read_text() == before
+    assert len(json.loads((output / "summary.json").read_text())["loss, last epoch"]["values"]) == 3
+    assert call(train_cls, "--config", CONFIG, *again) == 2
+    assert "holds a run; go on with --resume" in capsys.readouterr().err
+
+
+def test_held_out_images_choose_the_best_epoch(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(train_cls, "--config", CONFIG, *small, "data.holdout=4") == 0
+    printed = capsys.readouterr().out
+    assert "best epoch by held-out images" in printed
+    assert "flatters" not in printed
+    lines = (output_of(small) / "seed-0/metrics.jsonl").read_text().splitlines()
+    record = json.loads(lines[-1])
+    assert {"holdout_accuracy", "holdout_loss", "test_accuracy", "test_loss"} <= set(record)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_resumed_run_equals_the_uninterrupted_one(
+    small: list[str], tmp_path: Path, steps: int
+) -> None:
+    process = Process(0, 1, torch.device("cpu"))
+    weights = []
+    for name in ("whole", "parts"):
+        config = load_config(CONFIG, [*small, f"output={tmp_path / name}"], ClsConfig)
+        data = load_data(config)
+        if name == "parts":
+            training = prepare_seed(config, 0, data, process, resume=False, overwrite=False)
+            train_some(training, steps)
+        training = prepare_seed(config, 0, data, process, resume=name == "parts", overwrite=False)
+        train(training)
+        weights.append(training.model.state_dict())
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), key
+
+
+def train_some(training: object, steps: int) -> None:
+    from test_train_seg import stopped_after  # noqa: PLC0415
+
+    stopped_after(training, steps)  # type: ignore[arg-type]
+
+
+def test_spread_is_students() -> None:
+    values = [0.94, 0.95, 0.955, 0.949, 0.952]
+    found = spread_of(values)
+    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["seeds=4-1"], "seeds: "),
+        (["seeds=[1, 1]"], "seeds must differ"),
+        (["attention=magic"], "unknown attention 'magic'"),
+        (["model=resnet19"], "unknown model 'resnet19'"),
+        (["optim.nmae=sgd"], "optim.nmae: unknown key, did you mean 'name'"),
+        (["data.holdout=20"], "data.holdout must be in 1..19"),
+        (["train.batch_size=64"], "fewer than train.batch_size 64"),
+    ],
+)
+def test_bad_settings_are_one_line_and_leave_no_run(
+    small: list[str], settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(train_cls, "--config", CONFIG, *small, *settings) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert message in line
+    assert not output_of(small).exists()
+
+
+def test_missing_cifar_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    config = load_config(CONFIG, [f"data.root={tmp_path}"], ClsConfig)
+    with pytest.raises(InputError, match=r"could not be downloaded .*Network is unreachable"):
+        load_data(config)

@@ -1,0 +1,104 @@
+"""Train classifiers with attention blocks: a run for each seed, then their mean and spread."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sceneparse.cli import run, tool_parser
+
+if TYPE_CHECKING:
+    from sceneparse.config.classification import ClsConfig
+
+EXAMPLES = """\
+  python tools/train_cls.py --config configs/cifar10_resnet18.yaml
+  python tools/train_cls.py --config configs/cifar10_resnet18.yaml attention=strip_pooling seeds=0-4
+  python tools/train_cls.py --config configs/cifar100_resnet18.yaml model=timm:resnet18
+  python tools/train_cls.py --config configs/cifar10_resnet18.yaml seeds=0-4 --resume
+
+Any key of the configuration can be set as section.key=value; --print-config explains them all.
+Every seed is a run of its own in OUTPUT/seed-N, as tools/train_seg.py makes them; OUTPUT gets
+summary.json, summary.csv and curves.png. --resume goes on with the seeds that have begun, leaves
+finished ones as they are, and starts the others."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    result = tool_parser("Train image classifiers, one for each seed.", EXAMPLES)
+    result.add_argument("--config", required=True, metavar="YAML", help="configuration file")
+    result.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="changed settings"
+    )
+    result.add_argument(
+        "--print-config", action="store_true", help="print every setting with its meaning, and stop"
+    )
+    start = result.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", action="store_true", help="go on exactly where the runs of the seeds ended"
+    )
+    start.add_argument(
+        "--overwrite", action="store_true", help="delete the runs of these seeds and start anew"
+    )
+    return result
+
+
+def main(options: argparse.Namespace) -> None:
+    """Load the configuration and the data, train each seed, summarise."""
+    from sceneparse.config.classification import ClsConfig
+    from sceneparse.config.loading import load_config, render_config
+
+    config = load_config(options.config, options.overrides, ClsConfig)
+    if options.print_config:
+        print(render_config(config, explain=True), end="")
+        return
+    train_seeds(config, resume=options.resume, overwrite=options.overwrite)
+    summarise(config)
+
+
+def train_seeds(config: ClsConfig, *, resume: bool, overwrite: bool) -> None:
+    """Train every seed that is not finished."""
+    # Imported late so that --help and --print-config answer at once.
+    from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
+    from sceneparse.distributed import join_processes
+    from sceneparse.errors import InputError
+    from sceneparse.run_folder import refuse_existing_run
+    from sceneparse.training import train
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("tools/train_cls.py runs in one process; start it without torchrun")
+    begun = {seed: (seed_folder(config, seed) / "last").exists() for seed in config.seeds}
+    for seed in config.seeds:
+        going_on = resume and begun[seed]
+        refuse_existing_run(seed_folder(config, seed), resume=going_on, overwrite=overwrite)
+    data = load_data(config)
+    with join_processes() as process:
+        for seed in config.seeds:
+            training = prepare_seed(
+                config, seed, data, process, resume=resume and begun[seed], overwrite=overwrite
+            )
+            print(
+                f"seed {seed}: {config.model}, attention {config.attention}, "
+                f"{training.epochs} epochs on {process.device.type} in {training.compute.name}"
+                + (", finished already" if training.finished else "")
+            )
+            train(training)
+
+
+def summarise(config: ClsConfig) -> None:
+    """Print and write the mean and spread over the seeds, and draw the curves."""
+    from sceneparse.report.seeds import read_seed, seeds_table, write_summary
+
+    output = Path(config.output)
+    curves = [read_seed(output / f"seed-{seed}") for seed in config.seeds]
+    print("\n" + seeds_table(curves))
+    write_summary(output, curves)
+    print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl)")
+    print(
+        f"summary      {output / 'summary.json'}, {output / 'summary.csv'}, {output / 'curves.png'}"
+    )
+
+
+if __name__ == "__main__":
+    run(parser(), main)
