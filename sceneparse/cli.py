@@ -49,6 +49,24 @@ def tool_parser(description: str, examples: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a training run: its configuration, and what becomes of an earlier run."""
+    parser.add_argument("--config", required=True, metavar="YAML", help="configuration file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="changed settings"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every setting with its meaning, and stop"
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", action="store_true", help="go on exactly where the run in the folder ended"
+    )
+    start.add_argument(
+        "--overwrite", action="store_true", help="delete the run in the folder and start anew"
+    )
+
+
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how images become scores; all default to what training used."""
     group = parser.add_argument_group("protocol", "default: as the model was validated")

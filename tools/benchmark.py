@@ -11,6 +11,7 @@ EXAMPLES = """\
   python tools/benchmark.py data
   python tools/benchmark.py data --json data.json
   python tools/benchmark.py eval
+  python tools/benchmark.py cls
   python tools/benchmark.py heads"""
 
 
@@ -19,8 +20,9 @@ def parser() -> argparse.ArgumentParser:
     result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
     result.add_argument(
         "what",
-        choices=["data", "eval", "heads"],
-        help="data: decoding, augmentation; eval: testing beside the network; heads: cost of heads",
+        choices=["cls", "data", "eval", "heads"],
+        help="cls: feeding classifiers; data: decoding, augmentation; eval: testing beside the "
+        "network; heads: cost of heads",
     )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
     return result
@@ -28,14 +30,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Measure, print the table, write the file."""
-    from sceneparse.benchmark import data, heads
+    from sceneparse.benchmark import cls, data, heads
     from sceneparse.benchmark import eval as testing
     from sceneparse.benchmark.rows import text_table, write_json
     from sceneparse.errors import InputError
 
     if options.what == "heads":
         print(heads.costs(), end="\n\n")
-    measured = {"data": data.measure, "eval": testing.measure, "heads": heads.measure}
+    measured = {
+        "cls": cls.measure,
+        "data": data.measure,
+        "eval": testing.measure,
+        "heads": heads.measure,
+    }
     rows = measured[options.what]()
     print(text_table(rows))
     if options.json:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli import add_training_options, run, tool_parser
 
 if TYPE_CHECKING:
     from sceneparse.config.classification import ClsConfig
@@ -27,20 +27,7 @@ finished ones as they are, and starts the others."""
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = tool_parser("Train image classifiers, one for each seed.", EXAMPLES)
-    result.add_argument("--config", required=True, metavar="YAML", help="configuration file")
-    result.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="changed settings"
-    )
-    result.add_argument(
-        "--print-config", action="store_true", help="print every setting with its meaning, and stop"
-    )
-    start = result.add_mutually_exclusive_group()
-    start.add_argument(
-        "--resume", action="store_true", help="go on exactly where the runs of the seeds ended"
-    )
-    start.add_argument(
-        "--overwrite", action="store_true", help="delete the runs of these seeds and start anew"
-    )
+    add_training_options(result)
     return result
 
 

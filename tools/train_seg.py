@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli import add_training_options, run, tool_parser
 
 if TYPE_CHECKING:
     from sceneparse.config.segmentation import SegConfig
@@ -26,24 +26,7 @@ tensorboard/, pictures/ and the checkpoints last and best."""
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = tool_parser("Train a segmentation model.", EXAMPLES)
-    result.add_argument("--config", required=True, metavar="YAML", help="configuration file")
-    result.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="changed settings"
-    )
-    result.add_argument(
-        "--print-config", action="store_true", help="print every setting with its meaning, and stop"
-    )
-    start = result.add_mutually_exclusive_group()
-    start.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on exactly where the run in the output folder ended",
-    )
-    start.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="delete the run in the output folder and start anew",
-    )
+    add_training_options(result)
     return result
 
 

@@ -45,7 +45,8 @@ class DeviceLoader:
         self._padding, self._mirror = padding, mirror
         self._size = len(data)
         self._targets = data.targets.to(device)
-        self._windows = _windows(data.images.to(device), padding, mirror)
+        self._padded = _padded(data.images.to(device), padding, mirror)
+        self._windows = _windows(self._padded, data.images.shape[-2], data.images.shape[-1])
         self._epoch, self._first_step = 0, 0
 
     def start_at(self, epoch: int, step: int) -> None:
@@ -53,30 +54,40 @@ class DeviceLoader:
         self._epoch, self._first_step = epoch, step
 
     def __iter__(self) -> Iterator[Batch]:
-        order, mirrored, top, left = self._draw()
+        order, windows = self._draw()
         device = self._targets.device
         for step in range(self._first_step, self.steps_per_epoch):
             chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            indices = order[chosen].to(device, non_blocking=True)
-            places = [x[chosen].to(device, non_blocking=True) for x in (mirrored, top, left)]
-            images = self._windows[places[0], indices, places[1], places[2]]
-            yield Batch(images, self._targets[indices], ())
+            images = self._windows.index_select(0, windows[chosen].to(device, non_blocking=True))
+            targets = self._targets[order[chosen].to(device, non_blocking=True)]
+            yield Batch(images, targets, ())
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw the order of a pass, and for each place in it mirroring and corner of the crop."""
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Draw the order of a pass, and for each place in it the window that is shown."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
         order = torch.randperm(self._size, generator=generator)
         mirrored = torch.randint(0, 1 + self._mirror, (self._size,), generator=generator)
         corners = torch.randint(0, 2 * self._padding + 1, (2, self._size), generator=generator)
-        return order, mirrored, corners[0], corners[1]
+        channels, height, width = self._padded.shape[1:]
+        image = mirrored * self._size + order
+        return order, image * (channels * height * width) + corners[0] * width + corners[1]
 
 
-def _windows(images: Tensor, padding: int, mirror: bool) -> Tensor:
-    """View all crops of padded images: (2 with mirror images, N, corners, corners, 3, H, W)."""
-    size = images.shape[-2:]
+def _padded(images: Tensor, padding: int, mirror: bool) -> Tensor:
+    """Put zeros around images, and their mirror images behind them."""
     padded = F.pad(images, (padding,) * 4)
-    both = torch.stack([padded, padded.flip(-1)]) if mirror else padded[None]
-    return both.unfold(3, size[0], 1).unfold(4, size[1], 1).permute(0, 1, 3, 4, 2, 5, 6)
+    return torch.cat([padded, padded.flip(-1)]) if mirror else padded
+
+
+def _windows(images: Tensor, height: int, width: int) -> Tensor:
+    """View the crops of images by the place of their first byte: (bytes, 3, height, width).
+
+    Picking out of one such view is several times faster than by image, row and column.
+    """
+    _, channels, rows, columns = images.shape
+    last = (channels - 1) * rows * columns + (height - 1) * columns + width - 1
+    strides = (1, rows * columns, columns, 1)
+    return images.as_strided((images.numel() - last, channels, height, width), strides)
 
 
 def evaluation_batches(

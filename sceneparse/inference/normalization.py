@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,16 @@ class Normalization:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Take the mean out and divide by the deviation, on the images' device."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
-        return (images.float() - mean) / std
+        mean, std = _constants(self.mean, self.std, images.device)
+        return images.float().sub_(mean).div_(std)
+
+
+@functools.cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Put the constants on the device, once."""
+    # What is made in inference mode could not be used in training.
+    with torch.inference_mode(False):
+        values = torch.tensor([mean, std], device=device).view(2, 1, 3, 1, 1) * 255
+    return values[0], values[1]
