@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +25,20 @@ class Row:
 
 
 def compare(
-    name: str, ours: Callable[[], object], reference: Callable[[], object], *, repeats: int = 7
+    name: str,
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    *,
+    repeats: int = 7,
+    pause: float = 0.0,
 ) -> Row:
-    """Time both in turns, after one warm-up each."""
+    """Time both in turns, after one warm-up each.
+
+    `pause`: seconds before each timing, for what the other left running to come to rest.
+    """
     ours()
     reference()
-    pairs = [(timeit(ours, number=1), timeit(reference, number=1)) for _ in range(repeats)]
+    pairs = [(_seconds(ours, pause), _seconds(reference, pause)) for _ in range(repeats)]
     ratios = [theirs / mine for mine, theirs in pairs]
     return Row(
         name=name,
@@ -40,6 +49,11 @@ def compare(
         lowest_ratio=min(ratios),
         highest_ratio=max(ratios),
     )
+
+
+def _seconds(work: Callable[[], object], pause: float) -> float:
+    time.sleep(pause)
+    return timeit(work, number=1)
 
 
 def text_table(rows: Sequence[Row]) -> str:
