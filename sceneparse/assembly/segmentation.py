@@ -46,9 +46,7 @@ from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
 from sceneparse.precision import Compute, amp_name
-from sceneparse.run_folder import (
-    create_run_folder,
-)
+from sceneparse.run_folder import create_run_folder
 from sceneparse.training import Loss, Training
 from sceneparse.validation import validate_segmentation
 

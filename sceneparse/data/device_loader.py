@@ -20,8 +20,8 @@ from sceneparse.errors import InputError
 class DeviceLoader:
     """Training batches: random order, random crop after padding with raw zeros, random mirror.
 
-    That is the CIFAR recipe (He et al., section 4.2); `padding` 0 leaves crops out. An incomplete
-    last batch is left out when `drop_last` is set.
+    That is the CIFAR recipe (He et al., section 4.2); `padding` 0 leaves crops out. The last
+    batch of a pass may be smaller.
     Yields Batch of images uint8 (B, 3, H, W) and targets (B,) on the device.
     """
 
@@ -34,14 +34,13 @@ class DeviceLoader:
         mirror: bool = True,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        drop_last: bool = False,
     ) -> None:
         if batch_size > len(data):
             raise InputError(
                 f"{len(data)} training images are fewer than train.batch_size {batch_size}"
             )
         self.batch_size, self.seed = batch_size, seed
-        self.steps_per_epoch = len(data) // batch_size if drop_last else -(-len(data) // batch_size)
+        self.steps_per_epoch = -(-len(data) // batch_size)
         self._padding, self._mirror = padding, mirror
         self._size = len(data)
         self._targets = data.targets.to(device)
