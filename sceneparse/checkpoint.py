@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sceneparse.errors import InputError
 from sceneparse.models import create_segmentation_model
+from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.pretrained import load_strict
 from sceneparse.models.segmentation import SegmentationModel
 
@@ -121,18 +122,33 @@ def read_training_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_model(path: str | Path) -> SegmentationModel:
+def load_model(path: str | Path) -> SegmentationModel | Classifier:
     """Rebuild the model of a run folder (its best checkpoint) or checkpoint folder, in eval mode.
 
-    Its `classes`, `colors`, `mean` and `std` are those it was trained with, its `meta` is all the
-    checkpoint knows. Raises InputError where anything is damaged or missing.
+    Its `classes`, `mean`, `std` and, of segmentation, `colors` are those it was trained with, its
+    `meta` is all the checkpoint knows. Raises InputError where anything is damaged or missing.
     """
     folder = resolve_checkpoint(path)
     meta = read_meta(folder)
-    model = create_segmentation_model(**meta["model"])
+    create = create_classifier if _is_classifier(meta) else create_segmentation_model
+    model: SegmentationModel | Classifier = create(**meta["model"])
     load_strict(model, load_file(folder / MODEL_FILE), str(folder / MODEL_FILE))
     model.meta = meta
     return model.eval()
+
+
+def load_segmentation_model(path: str | Path) -> SegmentationModel:
+    """Rebuild a model as `load_model`; raises InputError where it is a classifier."""
+    model = load_model(path)
+    if not isinstance(model, SegmentationModel):
+        raise InputError(
+            f"'{path}' holds a classifier of tools/train_cls.py; give a run of tools/train_seg.py"
+        )
+    return model
+
+
+def _is_classifier(meta: Mapping[str, Any]) -> bool:
+    return meta.get("task") == "classification"
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import hflip, pad
 
-from sceneparse.data.classes import LabelledImages, hold_out, load_classes
+from sceneparse.data.classes import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
 from sceneparse.errors import InputError
 
@@ -77,17 +77,17 @@ def test_unusable_data_are_named(animals: Path, tmp_path: Path) -> None:
 
 def test_holding_out_keeps_the_shares_of_classes() -> None:
     data = labelled(100)
-    rest, held = hold_out(data, 20, seed=3)
+    rest, held = split_off(data, 20, 3, "data.holdout")
     assert (len(rest), len(held)) == (80, 20)
     assert torch.bincount(held.targets).tolist() == [4] * 5
     everything = {tuple(image.flatten().tolist()) for image in data.images}
     parts = [{tuple(i.flatten().tolist()) for i in part.images} for part in (rest, held)]
     assert parts[0] | parts[1] == everything
     assert not parts[0] & parts[1]
-    assert torch.equal(hold_out(data, 20, seed=3)[1].images, held.images)
-    assert not torch.equal(hold_out(data, 20, seed=4)[1].images, held.images)
+    assert torch.equal(split_off(data, 20, 3, "data.holdout")[1].images, held.images)
+    assert not torch.equal(split_off(data, 20, 4, "data.holdout")[1].images, held.images)
     with pytest.raises(InputError, match=r"data\.holdout must be in"):
-        hold_out(data, 100, seed=0)
+        split_off(data, 100, 0, "data.holdout")
 
 
 def test_batches_are_crops_of_padded_images() -> None:

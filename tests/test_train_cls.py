@@ -12,6 +12,7 @@ from scipy import stats
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
+import sceneparse
 from sceneparse.assembly.classification import load_data, prepare_seed
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config, render_config
@@ -84,6 +85,18 @@ def test_seeds_become_runs_and_a_summary(
     assert "best epoch was chosen by the test images, which flatters it" in printed
     assert (output / "curves.png").is_file()
 
+    # the model of the checkpoint is worth what was written down
+    model = sceneparse.load_model(output / "seed-2/last")
+    assert model.classes == ["cat", "dog"]
+    _, test = load_data(load_config(CONFIG, settings, ClsConfig))
+    pixels = (test.images / 255 - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(
+        model.std
+    ).view(3, 1, 1)
+    right = model(pixels).argmax(dim=1) == test.targets
+    assert right.double().mean() == pytest.approx(last[2])
+    with pytest.raises(InputError, match="holds a classifier"):
+        sceneparse.Predictor(output / "seed-2")
+
     # finished runs stay as they are, a new seed is added
     before = (output / "seed-1/metrics.jsonl").read_text()
     again = [*small, "seeds=1-3", "attention=strip_pooling"]
@@ -148,6 +161,8 @@ def test_spread_is_students() -> None:
         (["model=resnet19"], "unknown model 'resnet19'"),
         (["optim.nmae=sgd"], "optim.nmae: unknown key, did you mean 'name'"),
         (["data.holdout=20"], "data.holdout must be in 1..19"),
+        (["data.limit=21"], "data.limit must be in 1..19"),
+        (["data.limit=10", "data.holdout=10"], "data.holdout must be in 1..9"),
         (["train.batch_size=64"], "fewer than train.batch_size 64"),
     ],
 )

@@ -94,13 +94,13 @@ def main(options: argparse.Namespace) -> None:
 
 def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
-    from sceneparse.checkpoint import load_model, resolve_checkpoint
+    from sceneparse.checkpoint import load_segmentation_model, resolve_checkpoint
     from sceneparse.distributed import join_processes
     from sceneparse.evaluation import evaluate_dataset
     from sceneparse.prediction.predictor import Predictor
     from sceneparse.report.pictures import save_labels
 
-    model = load_model(options.checkpoint)
+    model = load_segmentation_model(options.checkpoint)
     dataset = open_dataset(options, model.meta)
     split = options.split or model.meta["data"]["val_split"]
     root = options.data or model.meta["data"]["root"]

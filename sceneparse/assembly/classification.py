@@ -16,7 +16,7 @@ import sceneparse
 from sceneparse.assembly.runs import begin_run, choose_precision, resume_run, say_on_main
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import render_config
-from sceneparse.data.classes import LabelledImages, hold_out, load_classes
+from sceneparse.data.classes import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
 from sceneparse.distributed import Process
 from sceneparse.engine import Stepper
@@ -44,6 +44,9 @@ def load_data(config: ClsConfig) -> tuple[LabelledImages, LabelledImages]:
             f"the classes of {section.train_split} and {section.test_split} differ: "
             f"{first_few(set(train.classes) ^ set(test.classes))}"
         )
+    if section.limit:
+        # The same images for every seed.
+        _, train = split_off(train, section.limit, 0, "data.limit")
     return train, test
 
 
@@ -71,7 +74,7 @@ def prepare_seed(
     train, test = data
     held_out = None
     if config.data.holdout:
-        train, held_out = hold_out(train, config.data.holdout, seed)
+        train, held_out = split_off(train, config.data.holdout, seed, "data.holdout")
     mean, std = train.statistics()
     normalize = Normalization(config.data.mean or mean, config.data.std or std)
     loader = DeviceLoader(

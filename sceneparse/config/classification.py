@@ -30,6 +30,9 @@ class ClsDataSection(Section):
     train_split: str = Field("train", description="of dataset folder")
     test_split: str = Field("test", description="of dataset folder")
     size: Count = Field(32, description="side of the images of dataset folder, in pixels")
+    limit: CountOrZero = Field(
+        0, description="training images used, of each class its share; 0: all of them"
+    )
     holdout: CountOrZero = Field(
         0, description="training images held out, on which the best epoch is chosen"
     )

@@ -143,13 +143,16 @@ def _color(values: Tensor) -> Color:
     return red, green, blue
 
 
-def hold_out(data: LabelledImages, count: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+def split_off(
+    data: LabelledImages, count: int, seed: int, setting: str
+) -> tuple[LabelledImages, LabelledImages]:
     """Split off `count` images at random, the same share of each class as near as can be.
 
-    Returns the images left and those held out. Raises InputError unless both have some.
+    Returns the images left and those split off. Raises InputError, which names the setting that
+    asked for it, unless both have some.
     """
     if not 0 < count < len(data):
-        raise InputError(f"data.holdout must be in 1..{len(data) - 1}, got {count}")
+        raise InputError(f"{setting} must be in 1..{len(data) - 1}, got {count}")
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(data))
     targets = data.targets.numpy()

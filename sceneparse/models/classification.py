@@ -9,16 +9,20 @@ from torch import Tensor, nn
 
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.layers.attention import ATTENTION
+from sceneparse.models.described import Described
 from sceneparse.models.resnet import RESNETS, BasicBlock, ResNet, create_resnet
 
 _TIMM = "timm:"
 _STEMS: dict[str, Literal["cifar", "plain"]] = {"cifar": "cifar", "imagenet": "plain"}
 
 
-class ClassificationModel(nn.Module):
+class Classifier(nn.Module, Described):
+    """A network from normalised images (B, 3, H, W) to logits (B, K), with its `meta`."""
+
+
+class ClassificationModel(Classifier):
     """Join a backbone, a mean over the pixels of its last map, and a linear layer.
 
-    `meta` describes the model in plain values, as of a segmentation model.
     Shape: (B, 3, H, W) normalised images -> logits (B, K)
     """
 
@@ -33,7 +37,7 @@ class ClassificationModel(nn.Module):
         return logits
 
 
-class TimmClassifier(nn.Module):
+class TimmClassifier(Classifier):
     """Any classification network of timm, randomly initialised.
 
     Shape: (B, 3, H, W) normalised images -> logits (B, K)
@@ -57,7 +61,7 @@ def create_classifier(
     *,
     attention: str = "none",
     stem: str = "cifar",
-) -> ClassificationModel | TimmClassifier:
+) -> Classifier:
     """Build a classification network, randomly initialised.
 
     model: resnet18/34/50/101/152, resnet20/32/44/56/110 (three stages of 16 to 64 channels, He et
@@ -72,7 +76,7 @@ def create_classifier(
         raise unknown_name("stem", stem, _STEMS)
     if num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
-    network: ClassificationModel | TimmClassifier
+    network: Classifier
     if model.startswith(_TIMM):
         if attention != "none":
             raise InputError("attention blocks go into ResNets, not into timm's models")

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from sceneparse.errors import InputError
 from sceneparse.layers.blocks import resize
+from sceneparse.models.described import Described
 
 _DOWNLOAD_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
-class SegmentationModel(nn.Module, ModelHubMixin, library_name="sceneparse"):
+class SegmentationModel(nn.Module, Described, ModelHubMixin, library_name="sceneparse"):
     """Join finished parts: a backbone of four maps, a head, an auxiliary head or none.
 
     The auxiliary head runs in training mode only. With `upsample=False` the logits stay at the
@@ -44,31 +45,9 @@ class SegmentationModel(nn.Module, ModelHubMixin, library_name="sceneparse"):
         self._frozen: list[nn.Module] = []
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the classes a trained model knows, by train id."""
-        return list(self._described("classes"))
-
-    @property
     def colors(self) -> list[tuple[int, int, int]]:
         """RGB colours 0..255 of the classes, by train id."""
         return [(red, green, blue) for red, green, blue in self._described("colors")]
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """RGB mean in 0..1 that images are normalised with."""
-        red, green, blue = self._described("mean")
-        return red, green, blue
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """RGB standard deviation in 0..1 that images are normalised with."""
-        red, green, blue = self._described("std")
-        return red, green, blue
-
-    def _described(self, key: str) -> Any:  # noqa: ANN401 - meta holds plain values
-        if key not in self.meta:
-            raise InputError(f"this model has no {key}: it is not from a training run")
-        return self.meta[key]
 
     def freeze_stages(self, count: int) -> None:
         """Keep stem and first `count` stages of the backbone as they are, batch statistics too."""

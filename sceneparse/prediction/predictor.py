@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sceneparse.checkpoint import load_model
+from sceneparse.checkpoint import load_segmentation_model
 from sceneparse.data.datasets import DATASETS
 from sceneparse.data.labels import (
     Labels,
@@ -58,7 +58,9 @@ class Predictor:
         protocol: str | None = None,
         **settings: Any,  # noqa: ANN401 - create_protocol's
     ) -> None:
-        self.model = source if isinstance(source, SegmentationModel) else load_model(source)
+        self.model = (
+            source if isinstance(source, SegmentationModel) else load_segmentation_model(source)
+        )
         self.model.eval()
         self.table = table_of(self.model)
         self.protocol = protocol_of(self.model, protocol, **settings)
