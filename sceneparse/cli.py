@@ -5,28 +5,19 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import sceneparse
 from sceneparse.errors import InputError, NumericalError, Preempted
 
 
 def version_block() -> str:
     """Say what is installed, in the form that a bug report needs."""
-    import torch  # noqa: PLC0415 - seconds to import, wanted only here
+    from sceneparse.machine import version_rows  # noqa: PLC0415 - seconds to import, wanted only here
 
-    rows = {
-        "sceneparse": sceneparse.__version__,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda or "none",
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-    return "\n".join(f"{name:<11}{value}" for name, value in rows.items())
+    return "\n".join(f"{name:<11}{value}" for name, value in version_rows().items())
 
 
 class _PrintVersion(argparse.Action):

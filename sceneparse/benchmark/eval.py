@@ -6,13 +6,7 @@ scales, mirror images).
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from timeit import timeit
@@ -24,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sceneparse.benchmark.memory import in_a_process, peak_memory
 from sceneparse.benchmark.rows import Row
-from sceneparse.errors import InputError
 from sceneparse.inference.protocols import create_protocol
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.segmentation import SegmentationModel
@@ -37,7 +31,7 @@ _SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 def measure() -> list[Row]:
     """Run both in processes of their own, and the network on one window."""
     network = _network_seconds()
-    ours, plain = (_in_a_process(way) for way in (_ours, _plain))
+    ours, plain = (in_a_process(_cost, way) for way in (_ours, _plain))
     shares = [100 * seconds / network for seconds, _ in (ours, plain)]
     return [
         _row("eval_outside_network", ours[0], plain[0], "s"),
@@ -51,38 +45,16 @@ def _row(name: str, ours: float, reference: float, unit: str) -> Row:
     return Row(name, ours, reference, ratio, unit, ratio, ratio)
 
 
-def _in_a_process(way: Callable[[nn.Module, Tensor], object]) -> tuple[float, float]:
-    """Seconds and megabytes that a way of testing takes, in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_cost, way).result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a process of the benchmark died: the plain way needs 20 GB of free memory"
-        ) from error
-
-
 def _cost(way: Callable[[nn.Module, Tensor], object]) -> tuple[float, float]:
+    """Seconds and megabytes that a way of testing takes."""
     model = _Instant()
     image = torch.randn(1, 3, *_SIZE)
     small = torch.randn(1, 3, 64, 64)
     create_protocol("spnet", crop=(32, 32))(cast("SegmentationModel", model), small).labels()
-    before, start = _peak_memory(), perf_counter()
+    before, start = peak_memory(), perf_counter()
     with torch.inference_mode():
         way(model, image)
-    return perf_counter() - start, _peak_memory() - before
-
-
-def _peak_memory() -> float:
-    """Return the most megabytes this process ever held."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Linux's ru_maxrss begins with what the parent process held.
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return perf_counter() - start, (peak_memory() - before) / 2**20
 
 
 class _Instant(nn.Module):

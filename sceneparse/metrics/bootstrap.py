@@ -22,9 +22,9 @@ from sceneparse.metrics.confusion import (
     class_iou,
     mean_iou,
 )
+from sceneparse.metrics.significance import LEVEL, holm
 
 Floats = NDArray[np.float64]
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def compare_paired(
     changes = _differences(first, second, _draws(len(first), resamples, seed), rule)
     swapped = _differences_swapped(first, second, resamples, rule, seed + 1)
     p_values = [_share_as_large(*pair) for pair in zip(values, swapped.T, strict=True)]
-    separated = [p_values[0] < 1 - LEVEL, *_holm(p_values[1:])]
+    separated = [p < 1 - LEVEL for p in (p_values[0], *holm(p_values[1:]))]
     differences = [
         Difference(float(value), _interval(change), p, apart)
         for value, change, p, apart in zip(values, changes.T, p_values, separated, strict=True)
@@ -141,17 +141,3 @@ def _share_as_large(value: float, by_chance: Floats) -> float:
     # Sums of whole numbers in another order may differ in the last bit of their ratio.
     as_large = np.abs(by_chance) >= abs(value) - 1e-12
     return float((as_large.sum() + 1) / (len(by_chance) + 1))
-
-
-def _holm(p_values: list[float]) -> list[bool]:
-    """Which of several hypotheses fall, so that by chance one falls wrongly in 1 - LEVEL of cases.
-
-    Holm, A simple sequentially rejective multiple test procedure, 1979. NaN counts as no test.
-    """
-    falls = [False] * len(p_values)
-    order = sorted((p, k) for k, p in enumerate(p_values) if not np.isnan(p))
-    for rank, (p, k) in enumerate(order):
-        if p >= (1 - LEVEL) / (len(order) - rank):
-            break
-        falls[k] = True
-    return falls

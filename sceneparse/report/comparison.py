@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from sceneparse.errors import InputError, first_few
 from sceneparse.metrics.bootstrap import Difference, compare_paired, resamples_needed
 from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH, class_iou, mean_iou
 from sceneparse.report.evaluation import Stored
+from sceneparse.report.layout import write_csv
 from sceneparse.report.tables import plain
+from sceneparse.report.words import points
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def verdict(comparison: Comparison) -> str:
     """Say in plain words what the comparison shows, and what it cannot."""
     found, images = comparison.overall, len(comparison.first.images)
     a, b = comparison.mean_ious
-    span = f"95% interval {_points(found.interval.low)} to {_points(found.interval.high)}"
-    head = f"A {a:.4f}, B {b:.4f}: a difference of {_points(found.value)} points of mean IoU"
+    span = f"95% interval {points(found.interval.low)} to {points(found.interval.high)}"
+    head = f"A {a:.4f}, B {b:.4f}: a difference of {points(found.value)} points of mean IoU"
     if found.separated:
         better = "B is better than A" if found.value > 0 else "A is better than B"
         lines = [f"Separated: {better}. {head} ({span}, p = {found.p_value:.2g})."]
@@ -89,7 +90,7 @@ def verdict(comparison: Comparison) -> str:
             f"{images} images they were tested on."
         ]
     apart = [
-        f"{name} ({_points(d.value)})"
+        f"{name} ({points(d.value)})"
         for name, d in zip(comparison.first.classes, comparison.classes, strict=True)
         if d.separated
     ]
@@ -117,10 +118,10 @@ def comparison_table(comparison: Comparison) -> str:
     lines = [f"{'class':<{wide}}       A       B   B - A  95% interval      p"]
     rows = [*zip(names, comparison.class_ious, comparison.classes, strict=True)]
     for name, (a, b), d in [*rows, ("mean IoU", comparison.mean_ious, comparison.overall)]:
-        interval = f"{_points(d.interval.low):>6} to {_points(d.interval.high):>6}"
+        interval = f"{points(d.interval.low):>6} to {points(d.interval.high):>6}"
         note = "separated" if d.separated else "not separated"
         lines.append(
-            f"{name:<{wide}}  {a:6.4f}  {b:6.4f}  {_points(d.value):>6}  {interval} "
+            f"{name:<{wide}}  {a:6.4f}  {b:6.4f}  {points(d.value):>6}  {interval} "
             f"{d.p_value:7.4f}  {note}"
         )
     return "\n".join(lines)
@@ -156,11 +157,4 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     }
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     (folder / "compare.json").write_text(text, encoding="utf-8")
-    with (folder / "compare.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.2f}"
+    write_csv(folder / "compare.csv", rows)

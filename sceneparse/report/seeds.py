@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sceneparse.errors import InputError
+from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.plots import save_plot
 from sceneparse.report.tables import plain
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,16 @@ class Spread:
     deviation: float
     low: float
     high: float
+
+    def as_values(self) -> dict[str, Any]:
+        """Return plain values; what is not defined for one seed is null."""
+        return {
+            "values": list(self.values),
+            "mean": self.mean,
+            "deviation": plain(self.deviation),
+            "low": plain(self.low),
+            "high": plain(self.high),
+        }
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -127,16 +136,7 @@ def seeds_table(curves: Sequence[SeedCurves]) -> str:
 def write_summary(folder: Path, curves: Sequence[SeedCurves]) -> None:
     """Write summary.json, summary.csv (a row for each seed) and curves.png and .svg."""
     spreads = summary_of(curves)
-    rows = {
-        name: {
-            "values": list(row.values),
-            "mean": row.mean,
-            "deviation": plain(row.deviation),
-            "low": plain(row.low),
-            "high": plain(row.high),
-        }
-        for name, row in spreads.items()
-    }
+    rows = {name: row.as_values() for name, row in spreads.items()}
     (folder / "summary.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     with (folder / "summary.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

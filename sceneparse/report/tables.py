@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sceneparse.metrics.bootstrap import Interval
 from sceneparse.metrics.confusion import ABSENT_CLASS_RULES, Scores
+from sceneparse.report.layout import write_csv
 
 
 def score_table(
@@ -87,10 +88,7 @@ def write_scores(folder: Path, result: Mapping[str, Any]) -> None:
     """Write `scores_as_dict`'s result as FOLDER/eval.json and its classes as FOLDER/eval.csv."""
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     (folder / "eval.json").write_text(text, encoding="utf-8")
-    with (folder / "eval.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(result["classes"][0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(result["classes"])
+    write_csv(folder / "eval.csv", result["classes"])
 
 
 def write_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:

@@ -1,0 +1,39 @@
+"""How much memory a piece of work takes: run it in a fresh process and ask for the peak."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TypeVar
+
+from sceneparse.errors import InputError
+
+Result = TypeVar("Result")
+
+
+def in_a_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """Return what `work` returns in a fresh process; raises InputError where that dies."""
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(work, *arguments).result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process of the measurement died, most likely of too little free memory"
+        ) from error
+
+
+def peak_memory() -> int:
+    """Return the most bytes this process ever held."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux's ru_maxrss begins with what the parent process held.
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

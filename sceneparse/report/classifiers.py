@@ -1,0 +1,226 @@
+"""Classifiers side by side: groups of seeds, which differences are separated, what they cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sceneparse.errors import InputError, first_few
+from sceneparse.metrics.significance import MeanDifference, compare_means
+from sceneparse.report.seeds import SeedCurves, Spread, read_seed, spread_of
+
+# Settings that differ between seeds, or say where things are.
+_NOT_COMPARED = ("output", "seeds", "data.root")
+# Nets can be compared where these are the same: the images they are tested on.
+_TESTED_ON = ("data.dataset", "data.test_split", "data.size")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The seeds of one configuration: curves of the finished ones, and a word on the others.
+
+    `meta` is what the checkpoint of one of them knows: model, classes, configuration, precision.
+    """
+
+    folder: Path
+    curves: list[SeedCurves]
+    unfinished: list[str]
+    meta: Mapping[str, Any]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration without what differs between seeds, keys dotted."""
+        return _compared(self.meta)
+
+    @property
+    def last_accuracies(self) -> list[float]:
+        """Test accuracy after the last epoch, of each seed."""
+        return [float(curve.test_accuracy[-1]) for curve in self.curves]
+
+    @property
+    def last_losses(self) -> list[float]:
+        """Test loss after the last epoch, of each seed."""
+        return [float(curve.test_loss[-1]) for curve in self.curves]
+
+    @property
+    def best_accuracies(self) -> list[float]:
+        """Test accuracy after the best epoch, of each seed."""
+        return [float(curve.test_accuracy[curve.best]) for curve in self.curves]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the seeds of one group say together."""
+
+    name: str
+    seeds: int
+    accuracy: Spread
+    loss: Spread
+    best_accuracy: Spread
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups by name, their rows, all pairs tested, and what a reader must know of the seeds."""
+
+    groups: dict[str, Group]
+    rows: list[Row]
+    accuracy: list[MeanDifference]
+    loss: list[MeanDifference]
+    notes: list[str]
+
+    def against_first(self, name: str) -> MeanDifference:
+        """Find the difference of accuracy between the first group and this one."""
+        first = next(iter(self.groups))
+        return next(d for d in self.accuracy if (d.first, d.second) == (first, name))
+
+
+def read_group(folder: Path) -> Group:
+    """Read the output folder of tools/train_cls.py (or the folder of one seed).
+
+    Raises InputError where it is none, or where its seeds were trained by different settings.
+    """
+    is_seed = (folder / "metrics.jsonl").is_file()
+    runs = [folder] if is_seed else [p.parent for p in folder.glob("seed-*/metrics.jsonl")]
+    curves, unfinished, metas = [], [], []
+    for run in sorted(runs, key=_number):
+        meta = _read_meta(run)
+        epochs = meta["config"]["train"]["epochs"] if meta else None
+        if meta is None or meta["epoch"] < epochs:
+            done = f"{meta['epoch']} of {epochs} epochs" if meta else "no epoch"
+            unfinished.append(f"{run.name} has finished {done}")
+            continue
+        curves.append(read_seed(run))
+        metas.append(meta)
+    if not runs:
+        raise InputError(f"'{folder}' holds no runs of tools/train_cls.py (seed-N)")
+    if not curves:
+        raise InputError(f"'{folder}': {first_few(unfinished)}; go on with --resume")
+    for meta in metas[1:]:
+        _refuse_differences(folder, metas[0], meta)
+    return Group(folder, curves, unfinished, metas[0])
+
+
+def _number(run: Path) -> int:
+    number = run.name.removeprefix("seed-")
+    return int(number) if number.isdigit() else 0
+
+
+def _read_meta(run: Path) -> dict[str, Any] | None:
+    path = run / "last" / "meta.json"
+    if not path.exists():
+        return None
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        task = meta["task"]
+        _ = meta["config"]["train"]["epochs"], meta["epoch"], meta["model"], meta["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged or not of tools/train_cls.py") from error
+    if task != "classification":
+        raise InputError(f"'{run}' is not a run of tools/train_cls.py")
+    return meta
+
+
+def _refuse_differences(folder: Path, first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    before, after = _compared(first), _compared(other)
+    changed = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    if changed:
+        raise InputError(
+            f"the seeds of '{folder}' were trained by different settings: "
+            + first_few(f"{k} is {before.get(k)} and {after.get(k)}" for k in changed)
+        )
+
+
+def _compared(meta: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in meta["config"].items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        flat.update({f"{key}.{name}".rstrip("."): item for name, item in inner})
+    return {key: value for key, value in flat.items() if key not in _NOT_COMPARED}
+
+
+def compare_groups(groups: Sequence[Group]) -> Comparison:
+    """Name and compare groups, `attention: none` first; raises InputError where they cannot be."""
+    _refuse_other_images(groups)
+    ordered = sorted(groups, key=lambda group: group.settings.get("attention") != "none")
+    named = dict(zip(_names(ordered), ordered, strict=True))
+    rows = [
+        Row(
+            name,
+            len(group.curves),
+            spread_of(group.last_accuracies),
+            spread_of(group.last_losses),
+            spread_of(group.best_accuracies),
+        )
+        for name, group in named.items()
+    ]
+    return Comparison(
+        named,
+        rows,
+        compare_means({name: group.last_accuracies for name, group in named.items()}),
+        compare_means({name: group.last_losses for name, group in named.items()}),
+        _notes(named),
+    )
+
+
+def _refuse_other_images(groups: Sequence[Group]) -> None:
+    first = groups[0]
+    for group in groups[1:]:
+        keys = [k for k in _TESTED_ON if group.settings.get(k) != first.settings.get(k)]
+        if keys or group.meta["classes"] != first.meta["classes"]:
+            words = [f"{k} is {first.settings.get(k)} and {group.settings.get(k)}" for k in keys]
+            raise InputError(
+                f"'{first.folder}' and '{group.folder}' were tested on different images or "
+                f"classes{': ' if words else ''}{first_few(words)}"
+            )
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """Call groups by the settings they differ in; by their folders where they differ in none."""
+    keys = {key: None for group in groups for key in group.settings}
+    differing = [
+        key for key in keys if len({repr(group.settings.get(key)) for group in groups}) > 1
+    ]
+    names = [
+        " ".join(
+            str(group.settings.get(key))
+            if key in {"attention", "model"}
+            else f"{key}={group.settings.get(key)}"
+            for key in differing
+        )
+        for group in groups
+    ]
+    return names if len(set(names)) == len(groups) and all(names) else _folder_names(groups)
+
+
+def _folder_names(groups: Sequence[Group]) -> list[str]:
+    names = [str(group.folder) for group in groups]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"given twice: {first_few(twice)}")
+    return names if len(groups) > 1 else [str(groups[0].settings.get("attention"))]
+
+
+def _notes(named: Mapping[str, Group]) -> list[str]:
+    """Say what is missing from the set, and what the best epoch is worth."""
+    notes = [
+        f"{name}: {first_few(group.unfinished)} and is left out"
+        for name, group in named.items()
+        if group.unfinished
+    ]
+    counts = {name: len(group.curves) for name, group in named.items()}
+    if len(set(counts.values())) > 1:
+        words = ", ".join(f"{name} {count}" for name, count in counts.items())
+        notes.append(f"The set is incomplete, finished seeds are: {words}.")
+    single = [name for name, count in counts.items() if count == 1]
+    if single:
+        notes.append(f"One seed has no spread, so nothing can be tested: {first_few(single)}.")
+    if not all(group.curves[0].held_out for group in named.values()):
+        notes.append(
+            "The best epoch was chosen by the test images, which flatters it: compare the last."
+        )
+    return notes

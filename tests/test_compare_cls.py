@@ -1,0 +1,191 @@
+"""Comparing classifiers: tests against their definitions, costs against the publishers', files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from itertools import chain, combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from test_classes import animals  # noqa: F401 - a fixture
+from test_classification import ORACLE
+from test_train_cls import CONFIG, output_of, small  # noqa: F401 - a fixture
+from test_train_seg import call
+
+from sceneparse.benchmark.classifiers import count_costs, measure_costs
+from sceneparse.layers.attention import ATTENTION
+from sceneparse.metrics.significance import compare_means, holm
+from sceneparse.precision import Compute
+from sceneparse.report.costs import pareto_front
+from tools import compare_cls, train_cls
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 3, 6):
+        p_values = (generator.random(count) ** 3).tolist()
+        sets = chain.from_iterable(combinations(range(count), n) for n in range(1, count + 1))
+        tested = [(chosen, len(chosen) * min(p_values[k] for k in chosen)) for chosen in sets]
+        expected = [min(1.0, max(p for chosen, p in tested if k in chosen)) for k in range(count)]
+        assert holm(p_values) == pytest.approx(expected)
+    assert holm([0.01, math.nan, 0.04])[::2] == pytest.approx([0.02, 0.04])
+
+
+def test_pairs_are_tested_by_welch() -> None:
+    a, b = [0.941, 0.944, 0.946], [0.951, 0.949, 0.956, 0.953]
+    (found,) = compare_means({"a": a, "b": b})
+    va, vb = np.var(a, ddof=1) / 3, np.var(b, ddof=1) / 4
+    freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 3)
+    error = math.sqrt(va + vb)
+    gap = np.mean(b) - np.mean(a)
+    assert found.value == pytest.approx(gap)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(gap / error, freedom))
+    half = stats.t.ppf(0.975, freedom) * error
+    assert (found.low, found.high) == pytest.approx((gap - half, gap + half))
+    assert found.separated
+
+
+@pytest.mark.parametrize("b", [[0.5], [0.5, 0.5]])
+def test_without_spread_nothing_is_tested(b: list[float]) -> None:
+    (found,) = compare_means({"a": [0.4, 0.4], "b": b})
+    assert not found.tested
+    assert not found.separated
+    assert found.value == pytest.approx(0.1)
+
+
+def test_pareto_front_is_the_rising_staircase() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(20):
+        points = [(float(x), float(y)) for x, y in generator.integers(0, 6, (8, 2))]
+        front = {points[k] for k in pareto_front(points)}
+        stairs, highest = set(), -1.0
+        for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+            if gain > highest:
+                stairs.add((cost, gain))
+                highest = gain
+        assert front == stairs
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_counted_costs_are_the_publishers(shared: Path, attention: str) -> None:
+    nets = json.loads((shared / "oracles/cifar_costs.json").read_text())["nets"]
+    expected = nets[f"r18_{ORACLE[attention]}"]
+    found = count_costs({"model": "resnet18", "num_classes": 10, "attention": attention}, 32)
+    assert found["parameters"] == expected["params_10"]
+    assert found["macs"] == expected["macs_10"]
+    # Written otherwise, these three keep less than the publishers' code does; none keeps more.
+    least = 0.7 if attention in {"triplet", "gct", "cbam", "coordinate"} else 1
+    ratio = found["saved_bytes"] / expected["saved_act_bytes_per_image"]
+    assert least <= ratio <= 1
+
+
+def test_measured_memory_holds_what_a_step_must_keep() -> None:
+    arguments = {"model": "resnet20", "num_classes": 10}
+    compute, batch = Compute(torch.device("cpu")), 64
+    found = measure_costs({"net": arguments}, 32, batch, compute, say=lambda _: None)["net"]
+    kept = batch * count_costs(arguments, 32)["saved_bytes"]
+    assert kept < found["peak_bytes"] < 4 * kept
+    assert found["forward"] > found["training"] > 0
+
+
+@pytest.fixture
+def runs(small: list[str]) -> list[str]:  # noqa: F811
+    """Three configurations with 3, 2 and 1 seeds."""
+    folders = []
+    for attention, seeds in (("none", "0-2"), ("eca", "0-1"), ("strip_pooling", "5")):
+        output = output_of(small).with_name(attention)
+        settings = [f"attention={attention}", f"seeds={seeds}", f"output={output}"]
+        assert call(train_cls, "--config", CONFIG, *small, *settings) == 0
+        folders.append(str(output))
+    return folders
+
+
+def test_everything_is_written(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # a seed that has not finished, and one that has not begun
+    unfinished = Path(runs[0]) / "seed-2/last/meta.json"
+    meta = json.loads(unfinished.read_text())
+    unfinished.write_text(json.dumps({**meta, "epoch": 2}))
+    output = tmp_path / "compared"
+    # the baseline comes first, wherever it was named
+    assert call(compare_cls, *runs[::-1], "--output", output, "--counted") == 0
+    printed = capsys.readouterr().out
+    assert "none: seed-2 has finished 2 of 3 epochs and is left out" in printed
+    assert "finished seeds are: none 2, strip_pooling 1, eca 2" in printed
+    assert "nothing can be tested: strip_pooling" in printed
+    assert re.search(
+        r"strip_pooling: [-+]\d+\.\d\d points of accuracy over none; not tested", printed
+    )
+
+    found = json.loads((output / "compare.json").read_text())
+    assert [group["name"] for group in found["groups"]] == ["none", "strip_pooling", "eca"]
+    last = [
+        json.loads((Path(runs[1]) / f"seed-{k}/metrics.jsonl").read_text().splitlines()[-1])
+        for k in (0, 1)
+    ]
+    eca = found["groups"][2]
+    assert eca["accuracy"]["values"] == [record["test_accuracy"] for record in last]
+    assert eca["loss"]["mean"] == pytest.approx(np.mean([r["test_loss"] for r in last]))
+    with (output / "groups.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["seeds"]) for row in rows] == [2, 1, 2]
+    with (output / "pairs.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+    page = (output / "compare.html").read_text()
+    assert "http" not in re.sub(r"data:[^\"]*", "", page)
+    assert page.count("<img") == 2
+    assert "| strip_pooling | 1 |" in (output / "compare.md").read_text()
+    for name in ("curves.png", "curves.svg", "accuracy_against_cost.png"):
+        assert (output / name).stat().st_size > 1000
+
+
+def test_what_cannot_be_compared_is_refused(
+    runs: list[str],
+    small: list[str],  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    none, eca, _ = map(Path, runs)
+    (tmp_path / "empty").mkdir()
+    meta_path = eca / "seed-1/last/meta.json"
+    meta = json.loads(meta_path.read_text())
+    other = tmp_path / "other"
+    settings = ["data.size=12", f"output={other}"]
+    assert call(train_cls, "--config", CONFIG, *small, *settings) == 0
+    cases = [
+        ([tmp_path / "empty"], "holds no runs of tools/train_cls.py"),
+        ([tmp_path / "nowhere"], "holds no runs of tools/train_cls.py"),
+        ([none, none], "given twice"),
+        ([none, other], "tested on different images or classes: data.size is 16 and 12"),
+        ([none, eca, "--batch", 1], "--batch must be at least 2"),
+    ]
+    changed = {**meta, "config": {**meta["config"], "model": "resnet32"}}
+    for content, message in (
+        (json.dumps(changed), "different settings: model is resnet20 and resnet32"),
+        ("{", "is damaged or not of tools/train_cls.py"),
+        (json.dumps({**meta, "task": "segmentation"}), "is not a run of tools/train_cls.py"),
+    ):
+        cases.append(([none, eca], message))
+        meta_path.write_text(content)
+        check_refused(cases.pop(), tmp_path, capsys)
+    for case in cases:
+        check_refused(case, tmp_path, capsys)
+
+
+def check_refused(
+    case: tuple[list[object], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = case
+    capsys.readouterr()
+    output = tmp_path / "refused"
+    assert call(compare_cls, *arguments, "--output", output) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not output.exists()
