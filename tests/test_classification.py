@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sceneparse import create_classifier
@@ -64,7 +65,8 @@ def test_small_resnets_have_the_published_size(name: str) -> None:
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_weights_of_others_fit_key_for_key(shared: Path) -> None:
+def official_resnet20(shared: Path) -> nn.Module:
+    """Fill ours with the published weights, key for key."""
     path = shared / "data/weights/cifar10_resnet/resnet20-12fca82f.th"
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     ours = {}
@@ -72,7 +74,9 @@ def test_weights_of_others_fit_key_for_key(shared: Path) -> None:
         name = key.removeprefix("module.")
         owner = "classifier" if name.startswith("linear") else "backbone"
         ours[name.replace("linear", owner) if owner == "classifier" else f"{owner}.{name}"] = value
-    create_classifier("resnet20", 10).load_state_dict(ours)
+    model = create_classifier("resnet20", 10)
+    model.load_state_dict(ours)
+    return model
 
 
 @pytest.mark.parametrize(

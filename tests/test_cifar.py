@@ -1,0 +1,102 @@
+"""The real CIFAR-10: official files, damaged ones, published weights, and a net that learns it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_classification import official_resnet20
+from test_train_cls import CONFIG
+from test_train_seg import call
+
+from sceneparse.data.classes import load_classes
+from sceneparse.data.device_loader import evaluation_batches
+from sceneparse.engine import evaluate_classifier
+from sceneparse.inference.normalization import Normalization
+from sceneparse.precision import Compute
+from tools import train_cls
+
+
+@pytest.fixture(scope="module")
+def cifar(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 in torchvision's layout."""
+    root = tmp_path_factory.mktemp("cifar")
+    subprocess.run([sys.executable, shared / "data/cifar10/unpack.py", root], check=True)
+    return root
+
+
+def test_all_images_are_read(cifar: Path) -> None:
+    train, test = (load_classes("cifar10", cifar, split) for split in ("train", "test"))
+    assert torch.bincount(train.targets).tolist() == [5000] * 10
+    assert torch.bincount(test.targets).tolist() == [1000] * 10
+    assert train.classes[3] == "cat"
+    # as published with many recipes
+    mean, std = train.statistics()
+    assert mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-4)
+    assert std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped"])
+def test_damaged_files_are_refused(
+    cifar: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    shutil.copytree(cifar / folder.name, folder)
+    path = folder / "data_batch_3"
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    output = tmp_path / "run"
+    assert call(train_cls, "--config", CONFIG, f"data.root={tmp_path}", f"output={output}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its checksums are not those of the original" in line
+    assert not output.exists()
+
+
+def test_published_weights_are_as_accurate_as_published(cifar: Path, shared: Path) -> None:
+    test = load_classes("cifar10", cifar, "test")
+    _, accuracy = evaluate_classifier(
+        official_resnet20(shared),
+        evaluation_batches(test, 1000),
+        normalize=Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        compute=Compute(torch.device("cpu")),
+    )
+    assert accuracy == pytest.approx(0.9173, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_net_learns_512_images_by_heart(cifar: Path, tmp_path: Path) -> None:
+    data = load_classes("cifar10", cifar, "train")
+    for index in range(512):
+        path = tmp_path / f"images/all/{data.classes[data.targets[index]]}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.images[index].permute(1, 2, 0).numpy()).save(path)
+    settings = [
+        "model=resnet20",
+        "attention=strip_pooling",
+        "data.dataset=folder",
+        f"data.root={tmp_path / 'images'}",
+        "data.train_split=all",
+        "data.test_split=all",
+        "augment.padding=0",
+        "augment.mirror=false",
+        "train.epochs=25",
+        "train.batch_size=32",
+        "optim.name=adam",
+        "optim.lr=2e-3",
+        "optim.weight_decay=0",
+        "optim.milestones=[20]",
+        f"output={tmp_path / 'run'}",
+    ]
+    assert call(train_cls, "--config", CONFIG, *settings) == 0
+    lines = (tmp_path / "run/seed-0/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["test_accuracy"] > 0.99
