@@ -74,17 +74,19 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def draw_trade_offs(comparison: Comparison, costs: Mapping[str, Costs]) -> Figure:
-    """Draw accuracy, with intervals over seeds, against each cost; the front is a line."""
+    """Draw accuracy, with intervals over seeds, against each cost; the front is a dashed line."""
     kinds = _measured(costs)
     columns = min(len(kinds), 3)
     lines = -(-len(kinds) // columns)
-    figure = Figure(figsize=(5 * columns, 4.2 * lines), layout="constrained")
+    figure = Figure(figsize=(4.5 * columns, 4 * lines + 0.5), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, (key, kind) in zip(panels, kinds.items(), strict=False):
         values = [costs[row.name][key] / kind.unit for row in comparison.rows]
         _draw_panel(axes, kind, comparison.rows, values)
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6))
     return figure
 
 
@@ -92,29 +94,22 @@ def _draw_panel(axes: Axes, kind: Kind, rows: Sequence[Row], values: Sequence[fl
     means = [100 * row.accuracy.mean for row in rows]
     signed = [-value if kind.more_is_better else value for value in values]
     front = sorted(pareto_front([*zip(signed, means, strict=True)]), key=lambda k: values[k])
+    for k, row in enumerate(rows):
+        # The colours of the curves, which are drawn in the same order.
+        ink, shape = f"C{k}", "o" if k in front else "x"
+        if row.seeds > 1:
+            span = [100 * max(row.accuracy.low, 0), 100 * min(row.accuracy.high, 1)]
+            axes.plot([values[k]] * 2, span, color=ink, linewidth=1.5, alpha=0.5)
+        axes.plot(values[k], means[k], shape, color=ink, label=row.name)
     axes.plot(
         [values[k] for k in front],
         [means[k] for k in front],
-        color="#b53a3a",
+        color="#777",
+        linestyle="--",
         linewidth=1,
+        zorder=0,
         label="Pareto front of the means",
     )
-    for k, row in enumerate(rows):
-        ink = "#b53a3a" if k in front else "#4a7ab5"
-        if row.seeds > 1:
-            span = [100 * row.accuracy.low, 100 * row.accuracy.high]
-            axes.plot([values[k]] * 2, span, color=ink, linewidth=1.5, alpha=0.6)
-        axes.plot(values[k], means[k], marker="o", color=ink, linestyle="none")
-        axes.annotate(
-            row.name,
-            (values[k], means[k]),
-            xytext=(5, 5),
-            textcoords="offset points",
-            fontsize=8,
-            parse_math=False,
-        )
-    axes.margins(x=0.2)
     axes.set_xlabel(kind.head + (", more is better" if kind.more_is_better else ""))
     axes.set_ylabel("test accuracy (%), last epoch")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)

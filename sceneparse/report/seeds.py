@@ -155,7 +155,8 @@ def draw_curves(groups: Mapping[str, Sequence[SeedCurves]]) -> Figure:
             length = min(len(c.test_accuracy) for c in curves)
             values = np.stack([getattr(c, measure)[:length] for c in curves])
             epochs, mean = np.arange(1, length + 1), values.mean(axis=0)
-            (line,) = axes.plot(epochs, mean, label=name)
+            # A single epoch is a point, which a line would not show.
+            (line,) = axes.plot(epochs, mean, "o-" if length == 1 else "-", label=name)
             if len(curves) > 1:
                 band = values.std(axis=0, ddof=1)
                 axes.fill_between(
@@ -164,6 +165,6 @@ def draw_curves(groups: Mapping[str, Sequence[SeedCurves]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_title(measure.replace("_", " "))
         axes.grid(alpha=0.3)
-        if any(groups):
-            axes.legend()
+    if any(groups):
+        figure.axes[0].legend()
     return figure
