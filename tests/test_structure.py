@@ -45,7 +45,7 @@ ALLOWED = {
     "layers": {"layers"},
     "models": {"models", "layers"},
     "data": {"data"},
-    "benchmark": {"benchmark", "data", "inference", "models", "precision"},
+    "benchmark": {"benchmark", "data", "inference", "layers", "models", "precision"},
     "losses": {"layers"},
     "metrics": {"metrics"},
     "optim": set(),

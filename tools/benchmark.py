@@ -12,6 +12,7 @@ EXAMPLES = """\
   python tools/benchmark.py data --json data.json
   python tools/benchmark.py eval
   python tools/benchmark.py cls
+  python tools/benchmark.py attention
   python tools/benchmark.py heads"""
 
 
@@ -20,9 +21,9 @@ def parser() -> argparse.ArgumentParser:
     result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
     result.add_argument(
         "what",
-        choices=["cls", "data", "eval", "heads"],
-        help="cls: feeding classifiers; data: decoding, augmentation; eval: testing beside the "
-        "network; heads: cost of heads",
+        choices=["attention", "cls", "data", "eval", "heads"],
+        help="attention: cost of the blocks in a classifier; cls: feeding classifiers; data: "
+        "decoding, augmentation; eval: testing beside the network; heads: cost of heads",
     )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
     return result
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Measure, print the table, write the file."""
-    from sceneparse.benchmark import cls, data, heads
+    from sceneparse.benchmark import attention, cls, data, heads
     from sceneparse.benchmark import eval as testing
     from sceneparse.benchmark.rows import text_table, write_json
     from sceneparse.errors import InputError
@@ -38,6 +39,7 @@ def main(options: argparse.Namespace) -> None:
     if options.what == "heads":
         print(heads.costs(), end="\n\n")
     measured = {
+        "attention": attention.measure,
         "cls": cls.measure,
         "data": data.measure,
         "eval": testing.measure,

@@ -1,0 +1,48 @@
+"""What each attention block costs in the CIFAR ResNet-18, beside the net without blocks."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from sceneparse.benchmark.classifiers import count_costs, measure_costs
+from sceneparse.benchmark.rows import Row
+from sceneparse.layers.attention import ATTENTION
+from sceneparse.precision import Compute
+
+_SIZE, _BATCH = 32, 128
+# Units, what makes one of them, and whether more is better.
+_COSTS = {
+    "parameters": ("M", 1e6, False),
+    "macs": ("M", 1e6, False),
+    "saved_bytes": ("MB", 2**20, False),
+    "peak_bytes": ("MB", 2**20, False),
+    "forward": ("/s", 1, True),
+    "training": ("/s", 1, True),
+}
+
+
+def measure() -> list[Row]:
+    """Count and measure all blocks, batches of 128 in float32; ratios over 1 are for the block."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    nets = {
+        name: {"model": "resnet18", "num_classes": 10, "attention": name}
+        for name in sorted(ATTENTION, key=lambda name: name != "none")
+    }
+    measured = measure_costs(nets, _SIZE, _BATCH, Compute(device), say=_say)
+    costs = {name: {**count_costs(net, _SIZE), **measured[name]} for name, net in nets.items()}
+    plain = costs.pop("none")
+    return [
+        _row(cost, block, costs[block][cost], plain[cost]) for cost in _COSTS for block in costs
+    ]
+
+
+def _row(cost: str, block: str, ours: float, reference: float) -> Row:
+    unit, one, more_is_better = _COSTS[cost]
+    ratio = ours / reference if more_is_better else reference / ours
+    return Row(f"{block}_{cost}", ours / one, reference / one, ratio, unit, ratio, ratio)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
