@@ -14,7 +14,7 @@ from test_train_seg import call
 
 import sceneparse
 from sceneparse.assembly.classification import load_data, prepare_seed
-from sceneparse.config.classification import ClsConfig
+from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.distributed import Process
 from sceneparse.errors import InputError
@@ -60,6 +60,16 @@ def test_configurations_are_the_reports_recipe(path: Path, tmp_path: Path) -> No
     again = tmp_path / "again.yaml"
     again.write_text(render_config(config, explain=True))
     assert load_config(again, [], ClsConfig) == config
+
+
+@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.1), ("adam", 0.001), ("adamw", 0.001)])
+def test_learning_rate_that_is_not_given_is_the_optimisers_usual_one(name: str, lr: float) -> None:
+    config = load_config(CONFIG, [f"optim.name={name}", "optim.lr=null"], ClsConfig)
+    assert f"lr: {lr}" in render_config(config)
+    # what a run that is resumed is compared with
+    assert config == load_config(CONFIG, [f"optim.name={name}", f"optim.lr={lr}"], ClsConfig)
+    assert ClsOptimSection.model_validate({"name": name}).lr == lr
+    assert ClsOptimSection.model_validate({"name": name, "lr": 0.5}).lr == 0.5
 
 
 def test_seeds_become_runs_and_a_summary(

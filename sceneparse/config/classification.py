@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sceneparse.config.types import (
     Color,
@@ -55,7 +55,9 @@ class ClsOptimSection(Section):
     """The optimiser and its schedule."""
 
     name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd, adam or adamw")
-    lr: Positive = Field(0.1, description="learning rate at the start")
+    lr: Positive = Field(
+        0.1, description="learning rate at the start; null: 0.1 with sgd, 0.001 with adam and adamw"
+    )
     momentum: Fraction = Field(0.9, description="of SGD; first beta of Adam")
     nesterov: Switch = Field(False, description="Nesterov's momentum, of SGD")
     weight_decay: NotNegative = Field(5e-4, description="of all parameters but GCT's beta")
@@ -64,6 +66,14 @@ class ClsOptimSection(Section):
     )
     milestones: list[Count] = Field([100, 150], description="epochs after which lr falls")
     gamma: Positive = Field(0.1, description="lr falls by this factor")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_rate(cls, values: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
+        """Put the optimiser's usual learning rate where none is given, so that it is recorded."""
+        if isinstance(values, dict) and values.get("lr") is None:
+            return {**values, "lr": 0.1 if values.get("name", "sgd") == "sgd" else 0.001}
+        return values
 
 
 class ClsTrainSection(Section):

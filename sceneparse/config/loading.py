@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -80,12 +80,21 @@ def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None
 
 
 def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    for name in location[:-1]:
-        section = model.model_fields[str(name)].annotation
-        if not isinstance(section, type) or not issubclass(section, BaseModel):
+    """Names of the keys beside the one at `location`; below a table of sections, of a section."""
+    place = iter(location[:-1])
+    for name in place:
+        annotation = model.model_fields[str(name)].annotation
+        if get_origin(annotation) is dict:
+            next(place, None)
+        sections = [part for part in (annotation, *get_args(annotation)) if _is_section(part)]
+        if not sections:
             return []
-        model = section
+        model = sections[0]
     return list(model.model_fields)
+
+
+def _is_section(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _describe(kind: type[BaseModel], problem: Any) -> str:  # noqa: ANN401 - ErrorDetails
@@ -109,29 +118,55 @@ def load_config(path: str | Path, overrides: Iterable[str], kind: type[Config]) 
 
     Raises InputError that names every problem: its dotted path, what was given and what is allowed.
     """
-    path = Path(path)
+    settings = read_settings(path, overrides, kind)
+    if settings.get("output") is None:
+        settings["output"] = f"runs/{Path(path).stem}"
+    return validate(settings, kind, path)
+
+
+def read_settings(
+    path: str | Path, overrides: Iterable[str], kind: type[Section]
+) -> dict[str, Any]:
+    """Read a YAML file and apply overrides, without a look at keys and values."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from error
     settings = _parse_yaml(text, str(path))
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected sections with keys, got {type(settings).__name__}")
-    # A section whose keys are all commented out.
-    settings = {
-        key: {} if value is None and key != "output" else value for key, value in settings.items()
-    }
+    for key, value in settings.items():
+        field = kind.model_fields.get(key)
+        # A section whose keys are all commented out.
+        if value is None and field is not None and _is_section(field.annotation):
+            settings[key] = {}
     _apply_overrides(settings, overrides)
-    if settings.get("output") is None:
-        settings["output"] = f"runs/{path.stem}"
+    return settings
+
+
+def validate(settings: Mapping[str, Any], kind: type[Config], source: object) -> Config:
+    """Turn settings into a configuration; raises InputError that names every problem."""
+    problems = problems_of(settings, kind)
+    if problems:
+        raise InputError(f"{source}: {one_or_many(problems)}")
+    return kind.model_validate(settings)
+
+
+def problems_of(settings: Mapping[str, Any], kind: type[Section]) -> list[str]:
+    """Describe what is wrong with settings: dotted path, what was given and what is allowed."""
     try:
-        return kind.model_validate(settings)
+        kind.model_validate(settings)
     except ValidationError as error:
-        problems = [_describe(kind, problem) for problem in error.errors()]
+        return [_describe(kind, problem) for problem in error.errors()]
+    return []
+
+
+def one_or_many(problems: Sequence[str]) -> str:
+    """Lay out a problem on a line, several below each other."""
     if len(problems) == 1:
-        raise InputError(f"{path}: {problems[0]}")
-    raise InputError(f"{path}: {len(problems)} problems\n  " + "\n  ".join(problems))
+        return problems[0]
+    return f"{len(problems)} problems\n  " + "\n  ".join(problems)
 
 
 def render_config(config: Section, *, explain: bool = False) -> str:
