@@ -44,17 +44,22 @@ def refuse_existing_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 def refuse_changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise InputError where a resumed run would compute something else than it began with."""
-    before, after = _flat(saved), _flat(now)
-    changed = [
-        f"{key} was {before.get(key)}, is {after.get(key)}"
-        for key in {**before, **after}
-        if key not in _FREE_SETTINGS and before.get(key) != after.get(key)
-    ]
+    changed = changed_settings(saved, now)
     if changed:
         raise InputError(
             f"the configuration differs from the run's: {first_few(changed)}; resume with the same "
             "settings, or start another run with output=FOLDER"
         )
+
+
+def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name the settings that differ, but for those that only say where things are."""
+    before, after = _flat(saved), _flat(now)
+    return [
+        f"{key} was {before.get(key)}, is {after.get(key)}"
+        for key in {**before, **after}
+        if key not in _FREE_SETTINGS and before.get(key) != after.get(key)
+    ]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -70,13 +70,18 @@ def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None
         path, equals, value = override.partition("=")
         if not equals or not path:
             raise InputError(f"'{override}' is not of the form section.key=value")
-        *parents, key = path.split(".")
-        section = settings
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise InputError(f"{path}: '{parent}' is a value, not a section")
-        section[key] = _parse_yaml(value, path)
+        set_key(settings, path, _parse_yaml(value, path))
+
+
+def set_key(settings: dict[str, Any], path: str, value: object) -> None:
+    """Set the key at a dotted path; raises InputError where a section of it is a value."""
+    *parents, key = path.split(".")
+    section = settings
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise InputError(f"{path}: '{parent}' is a value, not a section")
+    section[key] = value
 
 
 def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -1,0 +1,149 @@
+"""The settings of tools/sweep_cls.py, in the shape of a Weights & Biases sweep."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, model_validator
+
+from sceneparse.config.types import Count, Section
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
+    """Keep whole numbers whole: between two of them there are only whole ones."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"input should be a number, got {value!r}")
+    return value
+
+
+Number = Annotated[float, PlainValidator(_number)]
+
+# What each distribution needs to be told.
+_DISTRIBUTIONS = {
+    "constant": ("value",),
+    "categorical": ("values",),
+    "uniform": ("min", "max"),
+    "int_uniform": ("min", "max"),
+    "q_uniform": ("min", "max", "q"),
+    "log_uniform_values": ("min", "max"),
+}
+
+
+class MetricSection(Section):
+    """What a trial is worth."""
+
+    name: Literal["test_loss", "test_accuracy", "holdout_loss", "holdout_accuracy"] = Field(
+        description="after the last epoch, the mean over the seeds"
+    )
+    goal: Literal["minimize", "maximize"] | None = Field(
+        None, description="null: losses are minimised, accuracies maximised"
+    )
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """Whether less or more is better."""
+        return "minimize" if self.name.endswith("loss") else "maximize"
+
+    @model_validator(mode="after")
+    def _towards_the_better(self) -> MetricSection:
+        if self.goal not in {None, self.direction}:
+            raise ValueError(f"goal of {self.name} must be {self.direction}, got {self.goal}")
+        return self
+
+
+class ParameterSection(Section):
+    """What a setting may be: one value, one of some values, or a number of a range."""
+
+    value: Any = Field(None, description="the value in all trials")
+    values: list[Any] = Field([], description="one of these")
+    min: Number = Field(0, description="least number")
+    max: Number = Field(0, description="greatest number")
+    q: Number = Field(0, description="step of q_uniform")
+    distribution: str | None = Field(
+        None, description=f"{', '.join(_DISTRIBUTIONS)}; null: what the other keys say"
+    )
+
+    @property
+    def kind(self) -> str:
+        """The distribution: as given, or as W&B concludes it from the other keys."""
+        if self.distribution is not None:
+            return self.distribution
+        if "value" in self.model_fields_set:
+            return "constant"
+        if "values" in self.model_fields_set:
+            return "categorical"
+        whole = isinstance(self.min, int) and isinstance(self.max, int)
+        return "int_uniform" if whole else "uniform"
+
+    @model_validator(mode="after")
+    def _complete(self) -> ParameterSection:
+        if self.kind not in _DISTRIBUTIONS:
+            raise ValueError(
+                f"distribution '{self.kind}' is not offered; choose one of: "
+                f"{', '.join(_DISTRIBUTIONS)}"
+            )
+        given, needed = self.model_fields_set - {"distribution"}, _DISTRIBUTIONS[self.kind]
+        if given != set(needed):
+            raise ValueError(
+                f"give value, or values, or min and max; {self.kind} needs {' and '.join(needed)}, "
+                f"got {' and '.join(sorted(given)) or 'nothing'}"
+            )
+        if needed == ("values",):
+            self._check_values()
+        elif "min" in needed:
+            self._check_range()
+        return self
+
+    def _check_values(self) -> None:
+        if not self.values:
+            raise ValueError("values is empty")
+        if any(value in self.values[:index] for index, value in enumerate(self.values)):
+            raise ValueError(f"values must differ, got {self.values}")
+
+    def _check_range(self) -> None:
+        if not self.min < self.max:
+            raise ValueError(f"min must be below max, got {self.min} and {self.max}")
+        if self.kind == "log_uniform_values" and self.min <= 0:
+            raise ValueError(f"log_uniform_values needs min above 0, got {self.min}")
+        if self.kind == "int_uniform" and not isinstance(self.min + self.max, int):
+            raise ValueError(f"int_uniform needs whole numbers, got {self.min} and {self.max}")
+        if self.kind == "q_uniform":
+            steps = (self.max - self.min) / self.q if self.q > 0 else 0.5
+            if not math.isclose(steps, round(steps)):
+                raise ValueError(f"q must divide max - min = {self.max - self.min}, got {self.q}")
+
+
+class EarlySection(Section):
+    """When hopeless trials are given up, by the epochs of their first seed."""
+
+    type: Literal["hyperband", "median"] = Field(
+        description="hyperband, or median: worse than half of the others at that epoch"
+    )
+    min_iter: Count = Field(1, description="epochs that every trial is given")
+    max_iter: Count | None = Field(
+        None, description="of hyperband: epochs of a whole trial; null: train.epochs"
+    )
+    eta: Annotated[int, Field(ge=2, strict=True)] = Field(
+        3, description="of hyperband: one trial in eta goes on at each halt"
+    )
+
+
+class SweepConfig(Section):
+    """Everything tools/sweep_cls.py needs."""
+
+    name: str | None = Field(None, description="of the study; null: of this file")
+    description: str | None = Field(None, description="for people")
+    program: Literal["tools/train_cls.py"] = Field(
+        "tools/train_cls.py", description="what a trial is a run of"
+    )
+    config: str = Field(description="configuration of the runs, relative to this file")
+    method: Literal["grid", "random", "bayes"] = Field(
+        description="grid: every combination; random; bayes: tree-structured Parzen estimator"
+    )
+    metric: MetricSection = Field(description="what a trial is worth")
+    parameters: Annotated[dict[str, ParameterSection], Field(min_length=1)] = Field(
+        description="settings of the runs as section.key, and what each may be"
+    )
+    run_cap: Count | None = Field(None, description="trials; null: the whole grid")
+    early_terminate: EarlySection | None = Field(None, description="null: no trial is given up")

@@ -1,0 +1,219 @@
+"""What a sweep tries: from its YAML to the configuration of every trial."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+from sceneparse.config.classification import ClsConfig
+from sceneparse.config.loading import one_or_many, problems_of, read_settings, set_key, validate
+from sceneparse.config.sweep import EarlySection, ParameterSection, SweepConfig
+from sceneparse.errors import InputError
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched, how it is judged, and what all trials have in common.
+
+    `space` holds what is searched, `listed` its values, or the ends of its ranges, `settings` those
+    of the runs that are the same in all trials. Optuna knows values that are no scalars by their
+    JSON text; `decoded` leads back from it.
+    """
+
+    name: str
+    method: Literal["grid", "random", "bayes"]
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    trials: int
+    space: Mapping[str, BaseDistribution]
+    listed: Mapping[str, Sequence[Any]]
+    decoded: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    early: EarlySection | None
+    output: Path
+
+    def starts(self) -> list[Params]:
+        """Settle what each trial is to be, as far as that can be done before any has run."""
+        if self.method == "grid":
+            choices = [
+                d.choices for d in self.space.values() if isinstance(d, CategoricalDistribution)
+            ]
+            points = itertools.islice(itertools.product(*choices), self.trials)
+            return [dict(zip(self.space, point, strict=True)) for point in points]
+        if self.method == "random":
+            sampler = optuna.samplers.RandomSampler(seed=0)
+            draws = optuna.create_study(sampler=sampler)
+            return [draws.ask(dict(self.space)).params for _ in range(self.trials)]
+        return [{} for _ in range(self.trials)]
+
+    def folder(self, trial: int) -> Path:
+        """Return the folder of a trial's runs."""
+        return self.output / f"trial-{trial:04d}"
+
+    def config_of(self, params: Params, trial: int) -> ClsConfig:
+        """Build the configuration of a trial."""
+        settings = self.settings
+        for key, value in params.items():
+            known = isinstance(value, str) and value in self.decoded
+            settings = _changed(settings, key, self.decoded[value] if known else value)
+        settings = _changed(settings, "output", str(self.folder(trial)))
+        return validate(settings, ClsConfig, f"trial {trial}")
+
+    def listed_configs(self, *keys: str) -> Iterator[ClsConfig]:
+        """Build the configurations of all combinations of what is listed for some keys."""
+        searched = [key for key in keys if key in self.listed]
+        for values in itertools.product(*(self.listed[key] for key in searched)):
+            settings = self.settings
+            for key, value in zip(searched, values, strict=True):
+                settings = _changed(settings, key, value)
+            yield ClsConfig.model_validate(settings)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the longest trial."""
+        return max(config.train.epochs for config in self.listed_configs("train.epochs"))
+
+    def description(self) -> dict[str, Any]:
+        """Describe all that must be the same wherever and whenever the sweep goes on."""
+        config = ClsConfig.model_validate(self.settings).model_dump(mode="json")
+        space = {key: json.loads(distribution_to_json(d)) for key, d in self.space.items()}
+        return {
+            **config,
+            "sweep": {
+                "method": self.method,
+                "metric": self.metric,
+                "parameters": space,
+                "early_terminate": self.early and self.early.model_dump(mode="json"),
+            },
+        }
+
+
+def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
+    """Read a sweep's YAML and the configuration it names; check every value that is listed.
+
+    `overrides` change settings of the runs, `trials` the number of trials. Raises InputError that
+    names every problem.
+    """
+    sweep = validate(read_settings(path, (), SweepConfig), SweepConfig, path)
+    base = path.parent / sweep.config
+    output = f"output={json.dumps(f'runs/{path.stem}')}"
+    settings: Mapping[str, Any] = read_settings(base, [output, *overrides], ClsConfig)
+    validate(settings, ClsConfig, base)
+    given = {override.partition("=")[0] for override in overrides}
+    space, listed = {}, {}
+    for key, section in sweep.parameters.items():
+        if section.kind != "constant":
+            space[key] = _distribution(section)
+            listed[key] = _listed(section, space[key])
+    _check_values(path, settings, sweep, listed)
+    for key, section in sweep.parameters.items():
+        if key in space and key in given:
+            raise InputError(f"{key} is what the sweep searches; leave it out of the command")
+        if key not in space and key not in given:
+            settings = _changed(settings, key, section.value)
+    plan = Plan(
+        name=sweep.name or path.stem,
+        method=sweep.method,
+        metric=sweep.metric.name,
+        direction=sweep.metric.direction,
+        trials=_number_of_trials(path, sweep, trials, space),
+        space=space,
+        listed=listed,
+        decoded=_decoded(sweep),
+        settings=settings,
+        early=sweep.early_terminate,
+        output=Path(settings["output"]),
+    )
+    smallest = min(config.data.holdout for config in plan.listed_configs("data.holdout"))
+    if plan.metric.startswith("holdout") and not smallest:
+        raise InputError(f"{path}: metric.name: {plan.metric} needs data.holdout above 0")
+    return plan
+
+
+def _changed(settings: Mapping[str, Any], key: str, value: object) -> dict[str, Any]:
+    """Return the settings with another value at a dotted key."""
+    changed = copy.deepcopy(dict(settings))
+    set_key(changed, key, value)
+    return changed
+
+
+def _check_values(
+    path: Path,
+    settings: Mapping[str, Any],
+    sweep: SweepConfig,
+    listed: Mapping[str, Sequence[Any]],
+) -> None:
+    """Refuse keys that are no settings, and values that they do not take."""
+    if "output" in sweep.parameters:
+        raise InputError(f"{path}: parameters.output: give output=FOLDER in the command")
+    problems = [
+        problem
+        for key, section in sweep.parameters.items()
+        for value in listed.get(key, [section.value])
+        for problem in problems_of(_changed(settings, key, value), ClsConfig)
+    ]
+    if problems:
+        raise InputError(f"{path}: parameters: {one_or_many(problems)}")
+
+
+def _distribution(section: ParameterSection) -> BaseDistribution:
+    low, high = section.min, section.max
+    if section.kind == "categorical":
+        return CategoricalDistribution([_word(value) for value in section.values])
+    if section.kind == "int_uniform":
+        return IntDistribution(int(low), int(high))
+    if section.kind == "q_uniform":
+        if isinstance(low + high + section.q, int):
+            return IntDistribution(int(low), int(high), step=int(section.q))
+        return FloatDistribution(low, high, step=section.q)
+    return FloatDistribution(low, high, log=section.kind == "log_uniform_values")
+
+
+def _word(value: Any) -> bool | int | float | str | None:  # noqa: ANN401 - whatever YAML holds
+    scalar = value is None or isinstance(value, bool | int | float | str)
+    return value if scalar else json.dumps(value)
+
+
+def _decoded(sweep: SweepConfig) -> dict[str, Any]:
+    values = [value for section in sweep.parameters.values() for value in section.values]
+    return {str(_word(value)): value for value in values if isinstance(value, list | dict)}
+
+
+def _listed(section: ParameterSection, distribution: BaseDistribution) -> Sequence[Any]:
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return distribution.low, distribution.high
+    return section.values
+
+
+def _number_of_trials(
+    path: Path, sweep: SweepConfig, asked: int | None, space: Mapping[str, BaseDistribution]
+) -> int:
+    if not space:
+        raise InputError(f"{path}: parameters: nothing is searched, each has a single value")
+    wanted = asked or sweep.run_cap
+    if sweep.method != "grid":
+        if wanted is None:
+            raise InputError(f"{path}: {sweep.method} never ends; give run_cap, or --trials")
+        return wanted
+    ranges = [key for key, d in space.items() if not isinstance(d, CategoricalDistribution)]
+    if ranges:
+        raise InputError(f"{path}: a grid needs values, but a range is given for {ranges[0]}")
+    size = math.prod(len(sweep.parameters[key].values) for key in space)
+    return min(size, wanted or size)

@@ -1,0 +1,496 @@
+"""Sweeps: plans read strictly, every trial once whatever happens to workers, results in files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from test_classes import animals  # noqa: F401 - a fixture
+from test_train_seg import call
+
+from sceneparse.sweep import results, study, worker
+from sceneparse.sweep.plan import Plan, read_plan
+from sceneparse.sweep.storage import open_storage
+from sceneparse.validation import Validated
+from tools import sweep_cls
+
+ROOT = Path(__file__).parents[1]
+
+GRID = """
+method: grid
+metric: {name: test_loss, goal: minimize}
+parameters:
+  attention: {values: [none, eca]}
+  optim.lr: {values: [0.1, 1.0e+30]}
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(animals: Path, tmp_path: Path) -> Write:  # noqa: F811
+    """Write a sweep of runs of a second, and the configuration of those."""
+    (tmp_path / "base.yaml").write_text(
+        f"model: resnet20\ndata: {{dataset: folder, root: {animals}, size: 16}}\n"
+        "train: {epochs: 2, batch_size: 8, amp: 'off'}\n"
+    )
+
+    def write(text: str) -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text("config: base.yaml\n" + text)
+        return path
+
+    return write
+
+
+def planned(path: Path, *overrides: str, trials: int | None = None) -> Plan:
+    return read_plan(path, [f"output={path.parent / 'out'}", *overrides], trials)
+
+
+def work_here(plan: Plan) -> list[results.Row]:
+    """Carry out a sweep in this process."""
+    place = str(plan.output / "journal.log")
+    study.open_study(plan, open_storage(place))
+    worker.work(plan, place, worker.Seat(0, 1, threading.Event()))  # type: ignore[arg-type]
+    return rows_at(plan, place)
+
+
+def rows_at(plan: Plan, place: str) -> list[results.Row]:
+    found = study.join_study(plan, open_storage(place))
+    return results.rows_of(plan, study.attempts_of(found))
+
+
+def epochs_of(seed: Path) -> list[int]:
+    lines = (seed / "metrics.jsonl").read_text().splitlines()
+    return [r["epoch"] for r in map(json.loads, lines) if r["kind"] == "val"]
+
+
+def test_grid_visits_every_combination_once(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [write(GRID), f"output={tmp_path / 'out'}", "--workers=2"]
+    assert call(sweep_cls, *command) == 0
+    printed = capsys.readouterr().out
+    with (tmp_path / "out/sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    points = [(row["attention"], float(row["optim.lr"])) for row in rows]
+    assert points == [("none", 0.1), ("none", 1e30), ("eca", 0.1), ("eca", 1e30)]
+    # what failed is recorded with its error, and is not a value
+    assert [row["state"] for row in rows] == ["complete", "failed"] * 2
+    assert [bool(row["test_loss"]) for row in rows] == [True, False] * 2
+    assert all("NumericalError: the loss is" in row["note"] for row in rows[1::2])
+    assert "NumericalError" in (tmp_path / "out/trial-0001/train.log").read_text()
+
+    # the value is the last epoch's, the folder a run like any other
+    for row in rows[::2]:
+        last = (tmp_path / "out" / row["folder"] / "seed-0/metrics.jsonl").read_text().splitlines()
+        assert float(row["test_loss"]) == json.loads(last[-1])["test_loss"]
+    found = json.loads((tmp_path / "out/sweep.json").read_text())
+    losses = {int(row["trial"]): float(row["test_loss"]) for row in rows[::2]}
+    assert found["best"] == min(losses, key=lambda trial: losses[trial])
+    assert "flatters" in found["caution"]
+    assert found["missing"] == {"importance.png": "needs 4 complete trials, there are 2"}
+    assert (tmp_path / "out/history.png").is_file()
+    assert (tmp_path / "out/parallel_coordinates.png").is_file()
+    assert "left out     importance.png: needs 4 complete trials" in printed
+
+    # the same command only shows what came of it
+    before = (tmp_path / "out/journal.log").read_text()
+    assert call(sweep_cls, *command) == 0
+    assert (tmp_path / "out/journal.log").read_text() == before
+    assert "4 trials, 4 done" in capsys.readouterr().out
+
+
+BAD = {
+    "methd: grid\n": "methd: unknown key, did you mean 'method'",
+    GRID.replace("grid", "sobol"): "method: input should be 'grid', 'random' or 'bayes'",
+    GRID.replace("test_loss", "loss"): "metric.name: input should be 'test_loss'",
+    GRID.replace("goal: min", "goal: max"): "goal of test_loss must be minimize, got maximize",
+    GRID.replace("test_loss", "holdout_loss"): "holdout_loss needs data.holdout above 0",
+    GRID + "program: train.py\n": "program: input should be 'tools/train_cls.py'",
+    GRID + "early_terminate: {type: hyperband, mni_iter: 3}": (
+        "early_terminate.mni_iter: unknown key, did you mean 'min_iter'"
+    ),
+    GRID + "  optim.nmae: {value: sgd}\n": "optim.nmae: unknown key, did you mean 'name'",
+    GRID + "  optim.name: {vals: [sgd]}\n": "optim.name.vals: unknown key, did you mean 'value",
+    GRID + "  optim.name: {values: [sgd, lion]}\n": "optim.name: input should be 'sgd', 'adam'",
+    GRID + "  attention.kind: {value: 3}\n": "attention: input should be a valid string, got {'kind': 3}",
+    GRID + "  optim.gamma: {values: [0.1, -1]}\n": "optim.gamma: input should be greater than 0",
+    GRID + "  optim.gamma: {values: [1, 1.0]}\n": "values must differ",
+    GRID + "  optim.gamma: {min: 0.1, max: 0.2}\n": "a grid needs values, but a range is given for",
+    GRID + "  optim.gamma: {min: 1}\n": "give value, or values, or min and max",
+    GRID + "  optim.gamma: {distribution: normal, min: 0, max: 1}\n": (
+        "distribution 'normal' is not offered; choose one of: constant, categorical, uniform"
+    ),
+    GRID + "  model: {values: [resnet20, resnet19]}\n": "unknown model 'resnet19'",
+    GRID.replace("eca", "magic"): "unknown attention 'magic'",
+    GRID.replace("grid", "bayes"): "bayes never ends; give run_cap, or --trials",
+    "method: random\nrun_cap: 2\nmetric: {name: test_loss}\nparameters:\n"
+    "  optim.lr: {min: -0.1, max: 0.1}\n": "optim.lr: input should be greater than 0, got -0.1",
+    "method: random\nrun_cap: 2\nmetric: {name: test_loss}\nparameters:\n"
+    "  train.batch_size: {min: 1, max: 9, distribution: log_uniform_values}\n": (
+        "train.batch_size: input should be a valid integer"
+    ),
+    "method: grid\nmetric: {name: test_loss}\nparameters:\n  optim.lr: {value: 1}\n": (
+        "nothing is searched"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_sweeps_are_named_and_leave_nothing(
+    write: Write, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(sweep_cls, write(text), f"output={tmp_path / 'out'}") == 2
+    assert BAD[text] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.lr=0.2"], "optim.lr is what the sweep searches"),
+        (["optim.nmae=adam"], "optim.nmae: unknown key"),
+        (["data.root=nowhere"], "folder 'nowhere/train' does not exist"),
+        (["output=tests"], "'tests' holds more than a sweep"),
+        (["--workers=0"], "--workers must be at least 1"),
+        (["--storage=mysql://me@host/x"], "--storage takes postgresql://... or a file"),
+        (["--storage=postgresql://me:topsecret@127.0.0.1:x/y"], "is not of the form postgresql://"),
+        (["--storage=postgresql://me:topsecret@127.0.0.1:1/x"], "cannot reach the database"),
+    ],
+)
+def test_bad_commands_are_one_line(
+    write: Write,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(sweep_cls, write(GRID), f"output={tmp_path / 'out'}", *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert "secret" not in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["model: resnet18\n", '{"op_code": 0}\n{"op_co'])
+def test_damaged_journal_is_refused(
+    write: Write, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep.log").write_text(text)
+    settings = [f"output={tmp_path / 'out'}", f"--storage={tmp_path / 'sweep.log'}"]
+    assert call(sweep_cls, write(GRID), *settings) == 2
+    assert f"line {text.count('{') or 1}: damaged" in capsys.readouterr().err
+    assert (tmp_path / "sweep.log").read_text() == text
+
+
+def test_missing_optuna_names_the_remedy(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep_cls, "find_spec", lambda name: None if name == "optuna" else name)
+    assert call(sweep_cls, write(GRID)) == 2
+    assert "pip install 'sceneparse[sweep]'" in capsys.readouterr().err
+
+
+def test_the_reports_sweep() -> None:
+    plan = read_plan(ROOT / "configs/sweep_report.yaml", [], None)
+    assert (plan.method, plan.metric, plan.direction) == ("bayes", "test_loss", "minimize")
+    assert plan.listed["optim.name"] == ["adam", "sgd"]
+    assert plan.listed["train.batch_size"] == [64, 128, 256]
+    assert set(plan.listed["attention"]) == {"none", "triplet", "strip_pooling", "eca", "gct"}
+    for name, lr in (("sgd", 0.1), ("adam", 0.001)):
+        config = plan.config_of({"optim.name": name, "attention": "gct"}, 7)
+        assert (config.model, config.data.dataset) == ("resnet18", "cifar10")
+        assert (config.train.epochs, config.optim.lr) == (50, lr)
+        assert config.output == "runs/sweep_report/trial-0007"
+
+
+def test_ranges_are_those_of_wandb(write: Write) -> None:
+    path = write(
+        "method: random\nrun_cap: 20\nmetric: {name: test_accuracy}\nparameters:\n"
+        "  train.batch_size: {min: 2, max: 8}\n"
+        "  augment.padding: {distribution: q_uniform, min: 0, max: 6, q: 3}\n"
+        "  optim.momentum: {min: 0, max: 1.0}\n"
+        "  optim.lr: {distribution: log_uniform_values, min: 0.001, max: 1}\n"
+        "  optim.milestones: {values: [[1], [1, 2]]}\n"
+        "  train.epochs: {value: 3}\n"
+    )
+    plan = planned(path)
+    assert plan.direction == "maximize"
+    assert plan.space["train.batch_size"] == IntDistribution(2, 8)
+    assert plan.space["augment.padding"] == IntDistribution(0, 6, step=3)
+    assert plan.space["optim.momentum"] == FloatDistribution(0, 1)
+    assert plan.space["optim.lr"] == FloatDistribution(0.001, 1, log=True)
+    starts = plan.starts()
+    configs = [plan.config_of(params, trial) for trial, params in enumerate(starts)]
+    assert {config.augment.padding for config in configs} == {0, 3, 6}
+    assert {tuple(config.optim.milestones) for config in configs} == {(1,), (1, 2)}
+    assert {config.train.epochs for config in configs} == {3}
+    # half of the decades lie below their middle
+    assert 5 <= sum(config.optim.lr < 0.0316 for config in configs) <= 15
+    # more trials begin with the same ones
+    assert planned(path, trials=25).starts()[:20] == starts
+
+
+BAYES = """
+method: bayes
+run_cap: {trials}
+metric: {{name: test_loss}}
+parameters:
+  attention: {{values: [none, eca]}}
+"""
+
+
+def test_bayes_trains_no_choice_twice(write: Write) -> None:
+    rows = work_here(planned(write(BAYES.format(trials=4)), "train.epochs=1"))
+    assert [row.state for row in rows] == ["complete"] * 4
+    first = {row.params["attention"]: row for row in reversed(rows)}
+    for row in rows:
+        same = first[row.params["attention"]]
+        assert row.value == same.value
+        assert row.note == ("" if row is same else f"same as trial {same.trial}")
+
+
+def test_hopeless_trials_are_pruned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([1.0] * 15 + [2.0] * 3)
+    monkeypatch.setattr(
+        "sceneparse.assembly.classification.validate_classifier",
+        lambda *_, **__: Validated(0.0, "", {"test_loss": next(losses)}),
+    )
+    text = (
+        "method: random\nrun_cap: 6\nmetric: {name: test_loss}\n"
+        "early_terminate: {type: median, min_iter: 2}\n"
+        "parameters: {optim.lr: {min: 0.01, max: 0.1}}\n"
+    )
+    plan = planned(write(text), "train.epochs=3")
+    rows = work_here(plan)
+    assert [row.state for row in rows] == ["complete"] * 5 + ["pruned"]
+    assert (rows[5].value, rows[5].note) == (2.0, "given up after epoch 2")
+    best = results.best_of(plan, rows)
+    assert best is not None
+    assert best.value == 1.0
+    assert list(losses) == [2.0]  # its third epoch was not trained
+
+
+def test_a_sweep_whose_trials_all_fail_says_why(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(GRID.replace("[0.1, 1.0e+30]", "[1.0e+30, 1.0e+31]"))
+    assert [row.state for row in work_here(planned(path))] == ["failed"] * 4
+    assert call(sweep_cls, path, f"output={tmp_path / 'out'}") == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("NumericalError: the loss is") == 4
+    assert "all 4 trials failed, the first one: NumericalError" in printed.err
+
+
+def test_another_plan_is_refused_with_what_differs(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(write(GRID))
+    study.open_study(plan, open_storage(str(plan.output / "journal.log")))
+    command = [write(GRID.replace("eca", "gct")), f"output={tmp_path / 'out'}", "train.epochs=5"]
+    assert call(sweep_cls, *command) == 2
+    said = capsys.readouterr().err
+    assert "train.epochs was 2, is 5" in said
+    assert "sweep.parameters.attention.attributes.choices was ['none', 'eca'], is" in said
+    (plan.output / "journal.log").unlink()
+    (plan.output / "trial-0000").mkdir()
+    assert call(sweep_cls, *command) == 2
+    assert "holds the trials of another sweep" in capsys.readouterr().err
+
+
+def test_trials_of_vanished_machines_run_again_and_doubles_do_not(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "SILENT_LOOKS", 2)
+    plan = planned(write(GRID.replace("1.0e+30", "0.01")), "train.epochs=1")
+    opened = study.open_study(plan, open_storage(str(plan.output / "journal.log")))
+    for trial, params in enumerate(plan.starts()):  # by another machine, at the same moment
+        opened.enqueue_trial(params, {"trial": trial, "attempt": 0, "kills": 0})
+    watch = study.Watch()
+    _, alive = (study.take(opened, f"elsewhere:{pid}") for pid in (1, 2))
+    assert alive is not None
+    for look in range(4):
+        alive.set_user_attr("sign", look)
+        running = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
+        silent = watch.silent(running)
+        assert [attempt.user_attrs["trial"] for attempt in silent] == ([0] if look > 1 else [])
+    study.put_back(opened, plan, silent[0], killed=True)
+    study.put_back(opened, plan, running[1], killed=False)
+    rows = work_here(plan)
+    assert [(row.state, row.attempts) for row in rows] == [
+        ("complete", 2),
+        ("complete", 2),
+        ("complete", 1),
+        ("complete", 1),
+    ]
+    assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
+
+
+def test_trial_whose_workers_are_killed_again_and_again_fails(write: Write) -> None:
+    plan = planned(write(BAYES.format(trials=1)))
+    place = str(plan.output / "journal.log")
+    opened = study.open_study(plan, open_storage(place))
+    for _ in range(4):
+        assert study.take(opened, "elsewhere:1") is not None
+        (running,) = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
+        study.put_back(opened, plan, running, killed=True)
+    (row,) = rows_at(plan, place)
+    assert (row.state, row.value, row.attempts) == ("failed", None, 4)
+    assert row.note == "its worker was killed 4 times"
+
+
+@pytest.fixture
+def start(write: Write, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the tool in a process of its own, and leave nothing behind."""
+    started = []
+
+    def start(text: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(ROOT / "tools/sweep_cls.py"), str(write(text))]
+        process = subprocess.Popen(
+            [*command, f"output={tmp_path / 'out'}", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def worker_after_an_epoch(plan: Plan, place: str) -> tuple[int, int]:
+    """Wait until a worker has an epoch behind it; return its process and its trial."""
+    for _ in range(600):
+        if (plan.output / "trial-0000").is_dir():
+            found = study.attempts_of(study.join_study(plan, open_storage(place)))
+            for attempt in study.in_state(found, TrialState.RUNNING):
+                trial = attempt.user_attrs["trial"]
+                if attempt.last_step and (plan.folder(trial) / "seed-0/last").exists():
+                    return int(attempt.user_attrs["worker"].split(":")[1]), trial
+        time.sleep(0.1)
+    raise AssertionError("no worker has begun")
+
+
+LONG = GRID.replace("1.0e+30", "0.01").replace("[none, eca]", "[none]")
+
+
+def test_killed_worker_is_replaced_and_its_trial_goes_on(
+    write: Write, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start(LONG, "--workers=2", "train.epochs=20")
+    plan = planned(write(LONG), "train.epochs=20")
+    place = str(plan.output / "journal.log")
+    pid, trial = worker_after_an_epoch(plan, place)
+    os.kill(pid, signal.SIGKILL)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert f"trial {trial}: its worker {socket.gethostname()}:{pid} was killed (SIGKILL)" in printed
+    rows = rows_at(plan, place)
+    assert [row.state for row in rows] == ["complete"] * 2
+    assert [row.attempts for row in rows] == [1 + (row.trial == trial) for row in rows]
+    for row in rows:  # also what was reported is whole, and no epoch was trained twice
+        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 21))
+        assert row.epochs == 20
+    assert "going on from" in (plan.folder(trial) / "train.log").read_text()
+
+
+def test_stopped_sweep_goes_on(
+    write: Write, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start(LONG, "train.epochs=20")
+    plan = planned(write(LONG), "train.epochs=20")
+    place = str(plan.output / "journal.log")
+    worker_after_an_epoch(plan, place)
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, printed
+    assert "stopped: SIGTERM received; go on with the same command" in printed
+    assert [row.state for row in rows_at(plan, place)] == ["waiting"] * 2
+    assert call(sweep_cls, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=20") == 0
+    rows = rows_at(plan, place)
+    assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
+    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 21))
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server on loopback, of this test alone."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = programs[-1] if programs else shutil.which("initdb")
+    if found is None:
+        pytest.skip("PostgreSQL is not installed: initdb is not there")
+    tools, folder = Path(found).parent, Path(tempfile.mkdtemp(prefix="postgres-"))
+    # PostgreSQL refuses to be run by root.
+    someone: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        someone = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "password").write_text("topsecret")
+    (folder / "password").chmod(0o644)
+
+    def run(name: str, *arguments: str) -> None:
+        command = [str(tools / name), "-D", str(folder / "data"), *arguments]
+        with (folder / "said").open("ab") as said:
+            done = subprocess.run(
+                command, cwd=folder, stdout=said, stderr=said, check=False, **someone
+            )
+        assert done.returncode == 0, (folder / "said").read_text()
+
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    run("initdb", "-A", "scram-sha-256", "-U", "me", f"--pwfile={folder / 'password'}", "-N")
+    run("pg_ctl", "-w", "-o", settings + " -c fsync=off", "start")
+    try:
+        yield f"postgresql://me:topsecret@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def test_two_workers_share_a_database(
+    write: Write, tmp_path: Path, postgres: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(GRID.replace("1.0e+30", "0.01"))
+    command = [path, f"output={tmp_path / 'out'}", "--workers=2", f"--storage={postgres}"]
+    assert call(sweep_cls, *command) == 0
+    plan = planned(path)
+    rows = rows_at(plan, postgres)
+    assert [(row.state, row.attempts) for row in rows] == [("complete", 1)] * 4
+    assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
+    attempts = study.attempts_of(study.join_study(plan, open_storage(postgres)))
+    assert len({of[0].user_attrs["worker"] for of in attempts.values()}) == 2
+    assert not (tmp_path / "out/journal.log").exists()
+
+    # a machine that comes later finds nothing left to do
+    assert call(sweep_cls, *command) == 0
+    assert call(sweep_cls, *command, "train.epochs=7") == 2
+    assert "train.epochs was 2, is 7" in capsys.readouterr().err
+    wrong = postgres.replace("topsecret", "notsecret")
+    assert call(sweep_cls, *command[:3], f"--storage={wrong}") == 2
+    said = capsys.readouterr()
+    assert "password authentication failed" in said.err
+    written = (tmp_path / "out/sweep.json").read_text()
+    assert "secret" not in said.out + said.err + written
