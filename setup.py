@@ -8,6 +8,14 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sceneparse/__init__.py").read_text()).group(1)
 
+SWEEP = [
+    "optuna>=4",
+    "sqlalchemy",
+    "psycopg[binary]",
+    # Optuna's estimate of which parameters matter.
+    "scikit-learn",
+]
+
 setup(
     name="sceneparse",
     version=VERSION,
@@ -40,7 +48,9 @@ setup(
         "huggingface_hub",
     ],
     extras_require={
+        "sweep": SWEEP,
         "dev": [
+            *SWEEP,
             "pytest",
             "ruff",
             "mypy",

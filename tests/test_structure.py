@@ -18,6 +18,7 @@ from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.models.heads import HEADS
+from sceneparse.sweep.plan import read_plan
 from tools import (
     benchmark,
     check_data,
@@ -27,6 +28,7 @@ from tools import (
     eval_miou,
     make_scenes,
     predict,
+    sweep_cls,
     train_cls,
     train_seg,
 )
@@ -102,14 +104,14 @@ def imported_parts(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
     part = path.relative_to(ROOT / "sceneparse").parts[0].removesuffix(".py")
-    if part in {"__init__", "assembly"}:  # the public names; the one place that puts parts together
+    if part in {"__init__", "assembly", "sweep"}:  # the public names; what puts parts together
         return
     assert imported_parts(path) - LEAVES <= ALLOWED[part]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_assembly_reads_the_configuration(path: Path) -> None:
-    if path.relative_to(ROOT / "sceneparse").parts[0] not in {"assembly", "config"}:
+    if path.relative_to(ROOT / "sceneparse").parts[0] not in {"assembly", "config", "sweep"}:
         assert "config" not in imported_parts(path)
 
 
@@ -132,6 +134,9 @@ def test_readme_commands_parse() -> None:
     for words in readme_commands("tools/train_cls.py"):
         options = train_cls.parser().parse_intermixed_args(words)
         load_config(ROOT / options.config, options.overrides, ClsConfig)
+    for words in readme_commands("tools/sweep_cls.py"):
+        options = sweep_cls.parser().parse_intermixed_args(words)
+        assert read_plan(ROOT / options.sweep, options.overrides, options.trials).starts()
     for words in evaluating:
         eval_miou.parser().parse_args(words)
     for tool in (convert_weights, check_data, compare_cls, convert_data, benchmark, predict):

@@ -129,7 +129,9 @@ BAD = {
     GRID + "  optim.nmae: {value: sgd}\n": "optim.nmae: unknown key, did you mean 'name'",
     GRID + "  optim.name: {vals: [sgd]}\n": "optim.name.vals: unknown key, did you mean 'value",
     GRID + "  optim.name: {values: [sgd, lion]}\n": "optim.name: input should be 'sgd', 'adam'",
-    GRID + "  attention.kind: {value: 3}\n": "attention: input should be a valid string, got {'kind': 3}",
+    GRID + "  attention.kind: {value: 3}\n": (
+        "attention: input should be a valid string, got {'kind': 3}"
+    ),
     GRID + "  optim.gamma: {values: [0.1, -1]}\n": "optim.gamma: input should be greater than 0",
     GRID + "  optim.gamma: {values: [1, 1.0]}\n": "values must differ",
     GRID + "  optim.gamma: {min: 0.1, max: 0.2}\n": "a grid needs values, but a range is given for",
