@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
 from sceneparse.precision import Compute
 from sceneparse.report.costs import pareto_front
+from sceneparse.report.seeds import spread_of
 from tools import compare_cls, train_cls
 
 
@@ -51,12 +53,20 @@ def test_pairs_are_tested_by_welch() -> None:
     assert found.separated
 
 
-@pytest.mark.parametrize("b", [[0.5], [0.5, 0.5]])
+# the variance of three times 0.1 is not 0 after rounding
+@pytest.mark.parametrize("b", [[0.2], [0.2, 0.2, 0.2]])
 def test_without_spread_nothing_is_tested(b: list[float]) -> None:
-    (found,) = compare_means({"a": [0.4, 0.4], "b": b})
+    (found,) = compare_means({"a": [0.1, 0.1, 0.1], "b": b})
     assert not found.tested
     assert not found.separated
     assert found.value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_losses_that_are_not_finite_are_not_tested(lost: float) -> None:
+    (found,) = compare_means({"a": [0.1, 0.2], "b": [0.3, lost]})
+    assert not found.tested
+    assert json.dumps(spread_of([0.3, lost]).as_values(), allow_nan=False).count("null") == 5
 
 
 def test_pareto_front_is_the_rising_staircase() -> None:
@@ -113,12 +123,17 @@ def test_everything_is_written(
     unfinished = Path(runs[0]) / "seed-2/last/meta.json"
     meta = json.loads(unfinished.read_text())
     unfinished.write_text(json.dumps({**meta, "epoch": 2}))
+    (Path(runs[0]) / "seed-3").mkdir()
+    # and a configuration none of whose seeds has
+    begun = tmp_path / "begun"
+    (begun / "seed-0").mkdir(parents=True)
     output = tmp_path / "compared"
     # the baseline comes first, wherever it was named
-    assert call(compare_cls, *runs[::-1], "--output", output, "--counted") == 0
+    assert call(compare_cls, *runs[::-1], begun, "--output", output, "--counted") == 0
     printed = capsys.readouterr().out
-    assert "none: seed-2 has finished 2 of 3 epochs and is left out" in printed
-    assert "finished seeds are: none 2, strip_pooling 1, eca 2" in printed
+    assert "none: not finished and left out: seed-2 (2 of 3 epochs), seed-3 (0 of ? ep" in printed
+    assert f"'{begun}': not finished and left out: seed-0 (0 of ? epochs)" in printed
+    assert f"finished seeds are: none 2, strip_pooling 1, eca 2, '{begun}' 0" in printed
     assert "nothing can be tested: strip_pooling" in printed
     assert re.search(
         r"strip_pooling: [-+]\d+\.\d\d points of accuracy over none; not tested", printed
@@ -152,8 +167,18 @@ def test_what_cannot_be_compared_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    none, eca, _ = map(Path, runs)
+    none, eca, single = map(Path, runs)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "begun/seed-0").mkdir(parents=True)
+    (tmp_path / "same").symlink_to(none)
+    shutil.copytree(none, tmp_path / "copies")
+    shutil.copytree(none / "seed-1", tmp_path / "copies/seed-7")
+    shutil.copytree(single, tmp_path / "torn")
+    torn = tmp_path / "torn/seed-5/metrics.jsonl"
+    torn.write_text(torn.read_text()[:-9])
+    shutil.copytree(single, tmp_path / "short")
+    short = tmp_path / "short/seed-5/metrics.jsonl"
+    short.write_text("".join(short.read_text().splitlines(keepends=True)[:-1]))
     meta_path = eca / "seed-1/last/meta.json"
     meta = json.loads(meta_path.read_text())
     other = tmp_path / "other"
@@ -162,7 +187,12 @@ def test_what_cannot_be_compared_is_refused(
     cases = [
         ([tmp_path / "empty"], "holds no runs of tools/train_cls.py"),
         ([tmp_path / "nowhere"], "holds no runs of tools/train_cls.py"),
+        ([tmp_path / "begun"], "no run is finished"),
         ([none, none], "given twice"),
+        ([none, tmp_path / "same"], "given twice"),
+        ([tmp_path / "copies"], "seed-1 and seed-7 are runs of one seed, 1"),
+        ([none, tmp_path / "torn"], "torn/seed-5/metrics.jsonl is damaged"),
+        ([none, tmp_path / "short"], "holds 2 of the 3 epochs of its run"),
         ([none, other], "tested on different images or classes: data.size is 16 and 12"),
         ([none, eca, "--batch", 1], "--batch must be at least 2"),
     ]

@@ -22,8 +22,8 @@ class MeanDifference:
     """How much larger the mean of `second` is than that of `first`, with its interval.
 
     `p_value` is two-sided and `adjusted` the same after Holm's correction; both, and the interval,
-    are NaN where there are fewer than two runs of each, or no spread at all: then nothing can be
-    tested, and `separated` is False.
+    are NaN where there are fewer than two runs of each, no spread at all, or a value that is not
+    finite: then nothing can be tested, and `separated` is False. The interval is not corrected.
     """
 
     first: str
@@ -57,7 +57,7 @@ def compare_means(groups: Mapping[str, Sequence[float]]) -> list[MeanDifference]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values so that, of all that fall below 0.05, one does by chance in 1 of 20 cases.
+    """Correct p-values so that by chance any of them falls below 0.05 in 1 of 20 cases at most.
 
     NaN counts as no test and stays.
     """
@@ -73,7 +73,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float, float]:
     """Return the difference of means, its interval, and the p-value."""
     value = float(np.mean(second) - np.mean(first))
-    if min(len(first), len(second)) < 2 or np.var(first) + np.var(second) == 0:
+    # Not by the variance: that of equal numbers is not always 0 after rounding.
+    no_spread = len({*first}) == len({*second}) == 1
+    if min(len(first), len(second)) < 2 or no_spread or not math.isfinite(sum([*first, *second])):
         return value, math.nan, math.nan, math.nan
     test = stats.ttest_ind(second, first, equal_var=False)
     interval = test.confidence_interval(LEVEL)

@@ -75,12 +75,12 @@ def _pair_row(pair: MeanDifference, write: Callable[[float], str]) -> list[str]:
 def verdicts(comparison: Comparison) -> list[str]:
     """Say in plain words how each group does against the first, and what the words rest on."""
     lines = [_verdict(comparison.against_first(name)) for name in [*comparison.groups][1:]]
-    pairs = len(comparison.accuracy)
+    pairs = sum(pair.tested for pair in comparison.accuracy)
     if pairs:
         lines.append(
-            f"Welch's test on seeds, Holm's correction for {pairs} pair{'s' * (pairs > 1)}. It "
-            "tells of other seeds on the same test images, not of other images; not separated "
-            "does not mean equal."
+            f"Welch's test on seeds, Holm's correction for {pairs} pair{'s' * (pairs > 1)}; "
+            "intervals are of each pair alone. It tells of other seeds on the same test images, "
+            "not of other images; not separated does not mean equal."
         )
     return lines
 
@@ -157,7 +157,7 @@ def _pair_values(pair: MeanDifference) -> dict[str, Any]:
     return {
         "first": pair.first,
         "second": pair.second,
-        "difference": pair.value,
+        "difference": plain(pair.value),
         "low": plain(pair.low),
         "high": plain(pair.high),
         "p_value": plain(pair.p_value),

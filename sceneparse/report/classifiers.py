@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,8 @@ _TESTED_ON = ("data.dataset", "data.test_split", "data.size")
 class Group:
     """The seeds of one configuration: curves of the finished ones, and a word on the others.
 
-    `meta` is what the checkpoint of one of them knows: model, classes, configuration, precision.
+    `meta` is what the checkpoint of one of the finished knows: model, classes, configuration,
+    precision.
     """
 
     folder: Path
@@ -82,27 +84,50 @@ class Comparison:
 def read_group(folder: Path) -> Group:
     """Read the output folder of tools/train_cls.py (or the folder of one seed).
 
-    Raises InputError where it is none, or where its seeds were trained by different settings.
+    Raises InputError where it is none, where its seeds were trained by different settings, or where
+    two of them are one.
     """
     is_seed = (folder / "metrics.jsonl").is_file()
-    runs = [folder] if is_seed else [p.parent for p in folder.glob("seed-*/metrics.jsonl")]
-    curves, unfinished, metas = [], [], []
+    runs = [folder] if is_seed else [path for path in folder.glob("seed-*") if path.is_dir()]
+    if not runs:
+        raise InputError(f"'{folder}' holds no runs of tools/train_cls.py (seed-N)")
+    finished, unfinished = {}, []
     for run in sorted(runs, key=_number):
         meta = _read_meta(run)
         epochs = meta["config"]["train"]["epochs"] if meta else None
         if meta is None or meta["epoch"] < epochs:
-            done = f"{meta['epoch']} of {epochs} epochs" if meta else "no epoch"
-            unfinished.append(f"{run.name} has finished {done}")
-            continue
-        curves.append(read_seed(run))
-        metas.append(meta)
-    if not runs:
-        raise InputError(f"'{folder}' holds no runs of tools/train_cls.py (seed-N)")
-    if not curves:
-        raise InputError(f"'{folder}': {first_few(unfinished)}; go on with --resume")
+            unfinished.append(
+                f"{run.name} ({meta['epoch'] if meta else 0} of {epochs or '?'} epochs)"
+            )
+        else:
+            finished[run] = meta
+    _refuse_doubles(folder, finished)
+    metas = [*finished.values()]
     for meta in metas[1:]:
         _refuse_differences(folder, metas[0], meta)
-    return Group(folder, curves, unfinished, metas[0])
+    curves = [_read_curves(run, meta) for run, meta in finished.items()]
+    return Group(folder, curves, unfinished, metas[0] if metas else {})
+
+
+def _read_curves(run: Path, meta: Mapping[str, Any]) -> SeedCurves:
+    curves, epochs = read_seed(run), meta["config"]["train"]["epochs"]
+    found = len(curves.test_accuracy)
+    if found != epochs:
+        raise InputError(f"{run / 'metrics.jsonl'} holds {found} of the {epochs} epochs of its run")
+    return curves
+
+
+def _refuse_doubles(folder: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Raise InputError where a run is a copy of another: it would make the spread too small."""
+    names: dict[str, str] = {}
+    for run, meta in runs.items():
+        seed = str(meta["config"]["seeds"])
+        if seed in names:
+            raise InputError(
+                f"'{folder}': {names[seed]} and {run.name} are runs of one seed, "
+                f"{seed.strip('[]')}; move one of them away"
+            )
+        names[seed] = run.name
 
 
 def _number(run: Path) -> int:
@@ -117,7 +142,9 @@ def _read_meta(run: Path) -> dict[str, Any] | None:
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         task = meta["task"]
-        _ = meta["config"]["train"]["epochs"], meta["epoch"], meta["model"], meta["classes"]
+        config = meta["config"]
+        _ = config["train"]["epochs"], config["seeds"], meta["epoch"], meta["model"]
+        _ = meta["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged or not of tools/train_cls.py") from error
     if task != "classification":
@@ -144,9 +171,17 @@ def _compared(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare_groups(groups: Sequence[Group]) -> Comparison:
-    """Name and compare groups, `attention: none` first; raises InputError where they cannot be."""
-    _refuse_other_images(groups)
-    ordered = sorted(groups, key=lambda group: group.settings.get("attention") != "none")
+    """Name and compare groups, `attention: none` first; raises InputError where they cannot be.
+
+    Those without a finished seed are left out, and said.
+    """
+    begun = [group for group in groups if not group.curves]
+    finished = [group for group in groups if group.curves]
+    if not finished:
+        words = first_few(f"'{group.folder}': {first_few(group.unfinished)}" for group in begun)
+        raise InputError(f"no run is finished: {words}; go on with --resume")
+    _refuse_other_images(finished)
+    ordered = sorted(finished, key=lambda group: group.settings.get("attention") != "none")
     named = dict(zip(_names(ordered), ordered, strict=True))
     rows = [
         Row(
@@ -163,7 +198,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
         rows,
         compare_means({name: group.last_accuracies for name, group in named.items()}),
         compare_means({name: group.last_losses for name, group in named.items()}),
-        _notes(named),
+        _notes({**named, **{f"'{group.folder}'": group for group in begun}}),
     )
 
 
@@ -199,19 +234,27 @@ def _names(groups: Sequence[Group]) -> list[str]:
 
 def _folder_names(groups: Sequence[Group]) -> list[str]:
     names = [str(group.folder) for group in groups]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    places = [group.folder.resolve() for group in groups]
+    twice = {name for name, place in zip(names, places, strict=True) if places.count(place) > 1}
     if twice:
-        raise InputError(f"given twice: {first_few(twice)}")
+        raise InputError(f"given twice: {first_few(sorted(twice))}")
     return names if len(groups) > 1 else [str(groups[0].settings.get("attention"))]
 
 
 def _notes(named: Mapping[str, Group]) -> list[str]:
     """Say what is missing from the set, and what the best epoch is worth."""
     notes = [
-        f"{name}: {first_few(group.unfinished)} and is left out"
+        f"{name}: not finished and left out: {first_few(group.unfinished)}."
         for name, group in named.items()
         if group.unfinished
     ]
+    diverged = [
+        f"{name} ({lost} of {len(group.curves)} seeds)"
+        for name, group in named.items()
+        if (lost := sum(not math.isfinite(loss) for loss in group.last_losses))
+    ]
+    if diverged:
+        notes.append(f"The loss is not finite after the last epoch: {first_few(diverged)}.")
     counts = {name: len(group.curves) for name, group in named.items()}
     if len(set(counts.values())) > 1:
         words = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -219,7 +262,7 @@ def _notes(named: Mapping[str, Group]) -> list[str]:
     single = [name for name, count in counts.items() if count == 1]
     if single:
         notes.append(f"One seed has no spread, so nothing can be tested: {first_few(single)}.")
-    if not all(group.curves[0].held_out for group in named.values()):
+    if not all(curve.held_out for group in named.values() for curve in group.curves):
         notes.append(
             "The best epoch was chosen by the test images, which flatters it: compare the last."
         )

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sceneparse.report.classifiers import Comparison, Row
 from sceneparse.report.layout import Table
+from sceneparse.report.plots import add_legend
 from sceneparse.report.words import points, verdict_word
 
 # Costs of one net by the keys of COSTS.
@@ -75,41 +77,43 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def draw_trade_offs(comparison: Comparison, costs: Mapping[str, Costs]) -> Figure:
     """Draw accuracy, with intervals over seeds, against each cost; the front is a dashed line."""
-    kinds = _measured(costs)
+    kinds, lines = _measured(costs), {}
     columns = min(len(kinds), 3)
-    lines = -(-len(kinds) // columns)
-    figure = Figure(figsize=(4.5 * columns, 4 * lines + 0.5), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    rows = -(-len(kinds) // columns)
+    figure = Figure(figsize=(4.5 * columns, 4 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (key, kind) in zip(panels, kinds.items(), strict=False):
         values = [costs[row.name][key] / kind.unit for row in comparison.rows]
-        _draw_panel(axes, kind, comparison.rows, values)
+        lines = _draw_panel(axes, kind, comparison.rows, values)
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6))
+    add_legend(figure, lines, loc="outside lower center", ncols=min(len(lines), 6))
     return figure
 
 
-def _draw_panel(axes: Axes, kind: Kind, rows: Sequence[Row], values: Sequence[float]) -> None:
+def _draw_panel(
+    axes: Axes, kind: Kind, rows: Sequence[Row], values: Sequence[float]
+) -> dict[str, Line2D]:
     means = [100 * row.accuracy.mean for row in rows]
     signed = [-value if kind.more_is_better else value for value in values]
     front = sorted(pareto_front([*zip(signed, means, strict=True)]), key=lambda k: values[k])
+    lines = {}
     for k, row in enumerate(rows):
         # The colours of the curves, which are drawn in the same order.
         ink, shape = f"C{k}", "o" if k in front else "x"
         if row.seeds > 1:
             span = [100 * max(row.accuracy.low, 0), 100 * min(row.accuracy.high, 1)]
             axes.plot([values[k]] * 2, span, color=ink, linewidth=1.5, alpha=0.5)
-        axes.plot(values[k], means[k], shape, color=ink, label=row.name)
-    axes.plot(
+        (lines[row.name],) = axes.plot(values[k], means[k], shape, color=ink)
+    (lines["Pareto front of the means"],) = axes.plot(
         [values[k] for k in front],
         [means[k] for k in front],
         color="#777",
         linestyle="--",
         linewidth=1,
         zorder=0,
-        label="Pareto front of the means",
     )
     axes.set_xlabel(kind.head + (", more is better" if kind.more_is_better else ""))
     axes.set_ylabel("test accuracy (%), last epoch")
     axes.grid(alpha=0.3)
+    return lines

@@ -17,7 +17,7 @@ from scipy import stats
 
 from sceneparse.errors import InputError
 from sceneparse.metrics.significance import LEVEL
-from sceneparse.report.plots import save_plot
+from sceneparse.report.plots import add_legend, save_plot
 from sceneparse.report.tables import plain
 
 
@@ -48,10 +48,10 @@ class Spread:
     high: float
 
     def as_values(self) -> dict[str, Any]:
-        """Return plain values; what is not defined for one seed is null."""
+        """Return plain values; what is not defined for one seed, or not finite, is null."""
         return {
-            "values": list(self.values),
-            "mean": self.mean,
+            "values": [plain(value) for value in self.values],
+            "mean": plain(self.mean),
             "deviation": plain(self.deviation),
             "low": plain(self.low),
             "high": plain(self.high),
@@ -59,10 +59,10 @@ class Spread:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Describe values of several seeds; deviation and interval are NaN for one."""
+    """Describe values of several seeds; deviation and interval are NaN for one, or not finite."""
     sample = np.asarray(values, dtype=float)
     mean = float(sample.mean())
-    if len(sample) < 2:
+    if len(sample) < 2 or not np.isfinite(sample).all():
         return Spread(tuple(values), mean, math.nan, math.nan, math.nan)
     deviation = float(sample.std(ddof=1))
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(sample) - 1)) * deviation / math.sqrt(len(sample))
@@ -71,16 +71,19 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 def read_seed(folder: Path) -> SeedCurves:
     """Read the curves of a run; raises InputError where it has none."""
+    path = folder / "metrics.jsonl"
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         after_epoch = [record for record in records if record["kind"] == "val"]
         columns = {
             name: np.array([record[name] for record in after_epoch])
             for name in ("test_accuracy", "test_loss")
         }
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
         raise InputError(f"'{folder}' holds no run of tools/train_cls.py") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged or not of tools/train_cls.py") from error
     if not after_epoch:
         raise InputError(f"'{folder}' has not finished an epoch yet; go on with --resume")
     held_out = "holdout_accuracy" in after_epoch[0]
@@ -150,13 +153,15 @@ def draw_curves(groups: Mapping[str, Sequence[SeedCurves]]) -> Figure:
     """Draw test accuracy, test loss and training loss by epoch: means, bands of one deviation."""
     figure = Figure(figsize=(13, 4))
     measures = ("test_accuracy", "test_loss", "train_loss")
+    lines = {}
     for axes, measure in zip(figure.subplots(1, 3), measures, strict=True):
         for name, curves in groups.items():
             length = min(len(c.test_accuracy) for c in curves)
             values = np.stack([getattr(c, measure)[:length] for c in curves])
             epochs, mean = np.arange(1, length + 1), values.mean(axis=0)
             # A single epoch is a point, which a line would not show.
-            (line,) = axes.plot(epochs, mean, "o-" if length == 1 else "-", label=name)
+            (line,) = axes.plot(epochs, mean, "o-" if length == 1 else "-")
+            lines[name] = line
             if len(curves) > 1:
                 band = values.std(axis=0, ddof=1)
                 axes.fill_between(
@@ -166,5 +171,5 @@ def draw_curves(groups: Mapping[str, Sequence[SeedCurves]]) -> Figure:
         axes.set_title(measure.replace("_", " "))
         axes.grid(alpha=0.3)
     if any(groups):
-        figure.axes[0].legend()
+        add_legend(figure.axes[0], lines, title="mean, band of one deviation")
     return figure

@@ -101,8 +101,8 @@ def write_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str])
 
 
 def plain(value: float) -> float | None:
-    """Turn NaN, which JSON has no word for, into None."""
-    return None if math.isnan(value) else float(value)
+    """Turn NaN and infinity, which JSON has no word for, into None."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _number(value: float) -> str:
