@@ -311,6 +311,11 @@ def test_another_plan_is_refused_with_what_differs(
     said = capsys.readouterr().err
     assert "train.epochs was 2, is 5" in said
     assert "sweep.parameters.attention.attributes.choices was ['none', 'eca'], is" in said
+    # trials that wait already would be run all the same
+    fewer = [write(GRID), f"output={tmp_path / 'out'}", "--trials=2"]
+    assert call(sweep_cls, *fewer) == 2
+    assert "has 4 trials already; give as many by --trials" in capsys.readouterr().err
+    command[0] = write(GRID.replace("eca", "gct"))
     (plan.output / "journal.log").unlink()
     (plan.output / "trial-0000").mkdir()
     assert call(sweep_cls, *command) == 2

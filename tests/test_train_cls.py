@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +108,16 @@ def test_seeds_become_runs_and_a_summary(
     with pytest.raises(InputError, match="holds a classifier"):
         sceneparse.Predictor(output / "seed-2")
 
-    # finished runs stay as they are, a new seed is added
+    # finished runs stay as they are, a new seed is added, and one that was killed before its first
+    # checkpoint begins anew
+    shutil.rmtree(output / "seed-2/checkpoints")
+    for name in ("last", "best"):
+        (output / f"seed-2/{name}").unlink()
     before = (output / "seed-1/metrics.jsonl").read_text()
     again = [*small, "seeds=1-3", "attention=strip_pooling"]
     assert call(train_cls, "--config", CONFIG, *again, "--resume") == 0
     assert (output / "seed-1/metrics.jsonl").read_text() == before
+    assert len((output / "seed-2/metrics.jsonl").read_text().splitlines()) == len(lines)
     assert len(json.loads((output / "summary.json").read_text())["loss, last epoch"]["values"]) == 3
     assert call(train_cls, "--config", CONFIG, *again) == 2
     assert "holds a run; go on with --resume" in capsys.readouterr().err
@@ -165,7 +171,8 @@ def test_spread_is_students() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["seeds=4-1"], "seeds: "),
+        (["seeds=4-1"], "seeds: write them as 3, 0-4 or [0, 1, 2], the smaller first, got '4-1'"),
+        (["seeds=0-1,4"], "write them as 3, 0-4 or [0, 1, 2]"),
         (["seeds=[1, 1]"], "seeds must differ"),
         (["attention=magic"], "unknown attention 'magic'"),
         (["model=resnet19"], "unknown model 'resnet19'"),

@@ -21,7 +21,7 @@ EXAMPLES = """\
 Any key of the configuration can be set as section.key=value; --print-config explains them all.
 Every seed is a run of its own in OUTPUT/seed-N, as tools/train_seg.py makes them; OUTPUT gets
 summary.json, summary.csv and curves.png. --resume goes on with the seeds that have begun, leaves
-finished ones as they are, and starts the others."""
+finished ones as they are, and starts the others, also those stopped before a checkpoint."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,22 +55,31 @@ def train_seeds(config: ClsConfig, *, resume: bool, overwrite: bool) -> None:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("tools/train_cls.py runs in one process; start it without torchrun")
-    begun = {seed: (seed_folder(config, seed) / "last").exists() for seed in config.seeds}
+    saved = {seed: (seed_folder(config, seed) / "last").exists() for seed in config.seeds}
+    ways = {
+        seed: {
+            "resume": resume and saved[seed],
+            "overwrite": overwrite or (resume and has_nothing_to_lose(seed_folder(config, seed))),
+        }
+        for seed in config.seeds
+    }
     for seed in config.seeds:
-        going_on = resume and begun[seed]
-        refuse_existing_run(seed_folder(config, seed), resume=going_on, overwrite=overwrite)
+        refuse_existing_run(seed_folder(config, seed), **ways[seed])
     data = load_data(config)
     with join_processes() as process:
         for seed in config.seeds:
-            training = prepare_seed(
-                config, seed, data, process, resume=resume and begun[seed], overwrite=overwrite
-            )
+            training = prepare_seed(config, seed, data, process, **ways[seed])
             print(
                 f"seed {seed}: {config.model}, attention {config.attention}, "
                 f"{training.epochs} epochs on {process.device.type} in {training.compute.name}"
                 + (", finished already" if training.finished else "")
             )
             train(training)
+
+
+def has_nothing_to_lose(folder: Path) -> bool:
+    """Whether a run was stopped before its first checkpoint."""
+    return not any(folder.glob("checkpoints/*/meta.json"))
 
 
 def summarise(config: ClsConfig) -> None:

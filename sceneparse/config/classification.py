@@ -109,10 +109,12 @@ class ClsConfig(Section):
         """Read 3 as [3], and 0-4 as [0, 1, 2, 3, 4]."""
         if isinstance(value, int):
             return [value]
-        first, dash, last = str(value).partition("-")
-        if isinstance(value, str) and dash and first.isdigit() and last.isdigit():
-            return list(range(int(first), int(last) + 1))
-        return value
+        if not isinstance(value, str):
+            return value
+        ends = [int(end) for end in value.split("-") if end.isdecimal()]
+        if value.count("-") != 1 or len(ends) != 2 or ends[0] > ends[1]:
+            raise ValueError(f"write them as 3, 0-4 or [0, 1, 2], the smaller first, got {value!r}")
+        return list(range(ends[0], ends[1] + 1))
 
     @field_validator("seeds")
     @classmethod

@@ -65,6 +65,11 @@ def open_study(plan: Plan, storage: BaseStorage) -> Study:
         study = join_study(plan, storage)
         _refuse_another_plan(plan, study)
     known = attempts_of(study)
+    if len(known) > plan.trials:
+        raise InputError(
+            f"the study '{plan.name}' has {len(known)} trials already; give as many by --trials or "
+            "run_cap, or more"
+        )
     for trial, params in enumerate(plan.starts()):
         if trial not in known:
             study.enqueue_trial(params, {"trial": trial, "attempt": 0, "kills": 0})

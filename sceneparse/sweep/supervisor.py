@@ -140,7 +140,7 @@ class _News:
         self._start = self._said = time.monotonic()
         _say(
             f"sweep {plan.name}: {len(rows)} trials, {self._began_with} done; {plan.method}, "
-            f"{plan.direction} {plan.metric}; {workers} workers"
+            f"{plan.direction} {plan.metric}; {workers} worker{'s' * (workers > 1)}"
         )
 
     @property
