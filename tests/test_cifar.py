@@ -58,7 +58,7 @@ def test_damaged_files_are_refused(
     output = tmp_path / "run"
     assert call(train_cls, "--config", CONFIG, f"data.root={tmp_path}", f"output={output}") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "its checksums are not those of the original" in line
+    assert "(data_batch_3): its checksums are not those of the original" in line
     assert not output.exists()
 
 

@@ -63,6 +63,10 @@ def test_configurations_are_the_reports_recipe(path: Path, tmp_path: Path) -> No
     assert load_config(again, [], ClsConfig) == config
 
 
+def test_recipe_with_adam_takes_its_usual_rate() -> None:
+    assert load_config(CONFIG, ["optim.name=adam"], ClsConfig).optim.lr == 0.001
+
+
 @pytest.mark.parametrize(("name", "lr"), [("sgd", 0.1), ("adam", 0.001), ("adamw", 0.001)])
 def test_learning_rate_that_is_not_given_is_the_optimisers_usual_one(name: str, lr: float) -> None:
     config = load_config(CONFIG, [f"optim.name={name}", "optim.lr=null"], ClsConfig)
@@ -76,9 +80,10 @@ def test_learning_rate_that_is_not_given_is_the_optimisers_usual_one(name: str, 
 def test_seeds_become_runs_and_a_summary(
     small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [*small, "seeds=0-2", "attention=strip_pooling"]
+    settings = [*small, "optim.milestones=[2, 9]", "seeds=0-2", "attention=strip_pooling"]
     assert call(train_cls, "--config", CONFIG, *settings) == 0
     printed = capsys.readouterr().out
+    assert "optim.milestones [9] are not reached in train.epochs 3" in printed
     output = output_of(small)
     summary = json.loads((output / "summary.json").read_text())
     last = []
@@ -114,7 +119,7 @@ def test_seeds_become_runs_and_a_summary(
     for name in ("last", "best"):
         (output / f"seed-2/{name}").unlink()
     before = (output / "seed-1/metrics.jsonl").read_text()
-    again = [*small, "seeds=1-3", "attention=strip_pooling"]
+    again = [*settings, "seeds=1-3"]
     assert call(train_cls, "--config", CONFIG, *again, "--resume") == 0
     assert (output / "seed-1/metrics.jsonl").read_text() == before
     assert len((output / "seed-2/metrics.jsonl").read_text().splitlines()) == len(lines)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   python tools/sweep_cls.py configs/sweep_report.yaml
-  python tools/sweep_cls.py configs/sweep_report.yaml --workers 4 train.epochs=10 output=runs/short
-  python tools/sweep_cls.py configs/sweep_report.yaml --storage postgresql://me@host/sweeps
+  python tools/sweep_cls.py configs/sweep_report.yaml train.epochs=10 optim.milestones=[5,8]
+  python tools/sweep_cls.py configs/sweep_report.yaml --workers 4 --storage postgresql://me@host/sweeps
 
 The YAML has the shape of a W&B sweep (method, metric, parameters, run_cap, early_terminate) and
 names the configuration of the runs. Every trial is a run as of tools/train_cls.py, in

@@ -65,6 +65,8 @@ def train_seeds(config: ClsConfig, *, resume: bool, overwrite: bool) -> None:
     }
     for seed in config.seeds:
         refuse_existing_run(seed_folder(config, seed), **ways[seed])
+    if late := milestones_too_late(config):
+        print(f"optim.milestones {late} are not reached in train.epochs {config.train.epochs}")
     data = load_data(config)
     with join_processes() as process:
         for seed in config.seeds:
@@ -75,6 +77,12 @@ def train_seeds(config: ClsConfig, *, resume: bool, overwrite: bool) -> None:
                 + (", finished already" if training.finished else "")
             )
             train(training)
+
+
+def milestones_too_late(config: ClsConfig) -> list[int]:
+    """Return the epochs at which the learning rate would fall, had training not ended."""
+    milestones = config.optim.milestones if config.optim.schedule == "step" else []
+    return [epoch for epoch in milestones if epoch >= config.train.epochs]
 
 
 def has_nothing_to_lose(folder: Path) -> bool:

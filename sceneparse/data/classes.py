@@ -83,10 +83,11 @@ def _is_there(kind: type[CIFAR10], root: Path) -> bool:
     if not folder.is_dir():
         return False
     files = [*kind.train_list, *kind.test_list]
-    if not all(check_integrity(folder / name, checksum) for name, checksum in files):
+    bad = [name for name, checksum in files if not check_integrity(folder / name, checksum)]
+    if bad:
         raise InputError(
-            f"{folder} is damaged or incomplete: its checksums are not those of the original; "
-            "delete it to have it downloaded again"
+            f"{folder} is damaged or incomplete ({first_few(bad)}): its checksums are not those of "
+            "the original; delete it to have it downloaded again"
         )
     return True
 

@@ -35,7 +35,7 @@ def score_table(comparison: Comparison) -> Table:
 def _spread_cells(spread: Spread, write: Callable[[float], str]) -> list[str]:
     if math.isnan(spread.deviation):
         return [write(spread.mean), "-", "-"]
-    interval = f"{write(spread.low)} - {write(spread.high)}"
+    interval = f"{write(spread.low)} to {write(spread.high)}"
     return [write(spread.mean), write(spread.deviation), interval]
 
 

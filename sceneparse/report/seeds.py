@@ -125,7 +125,7 @@ def seeds_table(curves: Sequence[SeedCurves]) -> str:
     lines = [f"{'on the test images':<{wide}}  {seeds}     mean       sd  95% interval"]
     for name, row in rows.items():
         each = "  ".join(f"{value:7.4f}" for value in row.values)
-        interval = f"{row.low:.4f} - {row.high:.4f}" if len(curves) > 1 else "needs two seeds"
+        interval = f"{row.low:.4f} to {row.high:.4f}" if len(curves) > 1 else "needs two seeds"
         deviation = f"{row.deviation:7.4f}" if len(curves) > 1 else "      -"
         lines.append(f"{name:<{wide}}  {each}  {row.mean:7.4f}  {deviation}  {interval}")
     if not curves[0].held_out:
