@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_LONGEST_LINE = 4000
+
 
 class Explained(Exception):  # noqa: N818 - the base of errors and of a state
     """What a user is told: a line, and a line for each of several problems.
 
-    Names of files may hold line breaks and commands to terminals; they are escaped.
+    Names in files may be long, and hold line breaks and commands to terminals: lines are cut at
+    4000 characters, and what cannot be printed is escaped.
     """
 
     exit_code = 1
 
     def __init__(self, *lines: str) -> None:
-        super().__init__(*map(one_line, lines))
+        super().__init__(*(one_line(line)[:_LONGEST_LINE] for line in lines))
 
     def __str__(self) -> str:
         return "\n  ".join(self.args)

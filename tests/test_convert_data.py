@@ -217,7 +217,7 @@ def test_splits_keep_like_images_together_and_shares() -> None:
     ("arguments", "expected"),
     [
         (["voc"], "voc needs --masks and --images"),
-        (["pairs", "--table", "nowhere.csv"], "nowhere.csv: cannot be read as CSV"),
+        (["pairs", "--table", "nowhere.csv"], "nowhere.csv: cannot be read: No such file"),
         (["pairs", "--table", "x.csv", "--split", "train"], "--split takes e.g. train=0.8"),
         (["labelme", "--annotations", "/nowhere"], "the source holds no images"),
     ],

@@ -115,7 +115,7 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
     for word in inputs:
         kind, _, number = word.partition(":")
         if kind == "camera":
-            if not number.isdigit():
+            if not number.isdecimal():
                 raise InputError(f"a camera goes by its number, as in camera:0; got '{word}'")
             cameras.append(int(number))
         elif word == "-":

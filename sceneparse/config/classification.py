@@ -19,7 +19,8 @@ from sceneparse.config.types import (
     Switch,
 )
 
-Seeds = Annotated[list[Seed], Field(min_length=1)]
+_MOST_SEEDS = 1000
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=_MOST_SEEDS)]
 
 
 class ClsDataSection(Section):
@@ -110,7 +111,9 @@ class ClsConfig(Section):
         if isinstance(value, int):
             return [value]
         first, dash, last = str(value).partition("-")
-        if isinstance(value, str) and dash and first.isdigit() and last.isdigit():
+        if isinstance(value, str) and dash and first.isdecimal() and last.isdecimal():
+            if int(last) - int(first) >= _MOST_SEEDS:
+                raise ValueError(f"at most {_MOST_SEEDS} seeds, got {value}")
             return list(range(int(first), int(last) + 1))
         return value
 

@@ -170,7 +170,7 @@ def _check_values(
         for problem in problems_of(_changed(settings, key, value), ClsConfig)
     ]
     if problems:
-        raise InputError(f"{path}: parameters: {one_or_many(problems)}")
+        raise one_or_many(f"{path}: parameters", problems)
 
 
 def _distribution(section: ParameterSection) -> BaseDistribution:
