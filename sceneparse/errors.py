@@ -22,7 +22,7 @@ class Explained(Exception):  # noqa: N818 - the base of errors and of a state
     exit_code = 1
 
     def __init__(self, *lines: str) -> None:
-        super().__init__(*(one_line(line)[:_LONGEST_LINE] for line in lines))
+        super().__init__(*(one_line(line[:_LONGEST_LINE]) for line in lines))
 
     def __str__(self) -> str:
         return "\n  ".join(self.args)
