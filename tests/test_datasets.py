@@ -133,6 +133,7 @@ def test_list_file_with_spaces_in_names(root: Path) -> None:
 
 LIST_FAULTS = {
     "train/images/../../../a.png x.png": r"mine\.txt: 'train/images/\.\./.*' lies outside",
+    "a.png/.. b.png": "is a folder, where an image is expected",
     f"{'a' * 300}.png train/labels/a.png": r"1 masks have no image: a\.png",
     "a\x1b[2J.png": r"line 1: expected 'image mask', got 'a\\x1b\[2J\.png'",
     "a\x85b.png c.png": "expected 'image mask', got 'a'",

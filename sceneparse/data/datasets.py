@@ -259,6 +259,8 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
 
 def _name_below(root: Path, image: Path) -> str:
     """Name an image by its place below the root; results are written under this name."""
+    if image == root:
+        raise InputError(f"'{image}' is a folder, where an image is expected")
     return image.relative_to(root).with_suffix("").as_posix()
 
 

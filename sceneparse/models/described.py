@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from sceneparse.errors import InputError, one_line, refusing
 
@@ -95,10 +102,16 @@ class _Description(_Part):
     mean: Annotated[list[_Number], _Three] = []
     std: Annotated[list[_Deviation], _Three] = []
     data: _Data = _Data()
-    eval: _Protocol | None = None
+    eval: _Protocol = _Protocol(name="whole")
     amp: str = ""
     epoch: int = 0
     config: _Config = _Config()
+
+    @model_validator(mode="after")
+    def _color_for_each_class(self) -> _Description:
+        if self.colors and len(self.colors) != len(self.classes):
+            raise ValueError(f"{len(self.colors)} colors for {len(self.classes)} classes")
+        return self
 
 
 def check_description(meta: object, source: object) -> dict[str, Any]:
