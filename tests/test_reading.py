@@ -388,6 +388,20 @@ def test_what_would_take_hours_or_gigabytes_is_refused(tmp_path: Path, name: str
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 50_000
 
 
+def test_missing_palette_is_named(tmp_path: Path) -> None:
+    """Found by fuzzing: Pillow looks for the palette only when colours are wanted."""
+    stream = io.BytesIO()
+    palette_image(INDICES, PALETTE).save(stream, "PNG", transparency=3)
+    whole = stream.getvalue()
+    start = whole.index(b"PLTE") - 4
+    (length,) = struct.unpack_from(">I", whole, start)
+    path = tmp_path / "x.png"
+    path.write_bytes(whole[:start] + whole[start + 12 + length :])
+    with pytest.raises(InputError, match=r"x\.png: damaged or truncated"):
+        read_image(path)
+    assert np.array_equal(read_mask(path), INDICES)
+
+
 def test_pages_are_not_counted(tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(tiff(GREY_TIFF, pages=20_000))
     start = time.monotonic()

@@ -57,7 +57,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def rgb_array(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
     """Convert an upright image of any mode as read_image does; errors name `path`."""
-    return _in_bands(image, lambda band: _as_rgb(band, path))
+    with refusing(path, _DAMAGED):  # a palette can be missing
+        return _in_bands(image, lambda band: _as_rgb(band, path))
 
 
 def _as_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
