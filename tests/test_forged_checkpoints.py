@@ -28,6 +28,7 @@ from sceneparse.data.synthetic import write_dataset
 from sceneparse.distributed import Process
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.models.pretrained import read_weights
+from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.training import train
 from tests.conftest import ROOT, MakeRun
 from tools import convert_weights, eval_miou, predict, train_seg
@@ -353,3 +354,23 @@ def test_weights_that_are_no_numbers_end_at_the_first_image(
     forge(run, "model.safetensors", (tmp_path / "x.safetensors").read_bytes())
     code = call(predict, run, scenes / "val/images", "--output", tmp_path / "out")
     assert code == NumericalError.exit_code
+
+
+CONFIGS = {
+    "deep": "[" * 200_000,
+    "no JSON": "{",
+    "a list": "[]",
+    "a number": "3",
+    "nothing": "",
+    "huge network": json.dumps({"model": {"num_classes": 10**12}}),
+    "code": json.dumps({"model": {"head": "__import__('os').mkdir('owned')"}}),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_forged_models_of_the_hub(name: str, make_run: MakeRun, tmp_path: Path) -> None:
+    sceneparse.load_model(make_run()).save_pretrained(tmp_path / "model")  # type: ignore[union-attr]
+    (tmp_path / "model/config.json").write_text(CONFIGS[name])
+    with pytest.raises(InputError) as caught:
+        SegmentationModel.from_pretrained(str(tmp_path / "model"))
+    assert str(caught.value).isprintable()

@@ -11,6 +11,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sceneparse.errors import refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.layers.blocks import resize
 from sceneparse.models.described import Described, check_description
@@ -83,6 +84,17 @@ class SegmentationModel(nn.Module, Described, ModelHubMixin, library_name="scene
         )
         text = json.dumps(self.meta, indent=1)
         (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, place: str | Path, **options: Any) -> SegmentationModel:  # type: ignore[override]  # noqa: ANN401
+        """Load a model from a folder, or a repository of the hub; raises InputError.
+
+        `options` are huggingface_hub's, for downloads.
+        """
+        # The hub's own code reads config.json as well, and trusts it.
+        with refusing(place, "holds no model of ours"):
+            model: SegmentationModel = super().from_pretrained(place, **options)
+        return model
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> SegmentationModel:  # noqa: ANN401
