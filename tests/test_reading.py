@@ -334,6 +334,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "jpg": lambda: encoded("JPEG").replace(
         struct.pack(">HH", 40, 50), struct.pack(">HH", SIDE, SIDE)
     ),
+    "progressive.jpg": lambda: encoded("JPEG", progressive=True).replace(
+        struct.pack(">HH", 40, 50), struct.pack(">HH", 9000, 9000)
+    ),
     "long.ppm": lambda: b"P6 1 65536 255\n",
 }
 

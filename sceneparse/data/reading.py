@@ -23,9 +23,10 @@ from sceneparse.errors import InputError, one_line, refusing
 
 # Pillow knows dozens more, some of which hand files to other programs (EPS to Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# A few bytes can stand for any number of pixels. Decoding takes up to 7 bytes for each, of WebP 16.
+# A few bytes can stand for any number of pixels. Decoding takes up to 8 bytes for each, of
+# progressive JPEG 12, of WebP 16: less than 1 GB in all.
 LARGEST_IMAGE = 120_000_000
-_LARGEST_WEBP = 50_000_000
+_LARGEST_PROGRESSIVE, _LARGEST_WEBP = 80_000_000, 50_000_000
 _LONGEST_SIDE = 65_535
 _LARGEST_FILE = 2**30
 # A progressive JPEG has about ten; each costs a pass over all its pixels.
@@ -158,13 +159,20 @@ def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
             raise InputError(
                 f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
             ) from error
-    largest = _LARGEST_WEBP if image.format == "WEBP" else LARGEST_IMAGE
+    largest = _largest(image)
     if image.width * image.height > largest or max(image.size) > _LONGEST_SIDE:
         raise InputError(
             f"{path}: cannot be read: Image size {image.width}x{image.height} is over "
             f"{largest / 1e6:.0f} million pixels or {_LONGEST_SIDE} a side; cut it into parts"
         )
     return image
+
+
+def _largest(image: Image.Image) -> int:
+    """Return how many pixels an opened image may have."""
+    if image.format == "WEBP":
+        return _LARGEST_WEBP
+    return _LARGEST_PROGRESSIVE if image.info.get("progressive") else LARGEST_IMAGE
 
 
 def _decode(path: Path) -> Image.Image:
