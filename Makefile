@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test fuzz clean
 
 quickstart: $(VENV)/.run
 	$(VENV)/bin/python tools/make_scenes.py data/quickstart
@@ -15,6 +15,11 @@ test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+# COUNT mutated inputs of each kind; findings go to runs/fuzz.
+COUNT ?= 10000
+fuzz: $(VENV)/.dev
+	$(VENV)/bin/python -W ignore -m tests.fuzz.run --count $(COUNT)
 
 # A mark per kind of installation, so that a second call installs nothing.
 $(VENV)/.run: setup.py

@@ -49,6 +49,7 @@ setup(
     ],
     extras_require={
         "sweep": SWEEP,
+        "fuzz": ["atheris"],
         "dev": [
             *SWEEP,
             "pytest",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,14 +17,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, refusing
+from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.classification import Classifier, create_classifier
-from sceneparse.models.pretrained import load_strict
+from sceneparse.models.described import check_description
+from sceneparse.models.rebuilding import rebuild
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.tensor_files import read_safetensors, read_tensors
 
 MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
 FORMAT = 2
@@ -93,11 +95,10 @@ def resolve_checkpoint(path: str | Path, prefer: str = "best") -> Path:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """Read and verify a checkpoint: its meta.json, after every file matched its checksum."""
-    try:
-        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+    path = folder / META_FILE
+    meta = check_description(read_json(path, LARGEST_DESCRIPTION), path)
+    with refusing(path, "damaged or not of a checkpoint"):
         checksums, written = dict(meta["sha256"]), meta["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / META_FILE} is damaged or not of a checkpoint") from error
     if written != FORMAT:
         raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
     for name in (MODEL_FILE, TRAINING_FILE):
@@ -112,13 +113,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 def read_training_state(folder: Path) -> dict[str, Any]:
     """Read what resuming needs; only tensors and plain values load."""
-    path = folder / TRAINING_FILE
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise InputError(
-            f"{path} is damaged or holds more than tensors and plain values"
-        ) from error
+    state: dict[str, Any] = read_tensors(folder / TRAINING_FILE)
     return state
 
 
@@ -130,9 +125,12 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     """
     folder = resolve_checkpoint(path)
     meta = read_meta(folder)
-    create = create_classifier if _is_classifier(meta) else create_segmentation_model
-    model: SegmentationModel | Classifier = create(**meta["model"])
-    load_strict(model, load_file(folder / MODEL_FILE), str(folder / MODEL_FILE))
+    arguments, weights = meta["model"], read_safetensors(folder / MODEL_FILE)
+    model: SegmentationModel | Classifier
+    if _is_classifier(meta):
+        model = rebuild(create_classifier, arguments, weights, str(folder))
+    else:
+        model = rebuild(create_segmentation_model, arguments, weights, str(folder))
     model.meta = meta
     return model.eval()
 

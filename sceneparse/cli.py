@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from sceneparse.errors import InputError, NumericalError, Preempted
+from sceneparse.errors import Explained, InputError, Preempted, one_line, reason_of
 
 
 def version_block() -> str:
     """Say what is installed, in the form that a bug report needs."""
-    from sceneparse.machine import version_rows  # noqa: PLC0415 - seconds to import, wanted only here
+    try:
+        from sceneparse.machine import version_rows  # noqa: PLC0415 - seconds, wanted only here
 
-    return "\n".join(f"{name:<11}{value}" for name, value in version_rows().items())
+        rows = version_rows()
+    except ImportError as error:  # which may be what is to be reported
+        rows = {"python": platform.python_version(), "torch": f"cannot be imported: {error}"}
+    return "\n".join(f"{name:<11}{value}" for name, value in rows.items())
 
 
 class _PrintVersion(argparse.Action):
@@ -26,9 +31,16 @@ class _PrintVersion(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names of files arrive as arguments, by way of the shell's *."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
+
+
 def tool_parser(description: str, examples: str) -> argparse.ArgumentParser:
     """Make a parser with the options that all tools share (--debug, --version)."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,7 +121,7 @@ def run(
     options = parser.parse_intermixed_args(arguments)
     try:
         main(options)
-    except (InputError, NumericalError, Preempted) as error:
+    except Explained as error:
         if options.debug:
             traceback.print_exc()
         rank = os.environ.get("RANK", "0")
@@ -122,11 +134,31 @@ def run(
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left; nobody is there to be told
         sys.exit(141)
-    except Exception:
-        traceback.print_exc()
-        _say(f"a bug in sceneparse; please report it with the lines above and\n{version_block()}")
-        sys.exit(1)
+    except Exception as error:
+        sys.exit(_tell_unexpected(error, debug=options.debug))
     sys.exit(0)
+
+
+def _tell_unexpected(error: Exception, *, debug: bool) -> int:
+    """Ask for a report of a bug, or for less of what did not fit into memory."""
+    out_of_memory = _is_out_of_memory(error)
+    if debug or not out_of_memory:
+        traceback.print_exc()
+    if out_of_memory:
+        _say(
+            f"error: out of memory ({one_line(reason_of(error))}); make batches, crops, images or "
+            "the network smaller, or close other programs"
+        )
+        return InputError.exit_code
+    _say(f"a bug in sceneparse; please report it with the lines above and\n{version_block()}")
+    return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python, NumPy and PyTorch's GPUs have types for it; PyTorch on the CPU has words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _say(text: str) -> None:

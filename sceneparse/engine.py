@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -63,12 +63,28 @@ class Stepper:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`'s result."""
+        """Go on from `state_dict()`'s result; raises an error for one of another run."""
+        before = [_types(group) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        if [_types(group) for group in self.optimizer.param_groups] != before:
+            raise ValueError("settings of the optimiser are of other types")
+        for parameter, values in self.optimizer.state.items():
+            _refuse_misshaped(parameter, values)
+        self.schedule.last_epoch = int(state["schedule"]["last_epoch"])
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+
+
+def _types(settings: Mapping[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in settings.items()}
+
+
+def _refuse_misshaped(parameter: Tensor, values: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what is kept for a parameter is of its shape, or one number."""
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.shape not in {parameter.shape, torch.Size()}:
+            raise ValueError(f"the optimiser's {name} is of shape {list(value.shape)}")
 
 
 def train_one_epoch(  # noqa: PLR0913 - all it uses

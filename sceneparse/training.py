@@ -96,6 +96,14 @@ class Training:
         """Whether all epochs are done."""
         return self.position.epoch == self.epochs
 
+    def holds(self, position: Position) -> bool:
+        """Whether a position is one that this run comes by."""
+        return (
+            0 <= position.epoch <= self.epochs
+            and 0 <= position.step <= self.sampler.steps_per_epoch
+            and 0 <= position.seconds < math.inf
+        )
+
 
 def train(training: Training) -> None:
     """Run the remaining epochs, with validation and a checkpoint after each; raise Preempted."""

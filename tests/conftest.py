@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,3 +122,16 @@ def tiny(scenes: Path, tmp_path: Path) -> list[str]:
         "train.epochs=2",
         "train.batch_size=4",
     ]
+
+
+@pytest.fixture
+def nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in an empty folder; nothing may appear in it, or beside the test's own folder."""
+    inside = tmp_path / "empty" / "deep" / "deeper"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    before = set(tmp_path.parent.iterdir())
+    yield
+    assert not list(inside.iterdir())
+    assert list((tmp_path / "empty").rglob("*")) == [inside.parent, inside]
+    assert set(tmp_path.parent.iterdir()) == before

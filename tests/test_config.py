@@ -122,12 +122,46 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         ("- 1\n- 2\n", "expected sections"),
         ("[1, 2]: 3\n", "a key must be a plain word"),
         ("\x00", "not YAML"),
+        ("a: &a [1]\nb: *a\n", "line 2: references"),
+        ("a: &a {b: 1}\nc:\n  <<: *a\n", "line 3: references"),
+        ("[" * 50_000, "nested too deeply"),
+        ("{a: " * 20_000, "nested too deeply"),
+        ("data: {root: " + "x" * 200_000 + "}", "larger than 100,000"),
+        ("seed: " + "9" * 5000, "not YAML"),
+        ("data: {root: !!python/name:os.system }", "python/name"),
+        ("data: {root: x}\nseed: !!timestamp 2020-01-01", "seed: input should be a valid integer"),
     ],
 )
 def test_unusable_yaml_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         load_config(write(tmp_path, text), (), SegConfig)
     assert not Path("owned").exists()
+
+
+def test_what_was_given_is_not_shown_whole(tmp_path: Path) -> None:
+    text = (
+        "data: {root: x}\nseed: ["
+        + "7, " * 30_000
+        + "7]\nmodel: {head: {a: "
+        + "b" * 30_000
+        + "}}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        load_config(write(tmp_path, text), ["optim.lr=\x1b[2J"], SegConfig)
+    assert len(str(caught.value)) < 2000
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+
+
+@pytest.mark.parametrize("key", ["data.workers", "train.epochs", "train.batch_size", "model.width"])
+def test_numbers_have_an_end(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path, "data: {root: x}\n")
+    with pytest.raises(InputError, match=f"{key}: input should be less"):
+        load_config(path, [f"{key}=99999999999"], SegConfig)
+
+
+def test_seeds_have_an_end(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at most 1000 seeds"):
+        load_config(write(tmp_path, "seeds: 0-999999999999"), (), ClsConfig)
 
 
 def test_section_with_all_keys_commented_out_has_the_defaults(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +219,7 @@ def test_splits_keep_like_images_together_and_shares() -> None:
     ("arguments", "expected"),
     [
         (["voc"], "voc needs --masks and --images"),
-        (["pairs", "--table", "nowhere.csv"], "nowhere.csv: cannot be read as CSV"),
+        (["pairs", "--table", "nowhere.csv"], "nowhere.csv: cannot be read: No such file"),
         (["pairs", "--table", "x.csv", "--split", "train"], "--split takes e.g. train=0.8"),
         (["labelme", "--annotations", "/nowhere"], "the source holds no images"),
     ],
@@ -228,3 +230,66 @@ def test_wrong_arguments_are_explained(
     assert convert(tmp_path / "out", *arguments) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def coco(folder: Path, **changes: Any) -> list[object]:
+    """Write instances of one triangle; `changes` of an annotation, or of an image."""
+    shape = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
+    annotation = {"image_id": 0, "category_id": 7, "area": 9, "segmentation": shape}
+    content = {"images": image_entries(), "annotations": [annotation], "categories": CATEGORIES}
+    for key, value in changes.items():
+        kind = "annotations" if key in annotation else "categories" if key == "name" else "images"
+        content[kind][0][key] = value  # type: ignore[index]
+    (folder / "coco.json").write_text(json.dumps(content))
+    return ["coco-instances", "--annotations", folder / "coco.json", "--images", folder / "images"]
+
+
+HARMFUL: dict[str, tuple[Callable[[Path], list[object]], str]] = {
+    "path": (lambda f: coco(f, file_name="../../../etc/a.jpg"), "lies outside the data folder"),
+    "absolute path": (lambda f: coco(f, file_name="/etc/a.jpg"), "lies outside the data folder"),
+    "size": (lambda f: coco(f, height=10**9, width=10**9), "no image is of 1000000000x"),
+    "negative size": (lambda f: coco(f, height=-1, width=-5), "no image is of"),
+    "size in words": (lambda f: coco(f, height="24"), "its mask cannot be drawn"),
+    "far polygon": (lambda f: coco(f, segmentation=[[0, -2e9, 9, 2e9, 5, 5]]), "far outside"),
+    "polygon": (lambda f: coco(f, segmentation=[[1e400, 1, 2, 3, 4, 5]]), "far outside"),
+    "endless run": (
+        lambda f: coco(f, segmentation={"counts": "o" * 10**6}),
+        "a run length of endless digits",
+    ),
+    "runs": (lambda f: coco(f, segmentation={"counts": [-1, WIDTH * HEIGHT + 1]}), "negative"),
+    "many pixels": (lambda f: coco(f, segmentation={"counts": [2**60]}), "run lengths of"),
+    "category": (lambda f: coco(f, category_id=99), "99 is missing"),
+    "image": (lambda f: coco(f, image_id=99), "not as coco-instances has it: 99 is missing"),
+    "class over lines": (lambda f: coco(f, name="a\nb\x1b[2J"), "printable characters"),
+    "class that is none": (lambda f: coco(f, name=["a"]), "printable characters"),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_harmful_annotations_are_one_line(
+    name: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, expected = HARMFUL[name]
+    start = time.monotonic()
+    assert convert(tmp_path / "out", *make(tmp_path), "--split", "all=1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+    assert time.monotonic() - start < 5
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_elsewhere_must_be_allowed(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LabelMe's files often lie beside the folder of the images, a CSV as well."""
+    (tmp_path / "labelled").mkdir()
+    size = {"imageHeight": HEIGHT, "imageWidth": WIDTH}
+    shapes = [{"label": "road", "points": [[0, 10], [31, 10], [31, 23]]}]
+    for name in "ab":
+        content = {"imagePath": f"../images/{name}.jpg", "shapes": shapes, **size}
+        (tmp_path / f"labelled/{name}.json").write_text(json.dumps(content))
+    arguments = ["labelme", "--annotations", tmp_path / "labelled", "--split", "all=1"]
+    assert convert(tmp_path / "out", *arguments) == 2
+    assert "'../images/a.jpg' lies outside the data folder" in capsys.readouterr().err
+    assert convert(tmp_path / "out", *arguments, "--root", tmp_path) == 0
+    assert set(masks_of(tmp_path / "out")) == set("ab")

@@ -132,6 +132,11 @@ def test_list_file_with_spaces_in_names(root: Path) -> None:
 
 
 LIST_FAULTS = {
+    "train/images/../../../a.png x.png": r"mine\.txt: 'train/images/\.\./.*' lies outside",
+    "a.png/.. b.png": "is a folder, where an image is expected",
+    f"{'a' * 300}.png train/labels/a.png": r"1 masks have no image: a\.png",
+    "a\x1b[2J.png": r"line 1: expected 'image mask', got 'a\\x1b\[2J\.png'",
+    "a\x85b.png c.png": "expected 'image mask', got 'a'",
     "../a.png train/labels/a.png": r"mine\.txt: '\.\./a\.png' lies outside the data folder",
     "train/images/a.png /etc/a.png": r"mine\.txt: '/etc/a\.png' lies outside the data folder",
     "train/images/a.png": r"mine\.txt, line 1: expected 'image mask', got 'train/images/a\.png'",
@@ -147,6 +152,45 @@ def test_list_file_fault_is_named(root: Path, text: str) -> None:
     (root / "mine.txt").write_text(text)
     with pytest.raises(InputError, match=LIST_FAULTS[text]):
         create_dataset("folder", root, "mine.txt")
+
+
+@pytest.mark.parametrize("dataset", ["folder", "camvid", "ade20k", "pascal_context_59"])
+@pytest.mark.parametrize("split", ["../outside", "a/../../outside", "/outside", "../x.txt"])
+def test_split_outside_of_the_root_is_refused(root: Path, dataset: str, split: str) -> None:
+    with pytest.raises(InputError, match=r"the split: '.*' lies outside the data folder"):
+        create_dataset(dataset, root, split)
+
+
+def test_links_in_the_root_may_lead_out(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whoever put them there allowed it: large data sets often lie elsewhere."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (root / "train").rename(elsewhere / "train")
+    (root / "train").symlink_to(elsewhere / "train")
+    (root / "mine.txt").write_text("train/images/a.png train/labels/a.png\n")
+    for split in ("train", "mine.txt"):
+        dataset = create_dataset("folder", root, split)
+        check_samples(dataset, range(len(dataset)))
+
+
+@pytest.mark.parametrize("name", ["../../../outside/a", "/outside/a"])
+def test_list_of_voc_names_no_files_outside(tmp_path: Path, name: str) -> None:
+    """Results are written under these names."""
+    (tmp_path / CONTEXT_LIST).parent.mkdir(parents=True)
+    (tmp_path / CONTEXT_LIST).write_text(f"{name}\n")
+    with pytest.raises(InputError, match="lies outside the data folder"):
+        create_dataset("pascal_context_60", tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "\x1b]0;owned\x07", "x" * 300, "a\u202eb"],
+    ids=["empty", "control", "long", "bidi"],
+)
+def test_names_of_classes_are_text(root: Path, name: str) -> None:
+    with pytest.raises(InputError, match="a class needs a name of"):
+        create_dataset("folder", root, "train", ["ground", name])
 
 
 def remove_files(root: Path, *folders: str) -> None:

@@ -275,8 +275,8 @@ def test_non_finite_scores_are_an_error(name: str) -> None:
     ("change", "message"),
     [
         ({"name": "hole"}, "unknown protocol 'hole'; choose one of: mmseg_slide"),
-        ({"crop": (0, 5)}, "positive"),
-        ({"base": 0}, "positive"),
+        ({"crop": (0, 5)}, "in 1..65535"),
+        ({"base": 0}, "in 1..65535"),
         ({"scales": []}, "positive"),
         ({"scales": [1.0, float("nan")]}, "positive"),
         ({"weighting": "round"}, "unknown weighting"),

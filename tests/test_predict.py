@@ -345,3 +345,50 @@ def test_bad_input_is_one_line(
     assert call(predict, run, *arguments) == 2
     (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("error: ")]
     assert message in line
+
+
+def test_results_stay_in_their_folder(make_run: MakeRun, photos: Path, tmp_path: Path) -> None:
+    """Images of one name get the rest of their paths, which may go up and down."""
+    (tmp_path / "other").mkdir()
+    shutil.copy(photos / "a.jpg", tmp_path / "other/a.jpg")
+    inputs = [photos / "a.jpg", f"{photos}/../../../../../../../{tmp_path}/other/a.jpg"]
+    code, output = predict_to(tmp_path, make_run(), *inputs, "--save", "index")
+    assert code == 0
+    names = json.loads((output / "shares.json").read_text())
+    assert len(names) == 2
+    assert all((output / "index" / f"{name}.png").is_file() for name in names)
+    assert not any(".." in Path(name).parts for name in names)
+
+
+VIDEOS = {
+    "playlist": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nreal.avi\n#EXT-X-ENDLIST\n",
+    "list": "ffconcat version 1.0\nfile real.avi\n",
+    "session": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
+    "text": "x",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_lists_of_other_files_are_no_videos(name: str, tmp_path: Path) -> None:
+    """FFmpeg would follow them to other files and over the network."""
+    with VideoWriter(tmp_path / "real.mp4", 10, (64, 64)) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    shutil.copy(tmp_path / "real.mp4", tmp_path / "real.avi")
+    (tmp_path / "x.mp4").write_text(VIDEOS[name])
+    with pytest.raises(InputError, match=r"x\.mp4: cannot be opened as a video"):
+        VideoReader(tmp_path / "x.mp4")
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.mp4", "concat:a.mp4|b.mp4", "x" * 300])
+def test_addresses_are_no_videos(path: str) -> None:
+    with pytest.raises(InputError, match=r"no file|cannot be read"):
+        VideoReader(Path(path))
+
+
+def test_large_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with VideoWriter(tmp_path / "x.mp4", 10, (64, 64)) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setattr("sceneparse.prediction.video.LARGEST_IMAGE", 64 * 63)
+    with pytest.raises(InputError, match="frames of 64x64 are over"):
+        VideoReader(tmp_path / "x.mp4")

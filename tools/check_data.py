@@ -94,7 +94,7 @@ def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
 
 def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
     """Print a table per split, then what is wrong and what is odd."""
-    from sceneparse.errors import first_few
+    from sceneparse.errors import first_few, one_line
 
     for split, facts in summary["splits"].items():
         sizes = first_few(f"{size} ({count})" for size, count in facts["sizes"].items())
@@ -118,7 +118,7 @@ def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
     for heading, lines in sections.items():
         print(f"\n{heading}: {len(lines)}")
         for line in lines[:20]:
-            print(f"  {line}")
+            print(f"  {one_line(line)}")
         if len(lines) > 20:
             print(f"  and {len(lines) - 20} more, in data.json")
 

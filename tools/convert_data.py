@@ -31,6 +31,8 @@ NEEDED = {
     "coco-panoptic": ("annotations", "images"),
     "coco-instances": ("annotations", "images"),
 }
+# Whose files say where the images lie.
+ROOTED = ("pairs", "labelme")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--masks", type=Path, help="folder of the masks")
     result.add_argument("--annotations", type=Path, help="JSON file, or folder of LabelMe's")
     result.add_argument("--table", type=Path, help="CSV file")
+    result.add_argument(
+        "--root",
+        type=Path,
+        help="pairs, labelme: all images lie in this folder (that of the CSV or JSON files)",
+    )
     result.add_argument(
         "--split",
         nargs="+",
@@ -55,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Read the source, split its images, write the folders."""
-    from sceneparse.data.convert import READERS, write_folders
+    from sceneparse.data.convert import read_source, write_folders
     from sceneparse.data.likeness import likeness_of
     from sceneparse.data.reading import read_image
     from sceneparse.data.splitting import split_images
@@ -70,7 +77,11 @@ def main(options: argparse.Namespace) -> None:
     missing = [f"--{name}" for name, path in needed.items() if path is None]
     if missing:
         raise InputError(f"{options.format} needs {' and '.join(missing)}")
-    source: Source = READERS[options.format](**needed)
+    if options.format in ROOTED:
+        needed["root"] = options.root
+    elif options.root is not None:
+        raise InputError(f"--root goes with {' and '.join(ROOTED)}")
+    source: Source = read_source(options.format, **needed)
     images = [item.image for item in source.items]
     refuse_ambiguous(images)
     progress = Progress(2 * len(images), "images")
@@ -102,7 +113,7 @@ def split_shares(texts: list[str]) -> dict[str, float]:
             shares[name] = float(share)
         except ValueError:
             shares[name] = -1.0
-        if not name or "/" in name or not shares[name] > 0:
+        if name in {"", ".", ".."} or "/" in name or not shares[name] > 0:
             raise InputError(f"--split takes e.g. train=0.8 val=0.2, got '{text}'")
     return shares
 

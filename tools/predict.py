@@ -115,7 +115,7 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
     for word in inputs:
         kind, _, number = word.partition(":")
         if kind == "camera":
-            if not number.isdigit():
+            if not number.isdecimal():
                 raise InputError(f"a camera goes by its number, as in camera:0; got '{word}'")
             cameras.append(int(number))
         elif word == "-":
@@ -170,7 +170,7 @@ class Writer:
 
 def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writer) -> None:
     """Predict images; what cannot be read is reported, and the rest done."""
-    from sceneparse.errors import InputError
+    from sceneparse.errors import InputError, one_line
     from sceneparse.logs import Progress
     from sceneparse.prediction.inputs import equal_size_batches
 
@@ -188,7 +188,8 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
             # Taken off the list, so that its memory is free again when it is written.
             prediction = predictions.pop(0)
             if prediction.tiled:
-                progress.say(f"{source.path}: so large that it was predicted in tiles")
+                large = f"{source.path}: so large that it was predicted in tiles"
+                progress.say(one_line(large))
             try:
                 writer.write(prediction, source.name, writer.save)
             except InputError as error:

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sceneparse.checkpoint import read_meta, read_training_state, resolve_checkpoint
 from sceneparse.config.types import Section
 from sceneparse.distributed import Process, check_on_main
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, refusing
 from sceneparse.models.pretrained import load_strict
 from sceneparse.precision import choose_dtype
 from sceneparse.run_folder import refuse_changed_settings, refuse_existing_run
-from sceneparse.training import Training
+from sceneparse.training import Position, Training
 
 
 def begin_run(
@@ -55,9 +55,13 @@ def resume_run(
         _as_now(type(config), saved["config"], checkpoint), config.model_dump(mode="json")
     )
     state = read_training_state(checkpoint)
-    load_strict(training.model, state["model"], str(checkpoint))
-    training.stepper.load_state_dict(state["stepper"])
-    vars(training.position).update(state["position"])
+    with refusing(checkpoint, "its training state does not fit this run"):
+        load_strict(training.model, state["model"], str(checkpoint))
+        training.stepper.load_state_dict(state["stepper"])
+        position = TypeAdapter(Position).validate_python(state["position"])
+        if not training.holds(position):
+            raise ValueError(f"{position} is outside of the run")
+        vars(training.position).update(vars(position))
     say(f"going on from {checkpoint} after step {training.steps_done}")
 
 

@@ -19,7 +19,8 @@ from sceneparse.config.types import (
     Switch,
 )
 
-Seeds = Annotated[list[Seed], Field(min_length=1)]
+_MOST_SEEDS = 1000
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=_MOST_SEEDS)]
 
 
 class ClsDataSection(Section):
@@ -114,6 +115,8 @@ class ClsConfig(Section):
         ends = [int(end) for end in value.split("-") if end.isdecimal()]
         if value.count("-") != 1 or len(ends) != 2 or ends[0] > ends[1]:
             raise ValueError(f"write them as 3, 0-4 or [0, 1, 2], the smaller first, got {value!r}")
+        if ends[1] - ends[0] >= _MOST_SEEDS:
+            raise ValueError(f"at most {_MOST_SEEDS} seeds, got {value}")
         return list(range(ends[0], ends[1] + 1))
 
     @field_validator("seeds")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -16,15 +17,27 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sceneparse.config.types import Section
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, refusing
+from sceneparse.files import read_text
 
 Config = TypeVar("Config", bound=Section)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2 (`1e-3` is a float, `off` a word), no key twice."""
+    """Safe YAML with the scalars of YAML 1.2 (`1e-3` is a float, `off` a word), no key twice.
+
+    No references either: a few lines of them can stand for more than fits into memory.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "references (*name) are not supported; write the value again", mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -55,14 +68,22 @@ for _tag, _pattern, _first in (
     )
 
 
+# A configuration takes a few thousand characters; reading millions takes minutes.
+_LARGEST_CONFIG = 100_000
+# What was given is shown, but not all of it.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
 def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML holds anything
-    try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not YAML: {error}") from error
+    if len(text) > _LARGEST_CONFIG:
+        raise InputError(f"{source}: larger than {_LARGEST_CONFIG:,} characters")
+    with refusing(source, "not YAML"):
+        try:
+            return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        except yaml.MarkedYAMLError as error:
+            line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise InputError(f"{source}{line}: {error.problem}") from error
 
 
 def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None:
@@ -111,11 +132,11 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:  # noqa: ANN401 - Err
     if problem["type"] == "missing":
         return f"{path}: required, but not given"
     if problem["type"] == "model_type":
-        return f"{path}: expected a section with keys, got {problem['input']!r}"
+        return f"{path}: expected a section with keys, got {_SHORT.repr(problem['input'])}"
     if problem["type"] == "value_error":
         return f"{path}: {problem['ctx']['error']}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{path}: {message}, got {problem['input']!r}"
+    return f"{path}: {message}, got {_SHORT.repr(problem['input'])}"
 
 
 def load_config(path: str | Path, overrides: Iterable[str], kind: type[Config]) -> Config:
@@ -133,11 +154,7 @@ def read_settings(
     path: str | Path, overrides: Iterable[str], kind: type[Section]
 ) -> dict[str, Any]:
     """Read a YAML file and apply overrides, without a look at keys and values."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from error
-    settings = _parse_yaml(text, str(path))
+    settings = _parse_yaml(read_text(Path(path), _LARGEST_CONFIG), str(path))
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected sections with keys, got {type(settings).__name__}")
@@ -154,7 +171,7 @@ def validate(settings: Mapping[str, Any], kind: type[Config], source: object) ->
     """Turn settings into a configuration; raises InputError that names every problem."""
     problems = problems_of(settings, kind)
     if problems:
-        raise InputError(f"{source}: {one_or_many(problems)}")
+        raise one_or_many(str(source), problems)
     return kind.model_validate(settings)
 
 
@@ -167,11 +184,11 @@ def problems_of(settings: Mapping[str, Any], kind: type[Section]) -> list[str]:
     return []
 
 
-def one_or_many(problems: Sequence[str]) -> str:
-    """Lay out a problem on a line, several below each other."""
+def one_or_many(source: str, problems: Sequence[str]) -> InputError:
+    """Build the error for a problem, on a line, or for several, below each other."""
     if len(problems) == 1:
-        return problems[0]
-    return f"{len(problems)} problems\n  " + "\n  ".join(problems)
+        return InputError(f"{source}: {problems[0]}")
+    return InputError(f"{source}: {len(problems)} problems", *problems)
 
 
 def render_config(config: Section, *, explain: bool = False) -> str:

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from sceneparse.config.types import (
     Color,
     Count,
-    CountOrZero,
     Deviation,
     Fraction,
     NotNegative,
@@ -18,6 +17,7 @@ from sceneparse.config.types import (
     Seed,
     Size,
     Switch,
+    Workers,
 )
 
 
@@ -46,7 +46,7 @@ class DataSection(Section):
     cache: Literal["none", "ram", "disk"] = Field(
         "none", description="keep decoded training images in memory, or on disk for later runs"
     )
-    workers: CountOrZero = Field(2, description="processes that read and augment; 0 = none")
+    workers: Workers = Field(2, description="processes that read and augment; 0 = none")
     timeout: Positive = Field(300.0, description="seconds until a silent worker counts as hung")
     check: Literal["auto", "all", "none"] = Field(
         "auto",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
 from sceneparse.config.types import Count, Section
 
+_LARGEST = 1e300
+
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
     """Keep whole numbers whole: between two of them there are only whole ones."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"input should be a number, got {value!r}")
+    # What is compared is false for NaN.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise ValueError(f"input should be a number, got {reprlib.repr(value)}")
     return value
 
 
@@ -56,7 +60,7 @@ class ParameterSection(Section):
     """What a setting may be: one value, one of some values, or a number of a range."""
 
     value: Any = Field(None, description="the value in all trials")
-    values: list[Any] = Field([], description="one of these")
+    values: list[Any] = Field([], max_length=1000, description="one of these")
     min: Number = Field(0, description="least number")
     max: Number = Field(0, description="greatest number")
     q: Number = Field(0, description="step of q_uniform")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Count = Annotated[int, Field(gt=0, strict=True)]
-CountOrZero = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Workers = Annotated[int, Field(ge=0, le=1024, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
+from sceneparse.errors import InputError, refusing
 
 # Pixels by image and class (N, K); ignored ones are not counted.
 PixelCounts = NDArray[np.int64]
@@ -44,8 +45,8 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
     only the first run reads all masks. Raises InputError for a mask that cannot be used.
     """
     cached = cache_folder() / f"class-pixels-{_fingerprint(dataset)}.npy"
-    if cached.is_file():
-        kept: PixelCounts = np.load(cached, allow_pickle=False)
+    kept = _kept(cached, (len(dataset), dataset.table.num_classes), say)
+    if kept is not None:
         return kept
     say(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -57,6 +58,21 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
         )
     counts = np.stack(each).astype(np.int64)
     _keep(cached, counts, say)
+    return counts
+
+
+def _kept(path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> PixelCounts | None:
+    """Read the counts of an earlier run; None where there are none, or they are damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with refusing(path, "damaged"):
+            counts: PixelCounts = np.load(path, allow_pickle=False)
+            if counts.shape != shape or counts.dtype != np.int64:
+                raise ValueError(f"counts of shape {counts.shape}")
+    except InputError as error:
+        say(str(error))
+        return None
     return counts
 
 

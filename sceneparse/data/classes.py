@@ -13,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity
+from torchvision.datasets.utils import check_integrity, download_url
 
+from sceneparse.data.archive import unpack
 from sceneparse.data.datasets import IMAGE_SUFFIXES
-from sceneparse.data.reading import read_image
-from sceneparse.errors import InputError, first_few, unknown_name
+from sceneparse.data.labels import require_name
+from sceneparse.data.reading import LARGEST_IMAGE, read_image
+from sceneparse.errors import InputError, first_few, reason_of, refusing, unknown_name
+from sceneparse.files import inside
 
 Color = tuple[float, float, float]
 
@@ -59,17 +62,15 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
     """
     root = Path(root)
     if dataset == "folder":
-        return _read_folder(root / split, size)
+        return _read_folder(inside(root, split, "the split"), size)
     if dataset not in _CIFAR:
         raise unknown_name("data set", dataset, [*_CIFAR, "folder"])
     kind = _CIFAR[dataset]
-    try:
-        data = kind(str(root), train=split == "train", download=not _is_there(kind, root))
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{dataset} is not in '{root}' and could not be downloaded "
-            f"({str(error).splitlines()[0]}); put {kind.base_folder} there"
-        ) from error
+    if not _is_there(kind, root):
+        _download(kind, root, dataset)
+    with refusing(root / kind.base_folder, "damaged; delete it to have it downloaded again"):
+        # Its files are pickles: torchvision opens only those with the published checksums.
+        data = kind(str(root), train=split == "train", download=False)
     images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2).contiguous()
     return LabelledImages(images, torch.tensor(data.targets), list(data.classes))
 
@@ -92,10 +93,23 @@ def _is_there(kind: type[CIFAR10], root: Path) -> bool:
     return True
 
 
+def _download(kind: type[CIFAR10], root: Path, dataset: str) -> None:
+    try:
+        download_url(kind.url, str(root), kind.filename, kind.tgz_md5)
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{dataset} is not in '{root}' and could not be downloaded ({reason_of(error)}); "
+            f"put {kind.base_folder} there"
+        ) from error
+    unpack(root / kind.filename, root)
+
+
 def _read_folder(folder: Path, size: int) -> LabelledImages:
     if not folder.is_dir():
         raise InputError(f"folder '{folder}' does not exist; expected SPLIT/CLASS/IMAGE under root")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    for name in classes:
+        require_name(name)
     if len(classes) < 2:
         raise InputError(f"{folder} must hold a folder for each class, found {first_few(classes)}")
     files = [
@@ -133,6 +147,8 @@ def _read_square(path: Path, size: int) -> NDArray[np.uint8] | InputError:
     height, width = image.shape[:2]
     factor = size / min(height, width)
     new = max(round(width * factor), size), max(round(height * factor), size)
+    if new[0] * new[1] > LARGEST_IMAGE:
+        return InputError(f"{path}: {width}x{height} is too long for a square of {size}")
     kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     scaled = np.asarray(cv2.resize(image, new, interpolation=kind))
     top, left = (new[1] - size) // 2, (new[0] - size) // 2

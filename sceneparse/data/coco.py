@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from sceneparse.data.labels import Labels, ignore_index_for
 from sceneparse.data.reading import read_image
-from sceneparse.data.source import Item, Source, fill_polygon, make_source, read_json
+from sceneparse.data.source import (
+    Item,
+    Source,
+    blank_mask,
+    fill_polygon,
+    labels_of_codes,
+    make_source,
+)
 from sceneparse.errors import InputError, first_few
+from sceneparse.files import inside, read_json
 
 
 def read_coco_panoptic(annotations: Path, images: Path) -> Source:
@@ -21,13 +29,14 @@ def read_coco_panoptic(annotations: Path, images: Path) -> Source:
     content = read_json(annotations)
     classes, index_of = _coco_classes(content)
     ignore = ignore_index_for(len(classes))
-    files = {entry["id"]: images / entry["file_name"] for entry in content["images"]}
+    folder = annotations.with_suffix("")
+    files = {e["id"]: inside(images, e["file_name"], annotations) for e in content["images"]}
     items = [
         Item(
             files[entry["image_id"]],
             partial(
                 _draw_panoptic,
-                annotations.with_suffix("") / entry["file_name"],
+                inside(folder, entry["file_name"], annotations),
                 {s["id"]: index_of[s["category_id"]] for s in entry["segments_info"]},
                 ignore,
             ),
@@ -38,14 +47,18 @@ def read_coco_panoptic(annotations: Path, images: Path) -> Source:
 
 
 def _draw_panoptic(path: Path, label_of: Mapping[int, int], ignore: int) -> Labels:
-    picture = read_image(path).astype(np.uint32)
-    ids = picture[..., 0] | picture[..., 1] << 8 | picture[..., 2] << 16
-    found, inverse = np.unique(ids, return_inverse=True)
-    unknown = [int(i) for i in found if int(i) not in label_of and i != 0]
+    # The number of a segment is red + 256 green + 256^2 blue; of no segment 0.
+    codes = {_swapped(number): label for number, label in label_of.items()}
+    labels, unknown = labels_of_codes(read_image(path), {0: ignore, **codes})
     if unknown:
-        raise InputError(f"{path}: segments that the JSON does not know: {first_few(unknown)}")
-    lookup = np.array([label_of.get(int(i), ignore) for i in found], dtype=np.uint16)
-    return lookup[inverse].reshape(ids.shape)
+        names = first_few(sorted(map(_swapped, unknown)))
+        raise InputError(f"{path}: segments that the JSON does not know: {names}")
+    return labels
+
+
+def _swapped(number: int) -> int:
+    """Turn red | green << 8 | blue << 16 into red << 16 | green << 8 | blue, and back."""
+    return int.from_bytes(number.to_bytes(3, "little"), "big")
 
 
 def read_coco_instances(annotations: Path, images: Path) -> Source:
@@ -57,7 +70,7 @@ def read_coco_instances(annotations: Path, images: Path) -> Source:
         shapes[annotation["image_id"]].append(annotation)
     items = [
         Item(
-            images / entry["file_name"],
+            inside(images, entry["file_name"], annotations),
             partial(_draw_instances, annotations, entry, shapes[entry["id"]], index_of),
         )
         for entry in content["images"]
@@ -71,7 +84,7 @@ def _draw_instances(
     annotations: Sequence[Mapping[str, Any]],
     index_of: Mapping[int, int],
 ) -> Labels:
-    mask = np.zeros((entry["height"], entry["width"]), np.uint16)
+    mask = blank_mask(entry["height"], entry["width"], 0)
     for annotation in sorted(annotations, key=lambda a: -float(a["area"])):
         label, shape = index_of[annotation["category_id"]] + 1, annotation["segmentation"]
         if isinstance(shape, dict):
@@ -105,12 +118,17 @@ def _uncompress_runs(text: str) -> list[int]:
         value |= (code & 31) << shift
         shift += 5
         if code & 32:
+            if shift > _LONGEST_RUN:
+                raise ValueError("a run length of endless digits")
             continue
         if code & 16:  # the number is negative
             value -= 1 << shift
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
+
+
+_LONGEST_RUN = 60  # bits
 
 
 def _coco_classes(content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]:

@@ -21,8 +21,17 @@ from sceneparse.data.coco import read_coco_instances, read_coco_panoptic
 from sceneparse.data.datasets import match_by_stem
 from sceneparse.data.labels import Color, Labels, ignore_index_for
 from sceneparse.data.reading import open_image, read_image, read_mask
-from sceneparse.data.source import Item, Source, fill_polygon, make_source, read_json
-from sceneparse.errors import InputError, first_few
+from sceneparse.data.source import (
+    Item,
+    Source,
+    blank_mask,
+    fill_polygon,
+    labels_of_codes,
+    make_source,
+    require_near,
+)
+from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import inside, read_json, read_text
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -45,7 +54,7 @@ def read_color_masks(masks: Path, images: Path, table: Path) -> Source:
     rows = _read_table(table, ("name", "r", "g", "b"))
     colors: dict[str, Color] = {}
     for row in rows:
-        colors[row["name"]] = (int(row["r"]), int(row["g"]), int(row["b"]))
+        colors[row["name"]] = _color(row, table)
     void = {name for name in colors if name.lower() in {"ignore", "void"}}
     names = tuple(name for name in colors if name not in void)
     ignore = ignore_index_for(len(names))
@@ -61,55 +70,60 @@ def read_color_masks(masks: Path, images: Path, table: Path) -> Source:
 
 
 def _decode_colors(path: Path, labels: Mapping[Color, int]) -> Labels:
-    picture = read_image(path).astype(np.uint32)
-    codes = picture[..., 0] << 16 | picture[..., 1] << 8 | picture[..., 2]
-    found, inverse = np.unique(codes, return_inverse=True)
-    known = {(r << 16) | (g << 8) | b: label for (r, g, b), label in labels.items()}
-    unknown = [int(code) for code in found if int(code) not in known]
+    codes = {(r << 16) | (g << 8) | b: label for (r, g, b), label in labels.items()}
+    mask, unknown = labels_of_codes(read_image(path), codes)
     if unknown:
         shown = first_few(
-            f"({code >> 16},{code >> 8 & 255},{code & 255}) ({int((codes == code).sum())} px)"
-            for code in unknown
+            f"({code >> 16},{code >> 8 & 255},{code & 255}) ({count} px)"
+            for code, count in sorted(unknown.items())
         )
         raise InputError(f"{path}: colours outside the table: {shown}")
-    lookup = np.array([known[int(code)] for code in found], dtype=np.uint16)
-    return lookup[inverse].reshape(codes.shape)
+    return mask
 
 
-def read_pairs(table: Path) -> Source:
-    """Read a CSV with the columns image,mask (relative to the CSV); masks hold 0..K-1 and 255."""
+def read_pairs(table: Path, root: Path | None = None) -> Source:
+    """Read a CSV with the columns image,mask (relative to the CSV); masks hold 0..K-1 and 255.
+
+    All lie in `root`, by default the CSV's folder.
+    """
     rows = _read_table(table, ("image", "mask"))
-    items = [
-        Item(table.parent / row["image"], partial(read_mask, table.parent / row["mask"]))
+    files = [
+        [inside(table.parent, row[column], table, root=root) for column in ("image", "mask")]
         for row in rows
     ]
+    items = [Item(image, partial(read_mask, mask)) for image, mask in files]
     largest = max((_largest_label(item) for item in items), default=0)
     return make_source([f"class_{k}" for k in range(max(largest + 1, 2))], items)
 
 
 def _largest_label(item: Item) -> int:
-    mask = item.draw()
+    mask = item.mask()
     ignore = 255 if mask.dtype == np.uint8 else 65535
     return int(mask[mask != ignore].max(initial=0))
 
 
-def read_labelme(annotations: Path) -> Source:
-    """Read LabelMe's JSON files: polygons, rectangles and circles, later ones on top."""
+def read_labelme(annotations: Path, root: Path | None = None) -> Source:
+    """Read LabelMe's JSON files: polygons, rectangles and circles, later ones on top.
+
+    The images lie in `root`, by default the folder of the JSON files.
+    """
     files = sorted(annotations.glob("*.json"))
     contents = [(path, read_json(path)) for path in files]
     names = sorted({shape["label"] for _, content in contents for shape in content["shapes"]})
     classes = [*(name for name in ("background",) if name not in names), *names]
     items = [
-        Item(annotations / content["imagePath"], partial(_draw_labelme, path, content, classes))
+        Item(
+            inside(annotations, content["imagePath"], path, root=root),
+            partial(_draw_labelme, path, content, classes),
+        )
         for path, content in contents
     ]
     return make_source(classes, items)
 
 
 def _draw_labelme(path: Path, content: Mapping[str, Any], classes: Sequence[str]) -> Labels:
-    mask = np.full(
-        (content["imageHeight"], content["imageWidth"]), classes.index("background"), np.uint16
-    )
+    background = classes.index("background")
+    mask = blank_mask(content["imageHeight"], content["imageWidth"], background)
     for shape in content["shapes"]:
         label, points = classes.index(shape["label"]), np.array(shape["points"], dtype=float)
         kind = shape.get("shape_type", "polygon")
@@ -119,6 +133,7 @@ def _draw_labelme(path: Path, content: Mapping[str, Any], classes: Sequence[str]
         if kind in {"polygon", "rectangle"}:
             fill_polygon(mask, points, label)
         elif kind == "circle":
+            require_near(points)
             radius = float(np.linalg.norm(points[1] - points[0]))
             center = (round(points[0, 0]), round(points[0, 1]))
             cv2.circle(mask, center, round(radius), label, -1)
@@ -136,11 +151,17 @@ def _pairs(images: Path, masks: Path) -> list[Any]:
     return pairs
 
 
+def _color(row: Mapping[str, str], table: Path) -> Color:
+    values = [int(row[k]) if row[k].isdecimal() else -1 for k in ("r", "g", "b")]
+    if not 0 <= min(values) <= max(values) <= 255:
+        raise InputError(f"{table}: expected r,g,b in 0..255 for '{row['name']}'")
+    return values[0], values[1], values[2]
+
+
 def _read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+    text = read_text(path)
+    with refusing(path, "cannot be read as CSV"):
+        rows = list(csv.DictReader(text.splitlines()))
     if not rows or any(row.get(column) in (None, "") for row in rows for column in columns):
         raise InputError(f"{path}: expected the columns {','.join(columns)}, all filled")
     return rows
@@ -170,7 +191,7 @@ def write_folders(
 
 def _checked(item: Item, source: Source) -> Labels:
     """Draw a mask; it must be of the image's size and hold classes and the ignore label only."""
-    mask = item.draw()
+    mask = item.mask()
     with open_image(item.image) as image:
         if (image.height, image.width) != mask.shape:
             raise InputError(
@@ -182,6 +203,16 @@ def _checked(item: Item, source: Source) -> Labels:
         values = first_few(np.unique(mask[wrong]).tolist())
         raise InputError(f"{item.image}: its mask holds {values}, outside the classes")
     return mask
+
+
+def read_source(kind: str, **files: Path | None) -> Source:
+    """Read a data set in a format of READERS; raises InputError naming what is not as it should.
+
+    `files` are the arguments of its reader.
+    """
+    main_file = files.get("annotations") or files.get("table") or files["masks"]
+    with refusing(main_file, f"not as {kind} has it"):
+        return READERS[kind](**files)
 
 
 READERS: dict[str, Callable[..., Source]] = {

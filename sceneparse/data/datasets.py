@@ -5,7 +5,6 @@ A layout function holds the facts of that data set only; reading and checking ar
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,12 @@ from sceneparse.data.labels import (
 )
 from sceneparse.data.reading import read_image, read_mask
 from sceneparse.errors import InputError, first_few, unknown_name
+from sceneparse.files import inside, is_file, read_text
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 MASK_FOLDERS = ("labels", "masks", "annotations")
+# A million lines.
+_LARGEST_LIST = 2**28
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def create_dataset(
         raise InputError(
             f"data folder '{root}' does not exist; set data.root (--data in tools/eval_miou.py)"
         )
+    inside(root, split, "the split")
     layout = DATASETS[dataset]
     if classes is not None and layout.table is not None:
         raise InputError(f"data.classes goes with dataset 'folder'; '{dataset}' has its own table")
@@ -203,14 +206,11 @@ def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
     """VOC2010 with SegmentationClassContext/*.png (60 ids) and ImageSets/SegmentationContext."""
     root = _inner(root, "VOCdevkit/VOC2010", "VOC2010")
     split_file = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
-    pairs = [
-        Pair(
-            root / "JPEGImages" / f"{name}.jpg",
-            root / "SegmentationClassContext" / f"{name}.png",
-            name,
-        )
-        for name in _read_lines(split_file)
-    ]
+    pairs = []
+    for name in _read_lines(split_file):
+        image = inside(root / "JPEGImages", f"{name}.jpg", split_file)
+        mask = inside(root / "SegmentationClassContext", f"{name}.png", split_file)
+        pairs.append(Pair(image, mask, _name_below(root / "JPEGImages", image)))
     return pairs
 
 
@@ -249,7 +249,7 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
                 f"{list_file}, line {number}: expected 'image mask', got '{line}'; "
                 "separate paths that contain spaces by a tab or comma"
             )
-        image, mask = (_inside(root, part, list_file) for part in parts)
+        image, mask = (inside(root, part, list_file) for part in parts)
         pairs.append(Pair(image, mask, _name_below(root, image)))
     repeated = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
     if repeated:
@@ -258,27 +258,14 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
 
 
 def _name_below(root: Path, image: Path) -> str:
-    """Name an image by its place below the root, however the list writes it."""
-    # Results are written under this name, so that it must not lead anywhere else.
-    path, top = Path(os.path.abspath(image)), Path(os.path.abspath(root))  # noqa: PTH100
-    if not path.is_relative_to(top):
-        path, top = path.resolve(), top.resolve()
-    return path.relative_to(top).with_suffix("").as_posix()
-
-
-def _inside(root: Path, part: str, list_file: Path) -> Path:
-    path = root / part
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{list_file}: '{part}' lies outside the data folder {root}")
-    return path
+    """Name an image by its place below the root; results are written under this name."""
+    if image == root:
+        raise InputError(f"'{image}' is a folder, where an image is expected")
+    return image.relative_to(root).with_suffix("").as_posix()
 
 
 def _read_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the list file {path}: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, _LARGEST_LIST).splitlines() if line.strip()]
 
 
 def _folder(path: Path) -> Path:
@@ -292,9 +279,9 @@ def _inner(root: Path, *candidates: str) -> Path:
 
 
 def _refuse_incomplete(pairs: Sequence[Pair]) -> None:
-    without_image = [pair for pair in pairs if not pair.image.is_file()]
-    without_mask = [pair for pair in pairs if not pair.mask.is_file()]
-    absent = [pair for pair in without_image if not pair.mask.is_file()]
+    without_image = [pair for pair in pairs if not is_file(pair.image)]
+    without_mask = [pair for pair in pairs if not is_file(pair.mask)]
+    absent = [pair for pair in without_image if not is_file(pair.mask)]
     if absent:
         names = first_few(pair.image for pair in absent)
         raise InputError(f"{len(absent)} listed samples have neither image nor mask: {names}")

@@ -6,17 +6,33 @@ A file that is truncated, of another kind, or too large never passes in silence.
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, one_line, refusing
+
+# Pillow knows dozens more, some of which hand files to other programs (EPS to Ghostscript).
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# A few bytes can stand for any number of pixels. Decoding takes up to 8 bytes for each, of
+# progressive JPEG 12, of WebP 16: less than 1 GB in all.
+LARGEST_IMAGE = 120_000_000
+_LARGEST_PROGRESSIVE, _LARGEST_WEBP = 80_000_000, 50_000_000
+_LONGEST_SIDE = 65_535
+_LARGEST_FILE = 2**30
+# A progressive JPEG has about ten; each costs a pass over all its pixels.
+_MOST_SCANS = 100
+# What the best compression of PNG comes to.
+_LARGEST_DEFLATE_RATIO = 1032
 
 # Pillow opens 16-bit grey as any of these, depending on the format.
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
@@ -24,20 +40,11 @@ _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 # Pillow spreads 2- and 4-bit grey over 0..255; a mask wants the stored values back.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _GREY_STEP = "grey_step"
-_LARGEST_AT_ONCE = 2**24
+_PIXELS_AT_ONCE = 2**22
+_LARGEST_TILE = 2**24
 _ORIENTATION = 0x0112  # of EXIF
-# Pillow raises any of these on damaged data, depending on the format.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    IndexError,
-    KeyError,
-    TypeError,
-    EOFError,
-    MemoryError,
-    struct.error,
-)
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF
+_DAMAGED = "damaged or truncated"
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -51,22 +58,30 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def rgb_array(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
     """Convert an upright image of any mode as read_image does; errors name `path`."""
+    with refusing(path, _DAMAGED):  # a palette can be missing
+        return _in_bands(image, lambda band: _as_rgb(band, path))
+
+
+def _as_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
     if image.mode == "F":
         image = _from_unit_range(image, path)
     if image.mode in _SIXTEEN_BIT:
         # Scaled to 8 bits by the high byte; Pillow's own conversion would clip at 255.
         image = Image.fromarray((_sixteen_bit(image, path) >> 8).astype(np.uint8))
-    return _as_array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _as_array(image: Image.Image) -> NDArray[np.uint8]:
-    """Copy the pixels out of an RGB image, a band at a time: Pillow would hold them twice more."""
-    if image.height * image.width <= _LARGEST_AT_ONCE:
-        return np.asarray(image)
-    result = np.empty((image.height, image.width, 3), dtype=np.uint8)
-    for top in range(0, image.height, 256):
-        bottom = min(top + 256, image.height)
-        result[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+def _in_bands(image: Image.Image, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
+    """Convert an image some rows at a time: the copies in between would hold it twice more."""
+    rows = max(_PIXELS_AT_ONCE // image.width, 1)
+    if rows >= image.height:
+        return convert(image)
+    first = convert(image.crop((0, 0, image.width, rows)))
+    result = np.empty((image.height, *first.shape[1:]), first.dtype)
+    result[:rows] = first
+    for top in range(rows, image.height, rows):
+        bottom = min(top + rows, image.height)
+        result[top:bottom] = convert(image.crop((0, top, image.width, bottom)))
     return result
 
 
@@ -77,12 +92,13 @@ def read_mask(path: Path) -> NDArray[Any]:
     """
     image = _decode(path)
     if image.mode in {"L", "P"}:
-        stored: NDArray[np.uint8] = np.asarray(image) // image.info.get(_GREY_STEP, 1)
-        return stored
+        step = image.info.get(_GREY_STEP, 1)
+        stored = np.asarray(image)
+        return stored if step == 1 else stored // step
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in _SIXTEEN_BIT:
-        return _sixteen_bit(image, path)
+        return _in_bands(image, lambda band: _sixteen_bit(band, path))
     raise InputError(
         f"{path}: a mask must hold one label value per pixel (8 or 16-bit grey, or palette), "
         f"this one is {image.mode}; convert colours to label values first"
@@ -108,66 +124,97 @@ def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
 
 def open_image(path: Path) -> Image.Image:
     """Open an image without decoding it; raises InputError naming a file that is none."""
+    _require_file(path)
     return _open(path, path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Tell height and width of an upright image from its header alone."""
     with open_image(path) as image:
-        try:
+        with refusing(path, _DAMAGED):
             # Of a PNG whose EXIF does not come first, Pillow would decode all pixels to find it.
             here = image.format != "PNG" or "exif" in image.info
             sideways = here and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
-        except _DAMAGE as error:
-            raise InputError(f"{path}: damaged or truncated: {_reason(error)}") from error
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
+def _require_file(path: Path) -> None:
+    """Raise InputError for a pipe or device, which may have no end, and for what is no image."""
+    with refusing(path, "cannot be read"):
+        state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a pipe or device"
+        raise InputError(f"{path}: not an image file but {kind}")
+    if state.st_size > _LARGEST_FILE:
+        raise InputError(f"{path}: {state.st_size >> 20} MB are more than an image can have")
+
+
 def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images and refuses huge ones; a large one is not an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(source)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image file that can be read") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
+    with refusing(path, "cannot be read"), warnings.catch_warnings():
+        # Pillow warns of large images and refuses huge ones; a large one is not an error.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(source, formats=_FORMATS)
+        except UnidentifiedImageError as error:
+            raise InputError(
+                f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
+            ) from error
+    largest = _largest(image)
+    if image.width * image.height > largest or max(image.size) > _LONGEST_SIDE:
+        raise InputError(
+            f"{path}: cannot be read: Image size {image.width}x{image.height} is over "
+            f"{largest / 1e6:.0f} million pixels or {_LONGEST_SIDE} a side; cut it into parts"
+        )
+    return image
+
+
+def _largest(image: Image.Image) -> int:
+    """Return how many pixels an opened image may have."""
+    if image.format == "WEBP":
+        return _LARGEST_WEBP
+    return _LARGEST_PROGRESSIVE if image.info.get("progressive") else LARGEST_IMAGE
 
 
 def _decode(path: Path) -> Image.Image:
-    try:
+    _require_file(path)
+    with refusing(path, "cannot be read"):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
-    with _open(path, io.BytesIO(content)) as image:
+    with _open(path, io.BytesIO(content)) as image, refusing(path, _DAMAGED):
         raw_mode = image.tile[0][3] if image.tile else None
-        # The second picture of a phone's MPO is a preview or depth map.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if frames > 1:
-            warnings.warn(f"{path}: {frames} frames or pages, the first is used", stacklevel=3)
-        try:
-            _require_the_end(content, image.format)
-            image.load()
-            # A copy is made only of what must be turned.
-            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            upright = ImageOps.exif_transpose(image) if turned else image
-        except _DAMAGE as error:
-            raise InputError(f"{path}: damaged or truncated: {_reason(error)}") from error
+        # The second picture of a phone's MPO is a preview or depth map. How many there are is not
+        # asked: there can be millions.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            several = f"{path}: several frames or pages, the first is used"
+            warnings.warn(one_line(several), stacklevel=3)
+        _require_whole(content, image)
+        image.load()
+        # A copy is made only of what must be turned.
+        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        upright = ImageOps.exif_transpose(image) if turned else image
     upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
     return upright
 
 
-def _require_the_end(content: bytes, kind: str | None) -> None:
-    """Raise ValueError for a PNG or JPEG that breaks off behind its last pixel, or has bit errors.
+def _require_whole(content: bytes, image: Image.Image) -> None:
+    """Raise ValueError for a damaged PNG or JPEG, and for what would take hours or gigabytes.
 
-    Pillow stops reading there, and does not look at the checksums of a PNG's pixels.
+    Pillow stops reading behind the last pixel, and does not look at the checksums of a PNG's
+    pixels.
     """
-    if kind == "PNG":
-        _walk_png(content)
-    # Among the pixels of a JPEG, FF is followed by 00, so that FF D9 can only be the end.
-    elif kind == "JPEG" and content.rfind(b"\xff\xd9") < _start_of_scan(content):
-        raise ValueError("the end of the image is missing")
+    if image.format == "PNG":
+        if _walk_png(content) * _LARGEST_DEFLATE_RATIO < image.width * image.height // 8:
+            raise ValueError("most of the pixels are missing")
+    elif image.format in {"JPEG", "MPO"}:
+        start = _start_of_scan(content)
+        # Among the pixels of a JPEG, FF is followed by 00, so that FF D9 can only be the end.
+        if image.format == "JPEG" and content.rfind(b"\xff\xd9") < start:
+            raise ValueError("the end of the image is missing")
+        if content.count(b"\xff\xda", start) > _MOST_SCANS:
+            raise ValueError(f"more than {_MOST_SCANS} scans")
+    elif isinstance(image, TiffImageFile):
+        tile = image.tag_v2.get(_TILE_WIDTH, 0) * image.tag_v2.get(_TILE_LENGTH, 0)
+        if tile > max(_LARGEST_TILE, image.width * image.height):
+            raise ValueError("tiles far larger than the image")
 
 
 def _start_of_scan(content: bytes) -> int:
@@ -181,8 +228,9 @@ def _start_of_scan(content: bytes) -> int:
     return position
 
 
-def _walk_png(content: bytes) -> None:
-    position, name = 8, b""
+def _walk_png(content: bytes) -> int:
+    """Compare all checksums; return how many bytes the compressed pixels take."""
+    position, name, pixels = 8, b"", 0
     view = memoryview(content)
     while name != b"IEND":
         if position + 12 > len(content):
@@ -193,7 +241,5 @@ def _walk_png(content: bytes) -> None:
         stored = content[position - 4 : position]
         if len(stored) < 4 or zlib.crc32(checked).to_bytes(4, "big") != stored:
             raise ValueError(f"wrong checksum in chunk {name.decode('latin-1')}")
-
-
-def _reason(error: BaseException) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        pixels += length if name == b"IDAT" else 0
+    return pixels

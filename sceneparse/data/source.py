@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.labels import Color, Labels, ignore_index_for, palette_color
-from sceneparse.errors import InputError
+from sceneparse.data.labels import (
+    Color,
+    Labels,
+    ignore_index_for,
+    palette_color,
+    require_name,
+)
+from sceneparse.data.reading import LARGEST_IMAGE
+from sceneparse.errors import refusing
+
+# OpenCV walks along every row of a shape, those outside the image as well.
+_FARTHEST = 1_000_000
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,11 @@ class Item:
     image: Path
     draw: Callable[[], Labels]
 
+    def mask(self) -> Labels:
+        """Draw the mask; raises InputError naming the image."""
+        with refusing(self.image, "its mask cannot be drawn"):
+            return self.draw()
+
 
 @dataclass(frozen=True)
 class Source:
@@ -31,6 +46,10 @@ class Source:
     classes: tuple[str, ...]
     colors: tuple[Color, ...]
     items: tuple[Item, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            require_name(name)
 
     @property
     def ignore_index(self) -> int:
@@ -43,14 +62,42 @@ def make_source(names: Sequence[str], items: Sequence[Item]) -> Source:
     return Source(tuple(names), tuple(palette_color(k) for k in range(len(names))), tuple(items))
 
 
+def blank_mask(height: int, width: int, label: int) -> Labels:
+    """Make a mask of one label; raises ValueError for a size that no image has."""
+    if not (min(height, width) > 0 and height * width <= LARGEST_IMAGE):
+        raise ValueError(f"no image is of {width}x{height} pixels")
+    return np.full((height, width), label, np.uint16)
+
+
 def fill_polygon(mask: Labels, points: NDArray[np.float64], label: int) -> None:
-    """Draw a polygon (N, 2) of x, y into a mask."""
+    """Draw a polygon (N, 2) of x, y into a mask; raises ValueError for points far outside."""
+    require_near(points)
     cv2.fillPoly(mask, [points.round().astype(np.int32)], label)
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON holds anything
-    """Read a JSON file; raises InputError naming it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+def require_near(numbers: NDArray[np.float64]) -> None:
+    """Raise ValueError for coordinates that are not finite, or far outside any image."""
+    if not (np.abs(numbers) <= _FARTHEST).all():  # false for NaN too
+        raise ValueError("a shape lies far outside the image")
+
+
+def labels_of_codes(
+    picture: NDArray[np.uint8], label_of: Mapping[int, int]
+) -> tuple[Labels, dict[int, int]]:
+    """Look up the label of every pixel by its code, red << 16 | green << 8 | blue.
+
+    Returns the labels (H, W), and how many pixels there are of each code that has none.
+    """
+    lookup = np.full(2**24, -1, np.int32)
+    lookup[list(label_of.keys())] = list(label_of.values())
+    labels = np.empty(picture.shape[:2], np.uint16)
+    unknown: Counter[int] = Counter()
+    for top in range(0, len(picture), _ROWS_AT_ONCE):
+        band = picture[top : top + _ROWS_AT_ONCE].astype(np.uint32)
+        codes = band[..., 0] << 16 | band[..., 1] << 8 | band[..., 2]
+        found = lookup[codes]
+        labels[top : top + _ROWS_AT_ONCE] = found
+        if found.min(initial=0) < 0:
+            values, counts = np.unique(codes[found < 0], return_counts=True)
+            unknown.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return labels, unknown

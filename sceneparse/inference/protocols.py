@@ -27,6 +27,8 @@ Infer = Callable[[SegmentationModel, Tensor], PixelScores]
 _PIXELS_IN_A_PASS = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
 # mmsegmentation's test pipelines never let the long side of an image grow beyond this.
 _MMSEG_LONGEST = 2048
+_LONGEST_SIDE = 65_535
+_LARGEST_SCALE = 16
 
 
 def _two_thirds_up(crop: int) -> int:
@@ -214,12 +216,14 @@ def create_protocol(
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS)
     protocol = PROTOCOLS[name]
-    if crop is not None and min(crop) < 1:
-        raise InputError(f"a window needs a positive height and width, got {crop[0]} {crop[1]}")
-    if base is not None and base < 1:
-        raise InputError(f"the base size must be positive, got {base}")
-    if scales is not None and not (scales and all(0 < s < math.inf for s in scales)):
-        raise InputError(f"scales must be positive, got {list(scales)}")
+    if crop is not None and not 1 <= min(crop) <= max(crop) <= _LONGEST_SIDE:
+        raise InputError(
+            f"a window needs a height and width in 1..{_LONGEST_SIDE}, got {crop[0]} {crop[1]}"
+        )
+    if base is not None and not 1 <= base <= _LONGEST_SIDE:
+        raise InputError(f"the base size must be in 1..{_LONGEST_SIDE}, got {base}")
+    if scales is not None and not (scales and all(0 < s <= _LARGEST_SCALE for s in scales)):
+        raise InputError(f"scales must be positive, up to {_LARGEST_SCALE}, got {list(scales)}")
     if weighting is not None and weighting not in WEIGHTINGS:
         raise unknown_name("weighting of windows", weighting, WEIGHTINGS)
     if protocol.crop is None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from sceneparse.errors import InputError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from sceneparse.errors import InputError, one_line, refusing
 
 Channels = tuple[float, float, float]
 
@@ -35,3 +44,88 @@ class Described:
         if key not in self.meta:
             raise InputError(f"this model has no {key}: it is not from a training run")
         return self.meta[key]
+
+
+def _printable(name: str) -> str:
+    if name != one_line(name):
+        raise ValueError(f"'{one_line(name)}' has characters that cannot be printed")
+    return name
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(allow_inf_nan=False, gt=0)]
+_Three = Field(min_length=3, max_length=3)
+
+
+class _Part(BaseModel):
+    """A part of a description; what it does not name may be anything."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Data(_Part):
+    dataset: str = ""
+    root: str = ""
+    val_split: str = ""
+
+
+class _Protocol(_Part):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str
+    crop: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    base: int | None = None
+    scales: list[_Number] | None = None
+    mirror: bool | None = None
+    weighting: str | None = None
+
+
+class _Training(_Part):
+    amp: str = ""
+    epochs: int = 1
+    batch_size: int = 1
+
+
+class _Config(_Part):
+    train: _Training = _Training()
+
+
+class _Description(_Part):
+    """What is relied on where it is there."""
+
+    task: Literal["segmentation", "classification"] = "segmentation"
+    model: dict[str, Any]
+    classes: Annotated[list[_Name], Field(min_length=2, max_length=65_535)] = []
+    colors: list[Annotated[list[_Byte], _Three]] = []
+    mean: Annotated[list[_Number], _Three] = []
+    std: Annotated[list[_Deviation], _Three] = []
+    data: _Data = _Data()
+    eval: _Protocol = _Protocol(name="whole")
+    amp: str = ""
+    epoch: int = 0
+    config: _Config = _Config()
+
+    @model_validator(mode="after")
+    def _color_for_each_class(self) -> _Description:
+        if self.colors and len(self.colors) != len(self.classes):
+            raise ValueError(f"{len(self.colors)} colors for {len(self.classes)} classes")
+        return self
+
+
+def check_description(meta: object, source: object) -> dict[str, Any]:
+    """Return what was read of a model's description; raise InputError naming what is wrong."""
+    with refusing(source, "does not describe a model of ours"):
+        try:
+            _Description.model_validate(meta)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+    assert isinstance(meta, dict)  # as validated
+    return meta
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say where the first problem is, and what."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"

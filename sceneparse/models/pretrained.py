@@ -1,27 +1,22 @@
 """Loading weights into models: strictly, with a readable account of what did not fit.
 
-Files are safetensors, or .pth/.pt/.th read with weights_only: a pickle that runs code is refused.
+Files are safetensors, or .pth/.pt/.th, of which only tensors and plain values are read.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sceneparse.errors import InputError, first_few
+from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.models.resnet import ResNet
 from sceneparse.models.timm_backbone import TimmBackbone
+from sceneparse.tensor_files import read_safetensors, read_tensors, require_plain
 
 State = dict[str, Tensor]
 
@@ -48,22 +43,26 @@ def read_weights(path: str | Path) -> State:
 
 
 def _unwrapped(content: Any, source: str) -> State:  # noqa: ANN401 - a file holds anything
-    while wrapped := _inner_state(content):
-        content = wrapped
+    # Bounded, since a file can hold itself.
+    for _ in range(_MOST_WRAPPERS):
+        content = _inner_state(content) or content
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise InputError(f"{source}: expected named tensors, found {type(content).__name__}")
+    require_plain(content, source)
     state = dict(content)
-    while state and (
-        prefix := next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
-    ):
+    for _ in range(_MOST_WRAPPERS):
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
+        if not state or prefix is None:
+            break
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
 # DataParallel and DDP, torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
+_MOST_WRAPPERS = 8
 
 
 def _inner_state(content: Any) -> Mapping[Any, Any] | None:  # noqa: ANN401 - a file holds anything
@@ -73,64 +72,50 @@ def _inner_state(content: Any) -> Mapping[Any, Any] | None:  # noqa: ANN401 - a 
     return next((value for value in inner if isinstance(value, Mapping) and value), None)
 
 
-_numpy_scalar: Any = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS: list[Any] = [
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
-    # before and after numpy 2
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
-]
-
-
 def _read_file(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
     if not path.is_file():
         raise InputError(f"weights file '{path}' does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Training scripts of old kept scores beside the weights, as numpy numbers.
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: refused, it is damaged or holds more than tensors and plain values"
-        ) from error
-    # What torch raises on garbage depends on the garbage.
-    except (
-        SafetensorError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        LookupError,
-        ValueError,
-        struct.error,
-    ) as error:
-        raise InputError(f"{path}: damaged or not a weights file: {str(error)[:120]}") from error
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_tensors(path)
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load all of `state` into all of `module`; raise InputError that sums up what does not fit."""
+    refuse_misfits(module, state, source)
+    with refusing(source, "cannot be loaded"):
+        module.load_state_dict(dict(state))
+
+
+def refuse_misfits(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise InputError that sums up where names, shapes and kinds of numbers differ."""
+    require_plain(state, source)
     own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    misshaped = [
-        f"{name} (file {list(state[name].shape)}, model {list(own[name].shape)})"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
-    ]
+    shared = [name for name in own if name in state]
+    differences = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} (file {list(state[name].shape)}, model {list(own[name].shape)})"
+            for name in shared
+            if own[name].shape != state[name].shape
+        ],
+        "of another kind": [
+            f"{name} (file {state[name].dtype}, model {own[name].dtype})"
+            for name in shared
+            if _kind(own[name]) != _kind(state[name])
+        ],
+    }
     problems = [
         f"{len(names)} {kind}: {first_few(names, 3)}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshaped),
-        )
+        for kind, names in differences.items()
         if names
     ]
     if problems:
         raise InputError(f"{source} does not fit the model: {'; '.join(problems)}")
-    module.load_state_dict(dict(state))
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Numbers of one kind turn into one another when they are loaded."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def load_backbone(

@@ -178,6 +178,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+_LARGEST_GRID = 64
 # Strides and dilations of the four stages by output stride.
 _STRIDES_AND_DILATIONS = {
     8: ((1, 2, 1, 1), (1, 1, 2, 4)),
@@ -262,6 +263,13 @@ def create_resnet(
         # oneDNN's gradients of strided 1x1 convolutions of 4 channels are wrong (seen on AVX2).
         raise InputError(f"base_width must be a multiple of 8, got {base_width}")
     block, depths = RESNETS[name]
+    if multi_grid is not None and not (
+        len(multi_grid) >= depths[3] and all(1 <= factor <= _LARGEST_GRID for factor in multi_grid)
+    ):
+        raise InputError(
+            f"multi_grid of {name} must be {depths[3]} factors in 1..{_LARGEST_GRID}, "
+            f"got {list(multi_grid)}"
+        )
     return ResNet(
         block,
         depths,

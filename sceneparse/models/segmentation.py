@@ -11,9 +11,10 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sceneparse.errors import InputError
+from sceneparse.errors import refusing
+from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.layers.blocks import resize
-from sceneparse.models.described import Described
+from sceneparse.models.described import Described, check_description
 
 _DOWNLOAD_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -85,22 +86,31 @@ class SegmentationModel(nn.Module, Described, ModelHubMixin, library_name="scene
         (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
+    def from_pretrained(cls, place: str | Path, **options: Any) -> SegmentationModel:  # type: ignore[override]  # noqa: ANN401
+        """Load a model from a folder, or a repository of the hub; raises InputError.
+
+        `options` are huggingface_hub's, for downloads.
+        """
+        # The hub's own code reads config.json as well, and trusts it.
+        with refusing(place, "holds no model of ours"):
+            model: SegmentationModel = super().from_pretrained(place, **options)
+        return model
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> SegmentationModel:  # noqa: ANN401
         # The builder imports this module.
         from sceneparse.models import create_segmentation_model  # noqa: PLC0415
-        from sceneparse.models.pretrained import load_strict, read_weights  # noqa: PLC0415
+        from sceneparse.models.pretrained import read_weights  # noqa: PLC0415
+        from sceneparse.models.rebuilding import rebuild  # noqa: PLC0415
 
         folder = Path(model_id)
         if not folder.is_dir():
             known = {k: v for k, v in options.items() if k in _DOWNLOAD_OPTIONS}
             folder = Path(snapshot_download(model_id, **known))
-        try:
-            meta = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            arguments = dict(meta["model"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder / CONFIG_FILE} is not of a sceneparse model") from error
-        model = create_segmentation_model(**arguments)
-        load_strict(model, read_weights(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+        config = folder / CONFIG_FILE
+        meta = check_description(read_json(config, LARGEST_DESCRIPTION), config)
+        weights = read_weights(folder / WEIGHTS_FILE)
+        model = rebuild(create_segmentation_model, meta["model"], weights, str(folder))
         model.meta = meta
         return model.eval()
 

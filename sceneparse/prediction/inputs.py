@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from sceneparse.data.datasets import IMAGE_SUFFIXES
 from sceneparse.data.reading import image_size, read_image
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -40,20 +41,24 @@ def find_sources(words: Iterable[str]) -> list[Source]:
     """
     found: dict[Path, Path] = {}  # file -> its name below the folder that was given
     for word in words:
-        path = Path(word)
-        if path.is_dir():
-            named = {f: f.relative_to(path) for f in sorted(path.rglob("*")) if _is_picture(f)}
-        elif path.exists() or not glob.has_magic(word):
-            named = {path: Path(path.name)}
-        else:
-            # Path.glob takes no absolute patterns.
-            files = map(Path, sorted(glob.glob(word, recursive=True)))  # noqa: PTH207
-            named = {f: Path(f.name) for f in files if _is_picture(f)}
+        with refusing(f"'{word}'", "cannot be found"):
+            named = _named(word)
         if not named:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
             raise InputError(f"'{word}' holds no images ({kinds})")
         found.update(named)
     return _named_apart(found)
+
+
+def _named(word: str) -> dict[Path, Path]:
+    path = Path(word)
+    if path.is_dir():
+        return {f: f.relative_to(path) for f in sorted(path.rglob("*")) if _is_picture(f)}
+    if path.exists() or not glob.has_magic(word):
+        return {path: Path(path.name)}
+    # Path.glob takes no absolute patterns.
+    files = map(Path, sorted(glob.glob(word, recursive=True)))  # noqa: PTH207
+    return {f: Path(f.name) for f in files if _is_picture(f)}
 
 
 def _is_picture(path: Path) -> bool:
@@ -66,7 +71,8 @@ def _named_apart(found: dict[Path, Path]) -> list[Source]:
     ways: list[Callable[[Path], Path]] = [
         lambda path: found[path].with_suffix(""),
         lambda path: found[path],
-        lambda path: Path(*path.absolute().parts[1:]),
+        # Results are written under these names, so that none may hold "..".
+        lambda path: Path(*Path(os.path.abspath(path)).parts[1:]),  # noqa: PTH100
     ]
     names = {path: ways[0](path) for path in found}
     for way in ways[1:]:

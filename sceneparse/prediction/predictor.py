@@ -203,7 +203,7 @@ def _choose_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in {"cpu", "cuda"} or (index and not index.isdigit()):
+    if kind not in {"cpu", "cuda"} or (index and not index.isdecimal()):
         raise InputError(f"unknown device '{name}'; use cpu, cuda or cuda:NUMBER")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sceneparse.errors import InputError
+from sceneparse.data.reading import LARGEST_IMAGE
+from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
 
 _DEFAULT_RATE = 25.0
+# Headers can say anything.
+_HIGHEST_RATE, _MOST_FRAMES = 1000, 10**9
 
 
 class VideoReader:
@@ -24,14 +28,23 @@ class VideoReader:
 
     def __init__(self, source: Path | int) -> None:
         self.source = source
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        self._capture = _open_camera(source) if isinstance(source, int) else _open_file(source)
         if not self._capture.isOpened():
             kind = f"camera {source}" if isinstance(source, int) else str(source)
             raise InputError(f"{kind}: cannot be opened as a video")
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_RATE
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        width = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
+        height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if width * height > LARGEST_IMAGE:
+            raise InputError(
+                f"{source}: frames of {width:.0f}x{height:.0f} are over "
+                f"{LARGEST_IMAGE / 1e6:.0f} million pixels"
+            )
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate <= _HIGHEST_RATE else _DEFAULT_RATE
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames_read = 0
-        self.frames_expected = count if count > 0 and not isinstance(source, int) else None
+        known = 0 < count < _MOST_FRAMES and not isinstance(source, int)
+        self.frames_expected = int(count) if known else None
 
     def frames(self, limit: int | None = None) -> Iterator[Picture]:
         """Yield the frames, at most `limit`."""
@@ -56,6 +69,33 @@ class VideoReader:
                 f"{self.source}: breaks off after {self.frames_read} of {wanted} frames; these "
                 "were predicted"
             )
+
+
+def _open_camera(number: int) -> cv2.VideoCapture:
+    with refusing(f"camera {number}", "cannot be opened"):
+        return cv2.VideoCapture(number)
+
+
+def _open_file(path: Path) -> cv2.VideoCapture:
+    """Open a video file. FFmpeg takes addresses too, and lists of other files and addresses."""
+    with refusing(path, "cannot be read"):
+        if not path.is_file():
+            raise InputError(f"{path}: no file")
+        with path.open("rb") as file:
+            start = file.read(12)
+    is_video = start[4:8] in _MP4_BOXES or start.startswith(_MATROSKA) or _is_avi(start)
+    if not is_video:
+        raise InputError(f"{path}: cannot be opened as a video (AVI, MKV, MOV, MP4 or WebM)")
+    return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # noqa: PTH100
+
+
+# What MP4 and MOV files begin with.
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_MATROSKA = b"\x1a\x45\xdf\xa3"  # WebM as well
+
+
+def _is_avi(start: bytes) -> bool:
+    return start.startswith(b"RIFF") and start.endswith(b"AVI ")
 
 
 class VideoWriter:

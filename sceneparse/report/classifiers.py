@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sceneparse.errors import InputError, first_few
+from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.metrics.significance import MeanDifference, compare_means
 from sceneparse.report.seeds import SeedCurves, Spread, read_seed, spread_of
 
@@ -132,21 +132,19 @@ def _refuse_doubles(folder: Path, runs: Mapping[Path, Mapping[str, Any]]) -> Non
 
 def _number(run: Path) -> int:
     number = run.name.removeprefix("seed-")
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def _read_meta(run: Path) -> dict[str, Any] | None:
     path = run / "last" / "meta.json"
     if not path.exists():
         return None
-    try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with refusing(path, "damaged or not of tools/train_cls.py"):
+        meta: dict[str, Any] = read_json(path, LARGEST_DESCRIPTION)
         task = meta["task"]
         config = meta["config"]
-        _ = config["train"]["epochs"], config["seeds"], meta["epoch"], meta["model"]
-        _ = meta["classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged or not of tools/train_cls.py") from error
+        _ = config["train"]["epochs"] - meta["epoch"], config["seeds"], meta["classes"]
+        _ = dict(meta["model"])
     if task != "classification":
         raise InputError(f"'{run}' is not a run of tools/train_cls.py")
     return meta

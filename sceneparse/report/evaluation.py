@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.labels import LabelTable
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, refusing
+from sceneparse.files import LARGEST_DESCRIPTION, read_arrays, read_json
 from sceneparse.metrics.bootstrap import Interval
 from sceneparse.metrics.boundary import DEFINITION, BoundaryCounts
 from sceneparse.metrics.calibration import Calibration
@@ -176,19 +174,22 @@ class Stored:
 
 def read_evaluation(folder: Path) -> Stored:
     """Read the counts of a finished evaluation; raises InputError where there are none."""
-    try:
-        with np.load(folder / COUNTS_FILE, allow_pickle=False) as counts:
-            by_image = counts["by_image"]
-            images, classes = counts["images"].tolist(), counts["classes"].tolist()
-        written = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    for name in (COUNTS_FILE, "eval.json"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"'{folder}' holds no evaluation ({name} is missing); run tools/eval_miou.py on it "
+                "first"
+            )
+    arrays = read_arrays(folder / COUNTS_FILE)
+    written = read_json(folder / "eval.json", LARGEST_DESCRIPTION)
+    with refusing(folder, "its evaluation is damaged"):
+        by_image = arrays["by_image"]
+        images, classes = arrays["images"].tolist(), arrays["classes"].tolist()
         protocol, rule = written["protocol"], written["absent_class_rule"].partition(":")[0]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"'{folder}' holds no evaluation ({Path(error.filename).name} is missing); run "
-            f"tools/eval_miou.py on it first"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
-        raise InputError(f"the evaluation in '{folder}' is damaged: {error}") from error
+        if by_image.shape != (len(images), 3, len(classes)) or by_image.dtype.kind not in "iu":
+            raise ValueError(f"counts of shape {by_image.shape}")
+        if rule not in ABSENT_CLASS_RULES:
+            raise ValueError(f"unknown rule '{rule}'")
     return Stored(folder, by_image, images, classes, protocol, rule)
 
 

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, refusing
+from sceneparse.files import read_text
 from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.plots import add_legend, save_plot
 from sceneparse.report.tables import plain
@@ -72,18 +73,16 @@ def spread_of(values: Sequence[float]) -> Spread:
 def read_seed(folder: Path) -> SeedCurves:
     """Read the curves of a run; raises InputError where it has none."""
     path = folder / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+    if not path.is_file():
+        raise InputError(f"'{folder}' holds no run of tools/train_cls.py")
+    with refusing(path, "damaged or not of tools/train_cls.py"):
+        lines = read_text(path).splitlines()
         records = [json.loads(line) for line in lines]
         after_epoch = [record for record in records if record["kind"] == "val"]
         columns = {
             name: np.array([record[name] for record in after_epoch])
             for name in ("test_accuracy", "test_loss")
         }
-    except OSError as error:
-        raise InputError(f"'{folder}' holds no run of tools/train_cls.py") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged or not of tools/train_cls.py") from error
     if not after_epoch:
         raise InputError(f"'{folder}' has not finished an epoch yet; go on with --resume")
     held_out = "holdout_accuracy" in after_epoch[0]

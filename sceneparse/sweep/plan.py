@@ -26,6 +26,7 @@ from sceneparse.config.sweep import EarlySection, ParameterSection, SweepConfig
 from sceneparse.errors import InputError
 
 Params = dict[str, Any]
+MOST_TRIALS = 100_000
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _check_values(
         for problem in problems_of(_changed(settings, key, value), ClsConfig)
     ]
     if problems:
-        raise InputError(f"{path}: parameters: {one_or_many(problems)}")
+        raise one_or_many(f"{path}: parameters", problems)
 
 
 def _distribution(section: ParameterSection) -> BaseDistribution:
@@ -208,6 +209,8 @@ def _number_of_trials(
     if not space:
         raise InputError(f"{path}: parameters: nothing is searched, each has a single value")
     wanted = asked or sweep.run_cap
+    if wanted is not None and wanted > MOST_TRIALS:
+        raise InputError(f"{path}: {wanted} trials are more than the {MOST_TRIALS} of a sweep")
     if sweep.method != "grid":
         if wanted is None:
             raise InputError(f"{path}: {sweep.method} never ends; give run_cap, or --trials")
@@ -216,4 +219,10 @@ def _number_of_trials(
     if ranges:
         raise InputError(f"{path}: a grid needs values, but a range is given for {ranges[0]}")
     size = math.prod(len(sweep.parameters[key].values) for key in space)
-    return min(size, wanted or size)
+    number = min(size, wanted or size)
+    if number > MOST_TRIALS:
+        raise InputError(
+            f"{path}: the grid has {size} trials, more than the {MOST_TRIALS} of a sweep; leave "
+            "values out, or give run_cap"
+        )
+    return number

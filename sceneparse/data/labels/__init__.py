@@ -17,11 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.errors import InputError, first_few
+from sceneparse.errors import InputError, first_few, one_line
+from sceneparse.files import read_text
 
 Color = tuple[int, int, int]
 Labels = NDArray[np.unsignedinteger[Any]]
 IGNORE_8_BIT, IGNORE_16_BIT = 255, 65535
+_LONGEST_NAME = 200
+_LARGEST_TABLE = 2**24
+
+
+def require_name(name: str) -> None:
+    """Raise InputError for a name of a class that no table, picture or terminal can show."""
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or name != one_line(name):
+        raise InputError(
+            f"a class needs a name of 1..{_LONGEST_NAME} printable characters, got '{name}'"
+        )
 
 
 def ignore_index_for(num_classes: int) -> int:
@@ -52,6 +63,8 @@ class LabelTable:
             raise InputError(
                 f"a label table needs train ids 0..K-1 without gaps and K >= 2, got {train_ids}"
             )
+        for label in self.labels:
+            require_name(label.name)
         raw_ids = [label.raw_id for label in self.labels]
         if len(set(raw_ids)) != len(raw_ids) or not 0 <= min(raw_ids) <= max(raw_ids) <= 65535:
             raise InputError("a label table needs distinct raw ids in 0..65535")
@@ -207,16 +220,12 @@ def palette_color(index: int) -> Color:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
+    if not path.exists():
         raise InputError(
             f"{path} is missing: write one class name per line (line k names label value k), "
             "or give data.classes"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    lines = [line.strip() for line in text.rstrip().splitlines()]
+        )
+    lines = [line.strip() for line in read_text(path, _LARGEST_TABLE).rstrip().splitlines()]
     if "" in lines:
         raise InputError(f"{path}, line {lines.index('') + 1}: empty; line k stands for label k")
     return lines
@@ -224,6 +233,6 @@ def _lines(path: Path) -> list[str]:
 
 def _color(line: str, source: Path) -> Color:
     parts = line.replace(",", " ").split()
-    if len(parts) != 3 or not all(part.isdigit() and int(part) <= 255 for part in parts):
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) <= 255 for part in parts):
         raise InputError(f"{source}: expected 'r g b' with values 0..255, got '{line}'")
     return int(parts[0]), int(parts[1]), int(parts[2])

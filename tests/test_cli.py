@@ -1,0 +1,168 @@
+"""The one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import pickle
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sceneparse
+from sceneparse.cli import run, tool_parser, version_block
+from sceneparse.errors import (
+    Explained,
+    InputError,
+    NumericalError,
+    Preempted,
+    reason_of,
+    refusing,
+)
+from tests.conftest import ROOT, RunTool
+
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+VERSIONS = ["sceneparse", "torch", "cuda", "python", "platform"]
+
+
+def end_of(error: BaseException | None, *arguments: str) -> int:
+    """Run a tool that raises `error`, and return its exit code."""
+
+    def main(_: argparse.Namespace) -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run(tool_parser("A tool.", "  python tool.py"), main, arguments)
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("x.png: damaged"), 2, "error: x.png: damaged"),
+        (NumericalError("the loss is nan"), 3, "error: the loss is nan"),
+        (Preempted("SIGTERM received"), 75, "stopped: SIGTERM received"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError("Unable to allocate 9 TiB"), 2, "error: out of memory (Unable to allocate"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 2, "error: out of memory (CUDA"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate"), 2, "error: out of memory (Default"),
+    ],
+)
+def test_an_error_is_a_line_and_a_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of(error) == code
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert said.count("\n") == 1
+    if isinstance(error, Exception):
+        assert end_of(error, "--debug") == code
+        said = capsys.readouterr().err
+        assert "Traceback (most recent call last)" in said
+        assert line in said
+
+
+@pytest.mark.parametrize("error", [KeyError("lost"), RecursionError("deep"), OSError(5, "odd")])
+def test_a_bug_asks_for_a_report(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of(error) == 1
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said
+    *_, request, block = said.partition("a bug in sceneparse; please report it")
+    assert request
+    assert [line.split()[0] for line in block.splitlines()[1:]] == VERSIONS
+
+
+def test_a_report_is_possible_without_torch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "sceneparse.machine", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert end_of(ImportError("no torch")) == 1
+    assert "torch      cannot be imported" in capsys.readouterr().err
+
+
+def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of(None, "--version") == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(said) == VERSIONS
+    assert said["sceneparse"] == sceneparse.__version__
+    assert said["torch"] == torch.__version__
+    assert said["python"] == platform.python_version()
+    assert version_block().splitlines()[-1].endswith(platform.platform())
+
+
+FORGED = "a\nerror: all is well\r\x1b[2K\x9b2J\u202e\u2028\udcff.png"
+
+
+def test_names_cannot_forge_lines(capsys: pytest.CaptureFixture[str], run_tool: RunTool) -> None:
+    assert end_of(InputError(f"{FORGED}: damaged", f"{FORGED}: too")) == 2
+    first, second = capsys.readouterr().err.split("\n")[:2]
+    assert first.isprintable()
+    assert second.isprintable()
+    assert second.startswith("  ")
+    assert end_of(None, "--nonsense", FORGED) == 2
+    *usage, last = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(("usage:", "  ")) for line in usage)
+    assert last.isprintable()
+    done = run_tool("check_data", "nowhere", "--splits", FORGED)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.isprintable()
+
+
+def test_no_line_is_endless() -> None:
+    assert len(str(InputError("x" * 10**7))) == 4000
+
+
+@pytest.mark.parametrize("error", [InputError("a\nb", "c"), NumericalError("d"), Preempted("e")])
+def test_errors_survive_the_way_between_processes(error: Explained) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(13, "Permission denied"), "x.png: cannot be read: Permission denied"),
+        (OSError("broken data stream\nand more"), "x.png: damaged: broken data stream"),
+        (MemoryError(), "x.png: damaged: it does not fit into memory"),
+        (RecursionError(), "x.png: damaged: it is nested too deeply"),
+        (KeyError("images"), "x.png: damaged: 'images' is missing"),
+        (ValueError(), "x.png: damaged: ValueError"),
+        (InputError("y.png: small"), "y.png: small"),
+    ],
+)
+def test_what_libraries_raise_becomes_ours(error: Exception, expected: str) -> None:
+    with pytest.raises(InputError) as caught, refusing("x.png", "damaged"):
+        raise error
+    assert str(caught.value) == expected
+    with pytest.raises(KeyboardInterrupt), refusing("x.png", "damaged"):
+        raise KeyboardInterrupt
+    assert reason_of(ValueError("\n\n two\nlines")) == "two"
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
+def test_every_tool_ends_here(path: Path) -> None:
+    if path.stem == "__init__":
+        return
+    last = ast.parse(path.read_text(encoding="utf-8")).body[-1]
+    assert isinstance(last, ast.If)
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    run(parser(), main)"
+
+
+def test_nothing_else_ends_the_process() -> None:
+    # Other ranks, and the processes that a sweep starts.
+    others = {"sceneparse/distributed.py", "sceneparse/sweep/worker.py"}
+    allowed = {"sceneparse/cli.py", *others}
+    for path in [*TOOLS, *(ROOT / "sceneparse").rglob("*.py")]:
+        names = {
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute | ast.Name)
+        }
+        ends = names & {"sys.exit", "os._exit", "SystemExit", "exit", "quit"}
+        assert not ends or str(path.relative_to(ROOT)) in allowed, path
