@@ -199,7 +199,7 @@ def test_what_cannot_be_compared_is_refused(
     changed = {**meta, "config": {**meta["config"], "model": "resnet32"}}
     for content, message in (
         (json.dumps(changed), "different settings: model is resnet20 and resnet32"),
-        ("{", "damaged or not of tools/train_cls.py"),
+        ("{", "cannot be read as JSON"),
         (json.dumps({**meta, "task": "segmentation"}), "is not a run of tools/train_cls.py"),
     ):
         cases.append(([none, eca], message))
