@@ -191,7 +191,7 @@ def test_what_cannot_be_compared_is_refused(
         ([none, none], "given twice"),
         ([none, tmp_path / "same"], "given twice"),
         ([tmp_path / "copies"], "seed-1 and seed-7 are runs of one seed, 1"),
-        ([none, tmp_path / "torn"], "torn/seed-5/metrics.jsonl is damaged"),
+        ([none, tmp_path / "torn"], "torn/seed-5/metrics.jsonl: damaged"),
         ([none, tmp_path / "short"], "holds 2 of the 3 epochs of its run"),
         ([none, other], "tested on different images or classes: data.size is 16 and 12"),
         ([none, eca, "--batch", 1], "--batch must be at least 2"),

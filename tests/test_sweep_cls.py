@@ -329,7 +329,7 @@ def test_trials_of_vanished_machines_run_again_and_doubles_do_not(
     plan = planned(write(GRID.replace("1.0e+30", "0.01")), "train.epochs=1")
     opened = study.open_study(plan, open_storage(str(plan.output / "journal.log")))
     for trial, params in enumerate(plan.starts()):  # by another machine, at the same moment
-        opened.enqueue_trial(params, {"trial": trial, "attempt": 0, "kills": 0})
+        study.plan_attempt(opened, trial, params)
     watch = study.Watch()
     _, alive = (study.take(opened, f"elsewhere:{pid}") for pid in (1, 2))
     assert alive is not None
@@ -338,8 +338,8 @@ def test_trials_of_vanished_machines_run_again_and_doubles_do_not(
         running = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
         silent = watch.silent(running)
         assert [attempt.user_attrs["trial"] for attempt in silent] == ([0] if look > 1 else [])
-    study.put_back(opened, plan, silent[0], killed=True)
-    study.put_back(opened, plan, running[1], killed=False)
+    study.put_back(opened, silent[0], killed=True)
+    study.put_back(opened, running[1], killed=False)
     rows = work_here(plan)
     assert [(row.state, row.attempts) for row in rows] == [
         ("complete", 2),
@@ -350,6 +350,18 @@ def test_trials_of_vanished_machines_run_again_and_doubles_do_not(
     assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
 
 
+def test_trial_that_ended_after_all_is_not_run_again(write: Write) -> None:
+    plan = planned(write(BAYES.format(trials=1)))
+    place = str(plan.output / "journal.log")
+    opened = study.open_study(plan, open_storage(place))
+    assert study.take(opened, "elsewhere:1") is not None
+    (running,) = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
+    opened.tell(running.number, 0.5)
+    study.put_back(opened, running, killed=True)
+    (row,) = rows_at(plan, place)
+    assert (row.state, row.value, row.attempts) == ("complete", 0.5, 1)
+
+
 def test_trial_whose_workers_are_killed_again_and_again_fails(write: Write) -> None:
     plan = planned(write(BAYES.format(trials=1)))
     place = str(plan.output / "journal.log")
@@ -357,7 +369,7 @@ def test_trial_whose_workers_are_killed_again_and_again_fails(write: Write) -> N
     for _ in range(4):
         assert study.take(opened, "elsewhere:1") is not None
         (running,) = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
-        study.put_back(opened, plan, running, killed=True)
+        study.put_back(opened, running, killed=True)
     (row,) = rows_at(plan, place)
     assert (row.state, row.value, row.attempts) == ("failed", None, 4)
     assert row.note == "its worker was killed 4 times"
@@ -405,8 +417,8 @@ LONG = GRID.replace("1.0e+30", "0.01").replace("[none, eca]", "[none]")
 def test_killed_worker_is_replaced_and_its_trial_goes_on(
     write: Write, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    process = start(LONG, "--workers=2", "train.epochs=20")
-    plan = planned(write(LONG), "train.epochs=20")
+    process = start(LONG, "--workers=2", "train.epochs=12")
+    plan = planned(write(LONG), "train.epochs=12")
     place = str(plan.output / "journal.log")
     pid, trial = worker_after_an_epoch(plan, place)
     os.kill(pid, signal.SIGKILL)
@@ -417,16 +429,16 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(
     assert [row.state for row in rows] == ["complete"] * 2
     assert [row.attempts for row in rows] == [1 + (row.trial == trial) for row in rows]
     for row in rows:  # also what was reported is whole, and no epoch was trained twice
-        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 21))
-        assert row.epochs == 20
+        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 13))
+        assert row.epochs == 12
     assert "going on from" in (plan.folder(trial) / "train.log").read_text()
 
 
 def test_stopped_sweep_goes_on(
     write: Write, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    process = start(LONG, "train.epochs=20")
-    plan = planned(write(LONG), "train.epochs=20")
+    process = start(LONG, "train.epochs=12")
+    plan = planned(write(LONG), "train.epochs=12")
     place = str(plan.output / "journal.log")
     worker_after_an_epoch(plan, place)
     process.send_signal(signal.SIGTERM)
@@ -434,10 +446,10 @@ def test_stopped_sweep_goes_on(
     assert process.returncode == 75, printed
     assert "stopped: SIGTERM received; go on with the same command" in printed
     assert [row.state for row in rows_at(plan, place)] == ["waiting"] * 2
-    assert call(sweep_cls, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=20") == 0
+    assert call(sweep_cls, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=12") == 0
     rows = rows_at(plan, place)
     assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
-    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 21))
+    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 13))
 
 
 @pytest.fixture

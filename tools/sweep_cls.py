@@ -102,7 +102,7 @@ def complain_of_failures(plan: Plan, study: Study) -> None:
     from sceneparse.sweep.study import attempts_of
 
     ended = [row for row in rows_of(plan, attempts_of(study)) if row.ended]
-    if all(row.state == "failed" for row in ended):
+    if ended and all(row.state == "failed" for row in ended):
         raise InputError(f"all {len(ended)} trials failed, the first one: {ended[0].note}")
 
 

@@ -72,7 +72,7 @@ def open_study(plan: Plan, storage: BaseStorage) -> Study:
         )
     for trial, params in enumerate(plan.starts()):
         if trial not in known:
-            study.enqueue_trial(params, {"trial": trial, "attempt": 0, "kills": 0})
+            plan_attempt(study, trial, params)
     return study
 
 
@@ -162,16 +162,27 @@ def suggest(taken: Trial, space: Mapping[str, BaseDistribution]) -> Params:
     return params
 
 
-def put_back(study: Study, plan: Plan, attempt: FrozenTrial, *, killed: bool) -> None:
+def plan_attempt(
+    study: Study, trial: int, start: Params, *, attempt: int = 0, kills: int = 0
+) -> None:
+    """Let an attempt at a trial wait; `start` is what of its parameters is settled."""
+    attrs = {"trial": trial, "attempt": attempt, "kills": kills, "start": start}
+    study.enqueue_trial(start, attrs)
+
+
+def put_back(study: Study, attempt: FrozenTrial, *, killed: bool) -> None:
     """End a running attempt and plan another one, unless its workers were killed too often."""
     attrs = attempt.user_attrs
+    now = attempts_of(study)[attrs["trial"]][attrs["attempt"]]
+    if now.state != TrialState.RUNNING:  # it ended after all, or another machine was faster
+        return
     kills = attrs["kills"] + killed
     # Planned before the old one is ended: whoever is killed in between leaves a double behind, not
     # a gap.
     if kills <= MOST_KILLS:
-        start = {**plan.starts()[attrs["trial"]], **attempt.params}
-        following = {"trial": attrs["trial"], "attempt": attrs["attempt"] + 1, "kills": kills}
-        study.enqueue_trial(start, following)
+        start = {**attrs["start"], **now.params}
+        following = attrs["attempt"] + 1
+        plan_attempt(study, attrs["trial"], start, attempt=following, kills=kills)
     study.tell(attempt.number, state=TrialState.FAIL, skip_if_finished=True)
 
 

@@ -41,9 +41,9 @@ def supervise(plan: Plan, storage: str, study: Study, workers: int) -> str | Non
                 news.tell(attempts)
                 waiting = len(in_state(attempts, TrialState.WAITING))
                 running = in_state(attempts, TrialState.RUNNING)
-                crew.bury(study, running)
+                crew.bury(study)
                 for attempt in watch.silent(running):
-                    _run_again(study, plan, attempt, "gave no sign of life")
+                    _run_again(study, attempt, "gave no sign of life")
                 if news.hopeless or not (waiting or running or crew.at_work):
                     break
                 crew.hire(waiting)
@@ -79,16 +79,18 @@ class _Crew:
             process.start()
             self._processes[place] = process
 
-    def bury(self, study: Study, running: Sequence[FrozenTrial]) -> None:
+    def bury(self, study: Study) -> None:
         """Empty the seats of processes that ended; have the trials of killed ones run again."""
         for place, process in enumerate(self._processes):
             if process is None or process.is_alive():
                 continue
             self._processes[place] = None
             name, code = worker_name(process.pid or 0), process.exitcode or 0
+            # Looked up only now: what the process finished at the end of its life is finished.
+            running = in_state(attempts_of(study), TrialState.RUNNING)
             left = [a for a in running if a.user_attrs.get("worker") == name]
             for attempt in left:
-                _run_again(study, self._plan, attempt, f"was killed ({_how(code)})")
+                _run_again(study, attempt, f"was killed ({_how(code)})")
             self._idle_deaths += bool(code and not left)
             if self._idle_deaths > MOST_KILLS:
                 raise InputError(
@@ -107,7 +109,7 @@ class _Crew:
         names = {worker_name(process.pid or 0) for process in present}
         for attempt in in_state(attempts_of(study), TrialState.RUNNING):
             if attempt.user_attrs.get("worker") in names:
-                put_back(study, self._plan, attempt, killed=False)
+                put_back(study, attempt, killed=False)
 
     def kill(self) -> None:
         """Leave no process behind, whatever happened."""
@@ -117,11 +119,11 @@ class _Crew:
                 process.join()
 
 
-def _run_again(study: Study, plan: Plan, attempt: FrozenTrial, what: str) -> None:
+def _run_again(study: Study, attempt: FrozenTrial, what: str) -> None:
     trial, kills = attempt.user_attrs["trial"], attempt.user_attrs["kills"]
     then = "it is run again" if kills < MOST_KILLS else "it is given up"
     _say(f"trial {trial}: its worker {attempt.user_attrs.get('worker', '')} {what}; {then}")
-    put_back(study, plan, attempt, killed=True)
+    put_back(study, attempt, killed=True)
 
 
 def _how(code: int) -> str:

@@ -143,7 +143,7 @@ class _Work:
             study.tell(taken, state=TrialState.PRUNED, skip_if_finished=True)
         except (Preempted, KeyboardInterrupt):
             attempt = attempts_of(study)[self.trial][taken.user_attrs["attempt"]]
-            put_back(study, self.plan, attempt, killed=False)
+            put_back(study, attempt, killed=False)
             return False
         except (StorageInternalError, SQLAlchemyError, UpdateFinishedTrialError):
             raise
