@@ -235,6 +235,14 @@ def test_backbone_equals_timm_with_the_same_weights() -> None:
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
+def test_shortcut_of_few_channels_is_a_strided_convolution() -> None:
+    shortcut = create_resnet("resnet18", base_width=8).layer2[0].downsample[0]
+    plain = torch.nn.Conv2d(8, 16, 1, stride=2, bias=False)
+    plain.load_state_dict(shortcut.state_dict())
+    x = torch.randn(2, 8, 9, 12)
+    torch.testing.assert_close(shortcut(x), plain(x))
+
+
 def test_auxiliary_head_runs_once_per_step() -> None:
     model = sceneparse.create_segmentation_model("fcn", "resnet18", 3, base_width=8)
     assert model.aux_head is not None

@@ -213,14 +213,26 @@ class PaddedShortcut(nn.Module):
         return F.pad(sampled, (0, 0, 0, 0, before, self.missing - before))
 
 
+class SampledConv2d(nn.Conv2d):
+    """A strided 1x1 convolution, as a plain one of every `stride`-th pixel.
+
+    In bfloat16 and with fewer than 16 channels, oneDNN's gradient of the strided one overruns its
+    memory, and the process crashes (torch 2.14 on AVX-512).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
+
+
 def _shortcut(in_channels: int, out_channels: int, stride: int, *, padded: bool) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if padded:
         return PaddedShortcut(out_channels - in_channels, stride)
+    conv = SampledConv2d if in_channels < 16 else nn.Conv2d
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
-        nn.BatchNorm2d(out_channels),
+        conv(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
     )
 
 
