@@ -51,11 +51,23 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
-        "--resume", action="store_true", help="go on exactly where the run in the folder ended"
+        "--resume",
+        action="store_true",
+        help="go on exactly where the run in the folder ended; start it where there is none",
     )
     start.add_argument(
         "--overwrite", action="store_true", help="delete the run in the folder and start anew"
     )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="with --resume: go on although settings differ from the run's; they are shown",
+    )
+
+
+def run_options(options: argparse.Namespace) -> dict[str, bool]:
+    """Collect what add_training_options says about an earlier run."""
+    return {name: getattr(options, name) for name in ("resume", "overwrite", "accept_changes")}
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from sceneparse.errors import InputError
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,26 @@ def check_on_main(process: Process, check: Callable[[], object]) -> None:
     finally:
         if any_process(failed, process.device) and not process.is_main:
             sys.exit(InputError.exit_code)
+
+
+def from_main(process: Process, find: Callable[[], Found]) -> Found:
+    """Let rank 0 find something and give it to all processes; errors are check_on_main's."""
+    found: list[Found] = []
+    check_on_main(process, lambda: found.append(find()))
+    received: list[Any] = found or [None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(received, src=0)
+    result: Found = received[0]
+    return result
+
+
+def launch_name() -> str | None:
+    """Name the torchrun that started this process, the same after it restarted it; else None."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Without --rdzv-id all are called "none".
+    return f"{socket.gethostname()}:{os.getppid()}" if run == "none" else run
+
+
+def restarted_by_torchrun() -> bool:
+    """Whether torchrun started this process again after a failure (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -63,9 +63,13 @@ class Stepper:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`'s result."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Go on from `state_dict()`'s result, with the settings that this one was made with."""
+        settings = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": settings})
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        factors = zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        for group, (rate, factor) in zip(self.optimizer.param_groups, factors, strict=True):
+            group["lr"] = rate * factor(self.schedule.last_epoch)
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from sceneparse.durable import replace_text
+
 _SECONDS_PER_LINE = 15.0
 
 
@@ -49,9 +51,7 @@ def forget_records_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A killed run can leave its last line half written.
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    aside = path.with_suffix(".aside")
-    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    aside.replace(path)
+    replace_text(path, "".join(line + "\n" for line in kept))
 
 
 class Progress:

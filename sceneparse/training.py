@@ -22,6 +22,7 @@ from sceneparse.logs import Progress, RunLog, format_seconds
 from sceneparse.precision import Compute
 from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import save_png
+from sceneparse.run_lock import RunLock
 from sceneparse.validation import Validated
 
 # From a network's outputs and the targets to a scalar.
@@ -38,6 +39,7 @@ class Position:
     step: int = 0
     seconds: float = 0.0
     best: float = -1.0
+    best_step: int = 0
 
 
 class Order(Protocol):
@@ -78,6 +80,7 @@ class Training:
     loss: Loss
     seed: int
     meta: dict[str, Any]
+    lock: RunLock
     position: Position = field(default_factory=Position)
 
     @property
@@ -108,6 +111,7 @@ def train(training: Training) -> None:
         quiet=not training.process.is_main,
     )
     with ExitStack() as open_things:
+        open_things.callback(training.lock.release)
         open_things.callback(progress.close)
         stop = open_things.enter_context(StopRequest())
         open_things.enter_context(explained_worker_failures())
@@ -240,14 +244,14 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Val
 
 def _save(training: Training, found: Validated | None) -> None:
     position = training.position
-    is_best = found is not None and found.score > position.best
-    if found is not None and is_best:
-        position.best = found.score
+    if found is not None and found.score > position.best:
+        position.best, position.best_step = found.score, training.steps_done
     if not training.process.is_main:
         return
     save_checkpoint(
         training.folder,
         step=training.steps_done,
+        best_step=position.best_step,
         weights=training.evaluated.state_dict(),
         training={
             "model": training.model.state_dict(),
@@ -255,5 +259,4 @@ def _save(training: Training, found: Validated | None) -> None:
             "position": vars(position),
         },
         meta={**training.meta, **vars(position)},
-        is_best=is_best,
     )

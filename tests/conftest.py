@@ -102,7 +102,7 @@ def make_run(scenes: Path, tmp_path: Path) -> MakeRun:
                 "eval": {"name": "whole", "crop": [32, 48]},
                 "config": {"train": {"amp": "off"}},
             },
-            is_best=True,
+            best_step=1,
         )
         return tmp_path / name
 

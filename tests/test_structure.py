@@ -54,9 +54,10 @@ ALLOWED = {
     "precision": {"distributed"},
     "preemption": set(),
     "distributed": set(),
-    "logs": set(),
+    "durable": set(),
+    "logs": {"durable"},
     "inference": {"inference", "models"},
-    "checkpoint": {"models"},
+    "checkpoint": {"durable", "models"},
     "report": {"report", "metrics", "data"},
     "prediction": {
         "checkpoint",
@@ -76,7 +77,8 @@ ALLOWED = {
         "prediction",
         "report",
     },
-    "run_folder": {"checkpoint", "logs"},
+    "run_folder": {"durable", "logs", "run_lock"},
+    "run_lock": set(),
     "engine": {"data", "distributed", "inference", "models", "precision"},
     "validation": {"data", "engine", "inference", "metrics", "models", "precision", "report"},
     "training": {
@@ -89,6 +91,7 @@ ALLOWED = {
         "precision",
         "preemption",
         "report",
+        "run_lock",
         "validation",
     },
 }

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import add_training_options, run, tool_parser
+from sceneparse.cli import add_training_options, run, run_options, tool_parser
 
 if TYPE_CHECKING:
     from sceneparse.config.classification import ClsConfig
@@ -40,12 +40,12 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         print(render_config(config, explain=True), end="")
         return
-    train_seeds(config, resume=options.resume, overwrite=options.overwrite)
+    train_seeds(config, run_options(options))
     summarise(config)
 
 
-def train_seeds(config: ClsConfig, *, resume: bool, overwrite: bool) -> None:
-    """Train every seed that is not finished."""
+def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
+    """Train every seed that is not finished; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
     from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
     from sceneparse.distributed import join_processes
@@ -55,16 +55,14 @@ def train_seeds(config: ClsConfig, *, resume: bool, overwrite: bool) -> None:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("tools/train_cls.py runs in one process; start it without torchrun")
-    begun = {seed: (seed_folder(config, seed) / "last").exists() for seed in config.seeds}
     for seed in config.seeds:
-        going_on = resume and begun[seed]
-        refuse_existing_run(seed_folder(config, seed), resume=going_on, overwrite=overwrite)
+        refuse_existing_run(
+            seed_folder(config, seed), resume=earlier["resume"], overwrite=earlier["overwrite"]
+        )
     data = load_data(config)
     with join_processes() as process:
         for seed in config.seeds:
-            training = prepare_seed(
-                config, seed, data, process, resume=resume and begun[seed], overwrite=overwrite
-            )
+            training = prepare_seed(config, seed, data, process, **earlier)
             print(
                 f"seed {seed}: {config.model}, attention {config.attention}, "
                 f"{training.epochs} epochs on {process.device.type} in {training.compute.name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import add_training_options, run, tool_parser
+from sceneparse.cli import add_training_options, run, run_options, tool_parser
 
 if TYPE_CHECKING:
     from sceneparse.config.segmentation import SegConfig
@@ -45,9 +45,7 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.training import train
 
     with join_processes() as process:
-        training = prepare_training(
-            config, process, resume=options.resume, overwrite=options.overwrite
-        )
+        training = prepare_training(config, process, **run_options(options))
         train(training)
         if process.is_main:
             print_next_steps(config)

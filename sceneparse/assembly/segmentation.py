@@ -17,6 +17,7 @@ import sceneparse
 from sceneparse.assembly.runs import (
     begin_run,
     choose_precision,
+    create_folder,
     parallel_network,
     resume_run,
     say_on_main,
@@ -46,13 +47,17 @@ from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
 from sceneparse.precision import Compute, amp_name
-from sceneparse.run_folder import create_run_folder
 from sceneparse.training import Loss, Training
 from sceneparse.validation import validate_segmentation
 
 
 def prepare_training(
-    config: SegConfig, process: Process, *, resume: bool = False, overwrite: bool = False
+    config: SegConfig,
+    process: Process,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
 ) -> Training:
     """Check everything that can be checked and build all parts; then create the run folder.
 
@@ -60,7 +65,10 @@ def prepare_training(
     """
     folder = Path(config.output)
     say = partial(say_on_main, process)
-    saved = begin_run(folder, process, resume=resume, overwrite=overwrite)
+    beginning = begin_run(
+        folder, process, resume=resume, overwrite=overwrite, accept_changes=accept_changes
+    )
+    saved = beginning.saved
     dtype = choose_precision(config.train.amp, saved, process)
     compute = Compute(process.device, dtype, config.train.channels_last)
     train_set, val_set = (
@@ -70,7 +78,7 @@ def prepare_training(
     check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set), say))
     sampler = _create_sampler(config, train_set, process, say)
     model = _create_model(
-        config, train_set.table.num_classes, process, compute, say, fresh=not resume
+        config, train_set.table.num_classes, process, compute, say, fresh=saved is None
     )
     _try_training_shapes(model, (sampler.micro_batch, 3, *config.augment.crop))
     section = _eval_settings(config)
@@ -108,13 +116,10 @@ def prepare_training(
         loss=_create_loss(config, train_set, process, say),
         seed=config.seed,
         meta=_meta(config, train_set, dtype),
+        lock=beginning.lock,
     )
-    if saved:
-        resume_run(training, config, saved, say)
-    if process.is_main:
-        create_run_folder(
-            folder, render_config(config), steps_done=training.steps_done, overwrite=overwrite
-        )
+    resume_run(training, config, beginning, say)
+    create_folder(training, render_config(config), beginning)
     say(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {sampler.steps_per_epoch} steps of "
