@@ -59,6 +59,7 @@ setup(
             "scipy-stubs",
             "torchmetrics",
             "hypothesis",
+            "psutil",
             "pycocotools",
         ],
     },

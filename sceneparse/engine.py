@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,18 @@ from sceneparse.precision import Compute
 Forward = Callable[[nn.Module, Tensor], Any]
 
 
+class Stepped(NamedTuple):
+    """What became of a step: its loss, and whether anything moved.
+
+    Nothing does where the loss or a gradient is not finite; `overflow` says that float16 alone is
+    to blame, which its scaler sees to.
+    """
+
+    loss: float
+    moved: bool
+    overflow: bool = False
+
+
 @dataclass
 class Stepper:
     """What turns gradients into new weights: optimiser, schedule, scaler, clipping, averaging."""
@@ -35,21 +48,45 @@ class Stepper:
     scaler: torch.amp.GradScaler
     clip_norm: float | None = None
     averaged: AveragedModel | None = None
+    _buffers: list[Tensor] = field(default_factory=list)
 
-    def step(self, model: nn.Module) -> None:
-        """Update the weights once; on an overflow in float16 neither they nor the schedule move."""
+    def begin(self, model: nn.Module) -> None:
+        """Keep the statistics of batch norms, which change before a step is known to be good."""
+        if not self._buffers:
+            self._buffers = [buffer.clone() for buffer in model.buffers()]
+        _copy(model.buffers(), self._buffers)
+
+    def step(self, model: nn.Module, loss: Tensor) -> Stepped:
+        """Update the weights once, or leave all as it was where a gradient is not finite.
+
+        Weights, momenta, schedule, averages and statistics of batch norms are as before then.
+        Several processes agree, since their gradients are sums over all.
+        """
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # The only read of the device in a step: the host moves the schedule, so it must know. The
+        # device waits for no more than the first kernels of the optimiser.
+        read_loss, read_norm = torch.stack([loss, norm.to(loss)]).tolist()
+        if not math.isfinite(read_norm):
+            return self._skip(model, read_loss)
         if self.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
-        scale = self.scaler.get_scale()
+            nn.utils.clip_grads_with_norm_(model.parameters(), self.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.get_scale() < scale:
-            return
         self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(getattr(model, "module", model))
+        return Stepped(read_loss, moved=True)
+
+    def _skip(self, model: nn.Module, loss: float) -> Stepped:
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        _copy(self._buffers, model.buffers())
+        # A scale that has fallen below 1 does not help.
+        overflow = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() >= 1
+        return Stepped(loss, moved=False, overflow=overflow)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain values."""
@@ -87,17 +124,21 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
     accumulate: int,
     seed: tuple[int, ...],
     first_step: int,
-    after_step: Callable[[int, Tensor], bool],
+    after_step: Callable[[int, Stepped, Sequence[str]], bool],
 ) -> None:
     """Train on `batches`, `accumulate` of them to a step.
 
     Dropout draws from a generator seeded by `seed`, step and piece, so that a resumed run repeats
-    it. `after_step(step, loss)` gets the number of steps done in this epoch; False stops.
+    it. `after_step` gets the number of steps done in this epoch, what became of the last one and
+    the names of its samples; False stops.
     """
     model.train()
-    loss_sum = torch.zeros((), device=compute.device)
+    loss_sum, names = torch.zeros((), device=compute.device), list[str]()
     for number, batch in enumerate(batches):
         step, piece = divmod(number, accumulate)
+        if piece == 0:
+            stepper.begin(model)
+            loss_sum, names = torch.zeros((), device=compute.device), []
         torch.manual_seed(_hash(*seed, first_step + step, piece))
         images = normalize(compute.place_images(batch.images))
         targets = batch.targets.to(compute.device, non_blocking=True)
@@ -106,13 +147,31 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             with compute.autocast():
                 outputs = forward(model, images)
             loss = loss_function(outputs, targets) / accumulate
-            stepper.scaler.scale(loss).backward()
+            stepper.scaler.scale(_spoilt_unless_finite(loss)).backward()
         loss_sum += loss.detach()
+        names += batch.names
         if step_ends:
-            stepper.step(model)
-            if not after_step(first_step + step + 1, loss_sum):
+            stepped = stepper.step(model, loss_sum)
+            if not after_step(first_step + step + 1, stepped, names):
                 return
-            loss_sum = torch.zeros((), device=compute.device)
+
+
+def _spoilt_unless_finite(loss: Tensor) -> Tensor:
+    """Return the loss; one that is not finite has gradients that are not finite either.
+
+    So all processes see it in the sum of their gradients, also where infinity has finite ones.
+    """
+    return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+
+
+def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
+    """Copy tensors one by one into others, on a GPU all of a type at once."""
+    pairs = list(zip(sources, targets, strict=True))
+    with torch.no_grad():
+        for floating in (True, False):
+            group = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+            if group:
+                torch._foreach_copy_([target for _, target in group], [s for s, _ in group])
 
 
 def _share_gradients(model: nn.Module, now: bool) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from sceneparse.errors import InputError, first_few
 from sceneparse.logs import forget_records_after
 from sceneparse.run_lock import LOCK_FILE, RunLock
 
-# Settings that a resumed run may change: they say where things are, not what is computed.
+# Settings that a resumed run may change: they do not say what is computed.
 _FREE_SETTINGS = (
     "output",
     "data.root",
@@ -20,6 +20,8 @@ _FREE_SETTINGS = (
     "data.workers",
     "data.timeout",
     "data.check",
+    "train.save_every",
+    "train.most_bad_steps",
 )
 # Settings that make it another run: samples and their order, network, the optimiser's state.
 _FIXED_SETTINGS = (

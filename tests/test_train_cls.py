@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from sceneparse.assembly.classification import load_data, prepare_seed
 from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.distributed import Process
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, Preempted
 from sceneparse.report.seeds import spread_of
 from sceneparse.training import train
 from tools import train_cls
@@ -140,7 +143,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
         data = load_data(config)
         if name == "parts":
             training = prepare_seed(config, 0, data, process, resume=False, overwrite=False)
-            train_some(training, steps)
+            stopped_after(training, steps)
         training = prepare_seed(config, 0, data, process, resume=name == "parts", overwrite=False)
         train(training)
         weights.append(training.model.state_dict())
@@ -148,10 +151,19 @@ def test_resumed_run_equals_the_uninterrupted_one(
         assert torch.equal(value, weights[1][key]), key
 
 
-def train_some(training: object, steps: int) -> None:
-    from test_train_seg import stopped_after  # noqa: PLC0415
+def stopped_after(training: Any, steps: int) -> None:
+    """Train, and have a real signal arrive once the given number of steps is done."""
+    step = training.stepper.step
 
-    stopped_after(training, steps)  # type: ignore[arg-type]
+    def step_then_signal(*arguments: Any) -> Any:
+        stepped = step(*arguments)
+        if training.steps_done + 1 == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stepped
+
+    training.stepper.step = step_then_signal
+    with pytest.raises(Preempted, match="SIGTERM received, saved after step"):
+        train(training)
 
 
 def test_spread_is_students() -> None:

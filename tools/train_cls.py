@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli import add_training_options, run, run_options, tool_parser
+from sceneparse.preemption import leave_at_signals
 
 if TYPE_CHECKING:
     from sceneparse.config.classification import ClsConfig
@@ -40,6 +41,7 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         print(render_config(config, explain=True), end="")
         return
+    leave_at_signals()
     train_seeds(config, run_options(options))
     summarise(config)
 
@@ -49,7 +51,7 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
     # Imported late so that --help and --print-config answer at once.
     from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
     from sceneparse.distributed import join_processes
-    from sceneparse.errors import InputError
+    from sceneparse.errors import InputError, Preempted
     from sceneparse.run_folder import refuse_existing_run
     from sceneparse.training import train
 
@@ -69,6 +71,11 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
                 + (", finished already" if training.finished else "")
             )
             train(training)
+            if training.stop.name is not None and seed != config.seeds[-1]:
+                raise Preempted(
+                    f"{training.stop.name} received, seed {seed} is finished; go on with the same "
+                    "command and --resume"
+                )
 
 
 def summarise(config: ClsConfig) -> None:

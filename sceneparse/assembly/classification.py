@@ -31,6 +31,7 @@ from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import create_classifier
 from sceneparse.optim import cosine_schedule, create_optimizer, milestone_schedule
 from sceneparse.precision import Compute, amp_name
+from sceneparse.preemption import StopRequest
 from sceneparse.training import Training
 from sceneparse.validation import validate_classifier
 
@@ -99,6 +100,7 @@ def prepare_seed(
         config.model, len(train.classes), attention=config.attention, stem=config.stem
     )
     compute.place_model(model)
+    stop = StopRequest()
     training = Training(
         folder=folder,
         process=process,
@@ -112,6 +114,7 @@ def prepare_seed(
             held_out=_batches_of(held_out, process.device),
             normalize=normalize,
             compute=compute,
+            stop=stop,
         ),
         model=model,
         parallel=torch.compile(model) if config.train.compile else model,  # type: ignore[arg-type]
@@ -134,6 +137,9 @@ def prepare_seed(
             "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
         },
         lock=beginning.lock,
+        save_every=config.train.save_every,
+        most_bad_steps=config.train.most_bad_steps,
+        stop=stop,
     )
     resume_run(training, config, beginning, partial(say_on_main, process))
     create_folder(training, render_config(config), beginning)

@@ -99,6 +99,12 @@ def resume_run(
     )
     for change in changes:
         say(f"changed: {change}")
+    before, now = meta["processes"], training.process.world_size
+    if before != now:
+        say(
+            f"{before} processes before, {now} now: the same samples in the same order, but batch "
+            "norms see other groups of them, dropout draws anew and sums round differently"
+        )
     state = read_training_state(checkpoint)
     load_strict(training.model, state["model"], str(checkpoint))
     training.stepper.load_state_dict(state["stepper"])

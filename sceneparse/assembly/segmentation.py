@@ -47,6 +47,7 @@ from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
 from sceneparse.precision import Compute, amp_name
+from sceneparse.preemption import StopRequest
 from sceneparse.training import Loss, Training
 from sceneparse.validation import validate_segmentation
 
@@ -85,6 +86,7 @@ def prepare_training(
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
     normalize = Normalization(config.data.mean, config.data.std)
     loader = _create_loader(config, train_set, sampler)
+    stop = StopRequest()
     training = Training(
         folder=folder,
         process=process,
@@ -105,6 +107,7 @@ def prepare_training(
             protocol=protocol,
             normalize=normalize,
             compute=compute,
+            stop=stop,
         ),
         model=model,
         forward=_logits_at_stride,
@@ -117,6 +120,9 @@ def prepare_training(
         seed=config.seed,
         meta=_meta(config, train_set, dtype),
         lock=beginning.lock,
+        save_every=config.train.save_every,
+        most_bad_steps=config.train.most_bad_steps,
+        stop=stop,
     )
     resume_run(training, config, beginning, say)
     create_folder(training, render_config(config), beginning)
