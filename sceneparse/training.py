@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from sceneparse.checkpoint import save_checkpoint
 from sceneparse.data.loader import Batch, explained_worker_failures
 from sceneparse.distributed import Process, any_process, any_process_each, share_buffers
 from sceneparse.engine import Forward, Stepped, Stepper, train_one_epoch
@@ -22,6 +21,7 @@ from sceneparse.precision import Compute
 from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import save_png
 from sceneparse.run_lock import RunLock
+from sceneparse.saving import save_checkpoint
 from sceneparse.validation import Validated
 
 # From a network's outputs and the targets to a scalar.

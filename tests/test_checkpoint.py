@@ -19,10 +19,10 @@ from sceneparse.checkpoint import (
     read_meta,
     read_training_state,
     resolve_checkpoint,
-    save_checkpoint,
 )
 from sceneparse.errors import InputError
 from sceneparse.models.pretrained import load_backbone, read_weights
+from sceneparse.saving import save_checkpoint
 
 MODEL = {
     "head": "fcn",

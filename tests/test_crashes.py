@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from sceneparse import checkpoint
+from sceneparse import saving
 from sceneparse.checkpoint import newest_intact, read_training_state
 from sceneparse.errors import InputError
 from tests.test_checkpoint import save_little
@@ -26,7 +26,7 @@ CALLS = [
     (os, name)
     for name in ("mkdir", "open", "rename", "replace", "symlink", "unlink", "rmdir", "fsync")
 ]
-WRITES = [(checkpoint, "save_file"), (torch, "save"), (pathlib.Path, "write_text")]
+WRITES = [(saving, "save_file"), (torch, "save"), (pathlib.Path, "write_text")]
 # The paths that a write is given, by what it is called.
 PATH_OF = {
     "save_file": lambda arguments: arguments[1],

@@ -77,6 +77,7 @@ ALLOWED = {
         "prediction",
         "report",
     },
+    "saving": {"checkpoint", "durable"},
     "run_folder": {"durable", "logs", "run_lock"},
     "run_lock": set(),
     "engine": {"data", "distributed", "inference", "models", "precision"},
@@ -93,7 +94,6 @@ ALLOWED = {
     },
     "position": {"distributed", "engine", "logs"},
     "training": {
-        "checkpoint",
         "data",
         "distributed",
         "engine",
@@ -104,6 +104,7 @@ ALLOWED = {
         "preemption",
         "report",
         "run_lock",
+        "saving",
         "validation",
     },
 }
