@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sceneparse.data.loader import Batch
 from sceneparse.distributed import sum_over_processes
+from sceneparse.errors import NumericalError
 from sceneparse.inference.protocols import Infer
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
@@ -240,7 +241,10 @@ def evaluate_classifier(
     normalize: Callable[[Tensor], Tensor],
     compute: Compute,
 ) -> tuple[float, float]:
-    """Return the mean cross entropy and the share of right answers over this process's batches."""
+    """Return the mean cross entropy and the share of right answers over this process's batches.
+
+    Raises NumericalError where the network's outputs are not finite.
+    """
     model.eval()
     counts, images = torch.zeros(2, dtype=torch.float64, device=compute.device), 0
     for batch in batches:
@@ -252,4 +256,6 @@ def evaluate_classifier(
         counts += torch.stack([loss.double(), right.double()])
         images += len(targets)
     loss_sum, right_sum = counts.tolist()
+    if not math.isfinite(loss_sum):
+        raise NumericalError("the network's outputs are not finite; lower optim.lr")
     return loss_sum / images, right_sum / images

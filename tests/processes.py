@@ -26,8 +26,8 @@ CONFIGS = {
     "train_seg": ROOT / "configs" / "quickstart.yaml",
     "train_cls": ROOT / "configs" / "cifar10_resnet18.yaml",
 }
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(
     [
         "sceneparse.assembly.segmentation",
         "sceneparse.assembly.classification",
@@ -45,7 +45,7 @@ class Run:
         self.folder = folder / "seed-0" if tool == "train_cls" else folder
         self.log = folder.with_name(f"{folder.name}.log")
         arguments = ["--config", str(CONFIGS[tool]), *settings, *options]
-        self._process: ForkServerProcess = _context.Process(
+        self._process: ForkServerProcess = forkserver.Process(
             target=_main, args=(tool, arguments, str(self.log))
         )
         self._process.start()

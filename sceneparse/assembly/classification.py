@@ -17,6 +17,7 @@ from sceneparse.assembly.runs import (
     begin_run,
     choose_precision,
     create_folder,
+    refuse_untrainable,
     resume_run,
     say_on_main,
 )
@@ -100,6 +101,12 @@ def prepare_seed(
         config.model, len(train.classes), attention=config.attention, stem=config.stem
     )
     compute.place_model(model)
+    refuse_untrainable(
+        model,
+        (len(train) % config.train.batch_size or config.train.batch_size, *train.images.shape[1:]),
+        _logits,
+        remedy=f"the last batch has what is left of {len(train)} images; change train.batch_size",
+    )
     stop = StopRequest()
     training = Training(
         folder=folder,

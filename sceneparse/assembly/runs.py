@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from sceneparse.distributed import (
     launch_name,
     restarted_by_torchrun,
 )
+from sceneparse.engine import Forward
 from sceneparse.errors import InputError
 from sceneparse.models.pretrained import load_strict
 from sceneparse.precision import choose_dtype
@@ -80,6 +82,21 @@ def parallel_network(model: nn.Module, process: Process) -> nn.Module:
     if process.device.type == "cuda":
         return DistributedDataParallel(model, device_ids=[process.device.index])
     return DistributedDataParallel(model)
+
+
+def refuse_untrainable(
+    model: nn.Module, shape: tuple[int, ...], forward: Forward, *, remedy: str
+) -> None:
+    """Run the network on shapes alone, to refuse batches (B, 3, H, W) that it cannot train on."""
+    shapes = copy.deepcopy(model).to("meta").train()
+    try:
+        forward(shapes, torch.empty(shape, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
+            f"({reason}); {remedy}"
+        ) from error
 
 
 def resume_run(

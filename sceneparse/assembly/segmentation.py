@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from sceneparse.assembly.runs import (
     choose_precision,
     create_folder,
     parallel_network,
+    refuse_untrainable,
     resume_run,
     say_on_main,
 )
@@ -81,7 +81,12 @@ def prepare_training(
     model = _create_model(
         config, train_set.table.num_classes, process, compute, say, fresh=saved is None
     )
-    _try_training_shapes(model, (sampler.micro_batch, 3, *config.augment.crop))
+    refuse_untrainable(
+        model,
+        (sampler.micro_batch, 3, *config.augment.crop),
+        _logits_at_stride,
+        remedy="change augment.crop or train.batch_size, or set model.norm: group",
+    )
     section = _eval_settings(config)
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
     normalize = Normalization(config.data.mean, config.data.std)
@@ -152,19 +157,6 @@ def _check_data(
         check_samples(dataset, spread(len(dataset), limit))
         if limit < len(dataset):
             say(f"checked {limit} of {len(dataset)} samples; tools/check_data.py looks at all")
-
-
-def _try_training_shapes(model: SegmentationModel, shape: tuple[int, ...]) -> None:
-    """Run the network on shapes alone, to refuse crops that it cannot train on."""
-    shapes = copy.deepcopy(model).to("meta").train()
-    try:
-        shapes(torch.empty(shape, device="meta"), upsample=False)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
-            f"({reason}); change augment.crop or train.batch_size, or set model.norm: group"
-        ) from error
 
 
 def _create_sampler(
