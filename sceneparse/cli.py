@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sceneparse.errors import InputError, NumericalError, Preempted
@@ -120,7 +122,8 @@ def run(
     # Settings may stand before and after options.
     options = parser.parse_intermixed_args(arguments)
     try:
-        main(options)
+        with _explained_machine():
+            main(options)
     except (InputError, NumericalError, Preempted) as error:
         if options.debug:
             traceback.print_exc()
@@ -139,6 +142,29 @@ def run(
         _say(f"a bug in sceneparse; please report it with the lines above and\n{version_block()}")
         sys.exit(1)
     sys.exit(0)
+
+
+# A full or broken disk, a read-only one, too many open files: not a bug of ours.
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
+
+@contextmanager
+def _explained_machine() -> Iterator[None]:
+    """Turn what the machine refuses into InputError with the file, wherever it happened."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{where}{error.strerror}") from error
 
 
 def _say(text: str) -> None:

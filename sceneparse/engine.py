@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sceneparse.data.loader import Batch
 from sceneparse.distributed import sum_over_processes
-from sceneparse.errors import NumericalError
+from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference.protocols import Infer
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
@@ -141,20 +141,39 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             stepper.begin(model)
             loss_sum, names = torch.zeros((), device=compute.device), []
         torch.manual_seed(_hash(*seed, first_step + step, piece))
-        images = normalize(compute.place_images(batch.images))
-        targets = batch.targets.to(compute.device, non_blocking=True)
         step_ends = piece == accumulate - 1
-        with _share_gradients(model, step_ends):
-            with compute.autocast():
-                outputs = forward(model, images)
-            loss = loss_function(outputs, targets) / accumulate
-            stepper.scaler.scale(_spoilt_unless_finite(loss)).backward()
-        loss_sum += loss.detach()
-        names += batch.names
-        if step_ends:
-            stepped = stepper.step(model, loss_sum)
-            if not after_step(first_step + step + 1, stepped, names):
-                return
+        with explained_lack_of_memory(batch, compute, _SMALLER_STEPS):
+            images = normalize(compute.place_images(batch.images))
+            targets = batch.targets.to(compute.device, non_blocking=True)
+            with _share_gradients(model, step_ends):
+                with compute.autocast():
+                    outputs = forward(model, images)
+                loss = loss_function(outputs, targets) / accumulate
+                stepper.scaler.scale(_spoilt_unless_finite(loss)).backward()
+            loss_sum += loss.detach()
+            names += batch.names
+            stepped = stepper.step(model, loss_sum) if step_ends else None
+        if stepped and not after_step(first_step + step + 1, stepped, names):
+            return
+
+
+_SMALLER_STEPS = "lower train.batch_size, raise train.accumulate, or lower augment.crop"
+_SMALLER_WINDOWS = "evaluate in windows (protocol slide) of a smaller crop"
+
+
+@contextmanager
+def explained_lack_of_memory(batch: Batch, compute: Compute, remedy: str) -> Iterator[None]:
+    """Turn a lack of memory, on a GPU or CPU, into InputError with the batch's size."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lacking = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        # The CPU's allocator has no type of its own.
+        if not lacking and "can't allocate memory" not in str(error):
+            raise
+        count, _, height, width = batch.images.shape
+        size = f"{count} images of {height}x{width}"
+        raise InputError(f"{compute.device} has too little memory for {size}; {remedy}") from error
 
 
 def _spoilt_unless_finite(loss: Tensor) -> Tensor:
@@ -216,14 +235,15 @@ def evaluate(
     """
     model.eval()
     for batch in batches:
-        images = normalize(compute.place_images(batch.images))
-        with compute.autocast():
-            scores = infer(model, images)
-        confidence: Tensor | None = None
-        if any(meter.needs_confidence for meter in meters):
-            labels, confidence = scores.labels_and_confidence()
-        else:
-            labels = scores.labels()
+        with explained_lack_of_memory(batch, compute, _SMALLER_WINDOWS):
+            images = normalize(compute.place_images(batch.images))
+            with compute.autocast():
+                scores = infer(model, images)
+            confidence: Tensor | None = None
+            if any(meter.needs_confidence for meter in meters):
+                labels, confidence = scores.labels_and_confidence()
+            else:
+                labels = scores.labels()
         targets = batch.targets.to(compute.device, non_blocking=True)
         for meter in meters:
             meter.update(labels, targets, confidence)

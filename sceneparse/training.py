@@ -108,7 +108,7 @@ def train(training: Training) -> None:
         open_things.enter_context(explained_worker_failures())
         log = None
         if training.process.is_main:
-            run_log = RunLog(training.folder, first_step=training.steps_done)
+            run_log = RunLog(training.folder, first_step=training.steps_done, say=progress.say)
             log = open_things.enter_context(closing(run_log))
         while not training.finished:
             found = _train_and_validate(training, log, progress)
