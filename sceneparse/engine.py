@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from sceneparse.data.loader import Batch
 from sceneparse.distributed import sum_over_processes
 from sceneparse.inference.protocols import Infer
-from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.precision import Compute
 
 # Runs a network on normalised images, for its loss.
@@ -137,7 +137,7 @@ class Meter(Protocol):
 
 @torch.inference_mode()
 def evaluate(
-    model: SegmentationModel,
+    model: SegmentationNetwork,
     batches: Iterable[Batch],
     meters: Sequence[Meter],
     *,
