@@ -417,8 +417,8 @@ LONG = GRID.replace("1.0e+30", "0.01").replace("[none, eca]", "[none]")
 def test_killed_worker_is_replaced_and_its_trial_goes_on(
     write: Write, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    process = start(LONG, "--workers=2", "train.epochs=12")
-    plan = planned(write(LONG), "train.epochs=12")
+    process = start(LONG, "--workers=2", "train.epochs=60")
+    plan = planned(write(LONG), "train.epochs=60")
     place = str(plan.output / "journal.log")
     pid, trial = worker_after_an_epoch(plan, place)
     os.kill(pid, signal.SIGKILL)
@@ -429,16 +429,16 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(
     assert [row.state for row in rows] == ["complete"] * 2
     assert [row.attempts for row in rows] == [1 + (row.trial == trial) for row in rows]
     for row in rows:  # also what was reported is whole, and no epoch was trained twice
-        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 13))
-        assert row.epochs == 12
+        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 61))
+        assert row.epochs == 60
     assert "going on from" in (plan.folder(trial) / "train.log").read_text()
 
 
 def test_stopped_sweep_goes_on(
     write: Write, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    process = start(LONG, "train.epochs=12")
-    plan = planned(write(LONG), "train.epochs=12")
+    process = start(LONG, "train.epochs=60")
+    plan = planned(write(LONG), "train.epochs=60")
     place = str(plan.output / "journal.log")
     worker_after_an_epoch(plan, place)
     process.send_signal(signal.SIGTERM)
@@ -446,10 +446,10 @@ def test_stopped_sweep_goes_on(
     assert process.returncode == 75, printed
     assert "stopped: SIGTERM received; go on with the same command" in printed
     assert [row.state for row in rows_at(plan, place)] == ["waiting"] * 2
-    assert call(sweep_cls, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=12") == 0
+    assert call(sweep_cls, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=60") == 0
     rows = rows_at(plan, place)
     assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
-    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 13))
+    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 61))
 
 
 @pytest.fixture
