@@ -71,6 +71,7 @@ def test_links_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert saved.meta["step"] == 2
 
 
+@pytest.mark.fault(40)
 def test_model_comes_back_equal_and_ready(tmp_path: Path) -> None:
     save(tmp_path, 7)
     torch.manual_seed(7)
@@ -98,6 +99,7 @@ def save_little(run: Path, step: int, best_step: int = 0) -> Path:
     )
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("name", FILES)
 def test_one_flipped_bit_in_any_byte_is_noticed(tmp_path: Path, name: str) -> None:
     path = save_little(tmp_path, 1) / name
@@ -119,6 +121,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
 def test_resuming_falls_back_to_the_one_before_and_says_so(
@@ -141,6 +144,7 @@ def test_resuming_falls_back_to_the_one_before_and_says_so(
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.fault(38)
 def test_scores_are_never_of_another_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 1)
     folder = save(tmp_path, 2, best_step=2)
@@ -153,6 +157,7 @@ def test_scores_are_never_of_another_checkpoint(tmp_path: Path) -> None:
     sceneparse.load_model(tmp_path)
 
 
+@pytest.mark.fault(38)
 def test_all_damaged_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
     (save_little(tmp_path, 1) / "meta.json").write_text("{}")
     with pytest.raises(InputError, match=r"no intact checkpoint: .*start anew with --overwrite"):
@@ -160,6 +165,7 @@ def test_all_damaged_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
     assert newest_intact(tmp_path / "nothing yet", pytest.fail) is None
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": {}}', '{"sha256": 3, "format": 1}'])
 def test_damaged_meta_is_noticed(tmp_path: Path, content: str) -> None:
     (save(tmp_path, 1) / "meta.json").write_text(content)
@@ -179,6 +185,7 @@ class Malicious:
         return os.mkdir, ("owned-by-a-pickle",)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".th"])
 def test_malicious_pickle_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
@@ -192,6 +199,7 @@ def test_malicious_pickle_is_refused(tmp_path: Path, suffix: str) -> None:
     assert not Path("owned-by-a-pickle").exists()
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "both"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_files_are_read_in_every_usual_form(tmp_path: Path, wrap: str, suffix: str) -> None:
@@ -223,6 +231,7 @@ def test_real_mobilenet_weights_fill_the_backbone(shared: Path) -> None:
     assert "left out its heads" in said[0]
 
 
+@pytest.mark.fault(41)
 def test_weights_that_do_not_fit_are_summed_up(tmp_path: Path) -> None:
     model = sceneparse.create_segmentation_model(**MODEL)  # type: ignore[arg-type]
     state = {k: v.clone() for k, v in model.backbone.state_dict().items() if ".attention" not in k}

@@ -103,6 +103,7 @@ def check_recovery(run: Path, before: tuple[int, ...], step: int, call: str) -> 
     assert (run / "last").resolve().name == f"step-{step + 1:08d}", call
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_save_fails_at_every_call(tmp_path: Path, situation: str, number: int) -> None:
@@ -135,6 +136,7 @@ def test_save_fails_at_every_call(tmp_path: Path, situation: str, number: int) -
     assert failures >= total - 2
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_process_dies_at_every_call(tmp_path: Path, situation: str) -> None:
     before, step = SITUATIONS[situation]
@@ -154,6 +156,7 @@ def test_process_dies_at_every_call(tmp_path: Path, situation: str) -> None:
     assert at > 15
 
 
+@pytest.mark.fault(37)
 def test_disk_is_full_at_any_byte(tmp_path: Path) -> None:
     """The system refuses to write a file past a limit, wherever the limit is."""
     whole = save_little(tmp_path / "whole", 1)
@@ -172,6 +175,7 @@ def test_disk_is_full_at_any_byte(tmp_path: Path) -> None:
         assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.fault(37)
 def test_free_space_is_looked_at_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

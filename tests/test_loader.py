@@ -67,6 +67,7 @@ def test_every_sample_gets_its_turn() -> None:
     assert seen == set(range(SIZE))
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_share_out_the_same_global_batches(world_size: int, accumulate: int) -> None:
@@ -213,6 +214,7 @@ def test_batch_has_the_contracts_types(without_workers: list[list[Batch]]) -> No
         assert len(batch.names) == 4
 
 
+@pytest.mark.fault(23)
 @settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -238,6 +240,7 @@ def test_same_seed_gives_the_same_batches_with_any_workers(
         assert batch.names == expected.names
 
 
+@pytest.mark.fault(23)
 def test_workers_that_live_on_do_not_change_batches(
     scenes: Path, without_workers: list[list[Batch]]
 ) -> None:
@@ -247,6 +250,7 @@ def test_workers_that_live_on_do_not_change_batches(
             assert batch.names == expected.names
 
 
+@pytest.mark.fault(23)
 def test_epochs_and_seeds_augment_anew(scenes: Path, without_workers: list[list[Batch]]) -> None:
     by_name = [
         {
@@ -271,6 +275,7 @@ def test_restart_in_the_middle_gives_the_same_batches(
     assert torch.equal(batch.images, without_workers[1][2].images)
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_truncated_file_is_named_in_one_line(scenes: Path, tmp_path: Path, workers: int) -> None:
     root = tmp_path / "damaged"
@@ -326,6 +331,7 @@ class Stuck(Samples):
         return super().__getitem__(index)
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("end", [kill_itself, lambda: os._exit(0), lambda: os._exit(3)])
 def test_worker_that_ends_is_explained(end: Callable[[], object]) -> None:
     # torch does not notice an exit code of 0 before the time-out
@@ -334,6 +340,7 @@ def test_worker_that_ends_is_explained(end: Callable[[], object]) -> None:
         list(batches(loader))
 
 
+@pytest.mark.fault(45)
 def test_worker_killed_while_the_main_process_computes_is_explained() -> None:
     loader = evaluation_loader(Dying(2, kill_itself), rank=0, world_size=1, workers=1, timeout=60)
     with pytest.raises(InputError, match="a data worker died"), explained_worker_failures():
@@ -341,6 +348,7 @@ def test_worker_killed_while_the_main_process_computes_is_explained() -> None:
             time.sleep(1)
 
 
+@pytest.mark.fault(45)
 def test_stuck_worker_is_explained() -> None:
     loader = evaluation_loader(Stuck(1), rank=0, world_size=1, workers=1, timeout=0.3)
     with pytest.raises(InputError, match=r"a data worker is silent; .* data\.timeout"):
@@ -356,6 +364,7 @@ class Broken(SegmentationDataset):
         return super().__getitem__(index)
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_error_names_the_file(scenes: Path, workers: int) -> None:
     dataset = create_dataset("folder", scenes, "val")
@@ -387,6 +396,7 @@ def test_rank_without_samples_starts_no_workers() -> None:
     assert list(batches(loader)) == []
 
 
+@pytest.mark.fault(13)
 def test_targets_of_16_bits_keep_their_values(tmp_path: Path) -> None:
     names = [f"class {index}" for index in range(300)]
     (tmp_path / "classes.txt").write_text("\n".join(names))

@@ -59,6 +59,7 @@ def the_error(done: subprocess.CompletedProcess) -> str:
     return str(lines[0])
 
 
+@pytest.mark.fault(46)
 @pytest.mark.slow
 def test_shared_memory_of_4_megabytes(tiny: list[str], tmp_path: Path) -> None:
     large = [*tiny, "augment.crop=[321,481]", "train.batch_size=12", "data.workers=2"]
@@ -68,6 +69,7 @@ def test_shared_memory_of_4_megabytes(tiny: list[str], tmp_path: Path) -> None:
     assert time.monotonic() - start < 60  # not after the time-out of 300
 
 
+@pytest.mark.fault(46)
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "fits"), [(2, True), (40, False)])
 def test_128_open_files(tiny: list[str], tmp_path: Path, workers: int, fits: bool) -> None:
@@ -81,6 +83,7 @@ def test_128_open_files(tiny: list[str], tmp_path: Path, workers: int, fits: boo
         )
 
 
+@pytest.mark.fault(48)
 @pytest.mark.slow
 def test_too_little_memory(tiny: list[str], tmp_path: Path) -> None:
     huge = [*tiny, "augment.crop=[4801,4801]", "train.batch_size=12", "train.amp=off"]
@@ -89,6 +92,7 @@ def test_too_little_memory(tiny: list[str], tmp_path: Path) -> None:
     assert message in the_error(done)
 
 
+@pytest.mark.fault(48)
 def test_lack_of_memory_on_a_gpu_names_the_batch() -> None:
     batch = Batch(torch.zeros(6, 3, 48, 64), torch.zeros(6), ("",))
     compute = Compute(torch.device("cuda", 3))
@@ -104,6 +108,7 @@ def test_lack_of_memory_on_a_gpu_names_the_batch() -> None:
         raise RuntimeError("other")
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize("depth", ["run", "new/run"])
 def test_read_only_output(tiny: list[str], tmp_path: Path, depth: str) -> None:
     (tmp_path / "disk").mkdir()
@@ -114,6 +119,16 @@ def test_read_only_output(tiny: list[str], tmp_path: Path, depth: str) -> None:
     )
 
 
+@pytest.mark.fault(21)
+def test_read_only_data(tiny: list[str], scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    settings = [*tiny, "data.root=data", "train.epochs=1"]
+    mount = f'mount --bind {scenes} data; mount -o remount,ro,bind data; ! touch data/x; exec "$@"'
+    done = mounting(mount, settings, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.fault(37)
 @pytest.mark.slow
 def test_disk_that_fills_up_leaves_what_was_saved(tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
@@ -128,6 +143,7 @@ def test_disk_that_fills_up_leaves_what_was_saved(tiny: list[str], tmp_path: Pat
     assert "step-00000003\n" in done.stderr
 
 
+@pytest.mark.fault(49)
 def test_names_that_are_no_text(tiny: list[str], tmp_path: Path) -> None:
     odd = os.fsdecode(b"caf\xe9")
     (tmp_path / odd).mkdir()
@@ -138,6 +154,7 @@ def test_names_that_are_no_text(tiny: list[str], tmp_path: Path) -> None:
     assert (tmp_path / odd / "run/best/model.safetensors").is_file()
 
 
+@pytest.mark.fault(49)
 def test_training_goes_on_without_the_tensorboard_package(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +164,7 @@ def test_training_goes_on_without_the_tensorboard_package(
     assert (folder_of(tiny) / "metrics.jsonl").read_text().count("\n") == 2
 
 
+@pytest.mark.fault(49)
 def test_training_goes_on_when_the_tensorboard_folder_is_deleted(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

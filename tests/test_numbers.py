@@ -92,6 +92,7 @@ def assert_same(one: Any, other: Any) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("bad", BAD_LOSSES)
 def test_bad_step_leaves_everything_as_it_was(bad: str) -> None:
     model, stepper = learner()
@@ -107,6 +108,7 @@ def test_bad_step_leaves_everything_as_it_was(bad: str) -> None:
         assert_same(all_state(model, stepper), before)
 
 
+@pytest.mark.fault(27)
 def test_bad_images_do_not_reach_the_statistics_of_norms() -> None:
     model, stepper = learner()
     take_steps(model, stepper, 2)
@@ -129,6 +131,7 @@ def one_sick_of_two(rank: int, store: str, results: Any) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.fault(27)
 def test_processes_leave_a_step_out_together(tmp_path: Path) -> None:
     results = forkserver.Queue()
     ranks = [
@@ -143,6 +146,7 @@ def test_processes_leave_a_step_out_together(tmp_path: Path) -> None:
     assert found == {(0, False, True), (1, False, False)}
 
 
+@pytest.mark.fault(28)
 def test_overflow_of_the_scale_moves_neither_weights_nor_schedule() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1000)
     model, stepper = learner(scaler)
@@ -160,6 +164,7 @@ def test_overflow_of_the_scale_moves_neither_weights_nor_schedule() -> None:
     assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
 
 
+@pytest.mark.fault(28)
 def test_scale_below_one_is_no_excuse() -> None:
     model, stepper = learner(torch.amp.GradScaler("cpu", init_scale=1.5))
     bad = BAD_LOSSES["finite with gradients that are not"]
@@ -167,6 +172,7 @@ def test_scale_below_one_is_no_excuse() -> None:
     assert [stepped.overflow for stepped in done] == [False, False]
 
 
+@pytest.mark.fault(27)
 def test_run_gives_up_after_bad_steps_in_a_row(
     tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +206,7 @@ def test_run_gives_up_after_bad_steps_in_a_row(
     assert call(train_seg, "--config", QUICKSTART, *settings, "--resume") == 0
 
 
+@pytest.mark.fault(27)
 def test_weights_that_are_not_finite_are_never_saved(tiny: list[str]) -> None:
     config = load_config(QUICKSTART, tiny, SegConfig)
     training = prepare_training(config, Process(0, 1, torch.device("cpu")))
@@ -210,6 +217,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny: list[str]) -> None:
     training.lock.release()
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_of_classes_that_weigh_nothing_is_zero(name: str) -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)

@@ -62,6 +62,7 @@ def killed_and_resumed(tool: str, settings: list[str], changes: list[str], step:
     return run.folder
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("variant", SEGMENTATION)
 def test_killed_segmentation_goes_on_exactly(
     tiny: list[str], tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
@@ -77,6 +78,7 @@ def test_killed_segmentation_goes_on_exactly(
     assert records(parts) == records(whole)
 
 
+@pytest.mark.fault(39)
 def test_killed_classification_goes_on_exactly(
     small: list[str],  # noqa: F811
     tmp_path: Path,
@@ -88,6 +90,7 @@ def test_killed_classification_goes_on_exactly(
     assert records(parts) == records(whole)
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_times_every_run_resumes(
     tiny: list[str], tmp_path: Path, kills: int
@@ -132,6 +135,7 @@ def ranks_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     return sorted(ranks, key=lambda child: int(child.environ()["RANK"]))
 
 
+@pytest.mark.fault(39, 47)
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_torchrun_restarts_a_killed_run_which_ends_the_same(
@@ -152,6 +156,7 @@ def test_torchrun_restarts_a_killed_run_which_ends_the_same(
     assert_same_state(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.fault(47)
 @pytest.mark.slow
 def test_all_processes_end_when_one_is_killed(tiny: list[str]) -> None:
     run = torchrun([*tiny, "train.epochs=50", "train.save_every=1", "data.workers=1"])
@@ -168,6 +173,7 @@ def test_all_processes_end_when_one_is_killed(tiny: list[str]) -> None:
     assert newest_intact(folder, pytest.fail) is not None
 
 
+@pytest.mark.fault(47)
 @pytest.mark.slow
 def test_torchrun_does_not_resume_what_it_did_not_begin(tiny: list[str]) -> None:
     short = [*tiny, "train.epochs=1"]
@@ -180,6 +186,7 @@ def test_torchrun_does_not_resume_what_it_did_not_begin(tiny: list[str]) -> None
     assert (folder / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.fault(39)
 @pytest.mark.slow
 def test_resumed_by_fewer_processes_keeps_the_order_and_says_what_changes(
     tiny: list[str], tmp_path: Path

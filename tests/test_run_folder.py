@@ -48,6 +48,7 @@ def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.fault(43)
 def test_second_process_is_refused_and_the_lock_of_a_dead_one_taken_over(tmp_path: Path) -> None:
     said: list[str] = []
     lock = RunLock(tmp_path, said.append)
@@ -63,6 +64,7 @@ def test_second_process_is_refused_and_the_lock_of_a_dead_one_taken_over(tmp_pat
     RunLock(tmp_path, pytest.fail).acquire()
 
 
+@pytest.mark.fault(43)
 def test_training_refuses_a_folder_in_use(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +77,7 @@ def test_training_refuses_a_folder_in_use(
     assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize(
     ("holder", "expected"),
     [
@@ -134,6 +137,7 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
+@pytest.mark.fault(42)
 def test_resume_with_other_settings_is_refused_unless_asked(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def stop(run: Run, number: signal.Signals) -> int:
     return 0 if saved is None else int(saved.meta["step"])
 
 
+@pytest.mark.fault(44)
 def test_stopped_in_every_phase_and_resumed(tiny: list[str], tmp_path: Path) -> None:
     # Multi-scale windows make a validation of seconds.
     settings = [*tiny, "train.amp=off", "eval.every=1", "eval.protocol=spnet", "eval.base=128"]
@@ -64,6 +65,7 @@ def test_stopped_in_every_phase_and_resumed(tiny: list[str], tmp_path: Path) -> 
     assert_same_state(run.folder, whole)
 
 
+@pytest.mark.fault(44)
 def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
     slow = [*tiny, "train.save_every=1", "augment.crop=[321,481]", "train.batch_size=12"]
     run = Run("train_seg", [*slow, "model.base_width=32", "train.epochs=9"])
@@ -78,6 +80,7 @@ def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
     assert run.saved_step() > 0
 
 
+@pytest.mark.fault(44)
 def test_next_seed_does_not_begin_after_a_signal(small: list[str]) -> None:  # noqa: F811
     settings = [*small, "seeds=0-1", "train.save_every=1"]
     run = Run("train_cls", settings)
@@ -86,6 +89,7 @@ def test_next_seed_does_not_begin_after_a_signal(small: list[str]) -> None:  # n
     assert not (run.folder.parent / "seed-1").exists()
 
 
+@pytest.mark.fault(44)
 @pytest.mark.slow
 def test_quickstart_is_stopped_at_20_random_times(tmp_path: Path) -> None:
     """Cold starts, the quickstart's own sizes, a validation after every epoch."""

@@ -132,6 +132,7 @@ def test_held_out_images_choose_the_best_epoch(
     assert {"holdout_accuracy", "holdout_loss", "test_accuracy", "test_loss"} <= set(record)
 
 
+@pytest.mark.fault(39, 44)
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_resumed_run_equals_the_uninterrupted_one(
     small: list[str], tmp_path: Path, steps: int
@@ -174,6 +175,7 @@ def test_spread_is_students() -> None:
     assert found.deviation == pytest.approx(np.std(values, ddof=1))
 
 
+@pytest.mark.fault(1, 6, 29)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -148,6 +148,7 @@ def remove_everything(root: Path) -> None:
     shutil.rmtree(root)
 
 
+@pytest.mark.fault(7, 19, 20)
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -174,6 +175,7 @@ def test_unusable_data_is_one_line_and_no_run_folder(
     assert not folder_of(tiny).exists()
 
 
+@pytest.mark.fault(1, 6, 25, 29)
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
