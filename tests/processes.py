@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -71,6 +72,10 @@ class Run:
         while not happened() and self._process.is_alive():
             assert time.monotonic() < end, self.said
             time.sleep(0.002)
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return the processes that this one has started: data workers, and what starts them."""
+        return psutil.Process(self._process.pid).children(recursive=True)
 
     @property
     def said(self) -> str:

@@ -55,10 +55,12 @@ def killed_and_resumed(tool: str, settings: list[str], changes: list[str], step:
     run = Run(tool, settings)
     saved = run.folder / "checkpoints" / f"step-{step:08d}"
     run.wait_for(saved.exists)
+    workers = run.descendants()
     run.send(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL, "the run ended before it was killed"
     finish(tool, [*settings, *changes], "--resume")
     assert f"going on from {run.folder}/checkpoints/step-" in run.said
+    assert psutil.wait_procs(workers, timeout=15)[1] == []
     return run.folder
 
 

@@ -9,7 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import cv2
@@ -107,7 +109,8 @@ def _collate(samples: Sequence[Any]) -> Batch | InputError:
     return batch
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(main: int, _: int) -> None:
+    """Prepare a worker of the process `main`, which need not be its parent."""
     # Workers times OpenCV threads would fight for the cores that the network needs.
     cv2.setNumThreads(0)
     # Signals to stop reach workers too; they leave it to the main process, which needs them still.
@@ -115,13 +118,16 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+        threading.Thread(target=_end_with, args=(main,), daemon=True).start()
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 
-def _end_when_the_parent_says_so() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+def _end_with(main: int) -> None:
+    """End a worker when its main process says so, or was killed."""
+    while Path(f"/proc/{main}").exists():
+        told = signal.sigtimedwait({signal.SIGTERM}, 3)
+        if told is not None and told.si_pid == main:
+            break
     os._exit(0)
 
 
@@ -136,7 +142,7 @@ def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
         "collate_fn": _collate,
         "num_workers": workers,
         "timeout": timeout if workers else 0,
-        "worker_init_fn": _start_worker,
+        "worker_init_fn": partial(_start_worker, os.getpid()),
         "pin_memory": torch.cuda.is_available(),
     }
 
