@@ -109,7 +109,7 @@ class _Description(_Part):
 
     @model_validator(mode="after")
     def _color_for_each_class(self) -> _Description:
-        if self.colors and len(self.colors) != len(self.classes):
+        if "colors" in self.model_fields_set and len(self.colors) != len(self.classes):
             raise ValueError(f"{len(self.colors)} colors for {len(self.classes)} classes")
         return self
 

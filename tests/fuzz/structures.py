@@ -49,7 +49,7 @@ def changed_tree(tree: Tree, dice: random.Random) -> Tree:
     tree = copy.deepcopy(tree)
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         places = list(_places(tree))
-        if places:
+        if 0 < len(places) < _MOST_PLACES:
             dice.choice(_CHANGES)(*dice.choice(places), places, dice)
     return tree
 
@@ -78,11 +78,13 @@ def _copy(inside: Tree, key: Any, places: list[Place], dice: random.Random) -> N
 
 def _scale(inside: Tree, key: Any, _: list[Place], dice: random.Random) -> None:
     if isinstance(inside[key], list):
-        inside[key] = inside[key] * dice.choice((0, 2, 30))
+        # Repeated again and again, a list of lists would fill the memory by itself.
+        inside[key] = inside[key][:30] * dice.choice((0, 2, 30))
     elif isinstance(inside[key], int | float):
         inside[key] = inside[key] * dice.choice((-1, 2, 1000, 10**9))
 
 
+_MOST_PLACES = 20_000
 _KEYS = ("", "a", "name", "__class__", "self", "\x1b[2J", "a.b", "x" * 300, "train", "width")
 _CHANGES = (_replace, _replace, _replace, _replace, _nest, _remove, _rename, _copy, _scale, _scale)
 
