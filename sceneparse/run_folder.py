@@ -10,6 +10,7 @@ from typing import Any
 from sceneparse.checkpoint import resolve_checkpoint
 from sceneparse.errors import InputError, first_few
 from sceneparse.logs import forget_records_after
+from sceneparse.settings import flat
 
 # Settings that a resumed run may change: they say where things are, not what is computed.
 _FREE_SETTINGS = (
@@ -54,22 +55,12 @@ def refuse_changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Name the settings that differ, but for those that only say where things are."""
-    before, after = _flat(saved), _flat(now)
+    before, after = flat(saved), flat(now)
     return [
         f"{key} was {before.get(key)}, is {after.get(key)}"
         for key in {**before, **after}
         if key not in _FREE_SETTINGS and before.get(key) != after.get(key)
     ]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def create_run_folder(folder: Path, config: str, *, steps_done: int, overwrite: bool) -> None:

@@ -33,7 +33,7 @@ from tools import (
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted((ROOT / "sceneparse").rglob("*.py"))
-LEAVES = {"errors", "files"}
+LEAVES = {"errors", "files", "settings"}
 
 # Which parts of sceneparse each part may import; errors and files are open to all.
 ALLOWED = {
@@ -46,7 +46,7 @@ ALLOWED = {
     "layers": {"layers"},
     "models": {"models", "layers", "tensor_files"},
     "data": {"data"},
-    "benchmark": {"benchmark", "data", "inference", "layers", "models", "precision"},
+    "benchmark": {"benchmark", "data", "inference", "layers", "models", "precision", "report"},
     "losses": {"layers"},
     "metrics": {"metrics"},
     "optim": set(),
@@ -76,7 +76,7 @@ ALLOWED = {
         "report",
     },
     "run_folder": {"checkpoint", "logs"},
-    "engine": {"data", "distributed", "inference", "models", "precision"},
+    "engine": {"data", "distributed", "inference", "models", "precision", "report"},
     "validation": {"data", "engine", "inference", "metrics", "models", "precision", "report"},
     "training": {
         "checkpoint",

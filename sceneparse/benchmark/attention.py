@@ -10,17 +10,10 @@ from sceneparse.benchmark.classifiers import count_costs, measure_costs
 from sceneparse.benchmark.rows import Row
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.precision import Compute
+from sceneparse.report.costs import COSTS
 
 _SIZE, _BATCH = 32, 128
-# Units, what makes one of them, and whether more is better.
-_COSTS = {
-    "parameters": ("M", 1e6, False),
-    "macs": ("M", 1e6, False),
-    "saved_bytes": ("MB", 2**20, False),
-    "peak_bytes": ("MB", 2**20, False),
-    "forward": ("/s", 1, True),
-    "training": ("/s", 1, True),
-}
+_UNITS = {1e6: "M", 2**20: "MB", 1: "/s"}
 
 
 def measure() -> list[Row]:
@@ -33,15 +26,16 @@ def measure() -> list[Row]:
     measured = measure_costs(nets, _SIZE, _BATCH, Compute(device), say=_say)
     costs = {name: {**count_costs(net, _SIZE), **measured[name]} for name, net in nets.items()}
     plain = costs.pop("none")
-    return [
-        _row(cost, block, costs[block][cost], plain[cost]) for cost in _COSTS for block in costs
-    ]
+    return [_row(cost, block, costs[block][cost], plain[cost]) for cost in COSTS for block in costs]
 
 
 def _row(cost: str, block: str, ours: float, reference: float) -> Row:
-    unit, one, more_is_better = _COSTS[cost]
-    ratio = ours / reference if more_is_better else reference / ours
-    return Row(f"{block}_{cost}", ours / one, reference / one, ratio, unit, ratio, ratio)
+    kind = COSTS[cost]
+    ratio = ours / reference if kind.more_is_better else reference / ours
+    unit = _UNITS[kind.unit]
+    return Row(
+        f"{block}_{cost}", ours / kind.unit, reference / kind.unit, ratio, unit, ratio, ratio
+    )
 
 
 def _say(text: str) -> None:

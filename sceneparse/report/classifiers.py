@@ -13,6 +13,7 @@ from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.metrics.significance import MeanDifference, compare_means
 from sceneparse.report.seeds import SeedCurves, Spread, read_seed, spread_of
+from sceneparse.settings import flat
 
 # Settings that differ between seeds, or say where things are.
 _NOT_COMPARED = ("output", "seeds", "data.root")
@@ -144,7 +145,7 @@ def _read_meta(run: Path) -> dict[str, Any] | None:
         task = meta["task"]
         config = meta["config"]
         _ = config["train"]["epochs"] - meta["epoch"], config["seeds"], meta["classes"]
-        _ = dict(meta["model"])
+        _ = dict(meta["model"]), _compared(meta)
     if task != "classification":
         raise InputError(f"'{run}' is not a run of tools/train_cls.py")
     return meta
@@ -161,11 +162,7 @@ def _refuse_differences(folder: Path, first: Mapping[str, Any], other: Mapping[s
 
 
 def _compared(meta: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in meta["config"].items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        flat.update({f"{key}.{name}".rstrip("."): item for name, item in inner})
-    return {key: value for key, value in flat.items() if key not in _NOT_COMPARED}
+    return {key: value for key, value in flat(meta["config"]).items() if key not in _NOT_COMPARED}
 
 
 def compare_groups(groups: Sequence[Group]) -> Comparison:

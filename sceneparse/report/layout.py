@@ -17,13 +17,13 @@ class Table:
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def as_text(self) -> str:
-        """Lay out for a terminal: words left, numbers right."""
+    def as_text(self, *, numbers: bool = True) -> str:
+        """Lay out for a terminal: words left, numbers right; without `numbers` all left."""
         lines = [self.heads, *self.rows]
         wide = [max(len(line[k]) for line in lines) for k in range(len(self.heads))]
         return "\n".join(
             "  ".join(
-                cell.rjust(width) if column else cell.ljust(width)
+                cell.rjust(width) if column and numbers else cell.ljust(width)
                 for column, (cell, width) in enumerate(zip(line, wide, strict=True))
             ).rstrip()
             for line in lines

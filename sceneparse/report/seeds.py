@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from scipy import stats
 from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_text
 from sceneparse.metrics.significance import LEVEL
+from sceneparse.report.layout import write_csv
 from sceneparse.report.plots import add_legend, save_plot
 from sceneparse.report.tables import plain
 
@@ -140,11 +140,11 @@ def write_summary(folder: Path, curves: Sequence[SeedCurves]) -> None:
     spreads = summary_of(curves)
     rows = {name: row.as_values() for name, row in spreads.items()}
     (folder / "summary.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    with (folder / "summary.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["seed", *rows])
-        for index, c in enumerate(curves):
-            writer.writerow([c.seed, *(row.values[index] for row in spreads.values())])
+    by_seed = [
+        {"seed": c.seed, **{name: row.values[index] for name, row in spreads.items()}}
+        for index, c in enumerate(curves)
+    ]
+    write_csv(folder / "summary.csv", by_seed)
     save_plot(draw_curves({"": curves}), folder / "curves")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from sceneparse.logs import format_seconds
+from sceneparse.report.layout import Table, write_csv
 from sceneparse.report.plots import save_plot
 from sceneparse.report.trials import (
     Axis,
@@ -116,7 +116,7 @@ def row_in_words(plan: Plan, row: Row) -> str:
 
 def table(plan: Plan, rows: Sequence[Row]) -> str:
     """Lay out the trials that ended, the best first; values of pruned ones in brackets."""
-    lines = [["trial", plan.metric, *plan.space, "time", "note"]]
+    lines = []
     for row in _ranked(plan, rows):
         value = "-" if row.value is None else f"{row.value:.4f}"
         lines.append(
@@ -128,11 +128,8 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
                 row.note,
             ]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    heads = ["trial", plan.metric, *plan.space, "time", "note"]
+    return Table("Trials", heads, lines).as_text(numbers=False)
 
 
 def _text(value: object) -> str:
@@ -164,14 +161,21 @@ def write_tables(plan: Plan, rows: Sequence[Row], extra: Mapping[str, Any] | Non
     plan.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     (plan.output / "sweep.json").write_text(text, encoding="utf-8")
-    with (plan.output / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        fixed = ["state", plan.metric, "epochs", "seconds", "attempts", "note", "folder"]
-        writer.writerow(["trial", *plan.space, *fixed])
-        for row in rows:
-            params = [row.params.get(key) for key in plan.space]
-            ending = [row.state, row.value, row.epochs, row.seconds, row.attempts]
-            writer.writerow([row.trial, *params, *ending, row.note, row.folder])
+    write_csv(plan.output / "sweep.csv", [_record(plan, row) for row in rows])
+
+
+def _record(plan: Plan, row: Row) -> dict[str, Any]:
+    return {
+        "trial": row.trial,
+        **{key: row.params.get(key) for key in plan.space},
+        "state": row.state,
+        plan.metric: row.value,
+        "epochs": row.epochs,
+        "seconds": row.seconds,
+        "attempts": row.attempts,
+        "note": row.note,
+        "folder": row.folder,
+    }
 
 
 def write_results(plan: Plan, attempts: Attempts) -> dict[str, str]:
