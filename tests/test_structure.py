@@ -38,6 +38,7 @@ LEAVES = {"errors", "files", "settings"}
 # Which parts of sceneparse each part may import; errors and files are open to all.
 ALLOWED = {
     "errors": set(),
+    "settings": set(),
     "files": set(),
     "tensor_files": set(),
     "cli": {"machine"},

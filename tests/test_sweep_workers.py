@@ -1,0 +1,174 @@
+"""Sweeps in processes of their own: killed, stopped, and sharing a database."""
+
+# ruff: noqa: F811 - fixtures are imported by their names
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from test_classes import animals  # noqa: F401 - a fixture
+from test_sweep_cls import GRID, ROOT, Write, epochs_of, planned, rows_at, write  # noqa: F401
+from test_train_seg import call
+
+from sceneparse.sweep import study
+from sceneparse.sweep.plan import Plan
+from sceneparse.sweep.storage import open_storage
+from tools import sweep_cls
+
+
+@pytest.fixture
+def start(write: Write, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the tool in a process of its own, and leave nothing behind."""
+    started = []
+
+    def start(text: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(ROOT / "tools/sweep_cls.py"), str(write(text))]
+        process = subprocess.Popen(
+            [*command, f"output={tmp_path / 'out'}", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def worker_after_an_epoch(plan: Plan, place: str) -> tuple[int, int]:
+    """Wait until a worker has an epoch behind it; return its process and its trial."""
+    for _ in range(600):
+        if (plan.output / "trial-0000").is_dir():
+            found = study.attempts_of(study.join_study(plan, open_storage(place)))
+            for attempt in study.in_state(found, TrialState.RUNNING):
+                trial = attempt.user_attrs["trial"]
+                if attempt.last_step and (plan.folder(trial) / "seed-0/last").exists():
+                    return int(attempt.user_attrs["worker"].split(":")[1]), trial
+        time.sleep(0.1)
+    raise AssertionError("no worker has begun")
+
+
+LONG = GRID.replace("1.0e+30", "0.01").replace("[none, eca]", "[none]")
+
+
+def test_killed_worker_is_replaced_and_its_trial_goes_on(
+    write: Write,
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start(LONG, "--workers=2", "train.epochs=60")
+    plan = planned(write(LONG), "train.epochs=60")
+    place = str(plan.output / "journal.log")
+    pid, trial = worker_after_an_epoch(plan, place)
+    os.kill(pid, signal.SIGKILL)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert f"trial {trial}: its worker {socket.gethostname()}:{pid} was killed (SIGKILL)" in printed
+    rows = rows_at(plan, place)
+    assert [row.state for row in rows] == ["complete"] * 2
+    assert [row.attempts for row in rows] == [1 + (row.trial == trial) for row in rows]
+    for row in rows:  # also what was reported is whole, and no epoch was trained twice
+        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 61))
+        assert row.epochs == 60
+    assert "going on from" in (plan.folder(trial) / "train.log").read_text()
+
+
+def test_stopped_sweep_goes_on(
+    write: Write,
+    start: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    process = start(LONG, "train.epochs=60")
+    plan = planned(write(LONG), "train.epochs=60")
+    place = str(plan.output / "journal.log")
+    worker_after_an_epoch(plan, place)
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, printed
+    assert "stopped: SIGTERM received; go on with the same command" in printed
+    assert [row.state for row in rows_at(plan, place)] == ["waiting"] * 2
+    assert call(sweep_cls, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=60") == 0
+    rows = rows_at(plan, place)
+    assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
+    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 61))
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server on loopback, of this test alone."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = programs[-1] if programs else shutil.which("initdb")
+    if found is None:
+        pytest.skip("PostgreSQL is not installed: initdb is not there")
+    tools, folder = Path(found).parent, Path(tempfile.mkdtemp(prefix="postgres-"))
+    # PostgreSQL refuses to be run by root.
+    someone: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        someone = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "password").write_text("topsecret")
+    (folder / "password").chmod(0o644)
+
+    def run(name: str, *arguments: str) -> None:
+        command = [str(tools / name), "-D", str(folder / "data"), *arguments]
+        with (folder / "said").open("ab") as said:
+            done = subprocess.run(
+                command, cwd=folder, stdout=said, stderr=said, check=False, **someone
+            )
+        assert done.returncode == 0, (folder / "said").read_text()
+
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    run("initdb", "-A", "scram-sha-256", "-U", "me", f"--pwfile={folder / 'password'}", "-N")
+    run("pg_ctl", "-w", "-o", settings + " -c fsync=off", "start")
+    try:
+        yield f"postgresql://me:topsecret@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def test_two_workers_share_a_database(
+    write: Write,
+    tmp_path: Path,
+    postgres: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write(GRID.replace("1.0e+30", "0.01"))
+    command = [path, f"output={tmp_path / 'out'}", "--workers=2", f"--storage={postgres}"]
+    assert call(sweep_cls, *command) == 0
+    plan = planned(path)
+    rows = rows_at(plan, postgres)
+    assert [(row.state, row.attempts) for row in rows] == [("complete", 1)] * 4
+    assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
+    attempts = study.attempts_of(study.join_study(plan, open_storage(postgres)))
+    assert len({of[0].user_attrs["worker"] for of in attempts.values()}) == 2
+    assert not (tmp_path / "out/journal.log").exists()
+
+    # a machine that comes later finds nothing left to do
+    assert call(sweep_cls, *command) == 0
+    assert call(sweep_cls, *command, "train.epochs=7") == 2
+    assert "train.epochs was 2, is 7" in capsys.readouterr().err
+    wrong = postgres.replace("topsecret", "notsecret")
+    assert call(sweep_cls, *command[:3], f"--storage={wrong}") == 2
+    said = capsys.readouterr()
+    assert "password authentication failed" in said.err
+    written = (tmp_path / "out/sweep.json").read_text()
+    assert "secret" not in said.out + said.err + written
