@@ -60,6 +60,7 @@ setup(
             "scipy-stubs",
             "torchmetrics",
             "hypothesis",
+            "psutil",
             "pycocotools",
         ],
     },

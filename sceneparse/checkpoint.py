@@ -2,26 +2,19 @@
 
 A run folder holds checkpoints/step-XXXXXXXX and two links, `last` and `best`. A checkpoint holds
 model.safetensors (the weights that are evaluated), training.pt (what resuming needs; loads with
-weights_only=True) and meta.json (how to rebuild the model, classes, normalisation, checksums).
+weights_only=True), meta.json (how to rebuild the model, classes, normalisation, checksums of both)
+and meta.json.sha256. The links are for people: nothing here depends on them. saving.py writes all.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
-from sceneparse.errors import InputError, refusing
-from sceneparse.files import LARGEST_DESCRIPTION, read_json
+from sceneparse.durable import sha256_of
+from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import LARGEST_DESCRIPTION, read_bytes, read_json
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.described import check_description
@@ -30,61 +23,52 @@ from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.tensor_files import read_safetensors, read_tensors
 
 MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
-FORMAT = 2
+SUM_FILE = f"{META_FILE}.sha256"
+FORMAT = 3
+_LONGEST_SUM = 1000
 
 
-def save_checkpoint(
-    run: Path,
-    *,
-    step: int,
-    weights: Mapping[str, Tensor],
-    training: Mapping[str, Any],
-    meta: Mapping[str, Any],
-    is_best: bool,
-    keep: int = 2,
-) -> Path:
-    """Write RUN/checkpoints/step-XXXXXXXX, point `last` (and `best`) to it, drop all but `keep`.
+class Saved(NamedTuple):
+    """A checkpoint whose files all matched their checksums."""
 
-    The folder is written aside, synced to disk and renamed, so that it is complete whenever it is
-    there. Raises InputError where the disk is full or read-only.
+    folder: Path
+    meta: dict[str, Any]
+
+
+def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
+    """Find the newest checkpoint of a run that is intact, and say which ones are not.
+
+    None: the run has no checkpoint yet. Raises InputError where it has some, but all are damaged.
     """
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    aside = folder.with_name(f".{folder.name}-{os.getpid()}")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        _write(aside / MODEL_FILE, lambda path: save_file(tensors, path))
-        _write(aside / TRAINING_FILE, lambda path: torch.save(dict(training), path))
-        checksums = {name: _sha256(aside / name) for name in (MODEL_FILE, TRAINING_FILE)}
-        text = json.dumps({**meta, "format": FORMAT, "step": step, "sha256": checksums}, indent=1)
-        _write(aside / META_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-        _sync_folder(aside)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-        _sync_folder(folder.parent)
-        _point(run / "last", folder)
-        if is_best:
-            _point(run / "best", folder)
-        _prune(run, keep)
-    # A full disk is an OSError of ours, a SafetensorError, or a RuntimeError of torch.save.
-    except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        free = shutil.disk_usage(run.parent).free // 2**20
+    damages = []
+    for folder in step_folders(run):
+        try:
+            saved = Saved(folder, _verified_meta(folder))
+        except InputError as error:
+            damages.append(str(error))
+            continue
+        for damage in damages:
+            say(f"{damage}; falling back to {folder}")
+        return saved
+    if damages:
         raise InputError(
-            f"cannot save the checkpoint {folder}: {reason} ({free} MB free)"
-        ) from error
-    return folder
+            f"'{run}' holds no intact checkpoint: {first_few(damages)}; start anew with --overwrite"
+        )
+    return None
 
 
-def resolve_checkpoint(path: str | Path, prefer: str = "best") -> Path:
-    """Find the checkpoint folder that a run folder or checkpoint folder stands for."""
+def resolve_checkpoint(path: str | Path) -> Path:
+    """Find the checkpoint folder that a path stands for: itself, or the best of a run folder.
+
+    Raises InputError, also where a run's newest checkpoint cannot say which is the best: scores
+    are of the checkpoint that was asked for or of none.
+    """
     path = Path(path)
-    for candidate in (path, path / prefer, path / "last"):
-        if (candidate / META_FILE).is_file():
-            return candidate.resolve()
+    if (path / META_FILE).is_file():
+        return path.resolve()
+    for newest in step_folders(path):
+        best_step = _hinting(newest, read_own_meta)["best_step"]
+        return newest.with_name(step_name(best_step)) if best_step else newest
     state = "does not exist"
     if path.exists():
         state = "holds no checkpoint" if path.is_dir() else "is a file"
@@ -94,21 +78,11 @@ def resolve_checkpoint(path: str | Path, prefer: str = "best") -> Path:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Read and verify a checkpoint: its meta.json, after every file matched its checksum."""
-    path = folder / META_FILE
-    meta = check_description(read_json(path, LARGEST_DESCRIPTION), path)
-    with refusing(path, "damaged or not of a checkpoint"):
-        checksums, written = dict(meta["sha256"]), meta["format"]
-    if written != FORMAT:
-        raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
-    for name in (MODEL_FILE, TRAINING_FILE):
-        try:
-            intact = _sha256(folder / name) == checksums.get(name)
-        except OSError as error:
-            raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from error
-        if not intact:
-            raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
-    return meta
+    """Read and verify a checkpoint: its meta.json, after every file matched its checksum.
+
+    Raises InputError that names what is damaged, and the intact checkpoints beside it.
+    """
+    return _hinting(folder, _verified_meta)
 
 
 def read_training_state(folder: Path) -> dict[str, Any]:
@@ -149,42 +123,65 @@ def _is_classifier(meta: Mapping[str, Any]) -> bool:
     return meta.get("task") == "classification"
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    write(path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def step_name(step: int) -> str:
+    """Return the name of a checkpoint folder."""
+    return f"step-{step:08d}"
 
 
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def step_folders(run: Path) -> list[Path]:
+    """List the checkpoints of a run, the newest first; one that was to be replaced is older."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(folders, key=lambda folder: (folder.stem, not folder.suffix), reverse=True)
+
+
+def sum_line(folder: Path) -> str:
+    """Return the line that `sha256sum -c` reads."""
+    return f"{sha256_of(folder / META_FILE)}  {META_FILE}\n"
+
+
+def read_own_meta(folder: Path) -> dict[str, Any]:
+    """Read meta.json, after it matched its own checksum."""
+    path = folder / META_FILE
+    for name in (META_FILE, SUM_FILE):
+        if not (folder / name).exists():
+            raise InputError(f"{folder} lacks {name}: it is incomplete or of another version")
+    with refusing(path, "damaged or not of a checkpoint"):
+        if read_bytes(folder / SUM_FILE, _LONGEST_SUM) != sum_line(folder).encode():
+            raise InputError(f"{path} is damaged: its checksum differs from {SUM_FILE}")
+        meta = check_description(read_json(path, LARGEST_DESCRIPTION), path)
+        written, _, _ = meta["format"], dict(meta["sha256"]), step_name(meta["best_step"])
+    if written != FORMAT:
+        raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
+    return meta
+
+
+def _verified_meta(folder: Path) -> dict[str, Any]:
+    """Read meta.json, after all files matched their checksums."""
+    meta = read_own_meta(folder)
+    for name in (MODEL_FILE, TRAINING_FILE):
+        try:
+            intact = sha256_of(folder / name) == meta["sha256"].get(name)
+        except OSError as error:
+            raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from error
+        if not intact:
+            raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
+    return meta
+
+
+def _hinting(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Read a checkpoint; where it is damaged, name the intact ones of the same run."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return read(folder)
+    except InputError as error:
+        others = [other for other in folder.parent.glob("step-*") if _is_intact(other)]
+        if not others:
+            raise
+        raise InputError(f"{error}; intact beside it: {first_few(sorted(others))}") from error
 
 
-def _point(link: Path, folder: Path) -> None:
-    """Make `link` lead to `folder`; it leads to the old or the new one at any moment."""
-    aside = link.with_name(f".{link.name}-{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(folder.relative_to(link.parent), target_is_directory=True)
-    aside.replace(link)
-
-
-def _prune(run: Path, keep: int) -> None:
-    kept = {(run / name).resolve() for name in ("last", "best") if (run / name).exists()}
-    folders = sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))
-    kept.update(folder.resolve() for folder in folders[-keep:])
-    for folder in folders:
-        if folder.resolve() not in kept:
-            shutil.rmtree(folder)
-    for leftover in (run / "checkpoints").glob(".step-*"):
-        shutil.rmtree(leftover)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _is_intact(folder: Path) -> bool:
+    try:
+        _verified_meta(folder)
+    except InputError:
+        return False
+    return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sceneparse.errors import Explained, InputError, Preempted, one_line, reason_of
@@ -63,11 +65,23 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
-        "--resume", action="store_true", help="go on exactly where the run in the folder ended"
+        "--resume",
+        action="store_true",
+        help="go on exactly where the run in the folder ended; start it where there is none",
     )
     start.add_argument(
         "--overwrite", action="store_true", help="delete the run in the folder and start anew"
     )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="with --resume: go on although settings differ from the run's; they are shown",
+    )
+
+
+def run_options(options: argparse.Namespace) -> dict[str, bool]:
+    """Collect what add_training_options says about an earlier run."""
+    return {name: getattr(options, name) for name in ("resume", "overwrite", "accept_changes")}
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +134,8 @@ def run(
     # Settings may stand before and after options.
     options = parser.parse_intermixed_args(arguments)
     try:
-        main(options)
+        with _explained_machine():
+            main(options)
     except Explained as error:
         if options.debug:
             traceback.print_exc()
@@ -159,6 +174,29 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+# A full or broken disk, a read-only one, too many open files: not a bug of ours.
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
+
+@contextmanager
+def _explained_machine() -> Iterator[None]:
+    """Turn what the machine refuses into InputError with the file, wherever it happened."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{where}{error.strerror}") from error
 
 
 def _say(text: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,25 @@ from torch.optim.swa_utils import AveragedModel
 
 from sceneparse.data.loader import Batch
 from sceneparse.distributed import sum_over_processes
+from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference.protocols import Infer
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.precision import Compute
 
 # Runs a network on normalised images, for its loss.
 Forward = Callable[[nn.Module, Tensor], Any]
+
+
+class Stepped(NamedTuple):
+    """What became of a step: its loss, and whether anything moved.
+
+    Nothing does where the loss or a gradient is not finite; `overflow` says that float16 alone is
+    to blame, which its scaler sees to.
+    """
+
+    loss: float
+    moved: bool
+    overflow: bool = False
 
 
 @dataclass
@@ -35,21 +49,45 @@ class Stepper:
     scaler: torch.amp.GradScaler
     clip_norm: float | None = None
     averaged: AveragedModel | None = None
+    _buffers: list[Tensor] = field(default_factory=list)
 
-    def step(self, model: nn.Module) -> None:
-        """Update the weights once; on an overflow in float16 neither they nor the schedule move."""
+    def begin(self, model: nn.Module) -> None:
+        """Keep the statistics of batch norms, which change before a step is known to be good."""
+        if not self._buffers:
+            self._buffers = [buffer.clone() for buffer in model.buffers()]
+        _copy(model.buffers(), self._buffers)
+
+    def step(self, model: nn.Module, loss: Tensor) -> Stepped:
+        """Update the weights once, or leave all as it was where a gradient is not finite.
+
+        Weights, momenta, schedule, averages and statistics of batch norms are as before then.
+        Several processes agree, since their gradients are sums over all.
+        """
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # The only read of the device in a step: the host moves the schedule, so it must know. The
+        # device waits for no more than the first kernels of the optimiser.
+        read_loss, read_norm = torch.stack([loss, norm.to(loss)]).tolist()
+        if not math.isfinite(read_norm):
+            return self._skip(model, read_loss)
         if self.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
-        scale = self.scaler.get_scale()
+            nn.utils.clip_grads_with_norm_(model.parameters(), self.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.get_scale() < scale:
-            return
         self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(getattr(model, "module", model))
+        return Stepped(read_loss, moved=True)
+
+    def _skip(self, model: nn.Module, loss: float) -> Stepped:
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        _copy(self._buffers, model.buffers())
+        # A scale that has fallen below 1 does not help.
+        overflow = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() >= 1
+        return Stepped(loss, moved=False, overflow=overflow)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain values."""
@@ -63,21 +101,21 @@ class Stepper:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`'s result; raises an error for one of another run."""
-        before = [_types(group) for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if [_types(group) for group in self.optimizer.param_groups] != before:
-            raise ValueError("settings of the optimiser are of other types")
+        """Go on from `state_dict()`'s result, with the settings that this one was made with.
+
+        Raises an error for the state of another run.
+        """
+        settings = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": settings})
         for parameter, values in self.optimizer.state.items():
             _refuse_misshaped(parameter, values)
         self.schedule.last_epoch = int(state["schedule"]["last_epoch"])
+        factors = zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        for group, (rate, factor) in zip(self.optimizer.param_groups, factors, strict=True):
+            group["lr"] = rate * factor(self.schedule.last_epoch)
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
-
-
-def _types(settings: Mapping[str, Any]) -> dict[str, type]:
-    return {name: type(value) for name, value in settings.items()}
 
 
 def _refuse_misshaped(parameter: Tensor, values: Mapping[str, Any]) -> None:
@@ -99,32 +137,73 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
     accumulate: int,
     seed: tuple[int, ...],
     first_step: int,
-    after_step: Callable[[int, Tensor], bool],
+    after_step: Callable[[int, Stepped, Sequence[str]], bool],
 ) -> None:
     """Train on `batches`, `accumulate` of them to a step.
 
     Dropout draws from a generator seeded by `seed`, step and piece, so that a resumed run repeats
-    it. `after_step(step, loss)` gets the number of steps done in this epoch; False stops.
+    it. `after_step` gets the number of steps done in this epoch, what became of the last one and
+    the names of its samples; False stops.
     """
     model.train()
-    loss_sum = torch.zeros((), device=compute.device)
+    loss_sum, names = torch.zeros((), device=compute.device), list[str]()
     for number, batch in enumerate(batches):
         step, piece = divmod(number, accumulate)
+        if piece == 0:
+            stepper.begin(model)
+            loss_sum, names = torch.zeros((), device=compute.device), []
         torch.manual_seed(_hash(*seed, first_step + step, piece))
-        images = normalize(compute.place_images(batch.images))
-        targets = batch.targets.to(compute.device, non_blocking=True)
         step_ends = piece == accumulate - 1
-        with _share_gradients(model, step_ends):
-            with compute.autocast():
-                outputs = forward(model, images)
-            loss = loss_function(outputs, targets) / accumulate
-            stepper.scaler.scale(loss).backward()
-        loss_sum += loss.detach()
-        if step_ends:
-            stepper.step(model)
-            if not after_step(first_step + step + 1, loss_sum):
-                return
-            loss_sum = torch.zeros((), device=compute.device)
+        with explained_lack_of_memory(batch, compute, _SMALLER_STEPS):
+            images = normalize(compute.place_images(batch.images))
+            targets = batch.targets.to(compute.device, non_blocking=True)
+            with _share_gradients(model, step_ends):
+                with compute.autocast():
+                    outputs = forward(model, images)
+                loss = loss_function(outputs, targets) / accumulate
+                stepper.scaler.scale(_spoilt_unless_finite(loss)).backward()
+            loss_sum += loss.detach()
+            names += batch.names
+            stepped = stepper.step(model, loss_sum) if step_ends else None
+        if stepped and not after_step(first_step + step + 1, stepped, names):
+            return
+
+
+_SMALLER_STEPS = "lower train.batch_size, raise train.accumulate, or lower augment.crop"
+_SMALLER_WINDOWS = "evaluate in windows (protocol slide) of a smaller crop"
+
+
+@contextmanager
+def explained_lack_of_memory(batch: Batch, compute: Compute, remedy: str) -> Iterator[None]:
+    """Turn a lack of memory, on a GPU or CPU, into InputError with the batch's size."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lacking = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        # The CPU's allocator has no type of its own.
+        if not lacking and "can't allocate memory" not in str(error):
+            raise
+        count, _, height, width = batch.images.shape
+        size = f"{count} images of {height}x{width}"
+        raise InputError(f"{compute.device} has too little memory for {size}; {remedy}") from error
+
+
+def _spoilt_unless_finite(loss: Tensor) -> Tensor:
+    """Return the loss; one that is not finite has gradients that are not finite either.
+
+    So all processes see it in the sum of their gradients, also where infinity has finite ones.
+    """
+    return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+
+
+def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
+    """Copy tensors one by one into others, on a GPU all of a type at once."""
+    pairs = list(zip(sources, targets, strict=True))
+    with torch.no_grad():
+        for floating in (True, False):
+            group = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+            if group:
+                torch._foreach_copy_([target for _, target in group], [s for s, _ in group])
 
 
 def _share_gradients(model: nn.Module, now: bool) -> AbstractContextManager[None]:
@@ -168,14 +247,15 @@ def evaluate(
     """
     model.eval()
     for batch in batches:
-        images = normalize(compute.place_images(batch.images))
-        with compute.autocast():
-            scores = infer(model, images)
-        confidence: Tensor | None = None
-        if any(meter.needs_confidence for meter in meters):
-            labels, confidence = scores.labels_and_confidence()
-        else:
-            labels = scores.labels()
+        with explained_lack_of_memory(batch, compute, _SMALLER_WINDOWS):
+            images = normalize(compute.place_images(batch.images))
+            with compute.autocast():
+                scores = infer(model, images)
+            confidence: Tensor | None = None
+            if any(meter.needs_confidence for meter in meters):
+                labels, confidence = scores.labels_and_confidence()
+            else:
+                labels = scores.labels()
         targets = batch.targets.to(compute.device, non_blocking=True)
         for meter in meters:
             meter.update(labels, targets, confidence)
@@ -193,7 +273,10 @@ def evaluate_classifier(
     normalize: Callable[[Tensor], Tensor],
     compute: Compute,
 ) -> tuple[float, float]:
-    """Return the mean cross entropy and the share of right answers over this process's batches."""
+    """Return the mean cross entropy and the share of right answers over this process's batches.
+
+    Raises NumericalError where the network's outputs are not finite.
+    """
     model.eval()
     counts, images = torch.zeros(2, dtype=torch.float64, device=compute.device), 0
     for batch in batches:
@@ -205,4 +288,6 @@ def evaluate_classifier(
         counts += torch.stack([loss.double(), right.double()])
         images += len(targets)
     loss_sum, right_sum = counts.tolist()
+    if not math.isfinite(loss_sum):
+        raise NumericalError("the network's outputs are not finite; lower optim.lr")
     return loss_sum / images, right_sum / images

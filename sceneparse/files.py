@@ -21,14 +21,20 @@ LARGEST_DESCRIPTION = 2**24
 _LARGEST_ARRAYS = 2**29
 
 
+def read_bytes(path: Path, largest: int) -> bytes:
+    """Read a file; raises InputError naming it, also where it is larger than its kind can be."""
+    with refusing(path, "cannot be read"), path.open("rb") as file:
+        # A device or pipe may have no end.
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise InputError(f"{path}: larger than {largest:,} bytes, which none of its kind is")
+    return content
+
+
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     """Read UTF-8 text, with or without a byte order mark; raises InputError naming the file."""
+    content = read_bytes(path, largest)
     with refusing(path, "not UTF-8 text"):
-        with path.open("rb") as file:
-            # A device or pipe may have no end.
-            content = file.read(largest + 1)
-        if len(content) > largest:
-            raise InputError(f"{path}: larger than {largest:,} bytes, which none of its kind is")
         return content.decode("utf-8-sig")
 
 

@@ -5,25 +5,37 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from sceneparse.durable import replace_text
 
 _SECONDS_PER_LINE = 15.0
 
 
 class RunLog:
-    """Writes one JSON line per record, and the same numbers and pictures to TensorBoard."""
+    """Writes one JSON line per record, and the same numbers and pictures to TensorBoard.
 
-    def __init__(self, run: Path, *, first_step: int = 0) -> None:
+    metrics.jsonl has all numbers; where TensorBoard is missing or fails, `say` tells it once.
+    """
+
+    def __init__(self, run: Path, *, first_step: int, say: Callable[[str], None]) -> None:
         self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self._folder, self._say = run / "tensorboard", say
+        self._board: Any = None
+        try:
+            # Imported here, since not every machine has it.
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+            self._board = SummaryWriter(str(self._folder), purge_step=first_step + 1)
+        except Exception as error:
+            self._go_on_without_board(error)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Record `values` under `kind` ("train", "val"); numbers become TensorBoard scalars too."""
@@ -32,16 +44,31 @@ class RunLog:
         self._file.flush()
         for name, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+                self._to_board("add_scalar", f"{kind}/{name}", value, step)
 
     def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
         """Show an RGB picture (H, W, 3) in TensorBoard."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._to_board("add_image", name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close the files."""
         self._file.close()
-        self._board.close()
+        self._to_board("close")
+
+    def _to_board(self, method: str, *arguments: object, **settings: object) -> None:
+        if self._board is None:
+            return
+        try:
+            if not any(self._folder.glob("events.*")):
+                raise FileNotFoundError(f"{self._folder} has gone")
+            getattr(self._board, method)(*arguments, **settings)
+        except Exception as error:
+            self._go_on_without_board(error)
+
+    def _go_on_without_board(self, error: Exception) -> None:
+        """Tell it once, whatever the error is: curves are not worth a run."""
+        self._board = None
+        self._say(f"no TensorBoard from here on ({error}); metrics.jsonl has all numbers")
 
 
 def forget_records_after(path: Path, step: int) -> None:
@@ -49,9 +76,7 @@ def forget_records_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A killed run can leave its last line half written.
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    aside = path.with_suffix(".aside")
-    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    aside.replace(path)
+    replace_text(path, "".join(line + "\n" for line in kept))
 
 
 class Progress:

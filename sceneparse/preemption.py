@@ -1,12 +1,17 @@
-"""Signals that ask a run to stop: they set a flag that the training loop looks at between steps."""
+"""Signals that ask a run to stop: at once while there is nothing to save, else between steps."""
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+from sceneparse.errors import Preempted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_Handler = Callable[[int, FrameType | None], object]
 
 
 class StopRequest:
@@ -14,10 +19,11 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._pid = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        self._before = _handle_signals(self._receive)
         return self
 
     def __exit__(
@@ -30,6 +36,35 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.name is not None:
-            raise KeyboardInterrupt
+        if os.getpid() != self._pid:  # a data worker, before it has handlers of its own
+            return
         self.name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            # The system's own handler ends the process wherever it is, in a long computation too.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _say("stopping as soon as the state is saved; Ctrl-C once more quits at once")
+
+
+def leave_at_signals() -> None:
+    """Let signals end the process with code 75 from now on, but for where a StopRequest is open.
+
+    For what has nothing to save, as a start has. An exception would not do: imports of others
+    replace exceptions or go on after them.
+    """
+    _handle_signals(_leave)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    name = signal.Signals(number).name
+    _say(f"stopped: {name} received, nothing to save; go on with the same command and --resume")
+    os._exit(Preempted.exit_code)
+
+
+def _handle_signals(handler: _Handler) -> dict[signal.Signals, Any]:
+    return {number: signal.signal(number, handler) for number in _SIGNALS}
+
+
+def _say(text: str) -> None:
+    """Write to stderr, past the buffers that the interrupted code may be in."""
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, f"{text}\n".encode())

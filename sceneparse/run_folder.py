@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sceneparse.checkpoint import resolve_checkpoint
+from sceneparse.durable import replace_text
 from sceneparse.errors import InputError, first_few
 from sceneparse.logs import forget_records_after
+from sceneparse.run_lock import LOCK_FILE, RunLock
 from sceneparse.settings import flat
 
-# Settings that a resumed run may change: they say where things are, not what is computed.
+# Settings that a resumed run may change: they do not say what is computed.
 _FREE_SETTINGS = (
     "output",
     "data.root",
@@ -20,37 +21,70 @@ _FREE_SETTINGS = (
     "data.workers",
     "data.timeout",
     "data.check",
+    "train.save_every",
+    "train.most_bad_steps",
 )
+# Settings that make it another run: samples and their order, network, the optimiser's state.
+_FIXED_SETTINGS = (
+    "seed",
+    "seeds",
+    "data",
+    "model",
+    "attention",
+    "stem",
+    "train.batch_size",
+    "train.ema",
+    "optim.name",
+)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run has begun in a folder, even one that was killed at once."""
+    begun = (folder / LOCK_FILE).is_file()
+    return begun or ((folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file())
 
 
 def refuse_existing_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise InputError unless the folder is new, or what the user asked for is possible in it."""
-    if resume:
-        resolve_checkpoint(folder, prefer="last")
-        return
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    is_run = (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
-    if not is_run:
+    if not is_run_folder(folder):
         raise InputError(
             f"'{folder}' exists and is not a run folder; choose another one with output=FOLDER"
         )
-    if not overwrite:
-        go_on = "go on with --resume, " if (folder / "last").exists() else ""
+    if not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds a run; {go_on}start anew with --overwrite, or choose another folder "
+            f"'{folder}' holds a run; go on with --resume, start anew with --overwrite, or choose "
+            "another folder with output=FOLDER"
+        )
+
+
+def refuse_changed_settings(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, accept: bool
+) -> list[str]:
+    """Raise InputError where a resumed run would compute something else than it began with.
+
+    `accept` lets it, but for what would make it another run; the changes are returned, to be said.
+    """
+    changed = changed_settings(saved, now)
+    if not changed:
+        return []
+    fixed = [change for change in changed if _is_fixed(change.split()[0])]
+    if fixed:
+        raise InputError(
+            f"this is another run: {first_few(fixed)}; go on with the same settings, or start it "
             "with output=FOLDER"
         )
-
-
-def refuse_changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InputError where a resumed run would compute something else than it began with."""
-    changed = changed_settings(saved, now)
-    if changed:
+    if not accept:
         raise InputError(
-            f"the configuration differs from the run's: {first_few(changed)}; resume with the same "
-            "settings, or start another run with output=FOLDER"
+            f"the configuration differs from the run's: {first_few(changed)}; go on with the same "
+            "settings, with --accept-changes, or start another run with output=FOLDER"
         )
+    return changed
+
+
+def _is_fixed(key: str) -> bool:
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED_SETTINGS)
 
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -63,13 +97,33 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     ]
 
 
-def create_run_folder(folder: Path, config: str, *, steps_done: int, overwrite: bool) -> None:
-    """Write the resolved configuration; forget the records of steps that will be done again."""
+def create_run_folder(
+    folder: Path,
+    config: str,
+    lock: RunLock,
+    *,
+    launch: str | None,
+    steps_done: int,
+    overwrite: bool,
+) -> None:
+    """Lock the folder and write the resolved configuration; forget what will be done again."""
     try:
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        if overwrite:
+            _empty(folder)
+        lock.sign(launch)
+        (folder / "pictures").mkdir(exist_ok=True)
+        replace_text(folder / "config.yaml", config)
+        forget_records_after(folder / "metrics.jsonl", steps_done)
     except OSError as error:
         raise InputError(f"cannot write the run folder '{folder}': {error.strerror}") from error
-    forget_records_after(folder / "metrics.jsonl", steps_done)
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything but the lock, which is held."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from sceneparse.checkpoint import save_checkpoint
 from sceneparse.data.loader import Batch, explained_worker_failures
-from sceneparse.distributed import Process, any_process, share_buffers
-from sceneparse.engine import Forward, Stepper, train_one_epoch
+from sceneparse.distributed import Process, any_process, any_process_each, share_buffers
+from sceneparse.engine import Forward, Stepped, Stepper, train_one_epoch
 from sceneparse.errors import NumericalError, Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.logs import Progress, RunLog, format_seconds
+from sceneparse.position import Position, StepRecord
 from sceneparse.precision import Compute
 from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import save_png
+from sceneparse.run_lock import RunLock
+from sceneparse.saving import save_checkpoint
 from sceneparse.validation import Validated
 
 # From a network's outputs and the targets to a scalar.
 Loss = Callable[[Any, Tensor], Tensor]
-
-_STEPS_PER_RECORD = 10
-
-
-@dataclass
-class Position:
-    """How far a run has come: epochs finished, steps of the next one, seconds, best score."""
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best: float = -1.0
 
 
 class Order(Protocol):
@@ -58,7 +47,9 @@ class Training:
     """The finished parts of a run.
 
     `batches` gives those of one pass in `sampler`'s order, `forward` runs the network on images,
-    `loss` compares its outputs with the targets, `validate` scores the network.
+    `loss` compares its outputs with the targets, `validate` scores the network. There is a
+    checkpoint after every epoch, and after every `save_every` steps (0: not within epochs); after
+    `most_bad_steps` in a row without a finite loss the run gives up.
     """
 
     folder: Path
@@ -78,6 +69,10 @@ class Training:
     loss: Loss
     seed: int
     meta: dict[str, Any]
+    lock: RunLock
+    save_every: int = 0
+    most_bad_steps: int = 10
+    stop: StopRequest = field(default_factory=StopRequest)
     position: Position = field(default_factory=Position)
 
     @property
@@ -116,51 +111,75 @@ def train(training: Training) -> None:
         quiet=not training.process.is_main,
     )
     with ExitStack() as open_things:
+        open_things.callback(training.lock.release)
         open_things.callback(progress.close)
-        stop = open_things.enter_context(StopRequest())
+        open_things.enter_context(training.stop)
         open_things.enter_context(explained_worker_failures())
         log = None
         if training.process.is_main:
-            run_log = RunLog(training.folder, first_step=training.steps_done)
+            run_log = RunLog(training.folder, first_step=training.steps_done, say=progress.say)
             log = open_things.enter_context(closing(run_log))
         while not training.finished:
-            found = _train_and_validate(training, log, progress, stop)
-            _save(training, found)
-            stopping = any_process(stop.name is not None, training.process.device)
+            found = _train_and_validate(training, log, progress)
+            save(training, found)
+            stopping = any_process(training.stop.name is not None, training.process.device)
             if stopping and not training.finished:
                 raise Preempted(
-                    f"{stop.name or 'a signal'} received, saved after step {training.steps_done}; "
-                    "go on with the same command and --resume"
+                    f"{training.stop.name or 'a signal'} received, saved after step "
+                    f"{training.steps_done}; go on with the same command and --resume"
                 )
 
 
 def _train_and_validate(
-    training: Training, log: RunLog | None, progress: Progress, stop: StopRequest
+    training: Training, log: RunLog | None, progress: Progress
 ) -> Validated | None:
     position = training.position
-    ended = _train_epoch(training, log, progress, stop)
+    ended = _train_epoch(training, log, progress)
     position.seconds = progress.seconds
     if not ended:
         return None
     position.epoch, position.step = position.epoch + 1, 0
     if not training.finished and position.epoch % training.eval_every:
         return None
-    return _validate(training, log, progress)
+    try:
+        return _validate(training, log, progress)
+    except Preempted:
+        # The run goes on with the validation, from the end of the epoch.
+        position.epoch, position.step = position.epoch - 1, training.sampler.steps_per_epoch
+        return None
 
 
-def _train_epoch(
-    training: Training, log: RunLog | None, progress: Progress, stop: StopRequest
-) -> bool:
+def _train_epoch(training: Training, log: RunLog | None, progress: Progress) -> bool:
     """Train to the end of the epoch, or to a signal; return whether the end was reached."""
     position, sampler = training.position, training.sampler
     sampler.start_at(position.epoch, position.step)
-    record = _LossRecord(training, log, progress)
+    record = StepRecord(
+        position,
+        f"epoch {position.epoch + 1}/{training.epochs}",
+        training.stepper.optimizer,
+        most_bad_steps=training.most_bad_steps,
+        log=log,
+        progress=progress,
+    )
 
-    def after_step(step: int, loss: Tensor) -> bool:
+    def after_step(step: int, stepped: Stepped, names: Sequence[str]) -> bool:
         position.step = step
-        record.add(loss)
+        bad = not (stepped.moved or stepped.overflow)
+        stopping, bad = any_process_each(
+            [training.stop.name is not None, bad], training.process.device
+        )
+        at_end = step == sampler.steps_per_epoch
+        if bad:
+            record.add_bad(training.steps_done, stepped, names)
+        else:
+            record.add(stepped)
+        record.write(training.steps_done, at_end=at_end)
         progress.advance(sampler.batch_size, record.note)
-        return not any_process(stop.name is not None, training.process.device)
+        if training.save_every and training.steps_done % training.save_every == 0 and not at_end:
+            position.seconds = progress.seconds
+            with progress.paused():
+                save(training)
+        return not stopping
 
     train_one_epoch(
         training.parallel,
@@ -175,51 +194,7 @@ def _train_epoch(
         first_step=position.step,
         after_step=after_step,
     )
-    record.check()
     return position.step == sampler.steps_per_epoch
-
-
-class _LossRecord:
-    """Averages the loss over some steps and writes it down; reads the device only then."""
-
-    def __init__(self, training: Training, log: RunLog | None, progress: Progress) -> None:
-        self._training, self._log, self._progress = training, log, progress
-        self._losses: list[Tensor] = []
-        self._epoch = f"epoch {training.position.epoch + 1}/{training.epochs}"
-        self.note = self._epoch
-
-    def add(self, loss: Tensor) -> None:
-        """Take the loss of one more step; the last of an epoch is always written down."""
-        self._losses.append(loss)
-        training = self._training
-        step = training.steps_done
-        at_end = training.position.step == training.sampler.steps_per_epoch
-        if step % _STEPS_PER_RECORD and not at_end:
-            return
-        mean = self.check()
-        self.note = f"{self._epoch}  loss {mean:.3f}"
-        if self._log is None:
-            return
-        rates = [group["lr"] for group in training.stepper.optimizer.param_groups]
-        values = {
-            "epoch": training.position.epoch + 1,
-            "loss": mean,
-            "lr": rates[0],
-            "head_lr": rates[-1],
-            "images_per_second": self._progress.rate,
-        }
-        self._log.write("train", step, values)
-
-    def check(self) -> float:
-        """Return the mean loss since the last call; raise NumericalError where it is not finite."""
-        mean = torch.stack(self._losses).mean().item() if self._losses else 0.0
-        self._losses.clear()
-        if not math.isfinite(mean):
-            raise NumericalError(
-                f"the loss is {mean} at step {self._training.steps_done}; lower optim.lr, or set "
-                "optim.clip_norm=1 (the last checkpoint is intact)"
-            )
-        return mean
 
 
 def _validate(training: Training, log: RunLog | None, progress: Progress) -> Validated:
@@ -246,22 +221,28 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Val
     return found
 
 
-def _save(training: Training, found: Validated | None) -> None:
+def save(training: Training, found: Validated | None = None) -> None:
+    """Save a checkpoint of the run as it is now; raise NumericalError rather than save NaN."""
     position = training.position
-    is_best = found is not None and found.score > position.best
-    if found is not None and is_best:
-        position.best = found.score
+    if found is not None and found.score > position.best:
+        position.best, position.best_step = found.score, training.steps_done
+    weights, own = training.evaluated.state_dict(), training.model.state_dict()
+    if not all(tensor.isfinite().all() for tensor in (*weights.values(), *own.values())):
+        raise NumericalError(
+            f"weights are not finite after step {training.steps_done}; lower optim.lr, or set "
+            "optim.clip_norm=1 (what was saved is intact)"
+        )
     if not training.process.is_main:
         return
     save_checkpoint(
         training.folder,
         step=training.steps_done,
-        weights=training.evaluated.state_dict(),
+        best_step=position.best_step,
+        weights=weights,
         training={
-            "model": training.model.state_dict(),
+            "model": own,
             "stepper": training.stepper.state_dict(),
             "position": vars(position),
         },
-        meta={**training.meta, **vars(position)},
-        is_best=is_best,
+        meta={**training.meta, **vars(position), "processes": training.process.world_size},
     )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.doctor import spread
 from sceneparse.data.loader import Batch, batches
+from sceneparse.distributed import any_process
 from sceneparse.engine import evaluate, evaluate_classifier
+from sceneparse.errors import Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import Protocol
 from sceneparse.metrics.confusion import ConfusionMatrix, scores_from_counts
 from sceneparse.precision import Compute
+from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import ExampleCollector, Picture, example_grid
 from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
 
@@ -37,6 +41,19 @@ class Validated:
     picture: Picture | None = None
 
 
+def until_stopped(
+    batches: Iterable[Batch], stop: StopRequest, device: torch.device
+) -> Iterator[Batch]:
+    """Give batches until a signal arrives at any of the processes; then raise Preempted on all."""
+    for batch in batches:
+        if stop.name is not None:
+            break
+        yield batch
+    # Processes have unequal shares of the batches, so that they can agree only after them.
+    if any_process(stop.name is not None, device):
+        raise Preempted("the validation was broken off")
+
+
 def validate_segmentation(
     model: nn.Module,
     *,
@@ -45,6 +62,7 @@ def validate_segmentation(
     protocol: Protocol,
     normalize: Normalization,
     compute: Compute,
+    stop: StopRequest,
 ) -> Validated:
     """Score a split at the images' own size, with a picture of some examples."""
     table, pairs = dataset.table, dataset.pairs
@@ -52,7 +70,7 @@ def validate_segmentation(
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, device=compute.device)
     evaluate(
         cast("SegmentationModel", model),
-        batches(loader),
+        until_stopped(batches(loader), stop, compute.device),
         [matrix],
         infer=protocol,
         normalize=normalize,
@@ -76,6 +94,7 @@ def validate_classifier(
     held_out: Sequence[Batch],
     normalize: Normalization,
     compute: Compute,
+    stop: StopRequest,
 ) -> Validated:
     """Score the test images and, where there are some, those held out of training.
 
@@ -85,7 +104,12 @@ def validate_classifier(
     values: dict[str, float] = {}
     for name, part in parts.items():
         if part:
-            loss, accuracy = evaluate_classifier(model, part, normalize=normalize, compute=compute)
+            loss, accuracy = evaluate_classifier(
+                model,
+                until_stopped(part, stop, compute.device),
+                normalize=normalize,
+                compute=compute,
+            )
             values[f"{name}_loss"], values[f"{name}_accuracy"] = loss, accuracy
     chosen = "holdout" if held_out else "test"
     words = f"{chosen} accuracy {values[f'{chosen}_accuracy']:.4f}"

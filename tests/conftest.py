@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,15 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from sceneparse.checkpoint import save_checkpoint
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
+from sceneparse.saving import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """Take signals back from the tools that a test runs in this process."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +113,7 @@ def make_run(scenes: Path, tmp_path: Path) -> MakeRun:
                 "eval": {"name": "whole", "crop": [32, 48]},
                 "config": {"train": {"amp": "off"}},
             },
-            is_best=True,
+            best_step=1,
         )
         return tmp_path / name
 

@@ -63,6 +63,7 @@ DAMAGE: list[tuple[Callable[[Path, Path], object], str]] = [
 ]
 
 
+@pytest.mark.fault(7, 15, 18)
 def test_every_kind_of_damage_is_named(
     pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +173,7 @@ def test_likeness_tells_pictures_apart(pristine: Path) -> None:
     assert alike_pairs([grey], [likeness_of(np.full((40, 40, 3), 9, np.uint8))]) == []
 
 
+@pytest.mark.fault(16)
 def test_mask_of_0_and_255_is_recognised(
     pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

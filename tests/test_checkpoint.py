@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -13,9 +14,15 @@ import torch
 from safetensors.torch import save_file
 
 import sceneparse
-from sceneparse.checkpoint import read_training_state, resolve_checkpoint, save_checkpoint
+from sceneparse.checkpoint import (
+    newest_intact,
+    read_meta,
+    read_training_state,
+    resolve_checkpoint,
+)
 from sceneparse.errors import InputError
 from sceneparse.models.pretrained import load_backbone, read_weights
+from sceneparse.saving import save_checkpoint
 
 MODEL = {
     "head": "fcn",
@@ -27,29 +34,44 @@ MODEL = {
 }
 
 
-def save(run: Path, step: int, *, is_best: bool = False) -> Path:
+def save(run: Path, step: int, best_step: int = 0) -> Path:
     torch.manual_seed(step)
     model = sceneparse.create_segmentation_model(**MODEL)  # type: ignore[arg-type]
     return save_checkpoint(
         run,
         step=step,
+        best_step=best_step,
         weights=model.state_dict(),
         training={"position": {"epoch": step}},
         meta={"model": MODEL, "classes": ["a", "b", "c"]},
-        is_best=is_best,
     )
 
 
 def test_last_two_and_best_are_kept_and_links_follow(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        save(tmp_path, step, is_best=step == 1)
+        save(tmp_path, step, best_step=1)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000001", "step-00000003", "step-00000004"]
     assert resolve_checkpoint(tmp_path).name == "step-00000001"
-    assert resolve_checkpoint(tmp_path, prefer="last").name == "step-00000004"
+    assert (tmp_path / "best").resolve().name == "step-00000001"
     assert read_training_state(tmp_path / "last") == {"position": {"epoch": 4}}
 
 
+def test_links_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", no_links)
+    for step in (1, 2):
+        save(tmp_path, step, best_step=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
+    assert resolve_checkpoint(tmp_path).name == "step-00000001"
+    saved = newest_intact(tmp_path, pytest.fail)
+    assert saved is not None
+    assert saved.meta["step"] == 2
+
+
+@pytest.mark.fault(40)
 def test_model_comes_back_equal_and_ready(tmp_path: Path) -> None:
     save(tmp_path, 7)
     torch.manual_seed(7)
@@ -62,16 +84,88 @@ def test_model_comes_back_equal_and_ready(tmp_path: Path) -> None:
         _ = expected.classes
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "training.pt"])
-def test_one_flipped_bit_is_noticed(tmp_path: Path, name: str) -> None:
-    path = save(tmp_path, 1) / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=f"{name} is damaged"):
-        sceneparse.load_model(tmp_path)
+FILES = ["model.safetensors", "training.pt", "meta.json", "meta.json.sha256"]
 
 
+def save_little(run: Path, step: int, best_step: int = 0) -> Path:
+    """Save a checkpoint of a few bytes."""
+    return save_checkpoint(
+        run,
+        step=step,
+        best_step=best_step,
+        weights={"w": torch.full((4,), float(step))},
+        training={"position": {"epoch": step}},
+        meta={"classes": ["a", "b"], "model": {}},
+    )
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_in_any_byte_is_noticed(tmp_path: Path, name: str) -> None:
+    path = save_little(tmp_path, 1) / name
+    intact = path.read_bytes()
+    for place in range(len(intact)):
+        damaged = bytearray(intact)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged"):
+            read_meta(path.parent)
+    path.write_bytes(intact)
+    assert read_meta(path.parent)["step"] == 1
+
+
+DAMAGES = {
+    "flipped": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda _: b"",
+}
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_resuming_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, name: str, damage: str
+) -> None:
+    save_little(tmp_path, 1)
+    path = save_little(tmp_path, 2) / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    said: list[str] = []
+    saved = newest_intact(tmp_path, said.append)
+    assert saved is not None
+    assert read_training_state(saved.folder)["position"]["epoch"] == 1
+    assert len(said) == 1
+    assert "step-00000002" in said[0]
+    assert f"falling back to {tmp_path}/checkpoints/step-00000001" in said[0]
+    # what is damaged does not take the place of a good one
+    save_little(tmp_path, 2)
+    save_little(tmp_path, 3)
+    assert newest_intact(tmp_path, pytest.fail) is not None
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.fault(38)
+def test_scores_are_never_of_another_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    folder = save(tmp_path, 2, best_step=2)
+    for name in FILES:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(DAMAGES["flipped"](content))
+        with pytest.raises(InputError, match=r"damaged.*intact beside it: .*/step-00000001$"):
+            sceneparse.load_model(tmp_path)
+        (folder / name).write_bytes(content)
+    sceneparse.load_model(tmp_path)
+
+
+@pytest.mark.fault(38)
+def test_all_damaged_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
+    (save_little(tmp_path, 1) / "meta.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no intact checkpoint: .*start anew with --overwrite"):
+        newest_intact(tmp_path, pytest.fail)
+    assert newest_intact(tmp_path / "nothing yet", pytest.fail) is None
+
+
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": {}}', '{"sha256": 3, "format": 1}'])
 def test_damaged_meta_is_noticed(tmp_path: Path, content: str) -> None:
     (save(tmp_path, 1) / "meta.json").write_text(content)
@@ -86,27 +180,12 @@ def test_missing_checkpoint_says_what_to_give(tmp_path: Path) -> None:
         resolve_checkpoint(tmp_path)
 
 
-def test_failed_save_leaves_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(tmp_path, 1)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"No space left on device \(\d+ MB free\)"):
-        save(tmp_path, 2)
-    monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
-    sceneparse.load_model(tmp_path)
-
-
 class Malicious:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("owned-by-a-pickle",)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".th"])
 def test_malicious_pickle_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
@@ -120,6 +199,7 @@ def test_malicious_pickle_is_refused(tmp_path: Path, suffix: str) -> None:
     assert not Path("owned-by-a-pickle").exists()
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "both"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_files_are_read_in_every_usual_form(tmp_path: Path, wrap: str, suffix: str) -> None:
@@ -151,6 +231,7 @@ def test_real_mobilenet_weights_fill_the_backbone(shared: Path) -> None:
     assert "left out its heads" in said[0]
 
 
+@pytest.mark.fault(41)
 def test_weights_that_do_not_fit_are_summed_up(tmp_path: Path) -> None:
     model = sceneparse.create_segmentation_model(**MODEL)  # type: ignore[arg-type]
     state = {k: v.clone() for k, v in model.backbone.state_dict().items() if ".attention" not in k}

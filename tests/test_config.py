@@ -62,6 +62,7 @@ def test_ablation_differs_in_the_network_alone() -> None:
         assert row == full.model_copy(update={"model": network, "output": row.output})
 
 
+@pytest.mark.fault(2)
 def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     path = write(tmp_path, "data: {root: on}\noptim: {lr: 1e-3}\ntrain: {amp: off}\n")
     changes = ["optim.weight_decay=1e5", "train.ema=null", "augment.crop=[8, 9]"]
@@ -71,6 +72,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     assert config.augment.crop == (8, 9)
 
 
+@pytest.mark.fault(1, 5)
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -104,6 +106,7 @@ def test_wrong_settings_are_named(
         assert part in str(caught.value)
 
 
+@pytest.mark.fault(5)
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "optim: {lr: -1, nmae: 2}\ntrain: {epochs: 0, amp: maybe}\n")
     with pytest.raises(InputError, match="5 problems") as caught:
@@ -112,6 +115,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         assert name in str(caught.value)
 
 
+@pytest.mark.fault(3, 4)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -75,6 +75,7 @@ def test_voc(images: Path, tmp_path: Path) -> None:
     assert copied == (images / "a.jpg").read_bytes()
 
 
+@pytest.mark.fault(14)
 def test_colors(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     colors = {0: (128, 0, 0), 1: (0, 0, 200), 255: (0, 0, 0)}
     table = tmp_path / "colors.csv"

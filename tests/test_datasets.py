@@ -108,6 +108,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(
     "text",
     [
@@ -147,6 +148,7 @@ LIST_FAULTS = {
 }
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("text", LIST_FAULTS)
 def test_list_file_fault_is_named(root: Path, text: str) -> None:
     (root / "mine.txt").write_text(text)
@@ -223,6 +225,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(("damage", "message"), FAULTS)
 def test_fault_of_files_is_counted(
     root: Path, damage: Callable[[Path], object], message: str
@@ -255,6 +258,7 @@ def test_missing_root_and_split_are_named(root: Path, dataset: str) -> None:
         create_dataset(dataset, root, "missing_split")
 
 
+@pytest.mark.fault(6)
 def test_unknown_data_set_lists_the_valid_ones(root: Path) -> None:
     names = ", ".join(sorted(DATASETS))
     with pytest.raises(InputError, match=f"unknown data set 'ade2k'; choose one of: {names}$"):
@@ -268,12 +272,14 @@ def test_classes_go_with_a_folder_only(root: Path) -> None:
         create_dataset("camvid", root, "train", ["a", "b"])
 
 
+@pytest.mark.fault(18)
 def test_size_mismatch_tells_both_sizes(root: Path) -> None:
     write_mask(root / "train/labels/a.png", [[0, 1]])
     with pytest.raises(InputError, match=r"labels/a\.png: mask is 2x1 but .*images/a\.png is 3x2"):
         create_dataset("folder", root, "train")[0]
 
 
+@pytest.mark.fault(19)
 def test_label_out_of_range_is_counted(root: Path) -> None:
     write_mask(root / "train/labels/b.png", [[0, 2, 9], [9, 9, 255]])
     dataset = create_dataset("folder", root, "train")
@@ -299,6 +305,7 @@ def test_check_raises_the_only_problem_or_counts_several(root: Path) -> None:
     check_samples(everything(root)[0], [0, 1])
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

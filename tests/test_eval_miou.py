@@ -92,6 +92,7 @@ def test_report_works_in_a_browser(make_run: MakeRun, tmp_path: Path) -> None:
     assert "<title>true true 5 true 0.25</title>" in done.stdout
 
 
+@pytest.mark.fault(32)
 def test_more_processes_than_images_count_the_same(
     make_run: MakeRun, run_tool: RunTool, scenes: Path, tmp_path: Path
 ) -> None:

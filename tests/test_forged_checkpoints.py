@@ -257,7 +257,6 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
     "sparse weights": lambda state: state["model"].update(
         {name: tensor.to_sparse() for name, tensor in state["model"].items() if tensor.ndim}
     ),
-    "rate": lambda state: the_first(state, "param_groups").update(lr="fast"),
     "moments": lambda state: the_first(state, "state").update(exp_avg=torch.ones(7)),
     "schedule": lambda state: state["stepper"].update(schedule={"last_epoch": [1]}),
 }

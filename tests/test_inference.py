@@ -142,6 +142,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("size", [(37, 53), (13, 60), (1, 1)])
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -200,6 +201,7 @@ def test_words_name_what_matters(name: str) -> None:
     assert ("480x480" in protocol.words) == (protocol.crop is not None)
 
 
+@pytest.mark.fault(34)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(WEIGHTINGS))
 @settings(max_examples=60, deadline=None)
 def test_windows_cover_everything_with_shares_that_add_up(
@@ -255,6 +257,7 @@ def test_logits_however_far_apart_give_probabilities() -> None:
     assert torch.isfinite(found.probabilities()).all()
 
 
+@pytest.mark.fault(35)
 def test_many_classes_keep_their_numbers() -> None:
     class Many(nn.Module):
         def forward(self, maps: list[Tensor]) -> Tensor:
@@ -265,6 +268,7 @@ def test_many_classes_keep_their_numbers() -> None:
     assert create_protocol("whole")(model, image).labels().tolist() == [[[0, 255, 256, 299]]]
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_non_finite_scores_are_an_error(name: str) -> None:
     with pytest.raises(NumericalError, match="not finite"):

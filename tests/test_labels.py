@@ -35,6 +35,7 @@ def test_table_maps_every_raw_id_and_back(name: str) -> None:
     np.testing.assert_array_equal(table.decode(train_ids[~ignored]), raw[~ignored])
 
 
+@pytest.mark.fault(17)
 def test_label_ids_of_cityscapes_are_recognised() -> None:
     official = load_label_table("cityscapes")
     table = identity_table(official.names, official.colors)
@@ -67,6 +68,7 @@ def test_ade20k_and_camvid_are_the_official_tables(shared: Path) -> None:
     )
 
 
+@pytest.mark.fault(15, 19)
 def test_values_outside_the_table_are_counted() -> None:
     mask = np.zeros((4, 5), dtype=np.uint8)
     mask[0, :3], mask[1, 0] = 200, 151
@@ -74,6 +76,7 @@ def test_values_outside_the_table_are_counted() -> None:
         load_label_table("ade20k").encode(mask)
 
 
+@pytest.mark.fault(35)
 def test_over_255_classes_take_16_bits() -> None:
     names = [f"class {index}" for index in range(300)]
     table = identity_table(names, [palette_color(index) for index in range(300)])

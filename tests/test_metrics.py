@@ -43,6 +43,7 @@ def random_labels(seed: int = 0, shape: tuple[int, ...] = (3, 17, 23)) -> tuple[
     return predictions, targets
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_equals_torchmetrics(dtype: torch.dtype) -> None:
     predictions, targets = random_labels()
@@ -84,6 +85,7 @@ def test_means_equal_a_loop_over_pixels() -> None:
 ABSENT = np.array([[4, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [("cityscapes", 1.5 / 3), ("truth_only", 1.5 / 2), ("absent_is_zero", 1.5 / 4)],
@@ -96,6 +98,7 @@ def test_rules_for_absent_classes(rule: str, expected: float) -> None:
     assert math.isnan(scores.accuracy[2])
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("rule", ABSENT_CLASS_RULES)
 def test_nothing_counted_gives_nan_not_zero(rule: str) -> None:
     scores = scores_from_counts(np.zeros((3, 3), dtype=np.int64), rule)
@@ -103,6 +106,7 @@ def test_nothing_counted_gives_nan_not_zero(rule: str) -> None:
     assert math.isnan(scores.pixel_accuracy)
 
 
+@pytest.mark.fault(30)
 def test_counts_past_32_bits_are_exact() -> None:
     matrix = ConfusionMatrix(2, 255)
     matrix.counts += 2**53
@@ -115,6 +119,7 @@ def test_labels_outside_the_classes_are_refused() -> None:
         ConfusionMatrix(2, 255).update(torch.tensor([[[1]]]), torch.tensor([[[7]]]))
 
 
+@pytest.mark.fault(31)
 def test_categories_are_those_of_the_cityscapes_script() -> None:
     # as in its getIouScoreForCategory: pixels taken for another class of the category are right
     counts = np.array([[5, 3, 1], [2, 4, 0], [1, 1, 9]])

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sceneparse.data.synthetic import write_dataset
 from tests.conftest import ROOT
 
@@ -68,6 +70,7 @@ def test_connections_would_be_seen() -> None:
         assert run_refusing(attempt).returncode == 99, attempt
 
 
+@pytest.mark.fault(50)
 def test_imports_and_help_connect_to_nothing() -> None:
     code = f"""
 import importlib
@@ -81,6 +84,7 @@ for tool in {TOOLS!r}:
     assert done.stdout.count("usage: ") == len(TOOLS)
 
 
+@pytest.mark.fault(50)
 def test_a_whole_run_connects_to_nothing(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 4, "val": 2}, size=(48, 64))
     settings = [

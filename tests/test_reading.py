@@ -46,6 +46,7 @@ PALETTE = np.array([[200, 10, 30], [0, 90, 255], [7, 8, 9], [255, 255, 0]])
 INDICES = np.array([[0, 1, 2], [3, 2, 1]], dtype=np.uint8)
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
@@ -68,6 +69,7 @@ def test_image_of_any_mode_becomes_rgb(
     np.testing.assert_array_equal(decoded, expected)
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
@@ -75,6 +77,7 @@ def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path, suffix: str) ->
     np.testing.assert_array_equal(read_image(path), grey_rgb(SIXTEEN_BIT // 256))
 
 
+@pytest.mark.fault(9)
 def test_cmyk_jpeg_has_its_colors(tmp_path: Path) -> None:
     Image.new("CMYK", (16, 8), (0, 200, 100, 51)).save(tmp_path / "x.jpg", quality=95)
     decoded = read_image(tmp_path / "x.jpg")
@@ -83,6 +86,7 @@ def test_cmyk_jpeg_has_its_colors(tmp_path: Path) -> None:
     assert np.abs(decoded - np.array([204.0, 44.0, 124.0])).max() <= 4
 
 
+@pytest.mark.fault(9)
 def test_float_image_is_scaled_from_0_to_1(tmp_path: Path) -> None:
     Image.fromarray((GREY / 255).astype(np.float32)).save(tmp_path / "x.tif")
     assert np.array_equal(read_image(tmp_path / "x.tif"), grey_rgb(GREY))
@@ -95,6 +99,7 @@ def test_float_image_outside_0_to_1_is_refused(tmp_path: Path, value: float) -> 
         read_image(tmp_path / "x.tif")
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("suffix", [".gif", ".tif"])
 def test_first_of_several_frames_is_used_and_said(tmp_path: Path, suffix: str) -> None:
     first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
@@ -116,6 +121,7 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_exif_orientation_turns_image_and_mask(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
@@ -130,6 +136,7 @@ def test_exif_orientation_turns_image_and_mask(tmp_path: Path, orientation: int)
         assert read_image(tmp_path / name).shape == expected.shape
 
 
+@pytest.mark.fault(12, 13)
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
@@ -147,6 +154,7 @@ def test_mask_gives_exact_indices(tmp_path: Path, image: Image.Image, expected: 
     np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("channels", [COLOR, np.dstack([COLOR, GREY]), np.dstack([GREY, GREY])])
 def test_mask_of_colors_is_refused(tmp_path: Path, channels: np.ndarray) -> None:
     image = Image.fromarray(channels)
@@ -176,6 +184,7 @@ CUT_FILES = {
 }
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.99])
 @pytest.mark.parametrize("name", CUT_FILES)
 def test_truncated_file_is_named(tmp_path: Path, name: str, kept: float) -> None:
@@ -195,6 +204,7 @@ def with_preview() -> bytes:
     return preview[:2] + segment + preview[2:]
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("make", [*CUT_FILES.values(), with_preview], ids=[*CUT_FILES, "preview"])
 def test_no_byte_at_the_end_may_be_missing(tmp_path: Path, make: Callable[[], bytes]) -> None:
     whole, path = make(), tmp_path / "x"
@@ -221,9 +231,12 @@ NOT_IMAGES: dict[str, Callable[[Path], object]] = {
     "html.jpg": lambda path: path.write_text("<!DOCTYPE html><html><body>404</body></html>"),
     "folder.jpg": lambda path: path.mkdir(),
     "dangling.jpg": lambda path: path.symlink_to(path.with_name("nowhere.jpg")),
+    # A file that nobody can read, not even root.
+    "unreadable.jpg": lambda path: path.symlink_to("/proc/self/mem"),
 }
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("name", NOT_IMAGES)
 def test_what_is_no_image_file_is_named(tmp_path: Path, name: str) -> None:
     NOT_IMAGES[name](tmp_path / name)
@@ -317,6 +330,7 @@ def test_bands_are_the_whole(tmp_path: Path, mode: str, monkeypatch: pytest.Monk
         assert np.array_equal(read_mask(tmp_path / "x.tif"), np.asarray(image))
 
 
+@pytest.mark.fault(9)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from(sorted(MODES)), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
 def test_any_mode_in_rgb_uint8_out(mode: str, width: int, height: int, seed: int) -> None:

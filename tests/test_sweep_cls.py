@@ -84,7 +84,7 @@ def test_grid_visits_every_combination_once(
     # what failed is recorded with its error, and is not a value
     assert [row["state"] for row in rows] == ["complete", "failed"] * 2
     assert [bool(row["test_loss"]) for row in rows] == [True, False] * 2
-    assert all("NumericalError: the loss is" in row["note"] for row in rows[1::2])
+    assert all("NumericalError: the network's outputs" in row["note"] for row in rows[1::2])
     assert "NumericalError" in (tmp_path / "out/trial-0001/train.log").read_text()
 
     # the value is the last epoch's, the folder a run like any other
@@ -288,7 +288,7 @@ def test_a_sweep_whose_trials_all_fail_says_why(
     assert [row.state for row in work_here(planned(path))] == ["failed"] * 4
     assert call(sweep_cls, path, f"output={tmp_path / 'out'}") == 2
     printed = capsys.readouterr()
-    assert printed.out.count("NumericalError: the loss is") == 4
+    assert printed.out.count("NumericalError: the network's outputs") == 4
     assert "all 4 trials failed, the first one: NumericalError" in printed.err
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from sceneparse.assembly.classification import load_data, prepare_seed
 from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.distributed import Process
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, Preempted
 from sceneparse.report.seeds import spread_of
 from sceneparse.training import train
 from tools import train_cls
@@ -140,6 +143,7 @@ def test_held_out_images_choose_the_best_epoch(
     assert {"holdout_accuracy", "holdout_loss", "test_accuracy", "test_loss"} <= set(record)
 
 
+@pytest.mark.fault(39, 44)
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_resumed_run_equals_the_uninterrupted_one(
     small: list[str], tmp_path: Path, steps: int
@@ -151,7 +155,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
         data = load_data(config)
         if name == "parts":
             training = prepare_seed(config, 0, data, process, resume=False, overwrite=False)
-            train_some(training, steps)
+            stopped_after(training, steps)
         training = prepare_seed(config, 0, data, process, resume=name == "parts", overwrite=False)
         train(training)
         weights.append(training.model.state_dict())
@@ -159,10 +163,19 @@ def test_resumed_run_equals_the_uninterrupted_one(
         assert torch.equal(value, weights[1][key]), key
 
 
-def train_some(training: object, steps: int) -> None:
-    from test_train_seg import stopped_after  # noqa: PLC0415
+def stopped_after(training: Any, steps: int) -> None:
+    """Train, and have a real signal arrive once the given number of steps is done."""
+    step = training.stepper.step
 
-    stopped_after(training, steps)  # type: ignore[arg-type]
+    def step_then_signal(*arguments: Any) -> Any:
+        stepped = step(*arguments)
+        if training.steps_done + 1 == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stepped
+
+    training.stepper.step = step_then_signal
+    with pytest.raises(Preempted, match="SIGTERM received, saved after step"):
+        train(training)
 
 
 def test_spread_is_students() -> None:
@@ -173,6 +186,7 @@ def test_spread_is_students() -> None:
     assert found.deviation == pytest.approx(np.std(values, ddof=1))
 
 
+@pytest.mark.fault(1, 6, 29)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -186,6 +200,7 @@ def test_spread_is_students() -> None:
         (["data.limit=21"], "data.limit must be in 1..19"),
         (["data.limit=10", "data.holdout=10"], "data.holdout must be in 1..9"),
         (["train.batch_size=64"], "fewer than train.batch_size 64"),
+        (["train.batch_size=19", "data.size=4"], "cannot train on 1 crops of 4x4 at once"),
     ],
 )
 def test_bad_settings_are_one_line_and_leave_no_run(

@@ -148,6 +148,7 @@ SEEDS = st.integers(0, 2**31)
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
 
 
+@pytest.mark.fault(24)
 @PROPERTY
 @given(SIZES, SIZES, st.floats(0.2, 3), st.floats(1, 2), st.floats(0, 45), st.booleans(), SEEDS)
 def test_labels_stay_a_subset_and_shapes_are_the_crop(
@@ -180,6 +181,7 @@ def test_labels_stay_a_subset_and_shapes_are_the_crop(
     assert set(np.unique(warped_mask)) <= {*np.unique(mask), ignore}
 
 
+@pytest.mark.fault(24)
 @PROPERTY
 @given(SIZES, SIZES, st.floats(0.2, 3), SEEDS)
 def test_padding_is_ignored_and_of_the_fill_colour(
@@ -199,6 +201,7 @@ def test_padding_is_ignored_and_of_the_fill_colour(
     np.testing.assert_array_equal((warped == FILL).all(axis=-1), expected == 255)
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3, 2)])
 def test_tiny_image_keeps_its_pixels(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -228,6 +231,7 @@ def full_transform(**changes: object) -> A.Compose:
     return training_transform(crop=(32, 32), fill=FILL, ignore_index=255, **options)
 
 
+@pytest.mark.fault(23)
 def test_seed_alone_decides() -> None:
     image, mask = photo_and_mask()
     used, fresh = full_transform(), full_transform()
@@ -299,6 +303,7 @@ def with_extra(*extra: dict[str, Any]) -> A.Compose:
     )
 
 
+@pytest.mark.fault(24)
 def test_named_transforms_are_applied_and_what_they_add_is_ignored() -> None:
     image, mask = np.full((40, 60, 3), 90, np.uint8), np.full((40, 60), 3, np.uint8)
     noisy = with_extra({"name": "GaussNoise", "std_range": [0.1, 0.2], "p": 1.0})
@@ -309,6 +314,7 @@ def test_named_transforms_are_applied_and_what_they_add_is_ignored() -> None:
     assert (labels[:, 9:] == 3).all()
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [

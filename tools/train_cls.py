@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import add_training_options, run, tool_parser
+from sceneparse.cli import add_training_options, run, run_options, tool_parser
+from sceneparse.preemption import leave_at_signals
 
 if TYPE_CHECKING:
     from sceneparse.config.classification import ClsConfig
@@ -40,54 +41,49 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         print(render_config(config, explain=True), end="")
         return
-    train_seeds(config, resume=options.resume, overwrite=options.overwrite)
+    leave_at_signals()
+    train_seeds(config, run_options(options))
     summarise(config)
 
 
-def train_seeds(config: ClsConfig, *, resume: bool, overwrite: bool) -> None:
-    """Train every seed that is not finished."""
+def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
+    """Train every seed that is not finished; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
     from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
     from sceneparse.distributed import join_processes
-    from sceneparse.errors import InputError
+    from sceneparse.errors import InputError, Preempted
     from sceneparse.run_folder import refuse_existing_run
     from sceneparse.training import train
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("tools/train_cls.py runs in one process; start it without torchrun")
-    saved = {seed: (seed_folder(config, seed) / "last").exists() for seed in config.seeds}
-    ways = {
-        seed: {
-            "resume": resume and saved[seed],
-            "overwrite": overwrite or (resume and has_nothing_to_lose(seed_folder(config, seed))),
-        }
-        for seed in config.seeds
-    }
     for seed in config.seeds:
-        refuse_existing_run(seed_folder(config, seed), **ways[seed])
+        refuse_existing_run(
+            seed_folder(config, seed), resume=earlier["resume"], overwrite=earlier["overwrite"]
+        )
     if late := milestones_too_late(config):
         print(f"optim.milestones {late} are not reached in train.epochs {config.train.epochs}")
     data = load_data(config)
     with join_processes() as process:
         for seed in config.seeds:
-            training = prepare_seed(config, seed, data, process, **ways[seed])
+            training = prepare_seed(config, seed, data, process, **earlier)
             print(
                 f"seed {seed}: {config.model}, attention {config.attention}, "
                 f"{training.epochs} epochs on {process.device.type} in {training.compute.name}"
                 + (", finished already" if training.finished else "")
             )
             train(training)
+            if training.stop.name is not None and seed != config.seeds[-1]:
+                raise Preempted(
+                    f"{training.stop.name} received, seed {seed} is finished; go on with the same "
+                    "command and --resume"
+                )
 
 
 def milestones_too_late(config: ClsConfig) -> list[int]:
     """Return the epochs at which the learning rate would fall, had training not ended."""
     milestones = config.optim.milestones if config.optim.schedule == "step" else []
     return [epoch for epoch in milestones if epoch >= config.train.epochs]
-
-
-def has_nothing_to_lose(folder: Path) -> bool:
-    """Whether a run was stopped before its first checkpoint."""
-    return not any(folder.glob("checkpoints/*/meta.json"))
 
 
 def summarise(config: ClsConfig) -> None:

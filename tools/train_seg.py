@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import add_training_options, run, tool_parser
+from sceneparse.cli import add_training_options, run, run_options, tool_parser
+from sceneparse.preemption import leave_at_signals
 
 if TYPE_CHECKING:
     from sceneparse.config.segmentation import SegConfig
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Load the configuration, join the other processes, train."""
+    """Load the configuration and train, unless it is only to be printed."""
     from sceneparse.config.loading import load_config, render_config
     from sceneparse.config.segmentation import SegConfig
 
@@ -39,16 +40,19 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         print(render_config(config, explain=True), end="")
         return
+    leave_at_signals()
+    train_model(config, run_options(options))
+
+
+def train_model(config: SegConfig, earlier: dict[str, bool]) -> None:
+    """Join the other processes and train; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
     from sceneparse.assembly.segmentation import prepare_training
     from sceneparse.distributed import join_processes
     from sceneparse.training import train
 
     with join_processes() as process:
-        training = prepare_training(
-            config, process, resume=options.resume, overwrite=options.overwrite
-        )
-        train(training)
+        train(prepare_training(config, process, **earlier))
         if process.is_main:
             print_next_steps(config)
 

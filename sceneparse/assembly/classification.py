@@ -13,7 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import sceneparse
-from sceneparse.assembly.runs import begin_run, choose_precision, resume_run, say_on_main
+from sceneparse.assembly.runs import (
+    begin_run,
+    choose_precision,
+    create_folder,
+    refuse_untrainable,
+    resume_run,
+    say_on_main,
+)
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import render_config
 from sceneparse.data.classes import LabelledImages, load_classes, split_off
@@ -25,7 +32,7 @@ from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import create_classifier
 from sceneparse.optim import cosine_schedule, create_optimizer, milestone_schedule
 from sceneparse.precision import Compute, amp_name
-from sceneparse.run_folder import create_run_folder
+from sceneparse.preemption import StopRequest
 from sceneparse.training import Training
 from sceneparse.validation import validate_classifier
 
@@ -61,14 +68,18 @@ def prepare_seed(
     data: tuple[LabelledImages, LabelledImages],
     process: Process,
     *,
-    resume: bool,
-    overwrite: bool,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
 ) -> Training:
     """Build all parts of the run of one seed, then create its folder; raises InputError before."""
     # What a resumed run is compared with is its own seed, not the list it was started from.
     config = config.model_copy(update={"seeds": [seed]})
     folder = seed_folder(config, seed)
-    saved = begin_run(folder, process, resume=resume, overwrite=overwrite)
+    beginning = begin_run(
+        folder, process, resume=resume, overwrite=overwrite, accept_changes=accept_changes
+    )
+    saved = beginning.saved
     dtype = choose_precision(config.train.amp, saved, process)
     compute = Compute(process.device, dtype, config.train.channels_last)
     train, test = data
@@ -90,6 +101,13 @@ def prepare_seed(
         config.model, len(train.classes), attention=config.attention, stem=config.stem
     )
     compute.place_model(model)
+    refuse_untrainable(
+        model,
+        (len(train) % config.train.batch_size or config.train.batch_size, *train.images.shape[1:]),
+        _logits,
+        remedy=f"the last batch has what is left of {len(train)} images; change train.batch_size",
+    )
+    stop = StopRequest()
     training = Training(
         folder=folder,
         process=process,
@@ -103,6 +121,7 @@ def prepare_seed(
             held_out=_batches_of(held_out, process.device),
             normalize=normalize,
             compute=compute,
+            stop=stop,
         ),
         model=model,
         parallel=torch.compile(model) if config.train.compile else model,  # type: ignore[arg-type]
@@ -124,12 +143,13 @@ def prepare_seed(
             "config": config.model_dump(mode="json"),
             "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
         },
+        lock=beginning.lock,
+        save_every=config.train.save_every,
+        most_bad_steps=config.train.most_bad_steps,
+        stop=stop,
     )
-    if saved:
-        resume_run(training, config, saved, partial(say_on_main, process))
-    create_run_folder(
-        folder, render_config(config), steps_done=training.steps_done, overwrite=overwrite
-    )
+    resume_run(training, config, beginning, partial(say_on_main, process))
+    create_folder(training, render_config(config), beginning)
     return training
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +15,65 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sceneparse.checkpoint import read_meta, read_training_state, resolve_checkpoint
+from sceneparse.checkpoint import Saved, newest_intact, read_training_state
 from sceneparse.config.types import Section
-from sceneparse.distributed import Process, check_on_main
+from sceneparse.distributed import (
+    Process,
+    check_on_main,
+    from_main,
+    launch_name,
+    restarted_by_torchrun,
+)
+from sceneparse.engine import Forward
 from sceneparse.errors import InputError, refusing
 from sceneparse.models.pretrained import load_strict
+from sceneparse.position import Position
 from sceneparse.precision import choose_dtype
-from sceneparse.run_folder import refuse_changed_settings, refuse_existing_run
-from sceneparse.training import Position, Training
+from sceneparse.run_folder import (
+    create_run_folder,
+    is_run_folder,
+    refuse_changed_settings,
+    refuse_existing_run,
+)
+from sceneparse.run_lock import RunLock
+from sceneparse.training import Training
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with: the lock of its folder, and the checkpoint it goes on from."""
+
+    lock: RunLock
+    saved: Saved | None
+    overwrite: bool
+    accept_changes: bool
 
 
 def begin_run(
-    folder: Path, process: Process, *, resume: bool, overwrite: bool
-) -> dict[str, Any] | None:
-    """Refuse a folder that may not be used; return what its last checkpoint knows, to resume."""
+    folder: Path, process: Process, *, resume: bool, overwrite: bool, accept_changes: bool
+) -> Beginning:
+    """Refuse a folder that may not be used; find the checkpoint to go on from, if asked to.
+
+    A run that has none yet is started. Processes that torchrun started again go on by themselves.
+    """
+    say = partial(say_on_main, process)
+    lock = RunLock(folder, say)
+    if is_run_folder(folder):
+        check_on_main(process, lock.acquire)
+    if restarted_by_torchrun() and from_main(process, lambda: lock.launch == launch_name()):
+        resume, overwrite = True, False
     check_on_main(process, lambda: refuse_existing_run(folder, resume=resume, overwrite=overwrite))
-    return read_meta(resolve_checkpoint(folder, prefer="last")) if resume else None
+    if not resume:
+        return Beginning(lock, None, overwrite, accept_changes)
+    saved = from_main(process, lambda: newest_intact(folder, say))
+    if saved is None:
+        say(f"'{folder}' has no checkpoint yet; the run starts from the beginning")
+    return Beginning(lock, saved, overwrite, accept_changes)
 
 
-def choose_precision(
-    amp: str, saved: dict[str, Any] | None, process: Process
-) -> torch.dtype | None:
+def choose_precision(amp: str, saved: Saved | None, process: Process) -> torch.dtype | None:
     """Choose the type of mixed precision; a resumed run keeps what "auto" once chose."""
-    return choose_dtype(saved["amp"] if saved and amp == "auto" else amp, process.device)
+    return choose_dtype(saved.meta["amp"] if saved and amp == "auto" else amp, process.device)
 
 
 def parallel_network(model: nn.Module, process: Process) -> nn.Module:
@@ -46,14 +85,44 @@ def parallel_network(model: nn.Module, process: Process) -> nn.Module:
     return DistributedDataParallel(model)
 
 
-def resume_run(
-    training: Training, config: Section, saved: dict[str, Any], say: Callable[[str], None]
+def refuse_untrainable(
+    model: nn.Module, shape: tuple[int, ...], forward: Forward, *, remedy: str
 ) -> None:
-    """Take up weights, optimiser and position of a checkpoint; refuse another configuration."""
-    checkpoint = resolve_checkpoint(training.folder, prefer="last")
-    refuse_changed_settings(
-        _as_now(type(config), saved["config"], checkpoint), config.model_dump(mode="json")
+    """Run the network on shapes alone, to refuse batches (B, 3, H, W) that it cannot train on."""
+    shapes = copy.deepcopy(model).to("meta").train()
+    try:
+        forward(shapes, torch.empty(shape, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
+            f"({reason}); {remedy}"
+        ) from error
+
+
+def resume_run(
+    training: Training, config: Section, beginning: Beginning, say: Callable[[str], None]
+) -> None:
+    """Take up weights, optimiser and position of the checkpoint that a run goes on from, if any.
+
+    Another configuration is refused, or said where it is accepted.
+    """
+    if beginning.saved is None:
+        return
+    checkpoint, meta = beginning.saved
+    changes = refuse_changed_settings(
+        _as_now(type(config), meta["config"], checkpoint),
+        config.model_dump(mode="json"),
+        accept=beginning.accept_changes,
     )
+    for change in changes:
+        say(f"changed: {change}")
+    before, now = meta["processes"], training.process.world_size
+    if before != now:
+        say(
+            f"{before} processes before, {now} now: the same samples in the same order, but batch "
+            "norms see other groups of them, dropout draws anew and sums round differently"
+        )
     state = read_training_state(checkpoint)
     with refusing(checkpoint, "its training state does not fit this run"):
         load_strict(training.model, state["model"], str(checkpoint))
@@ -63,6 +132,21 @@ def resume_run(
             raise ValueError(f"{position} is outside of the run")
         vars(training.position).update(vars(position))
     say(f"going on from {checkpoint} after step {training.steps_done}")
+
+
+def create_folder(training: Training, config: str, beginning: Beginning) -> None:
+    """Create the folder of a run that is ready to train, or take over the one that is there."""
+    check_on_main(
+        training.process,
+        lambda: create_run_folder(
+            training.folder,
+            config,
+            beginning.lock,
+            launch=launch_name(),
+            steps_done=training.steps_done,
+            overwrite=beginning.overwrite,
+        ),
+    )
 
 
 def _as_now(kind: type[Section], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,9 @@ import sceneparse
 from sceneparse.assembly.runs import (
     begin_run,
     choose_precision,
+    create_folder,
     parallel_network,
+    refuse_untrainable,
     resume_run,
     say_on_main,
 )
@@ -46,13 +47,18 @@ from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
 from sceneparse.precision import Compute, amp_name
-from sceneparse.run_folder import create_run_folder
+from sceneparse.preemption import StopRequest
 from sceneparse.training import Loss, Training
 from sceneparse.validation import validate_segmentation
 
 
 def prepare_training(
-    config: SegConfig, process: Process, *, resume: bool = False, overwrite: bool = False
+    config: SegConfig,
+    process: Process,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
 ) -> Training:
     """Check everything that can be checked and build all parts; then create the run folder.
 
@@ -60,7 +66,10 @@ def prepare_training(
     """
     folder = Path(config.output)
     say = partial(say_on_main, process)
-    saved = begin_run(folder, process, resume=resume, overwrite=overwrite)
+    beginning = begin_run(
+        folder, process, resume=resume, overwrite=overwrite, accept_changes=accept_changes
+    )
+    saved = beginning.saved
     dtype = choose_precision(config.train.amp, saved, process)
     compute = Compute(process.device, dtype, config.train.channels_last)
     train_set, val_set = (
@@ -70,13 +79,19 @@ def prepare_training(
     check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set), say))
     sampler = _create_sampler(config, train_set, process, say)
     model = _create_model(
-        config, train_set.table.num_classes, process, compute, say, fresh=not resume
+        config, train_set.table.num_classes, process, compute, say, fresh=saved is None
     )
-    _try_training_shapes(model, (sampler.micro_batch, 3, *config.augment.crop))
+    refuse_untrainable(
+        model,
+        (sampler.micro_batch, 3, *config.augment.crop),
+        _logits_at_stride,
+        remedy="change augment.crop or train.batch_size, or set model.norm: group",
+    )
     section = _eval_settings(config)
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
     normalize = Normalization(config.data.mean, config.data.std)
     loader = _create_loader(config, train_set, sampler)
+    stop = StopRequest()
     training = Training(
         folder=folder,
         process=process,
@@ -97,6 +112,7 @@ def prepare_training(
             protocol=protocol,
             normalize=normalize,
             compute=compute,
+            stop=stop,
         ),
         model=model,
         forward=_logits_at_stride,
@@ -108,13 +124,13 @@ def prepare_training(
         loss=_create_loss(config, train_set, process, say),
         seed=config.seed,
         meta=_meta(config, train_set, dtype),
+        lock=beginning.lock,
+        save_every=config.train.save_every,
+        most_bad_steps=config.train.most_bad_steps,
+        stop=stop,
     )
-    if saved:
-        resume_run(training, config, saved, say)
-    if process.is_main:
-        create_run_folder(
-            folder, render_config(config), steps_done=training.steps_done, overwrite=overwrite
-        )
+    resume_run(training, config, beginning, say)
+    create_folder(training, render_config(config), beginning)
     say(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {sampler.steps_per_epoch} steps of "
@@ -141,19 +157,6 @@ def _check_data(
         check_samples(dataset, spread(len(dataset), limit))
         if limit < len(dataset):
             say(f"checked {limit} of {len(dataset)} samples; tools/check_data.py looks at all")
-
-
-def _try_training_shapes(model: SegmentationModel, shape: tuple[int, ...]) -> None:
-    """Run the network on shapes alone, to refuse crops that it cannot train on."""
-    shapes = copy.deepcopy(model).to("meta").train()
-    try:
-        shapes(torch.empty(shape, device="meta"), upsample=False)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
-            f"({reason}); change augment.crop or train.batch_size, or set model.norm: group"
-        ) from error
 
 
 def _create_sampler(

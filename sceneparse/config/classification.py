@@ -86,6 +86,12 @@ class ClsTrainSection(Section):
         "auto", description="mixed precision; auto: where the device is fast at it"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
+    save_every: CountOrZero = Field(
+        0, description="steps between checkpoints within an epoch; 0: at its end only"
+    )
+    most_bad_steps: Count = Field(
+        10, description="steps in a row without a finite loss after which the run gives up"
+    )
     compile: Switch = Field(False, description="torch.compile the network")
 
 

@@ -91,6 +91,11 @@ def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None
         path, equals, value = override.partition("=")
         if not equals or not path:
             raise InputError(f"'{override}' is not of the form section.key=value")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(
+                f"{path}: {value!r} is not text (UTF-8), and no setting can be; call the tool in "
+                "that folder, with a relative path"
+            )
         set_key(settings, path, _parse_yaml(value, path))
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from sceneparse.config.types import (
     Color,
     Count,
+    CountOrZero,
     Deviation,
     Fraction,
     NotNegative,
@@ -187,6 +188,12 @@ class TrainSection(Section):
         "auto", description="mixed precision; auto: where the device is fast at it"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
+    save_every: CountOrZero = Field(
+        0, description="steps between checkpoints within an epoch; 0: at its end only"
+    )
+    most_bad_steps: Count = Field(
+        10, description="steps in a row without a finite loss after which the run gives up"
+    )
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)] | None = Field(
         None, description="decay of the averaged weights that are evaluated and saved, e.g. 0.999"
     )

@@ -22,7 +22,8 @@ class DeviceLoader:
 
     That is the CIFAR recipe (He et al., section 4.2); `padding` 0 leaves crops out. The last
     batch of a pass may be smaller.
-    Yields Batch of images uint8 (B, 3, H, W) and targets (B,) on the device.
+    Yields Batch of images uint8 (B, 3, H, W) and targets (B,) on the device, with their indices in
+    the set as names.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class DeviceLoader:
         for step in range(self._first_step, self.steps_per_epoch):
             chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
             images = self._windows.index_select(0, windows[chosen].to(device, non_blocking=True))
-            targets = self._targets[order[chosen].to(device, non_blocking=True)]
-            yield Batch(images, targets, ())
+            indices = order[chosen]
+            targets = self._targets[indices.to(device, non_blocking=True)]
+            yield Batch(images, targets, tuple(map(str, indices.tolist())))
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """Draw the order of a pass, and for each place in it the window that is shown."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.sampling import Draw, EpochSampler
@@ -48,11 +55,17 @@ class Samples(Dataset[Any]):
         """Read a sample and `change` image and mask, if asked to."""
         try:
             image, mask, name = self.dataset[index]
+            if change is not None:
+                image, mask = change(image, mask)
         except InputError as error:
             return error
-        if change is not None:
-            image, mask = change(image, mask)
+        except Exception as error:
+            raise RuntimeError(f"{self._file(index)}: {type(error).__name__}: {error}") from error
         return image_tensor(image), mask_tensor(mask), name
+
+    def _file(self, index: int) -> str:
+        pairs = self.dataset.pairs
+        return str(pairs[index].image) if index < len(pairs) else f"sample {index}"
 
 
 class AugmentedSamples(Samples):
@@ -87,16 +100,41 @@ def _collate(samples: Sequence[Any]) -> Batch | InputError:
     if error is not None:
         return error
     images, masks, names = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(masks), tuple(names))
+    batch = Batch(torch.stack(images), torch.stack(masks), tuple(names))
+    if get_worker_info() is not None:
+        # Here, where an error reaches the main process: the thread that sends batches only prints
+        # its errors, and the main process would wait for the time-out.
+        batch.images.share_memory_()
+        batch.targets.share_memory_()
+    return batch
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(main: int, _: int) -> None:
+    """Prepare a worker of the process `main`, which need not be its parent."""
     # Workers times OpenCV threads would fight for the cores that the network needs.
     cv2.setNumThreads(0)
-    # Signals to stop reach workers too; they leave it to the main process, which sends another.
+    # Signals to stop reach workers too; they leave it to the main process, which needs them still.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(main,), daemon=True).start()
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_with(main: int) -> None:
+    """End a worker when its main process says so, or was killed."""
+    while Path(f"/proc/{main}").exists():
+        told = signal.sigtimedwait({signal.SIGTERM}, 3)
+        if told is not None and told.si_pid == main:
+            break
+    os._exit(0)
+
+
+def _end_worker(error: BaseException, _: object) -> NoReturn:
+    """End a worker that cannot send a batch, so that the main process learns of it at once."""
+    os.write(2, f"a data worker cannot send a batch: {error}\n".encode())
+    os._exit(1)
 
 
 def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
@@ -104,7 +142,7 @@ def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
         "collate_fn": _collate,
         "num_workers": workers,
         "timeout": timeout if workers else 0,
-        "worker_init_fn": _start_worker,
+        "worker_init_fn": partial(_start_worker, os.getpid()),
         "pin_memory": torch.cuda.is_available(),
     }
 
@@ -142,17 +180,32 @@ def explained_worker_failures() -> Iterator[None]:
     torch reports a killed worker wherever the main process happens to be, so that this belongs
     around whole loops.
     """
-    died = "a data worker died, likely for lack of memory; lower data.workers"
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        raise InputError(died) from error
-    except RuntimeError as error:
-        # torch has no types of its own for these.
-        if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
-            raise InputError(died) from error
-        if "DataLoader timed out" in str(error):
-            raise InputError(
-                "a data worker is silent; is the disk stuck? else raise data.timeout"
-            ) from error
-        raise
+        raise InputError(_DIED) from error
+    except (RuntimeError, OSError) as error:
+        remedy = _remedy(str(error))
+        if remedy is None:
+            raise
+        raise InputError(remedy) from error
+
+
+_DIED = "a data worker died, likely for lack of memory; lower data.workers"
+
+
+def _remedy(failure: str) -> str | None:
+    """Tell what to do about a failure of data workers; torch has no types of its own for these."""
+    if "Too many open files" in failure:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"more than {limit} open files; raise `ulimit -n`, or lower data.workers"
+    if "shared memory" in failure or "Bus error" in failure:
+        return (
+            "a data worker finds no room in shared memory; enlarge /dev/shm (docker run "
+            "--shm-size=8g), lower data.workers, or set data.workers=0"
+        )
+    if "exited unexpectedly" in failure or "killed by signal" in failure:
+        return _DIED
+    if "DataLoader timed out" in failure:
+        return "a data worker is silent; is the disk stuck? else raise data.timeout"
+    return None

@@ -29,9 +29,9 @@ class Table:
             for line in lines
         )
 
-    def as_markdown(self) -> str:
-        """Lay out as a Markdown table."""
-        rule = ["---", *("---:" for _ in self.heads[1:])]
+    def as_markdown(self, *, numbers: bool = True) -> str:
+        """Lay out as a Markdown table: words left, numbers right; without `numbers` all left."""
+        rule = ["---", *("---:" if numbers else "---" for _ in self.heads[1:])]
         return "\n".join(
             "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
             for line in (self.heads, rule, *self.rows)

@@ -7,7 +7,6 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -35,6 +34,7 @@ from sceneparse.distributed import Process, join_processes
 from sceneparse.errors import InputError, NumericalError, Preempted
 from sceneparse.models.classification import create_classifier
 from sceneparse.preemption import StopRequest
+from sceneparse.run_folder import is_run_folder
 from sceneparse.sweep.plan import Params, Plan
 from sceneparse.sweep.storage import explained_failures, open_storage
 from sceneparse.sweep.study import (
@@ -185,11 +185,8 @@ class _Work:
         if self.stopping():
             raise Preempted("stopped between two runs")
         folder = seed_folder(config, seed)
-        resume = (folder / "last").exists()
-        if folder.exists() and not resume:
-            shutil.rmtree(folder)
-        data = _data_of(config)
-        training = prepare_seed(config, seed, data, self.process, resume=resume, overwrite=False)
+        data, begun = _data_of(config), is_run_folder(folder)
+        training = prepare_seed(config, seed, data, self.process, resume=begun, overwrite=False)
         if seed == config.seeds[0]:
             self._report(training)
         train(training)

@@ -1,0 +1,131 @@
+"""Training in processes to be stopped and killed, forked from one that has imported everything.
+
+The server imports, but never computes: a copy of a process whose threads have computed would hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sceneparse.checkpoint import newest_intact
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    "train_seg": ROOT / "configs" / "quickstart.yaml",
+    "train_cls": ROOT / "configs" / "cifar10_resnet18.yaml",
+}
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(
+    [
+        "sceneparse.assembly.segmentation",
+        "sceneparse.assembly.classification",
+        "sceneparse.report.seeds",
+        "tests.processes",
+    ]
+)
+
+
+class Run:
+    """A training tool at work, with what it says in a file."""
+
+    def __init__(self, tool: str, settings: Sequence[str], *options: str) -> None:
+        folder = Path([s.partition("=")[2] for s in settings if s.startswith("output=")][-1])
+        self.folder = folder / "seed-0" if tool == "train_cls" else folder
+        self.log = folder.with_name(f"{folder.name}.log")
+        arguments = ["--config", str(CONFIGS[tool]), *settings, *options]
+        self._process: ForkServerProcess = forkserver.Process(
+            target=_main, args=(tool, arguments, str(self.log))
+        )
+        self._process.start()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if the process is still there."""
+        assert self._process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+
+    def wait(self, seconds: float = 120) -> int:
+        """Return the exit code, negative where a signal ended the process."""
+        self._process.join(seconds)
+        code = self._process.exitcode
+        if code is None:
+            self._process.kill()
+            raise AssertionError(f"no end within {seconds} s:\n{self.said}")
+        return code
+
+    def wait_for(
+        self, happened: Callable[[], object], seconds: float = 60, every: float = 0.002
+    ) -> None:
+        """Return as soon as something happened, or the process has ended."""
+        end = time.monotonic() + seconds
+        while not happened() and self._process.is_alive():
+            assert time.monotonic() < end, self.said
+            time.sleep(every)
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return the processes that this one has started: data workers, and what starts them."""
+        return self.process.children(recursive=True)
+
+    @property
+    def process(self) -> psutil.Process:
+        """The process as the system sees it."""
+        return psutil.Process(self._process.pid)
+
+    @property
+    def said(self) -> str:
+        """All that runs in this folder have said so far."""
+        return self.log.read_text()
+
+    def saved_step(self) -> int:
+        """Return the newest intact checkpoint's step; 0: there is none."""
+        saved = newest_intact(self.folder, lambda _: None)
+        return 0 if saved is None else int(saved.meta["step"])
+
+
+def _main(tool: str, arguments: list[str], log: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.chdir(ROOT)
+    torch.set_num_threads(2)
+    from sceneparse.cli import run  # noqa: PLC0415 - not in the process that tests
+
+    module = importlib.import_module(f"tools.{tool}")
+    run(module.parser(), module.main, arguments)
+
+
+def finish(tool: str, settings: Sequence[str], *options: str) -> Path:
+    """Train to the end; return the run folder."""
+    run = Run(tool, settings, *options)
+    assert run.wait() == 0, run.said
+    return run.folder
+
+
+def state_of(folder: Path) -> dict[str, Tensor]:
+    """Read all tensors of a run's last checkpoint: weights, averages, momenta."""
+    state = torch.load(folder / "last" / "training.pt", weights_only=True)
+    optimizer = state["stepper"]["optimizer"]["state"]
+    momenta = {f"{i}.{k}": v for i, own in optimizer.items() for k, v in own.items()}
+    tensors = {"model": state["model"], "averaged": state["stepper"].get("averaged", {})}
+    tensors |= {"saved": load_file(folder / "last" / "model.safetensors"), "momenta": momenta}
+    return {f"{part} {name}": value for part, own in tensors.items() for name, value in own.items()}
+
+
+def assert_same_state(folder: Path, expected: Path) -> None:
+    """Compare the last checkpoints of two runs bit for bit."""
+    ours, theirs = state_of(folder), state_of(expected)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []

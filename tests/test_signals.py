@@ -1,0 +1,144 @@
+"""Signals at any time: one verified checkpoint, exit code 75 soon, and an exact resumption."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_classes import animals  # noqa: F401 - a fixture
+from test_train_cls import small  # noqa: F401 - a fixture
+
+from sceneparse.checkpoint import newest_intact
+from sceneparse.data.synthetic import write_dataset
+from tests.conftest import ROOT
+from tests.processes import Run, assert_same_state, finish
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def stop(run: Run, number: signal.Signals) -> int:
+    """Send a signal; the run must end with code 75 within 10 seconds."""
+    run.send(number)
+    assert run.wait(10) == 75, run.said
+    saved = newest_intact(run.folder, pytest.fail)
+    return 0 if saved is None else int(saved.meta["step"])
+
+
+@pytest.mark.fault(44)
+def test_stopped_in_every_phase_and_resumed(tiny: list[str], tmp_path: Path) -> None:
+    # Multi-scale windows make a validation of seconds.
+    settings = [*tiny, "train.amp=off", "eval.every=1", "eval.protocol=spnet", "eval.base=128"]
+    whole = finish("train_seg", [*settings, f"output={tmp_path / 'whole'}"])
+    settings.append(f"output={tmp_path / 'parts'}")
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+
+    run = Run("train_seg", settings)
+    time.sleep(0.05)
+    assert stop(run, signal.SIGUSR1) == 0
+    assert "SIGUSR1 received, nothing to save" in run.said
+
+    run = Run("train_seg", settings, "--resume")
+    run.wait_for((tmp_path / "parts" / "tensorboard").exists)  # the first batch
+    step = stop(run, signal.SIGINT)
+    assert 1 <= step <= 3
+    assert "stopping as soon as the state is saved; Ctrl-C once more quits at once" in run.said
+
+    run = Run("train_seg", settings, "--resume")
+    run.wait_for(lambda: metrics.exists() and '"train", "step": 3' in metrics.read_text())
+    time.sleep(0.2)  # in the validation
+    assert stop(run, signal.SIGTERM) == 3
+    assert "epoch 1/2" not in run.said
+    assert "SIGTERM received, saved after step 3" in run.said
+
+    run = Run("train_seg", settings, "--resume")
+    run.wait_for((tmp_path / "parts/checkpoints/.step-00000003").exists)  # saving the validated
+    assert stop(run, signal.SIGTERM) in range(3, 6)
+
+    finish("train_seg", settings, "--resume")
+    assert_same_state(run.folder, whole)
+
+
+@pytest.mark.fault(44)
+def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
+    slow = [*tiny, "train.save_every=1", "augment.crop=[321,481]", "train.batch_size=12"]
+    run = Run("train_seg", [*slow, "model.base_width=32", "train.epochs=9"])
+    run.wait_for((run.folder / "last").exists)
+    time.sleep(0.5)  # in a step that takes seconds
+    run.send(signal.SIGINT)
+    run.wait_for(lambda: "once more" in run.said)
+    start = time.monotonic()
+    run.send(signal.SIGINT)
+    assert run.wait() == -signal.SIGINT
+    assert time.monotonic() - start < 1
+    assert run.saved_step() > 0
+
+
+@pytest.mark.fault(44)
+def test_next_seed_does_not_begin_after_a_signal(small: list[str]) -> None:  # noqa: F811
+    settings = [*small, "seeds=0-1", "train.save_every=1"]
+    run = Run("train_cls", settings)
+    run.wait_for((run.folder / "last").exists)
+    stop(run, signal.SIGTERM)
+    assert not (run.folder.parent / "seed-1").exists()
+
+
+@pytest.mark.fault(44)
+@pytest.mark.slow
+def test_quickstart_is_stopped_at_20_random_times(tmp_path: Path) -> None:
+    """Cold starts, the quickstart's own sizes, a validation after every epoch."""
+    write_dataset(tmp_path / "data", {"train": 80, "val": 20}, size=(240, 360))
+    tool = [sys.executable, "tools/train_seg.py", "--config", "configs/quickstart.yaml"]
+    tool += [f"data.root={tmp_path / 'data'}", "eval.every=1", "train.epochs=5"]
+    tool += ["train.save_every=7", "train.amp=off"]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+
+    def start(output: str, *options: str) -> subprocess.Popen[str]:
+        command = [*tool, f"output={tmp_path / output}", *options]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+
+    process = start("whole")
+    begun = time.monotonic()
+    assert process.wait() == 0
+    seconds = time.monotonic() - begun
+
+    generator = random.Random(0)
+    phases: Counter[str] = Counter()
+    longest, run = 0.0, 0
+    while sum(phases.values()) < 20:
+        process = start(f"parts-{run}", "--resume")
+        # Python itself takes a moment to start; before it no program can do anything.
+        time.sleep(0.3 + generator.expovariate(4 / seconds))
+        number = sum(phases.values())
+        # To the process alone, or to its workers as well, as Ctrl-C and many schedulers do.
+        (os.kill, os.killpg)[number % 2](process.pid, SIGNALS[number % 3])
+        sent = time.monotonic()
+        said = process.communicate(timeout=60)[1]
+        if process.returncode == 0:  # finished before the signal came
+            assert_same_state(tmp_path / f"parts-{run}", tmp_path / "whole")
+            run += 1
+            continue
+        assert process.returncode == 75, said
+        longest = max(longest, time.monotonic() - sent)
+        nothing = "nothing to save" in said
+        phases["start" if nothing else "later"] += 1
+        if not nothing:
+            assert newest_intact(tmp_path / f"parts-{run}", pytest.fail) is not None
+    process = start(f"parts-{run}", "--resume")
+    assert process.wait() == 0
+    assert_same_state(tmp_path / f"parts-{run}", tmp_path / "whole")
+    print(f"stopped {dict(phases)}, the longest took {longest:.1f} s")
+    assert longest < 10
