@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -19,6 +21,28 @@ def version_rows() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def provenance(device: torch.device) -> dict[str, str]:
+    """Say what made a figure: commit of this code, machine, version of PyTorch, day."""
+    return {
+        "commit": _commit(),
+        "machine": device_words(device),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def _commit() -> str:
+    """Name the commit where this code is a git checkout, marked where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(  # noqa: S603 - constant words
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"release {sceneparse.__version__}"
+    return done.stdout.strip()
 
 
 def device_words(device: torch.device) -> str:

@@ -81,11 +81,13 @@ def test_killed_segmentation_goes_on_exactly(
 
 
 @pytest.mark.fault(39)
+@pytest.mark.parametrize("own", [["train.amp=off"], ["train.amp=bf16", "attention=strip_pooling"]])
 def test_killed_classification_goes_on_exactly(
     small: list[str],  # noqa: F811
     tmp_path: Path,
+    own: list[str],
 ) -> None:
-    settings = [*small, "train.save_every=1", "train.epochs=6"]
+    settings = [*small, *own, "train.save_every=1", "train.epochs=6"]
     whole = finish("train_cls", [*settings, f"output={tmp_path / 'whole'}", "train.save_every=2"])
     parts = killed_and_resumed("train_cls", [*settings, f"output={tmp_path / 'parts'}"], [], step=4)
     assert_same_state(parts, whole)

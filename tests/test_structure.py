@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import sceneparse
+from sceneparse.assembly.study import read_study
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
@@ -25,6 +26,7 @@ from tools import (
     eval_miou,
     make_scenes,
     predict,
+    study_seg,
     sweep_cls,
     train_cls,
     train_seg,
@@ -215,6 +217,15 @@ def readme_commands(tool: str) -> list[list[str]]:
     return [words[words.index(tool) + 1 :] for words in lines if tool in words]
 
 
+def test_readme_sweeps_and_studies_are_whole() -> None:
+    for words in readme_commands("tools/sweep_cls.py"):
+        options = sweep_cls.parser().parse_intermixed_args(words)
+        assert read_plan(ROOT / options.sweep, options.overrides, options.trials).starts()
+    for words in readme_commands("tools/study_seg.py"):
+        options = study_seg.parser().parse_intermixed_args(words)
+        assert read_study(ROOT / options.study, options.overrides).runs
+
+
 def test_readme_commands_parse() -> None:
     training = readme_commands("tools/train_seg.py")
     evaluating = readme_commands("tools/eval_miou.py")
@@ -228,9 +239,6 @@ def test_readme_commands_parse() -> None:
     for words in readme_commands("tools/train_cls.py"):
         options = train_cls.parser().parse_intermixed_args(words)
         load_config(ROOT / options.config, options.overrides, ClsConfig)
-    for words in readme_commands("tools/sweep_cls.py"):
-        options = sweep_cls.parser().parse_intermixed_args(words)
-        assert read_plan(ROOT / options.sweep, options.overrides, options.trials).starts()
     for words in evaluating:
         eval_miou.parser().parse_args(words)
     for tool in (convert_weights, check_data, compare_cls, convert_data, benchmark, predict):

@@ -245,7 +245,7 @@ def _create_loss(
     )
 
 
-def _model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
+def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
     """Describe the network as checkpoints keep it, without how norms share their statistics."""
     settings = config.model.model_dump(exclude={"pretrained", "freeze"})
     norm = "group" if config.model.norm == "group" else "batch"
@@ -263,7 +263,7 @@ def _create_model(
 ) -> SegmentationModel:
     torch.manual_seed(config.seed)
     settings = config.model
-    arguments = _model_arguments(config, num_classes)
+    arguments = model_arguments(config, num_classes)
     if settings.norm != "sync" or process.device.type == "cuda":
         arguments["norm"] = settings.norm
     model = create_segmentation_model(**arguments)
@@ -319,7 +319,7 @@ def _meta(
     table = dataset.table
     return {
         "task": "segmentation",
-        "model": _model_arguments(config, table.num_classes),
+        "model": model_arguments(config, table.num_classes),
         "classes": table.names,
         "colors": table.colors,
         "mean": config.data.mean,

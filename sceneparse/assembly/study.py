@@ -1,0 +1,169 @@
+"""A study: rows of settings, a run for each row and seed, every one tested the same way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sceneparse.assembly.runs import say_on_main
+from sceneparse.assembly.segmentation import model_arguments, prepare_training
+from sceneparse.checkpoint import load_segmentation_model, newest_intact
+from sceneparse.config.loading import load_config, read_settings, set_key, validate
+from sceneparse.config.segmentation import SegConfig
+from sceneparse.config.study import StudyConfig
+from sceneparse.data.datasets import SegmentationDataset, create_dataset
+from sceneparse.distributed import Process
+from sceneparse.durable import replace_folder
+from sceneparse.errors import InputError
+from sceneparse.evaluation import evaluate_dataset
+from sceneparse.machine import provenance
+from sceneparse.models import create_segmentation_model
+from sceneparse.prediction.predictor import Predictor
+from sceneparse.report.evaluation import write_evaluation
+from sceneparse.run_folder import changed_settings
+from sceneparse.training import train
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study: its row, its seed and all its settings."""
+
+    row: str
+    config: SegConfig
+    split: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is."""
+        return Path(self.config.output)
+
+    @property
+    def scores(self) -> Path:
+        """Where its test is."""
+        return self.folder / f"eval_{self.split}"
+
+    @property
+    def tested(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.scores.is_dir()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's YAML says, and its runs: all rows with the first seed, then the next."""
+
+    config: StudyConfig
+    output: Path
+    runs: Sequence[StudyRun]
+
+
+def read_study(path: Path, overrides: Sequence[str]) -> Study:
+    """Read a study and check the settings of all its runs; `overrides` change those of all.
+
+    Raises InputError that names every problem.
+    """
+    study = validate(read_settings(path, (), StudyConfig), StudyConfig, path)
+    base = path.parent / study.config
+    common = load_config(base, overrides, SegConfig)
+    settings = read_settings(base, overrides, SegConfig)
+    given = {override.partition("=")[0] for override in overrides}
+    output = Path(common.output if "output" in settings else f"runs/{path.stem}")
+    if "seed" in given:
+        raise InputError(f"seed is what {path} lists; leave it out of the command")
+    runs = []
+    for seed in study.seeds:
+        for row, changes in study.rows.items():
+            if both := given & changes.keys():
+                raise InputError(f"{min(both)} is what the rows of {path} differ in; leave it out")
+            own = copy.deepcopy(settings)
+            place = str(output / row / f"seed-{seed}")
+            for key, value in [*changes.items(), ("seed", seed), ("output", place)]:
+                set_key(own, key, value)
+            runs.append(StudyRun(row, validate(own, SegConfig, f"{path}: row {row}"), study.split))
+    return Study(study, output, runs)
+
+
+def open_test_set(study: Study) -> SegmentationDataset:
+    """Open the split that all runs are tested on."""
+    data = study.runs[0].config.data
+    return create_dataset(data.dataset, data.root, study.config.split, data.classes)
+
+
+def check_runs(study: Study) -> None:
+    """Open the data and build all networks without computing; raises InputError."""
+    classes = open_test_set(study).table.num_classes
+    for run in study.runs[: len(study.config.rows)]:
+        with torch.device("meta"):
+            create_segmentation_model(**model_arguments(run.config, classes))
+    _refuse_other_runs(study)
+
+
+def _refuse_other_runs(study: Study) -> None:
+    """Raise InputError where the folder holds runs with other settings than the study's."""
+    for run in study.runs:
+        written = run.folder / "config.yaml"
+        if not written.is_file():
+            continue
+        before = load_config(written, (), SegConfig).model_dump(mode="json")
+        changes = changed_settings(before, run.config.model_dump(mode="json"))
+        if changes:
+            raise InputError(
+                f"'{run.folder}' holds another run: {changes[0]}; choose another folder with "
+                "output=FOLDER"
+            )
+
+
+def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
+    """Train and test what is not yet finished; yields each run when it is."""
+    dataset = open_test_set(study)
+    for run in study.runs:
+        if not run.tested:
+            train(prepare_training(run.config, process, resume=run.folder.exists()))
+            _test(run, dataset, process)
+        yield run
+
+
+def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
+    """Test the last epoch as the run validates: nothing is chosen by any images."""
+    saved = newest_intact(run.folder, partial(say_on_main, process))
+    assert saved is not None  # the run has ended
+    predictor = Predictor(load_segmentation_model(saved.folder), device=str(process.device))
+    evaluation = evaluate_dataset(
+        predictor,
+        dataset,
+        process,
+        workers=run.config.data.workers,
+        facts={
+            "checkpoint": str(saved.folder),
+            "data": f"{len(dataset)} images, split {run.split} of {run.config.data.root}",
+            "precision": predictor.compute.name,
+            "seconds": f"{saved.meta['seconds']:.1f}",
+            **costs_of(predictor, dataset),
+            **provenance(process.device),
+        },
+        after_image=lambda *_: None,
+    )
+    aside = run.scores.with_name(f".{run.scores.name}")
+    aside.mkdir(parents=True, exist_ok=True)
+    write_evaluation(aside, evaluation)
+    replace_folder(aside, run.scores)
+
+
+def costs_of(predictor: Predictor, dataset: SegmentationDataset) -> dict[str, str]:
+    """Count parameters, and multiply-adds at the size that the first image is tested at."""
+    height, width = dataset[0][0].shape[:2]
+    protocol = predictor.protocol
+    rows, columns = protocol.scaled(height, width, max(protocol.scales))
+    model = copy.deepcopy(predictor.model).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty((1, 3, rows, columns), device="meta"), upsample=False)
+    return {
+        "parameters": str(sum(parameter.numel() for parameter in model.parameters())),
+        "multiply_adds": str(counter.get_total_flops() // 2),
+    }

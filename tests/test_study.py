@@ -1,0 +1,112 @@
+"""Studies: every row and seed once, tested as tools/eval_miou.py tests, finished ones kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+from test_train_seg import call
+
+from sceneparse.data.synthetic import write_dataset
+from tools import eval_miou, study_seg
+
+BASE = """
+data: {workers: 0}
+augment: {crop: [33, 49]}
+model: {backbone: resnet18, stem: plain, base_width: 8, width: 8, aux: false, multi_grid: null}
+train: {epochs: 1, batch_size: 4, amp: off}
+"""
+STUDY = """
+config: base.yaml
+split: val
+reference: fcn
+seeds: [0, 3]
+rows:
+  fcn: {model.head: fcn}
+  psp: {model.head: psp}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> tuple[Path, list[str]]:
+    write_dataset(tmp_path / "data", {"train": 4, "val": 3}, size=(48, 64))
+    (tmp_path / "base.yaml").write_text(BASE)
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path, [f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'out'}"]
+
+
+def test_rows_and_seeds_are_tested_once(
+    study: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, settings = study
+    assert call(study_seg, path, *settings) == 0
+    assert "4 of 4 runs are finished" in capsys.readouterr().out
+    written = tmp_path / "out" / "study.json"
+    entries = json.loads(written.read_text())
+    order = [(entry["config"], entry["seed"]) for entry in entries]
+    assert order == [("fcn", 0), ("psp", 0), ("fcn", 3), ("psp", 3)]
+    for entry in entries:
+        last = tmp_path / "out" / entry["config"] / f"seed-{entry['seed']}" / "last"
+        assert call(eval_miou, last, "--output", tmp_path / "again") == 0
+        again = json.loads((tmp_path / "again" / "eval.json").read_text())
+        assert entry["mean_iou"] == again["mean_iou"]
+        assert entry["classes"] == {row["name"]: row["iou"] for row in again["classes"]}
+    fcn, psp = ([e["mean_iou"] for e in entries if e["config"] == row] for row in ("fcn", "psp"))
+    p_value = stats.ttest_ind(fcn, psp, equal_var=False).pvalue
+    word = "separated" if p_value < 0.05 else "not separated"
+    line = next(x for x in written.with_suffix(".md").read_text().splitlines() if "| psp" in x)
+    assert f"| {100 * (sum(psp) - sum(fcn)) / 2:+.2f}, {word} |" in line
+
+    metrics = tmp_path / "out/psp/seed-3/metrics.jsonl"
+    before = metrics.stat().st_mtime_ns
+    assert call(study_seg, path, *settings) == 0
+    assert metrics.stat().st_mtime_ns == before
+
+
+def test_unfinished_runs_are_left_out(
+    study: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, settings = study
+    assert call(study_seg, path, *settings, "--summary") == 2
+    assert "holds no finished run yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "message"),
+    [
+        (STUDY.replace("psp}", "pspp}"), "", "unknown head 'pspp'"),
+        (STUDY.replace("model.head: psp", "model.haed: psp"), "", "did you mean 'head'"),
+        (STUDY.replace("reference: fcn", "reference: x"), "", "reference 'x' is none of rows"),
+        (STUDY.replace("[0, 3]", "[0, 0]"), "", "a seed is there twice"),
+        (STUDY.replace("  psp:", "  ../psp:"), "", "rows.../psp"),
+        (STUDY, "model.head=fcn", "model.head is what the rows of"),
+        (STUDY, "seed=1", "leave it out"),
+        (STUDY.replace("split: val", "split: none"), "", "none"),
+    ],
+)
+def test_bad_studies_train_nothing(
+    study: tuple[Path, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    setting: str,
+    message: str,
+) -> None:
+    path, settings = study
+    path.write_text(text)
+    assert call(study_seg, path, *settings, *filter(None, [setting])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_other_settings_are_refused(
+    study: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, settings = study
+    assert call(study_seg, path, *settings) == 0
+    assert call(study_seg, path, *settings, "optim.lr=0.5") == 2
+    assert "holds another run: optim.lr was" in capsys.readouterr().err
