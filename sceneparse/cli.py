@@ -108,11 +108,22 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         "--weighting", help="of windows: uniform, or gaussian (trusts their middle more)"
     )
     group.add_argument("--amp", help="precision: auto, bf16, fp16 or off")
+    group.add_argument(
+        "--dtype", help="faster, nearly the same: norms folded, all in float32, bfloat16 or float16"
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="faster after a first image of each size; see --dtype",
+    )
 
 
 def protocol_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Collect the options of add_protocol_options but --amp; None stands for as trained."""
+    """Collect the options of add_protocol_options; None stands for as trained."""
     return {
+        "amp": options.amp,
+        "dtype": options.dtype,
+        "compile": options.compile,
         "protocol": options.protocol,
         "crop": tuple(options.crop) if options.crop else None,
         "base": options.base,

@@ -21,7 +21,7 @@ from sceneparse.data.loader import Batch
 from sceneparse.distributed import sum_over_processes
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference.protocols import Infer
-from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.precision import Compute
 
 # Runs a network on normalised images, for its loss.
@@ -232,7 +232,7 @@ class Meter(Protocol):
 
 @torch.inference_mode()
 def evaluate(
-    model: SegmentationModel,
+    model: SegmentationNetwork,
     batches: Iterable[Batch],
     meters: Sequence[Meter],
     *,

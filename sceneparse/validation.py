@@ -25,7 +25,7 @@ from sceneparse.report.pictures import ExampleCollector, Picture, example_grid
 from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
 
 if TYPE_CHECKING:
-    from sceneparse.models.segmentation import SegmentationModel
+    from sceneparse.models.segmentation import SegmentationNetwork
 
 _EXAMPLES = 4
 
@@ -69,7 +69,7 @@ def validate_segmentation(
     collector = ExampleCollector({pairs[index].name for index in spread(len(pairs), _EXAMPLES)})
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, device=compute.device)
     evaluate(
-        cast("SegmentationModel", model),
+        cast("SegmentationNetwork", model),
         until_stopped(batches(loader), stop, compute.device),
         [matrix],
         infer=protocol,

@@ -66,7 +66,7 @@ def test_bfloat16_decides_alike() -> None:
     ready = prepare_for_inference(model, dtype="bfloat16")
     assert {p.dtype for p in ready.parameters()} == {torch.bfloat16}
     with torch.inference_mode():
-        expected, found = model(images)["out"], ready(images.bfloat16())["out"]
+        expected, found = model(images)["out"], ready(images)["out"]
     assert (found.argmax(1) == expected.argmax(1)).double().mean() > 0.95
 
 

@@ -94,13 +94,13 @@ def main(options: argparse.Namespace) -> None:
 
 def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
-    from sceneparse.checkpoint import load_segmentation_model, resolve_checkpoint
     from sceneparse.distributed import join_processes
     from sceneparse.evaluation import evaluate_dataset
+    from sceneparse.prediction.networks import load_network, source_of
     from sceneparse.prediction.predictor import Predictor
     from sceneparse.report.pictures import save_labels
 
-    model = load_segmentation_model(options.checkpoint)
+    model = load_network(options.checkpoint)
     dataset = open_dataset(options, model.meta)
     split = options.split or model.meta["data"]["val_split"]
     root = options.data or model.meta["data"]["root"]
@@ -109,7 +109,6 @@ def evaluate_one(options: argparse.Namespace) -> None:
         predictor = Predictor(
             model,
             device=str(process.device),
-            amp=options.amp,
             **protocol_settings(options),
         )
 
@@ -127,9 +126,9 @@ def evaluate_one(options: argparse.Namespace) -> None:
             with_calibration=options.report,
             workers=options.workers,
             facts={
-                "checkpoint": str(resolve_checkpoint(options.checkpoint)),
+                "checkpoint": str(source_of(options.checkpoint)),
                 "data": f"{len(dataset)} images, split {split} of {root}",
-                "precision": predictor.compute.name,
+                "precision": predictor.precision,
             },
             after_image=save,
         )
@@ -163,6 +162,8 @@ def prepare_output(options: argparse.Namespace, split: str) -> Path:
 
     checkpoint, name = Path(options.checkpoint), f"eval_{Path(split).stem}"
     output = checkpoint / name
+    if checkpoint.is_file():  # an exported file
+        output = checkpoint.with_name(f"{name}_{checkpoint.name.replace('.', '_')}")
     if (checkpoint / "meta.json").is_file():  # a checkpoint was named itself
         run_folder = checkpoint.parent
         run_folder = run_folder.parent if run_folder.name == "checkpoints" else run_folder

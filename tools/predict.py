@@ -72,7 +72,6 @@ def main(options: argparse.Namespace) -> None:
     predictor = Predictor(
         options.checkpoint,
         device=options.device,
-        amp=options.amp,
         **protocol_settings(options),
     )
     print(f"protocol     {predictor.protocol.words}")

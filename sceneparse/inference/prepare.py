@@ -36,12 +36,14 @@ def prepare_for_inference(
 
     Batch norms are folded into convolutions, dropout and auxiliary head are gone, weights are of
     `dtype` (a torch type, or "float32", "bfloat16", "float16") and in channels_last layout. With
-    `compile` torch.compile builds kernels at the first image of each size. Images are to be given
-    in `dtype`. Raises InputError for a type it does not know.
+    `compile` torch.compile builds kernels at the first image of each size. Images of any type are
+    taken. Raises InputError for a type it does not know, and for networks without weights.
     """
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise InputError(f"unknown dtype '{dtype}'; choose one of: {', '.join(DTYPES)}")
+    if next(model.parameters(), None) is None:
+        raise InputError("an exported network is as fast as it was made; leave out dtype, compile")
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(ready, SegmentationModel):
         ready.aux_head = None
@@ -50,9 +52,21 @@ def prepare_for_inference(
     ready.to(chosen)
     if channels_last:
         ready.to(memory_format=torch.channels_last)
+    ready.register_forward_pre_hook(_Cast(chosen))
     if compile:
         ready.compile(dynamic=False)
     return ready
+
+
+class _Cast:
+    """Gives a network its images in its own type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        images, *others = inputs
+        return images.to(self.dtype), *others
 
 
 def fold_batch_norms(model: nn.Module) -> int:

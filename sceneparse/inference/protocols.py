@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from sceneparse.errors import InputError, NumericalError, unknown_name
 from sceneparse.inference.scores import PixelScores, View, Window
 from sceneparse.inference.windows import WEIGHTINGS, Span, place_windows
-from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.segmentation import SegmentationNetwork
 
-Infer = Callable[[SegmentationModel, Tensor], PixelScores]
+Infer = Callable[[SegmentationNetwork, Tensor], PixelScores]
 # Pixels in one pass of the network: bounds its memory, and fills the device.
 _PIXELS_IN_A_PASS = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
 # mmsegmentation's test pipelines never let the long side of an image grow beyond this.
@@ -83,7 +83,7 @@ class Protocol:
             parts.append(f"{self.side} side {'' if single else 'of scale 1 '}{self.base}")
         return f"{self.name}: " + ", ".join(parts)
 
-    def __call__(self, model: SegmentationModel, images: Tensor) -> PixelScores:
+    def __call__(self, model: SegmentationNetwork, images: Tensor) -> PixelScores:
         """Score normalised images (B, 3, H, W); raises NumericalError on NaN or Inf."""
         height, width = images.shape[-2:]
         views = [
@@ -120,7 +120,7 @@ class Protocol:
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
         return max(height * width, *(rows * columns for rows, columns in sizes))
 
-    def _views(self, model: SegmentationModel, images: Tensor) -> list[View]:
+    def _views(self, model: SegmentationNetwork, images: Tensor) -> list[View]:
         """Look at images, and at their mirror images, through all windows."""
         size = images.shape[-2], images.shape[-1]
         top, bottom = self._margins(size[0], 0, model.output_stride)
@@ -172,7 +172,7 @@ def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
 Look = tuple[bool, Span, Span]
 
 
-def _run(model: SegmentationModel, images: Tensor, looks: Sequence[Look]) -> Iterator[Tensor]:
+def _run(model: SegmentationNetwork, images: Tensor, looks: Sequence[Look]) -> Iterator[Tensor]:
     """Run the network on windows of one size, many at once; yields logits (B, h, w, K), float32."""
     _, rows, columns = looks[0]
     pixels = _PIXELS_IN_A_PASS.get(images.device.type, _PIXELS_IN_A_PASS["cpu"])

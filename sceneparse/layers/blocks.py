@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +37,7 @@ class ConvNormAct(nn.Sequential):
 
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize maps (B, C, h, w) to (B, C, *size), bilinear, corners aligned as SPNet does it."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    # An exported graph serves all sizes, so that there is nothing to compare.
+    if not torch.compiler.is_exporting() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)

@@ -16,6 +16,28 @@ from torch.nn import functional as F
 from sceneparse.layers.blocks import ConvNormAct, resize
 
 
+def pool_to_grid(x: Tensor, grid: int) -> Tensor:
+    """Average over a grid of cells (adaptive average pooling): (B, C, H, W) -> (B, C, grid, grid).
+
+    Exported graphs would keep the cells of the size they were traced at, so there two matrices,
+    made for each size, do the same.
+    """
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, grid)
+    rows, columns = (pooling_matrix(size, grid, x) for size in x.shape[-2:])
+    pooled: Tensor = rows @ x @ columns.T
+    return pooled
+
+
+def pooling_matrix(size: int, grid: int, like: Tensor) -> Tensor:
+    """Return the shares of `size` pixels in `grid` cells, which may overlap: (grid, size)."""
+    cells = torch.arange(grid, device=like.device)[:, None]
+    first, last = cells * size // grid, ((cells + 1) * size + grid - 1) // grid
+    pixels = torch.arange(size, device=like.device)
+    inside = (pixels >= first) & (pixels < last)
+    return inside.to(like.dtype) / (last - first).to(like.dtype)
+
+
 class StripPooling(nn.Module):
     """Strip pooling module (SPM), section 3.1: gates each pixel by its row's and column's means.
 
@@ -80,7 +102,7 @@ class _ShortRange(nn.Module):
         x = self.reduce(x)
         total = self.full(x)
         for grid, conv in zip(self.grids, self.pooled, strict=True):
-            total = total + resize(conv(F.adaptive_avg_pool2d(x, grid)), x.shape[-2:])
+            total = total + resize(conv(pool_to_grid(x, grid)), x.shape[-2:])
         fused: Tensor = self.fuse(F.relu(total))
         return fused
 
@@ -118,7 +140,7 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pyramid = [
-            resize(conv(F.adaptive_avg_pool2d(x, grid)), x.shape[-2:])
+            resize(conv(pool_to_grid(x, grid)), x.shape[-2:])
             for grid, conv in zip(self.grids, self.pooled, strict=True)
         ]
         return torch.cat([x, *pyramid], dim=1)

@@ -29,6 +29,11 @@ class Described:
         return list(self._described("classes"))
 
     @property
+    def colors(self) -> list[tuple[int, int, int]]:
+        """RGB colours 0..255 of the classes a trained segmentation model knows, by number."""
+        return [(red, green, blue) for red, green, blue in self._described("colors")]
+
+    @property
     def mean(self) -> Channels:
         """RGB mean in 0..1 that images are normalised with."""
         red, green, blue = self._described("mean")

@@ -20,7 +20,19 @@ _DOWNLOAD_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_onl
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
-class SegmentationModel(nn.Module, Described, ModelHubMixin, library_name="sceneparse"):
+class SegmentationNetwork(nn.Module, Described):
+    """Whatever gives logits for images: a model, or a file that was exported from one.
+
+    Shape: (B, 3, H, W) normalised images, with `upsample=False` -> {"out": (B, K, h, w)}
+    """
+
+    @property
+    def output_stride(self) -> int:
+        """Input pixels per logit."""
+        raise NotImplementedError
+
+
+class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="sceneparse"):
     """Join finished parts: a backbone of four maps, a head, an auxiliary head or none.
 
     The auxiliary head runs in training mode only. With `upsample=False` the logits stay at the
@@ -44,11 +56,6 @@ class SegmentationModel(nn.Module, Described, ModelHubMixin, library_name="scene
         self.aux_head = aux_head
         self.meta: dict[str, Any] = {}
         self._frozen: list[nn.Module] = []
-
-    @property
-    def colors(self) -> list[tuple[int, int, int]]:
-        """RGB colours 0..255 of the classes, by train id."""
-        return [(red, green, blue) for red, green, blue in self._described("colors")]
 
     def freeze_stages(self, count: int) -> None:
         """Keep stem and first `count` stages of the backbone as they are, batch statistics too."""

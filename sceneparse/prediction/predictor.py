@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sceneparse.checkpoint import load_segmentation_model
 from sceneparse.data.datasets import DATASETS
 from sceneparse.data.labels import (
     Labels,
@@ -25,10 +24,12 @@ from sceneparse.data.labels import (
 from sceneparse.data.reading import read_image, rgb_array
 from sceneparse.errors import InputError
 from sceneparse.inference.normalization import Normalization
+from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.inference.scores import PixelScores
-from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.precision import Compute, choose_dtype
+from sceneparse.prediction.networks import load_network
 from sceneparse.report.pictures import Picture, colorize, named_overlay
 
 # Larger images are predicted tile by tile, so that memory does not grow with them.
@@ -44,30 +45,39 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 class Predictor:
     """Predicts images with a run, checkpoint or model, under the protocol it was validated with.
 
-    `device`: "cuda" where there is one, else "cpu". `amp`: auto, bf16, fp16 or off. `protocol` and
-    the settings after it are those of create_protocol. None: as trained. Raises InputError where
-    the checkpoint cannot be used.
+    `device`: "cuda" where there is one, else "cpu". `amp`: auto, bf16, fp16 or off. `dtype`
+    (float32, bfloat16, float16) and `compile` prepare the network for speed instead
+    (prepare_for_inference). `protocol` and the settings after it are those of create_protocol.
+    None: as trained. Raises InputError where the checkpoint cannot be used.
     """
 
     def __init__(
         self,
-        source: str | Path | SegmentationModel,
+        source: str | Path | SegmentationNetwork,
         *,
         device: str | None = None,
         amp: str | None = None,
+        dtype: str | None = None,
+        compile: bool = False,
         protocol: str | None = None,
         **settings: Any,  # noqa: ANN401 - create_protocol's
     ) -> None:
-        self.model = (
-            source if isinstance(source, SegmentationModel) else load_segmentation_model(source)
-        )
-        self.model.eval()
-        self.table = table_of(self.model)
-        self.protocol = protocol_of(self.model, protocol, **settings)
+        network = source if isinstance(source, SegmentationNetwork) else load_network(source)
+        network.eval()
+        self.table = table_of(network)
+        self.protocol = protocol_of(network, protocol, **settings)
         chosen = _choose_device(device)
-        self.compute = Compute(
-            chosen, choose_dtype(amp or _trained_amp(self.model, chosen), chosen)
-        )
+        self._compiled, self._prepared = compile, compile or dtype is not None
+        if not self._prepared:
+            self.compute = Compute(
+                chosen, choose_dtype(amp or _trained_amp(network, chosen), chosen)
+            )
+            self.model: SegmentationNetwork = network
+        elif amp is not None:
+            raise InputError("give dtype and compile, or amp, not both")
+        else:
+            self.compute = Compute(chosen)
+            self.model = prepare_for_inference(network, dtype=dtype or "float32", compile=compile)
         self.compute.place_model(self.model)
         self.normalize = Normalization(self.model.mean, self.model.std)
 
@@ -77,6 +87,14 @@ class Predictor:
         Arrays are uint8 RGB (H, W, 3).
         """
         return self.batch([load_picture(image)], keep_probabilities=True)[0]
+
+    @property
+    def precision(self) -> str:
+        """The type numbers are computed in, and how, e.g. "bfloat16, norms folded"."""
+        if not self._prepared:
+            return self.compute.name
+        kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return f"{kind}, norms folded" + (", compiled" if self._compiled else "")
 
     @torch.inference_mode()
     def batch(
@@ -212,7 +230,7 @@ def _choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def _trained_amp(model: SegmentationModel, device: torch.device) -> str:
+def _trained_amp(model: SegmentationNetwork, device: torch.device) -> str:
     """Return the precision of training, where the device can compute in it."""
     trained: str = model.meta.get("config", {}).get("train", {}).get("amp", "auto")
     return "off" if trained == "fp16" and device.type == "cpu" else trained
@@ -231,7 +249,7 @@ def load_picture(image: ImageLike) -> Picture:
     return image
 
 
-def table_of(model: SegmentationModel) -> LabelTable:
+def table_of(model: SegmentationNetwork) -> LabelTable:
     """Return the label table of the data set a model was trained on."""
     layout = DATASETS.get(model.meta.get("data", {}).get("dataset", "folder"))
     if layout is None or layout.table is None:
@@ -239,7 +257,7 @@ def table_of(model: SegmentationModel) -> LabelTable:
     return load_label_table(layout.table)
 
 
-def protocol_of(model: SegmentationModel, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401
+def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401
     """Return the protocol a model was validated with, or another one by name.
 
     `settings` change it; those that are None do not. Raises InputError for one without effect.
