@@ -16,6 +16,8 @@ SWEEP = [
     "scikit-learn",
 ]
 
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+
 setup(
     name="sceneparse",
     version=VERSION,
@@ -49,9 +51,11 @@ setup(
     ],
     extras_require={
         "sweep": SWEEP,
+        "export": EXPORT,
         "fuzz": ["atheris"],
         "dev": [
             *SWEEP,
+            *EXPORT,
             "pytest",
             "ruff",
             "mypy",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sceneparse.checkpoint import load_model
+    from sceneparse.inference.prepare import prepare_for_inference
     from sceneparse.models import create_segmentation_model
     from sceneparse.models.classification import create_classifier
     from sceneparse.prediction.predictor import Predictor
@@ -21,6 +22,7 @@ __all__ = [
     "create_classifier",
     "create_segmentation_model",
     "load_model",
+    "prepare_for_inference",
 ]
 
 _HOMES = {
@@ -28,6 +30,7 @@ _HOMES = {
     "create_classifier": "sceneparse.models.classification",
     "create_segmentation_model": "sceneparse.models",
     "load_model": "sceneparse.checkpoint",
+    "prepare_for_inference": "sceneparse.inference.prepare",
 }
 
 

@@ -24,6 +24,7 @@ from tools import (
     convert_data,
     convert_weights,
     eval_miou,
+    export,
     make_scenes,
     predict,
     study_seg,
@@ -60,6 +61,7 @@ ALLOWED = {
     "logs": {"durable"},
     "inference": {"inference", "models"},
     "checkpoint": {"durable", "models", "tensor_files"},
+    "export": {"durable", "inference", "layers", "models"},
     "report": {"report", "metrics", "data"},
     "prediction": {
         "checkpoint",
@@ -141,7 +143,10 @@ def keyword(call: ast.Call, name: str) -> object:
 def dangers_in(source: str) -> list[str]:
     """Name the calls that run what a file holds, or pass text to a shell."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    # An option of that name is no call of the built-in function.
+    options = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} & {"compile"}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names]
@@ -149,12 +154,13 @@ def dangers_in(source: str) -> list[str]:
             # Under another name they would not be found below.
             found += [a.name for a in node.names if a.name in {"load", "loads", "system", "popen"}]
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            found += [node.id] if node.id in {"eval", "exec", "compile", "__import__"} else []
+            found += [node.id] if node.id in RUNNING_TEXT - options else []
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             found += dangerous_call(node, f"{ast.unparse(node.func.value)}.{node.func.attr}")
     return found
 
 
+RUNNING_TEXT = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_MODULES = {"shelve", "marshal", "dill", "cloudpickle", "joblib", "xml", "code", "codeop"}
 FORBIDDEN_CALLS = {
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "os.system", "os.popen"),
@@ -188,6 +194,7 @@ def dangerous_call(call: ast.Call, name: str) -> list[str]:
         "from pickle import loads",
         "eval(text)",
         "run = exec",
+        "compile(text, name, 'exec')",
         "yaml.load(text, Loader=yaml.Loader)",
         "yaml.load(text)",
         "subprocess.run(text, shell=True)",
@@ -200,6 +207,10 @@ def dangerous_call(call: ast.Call, name: str) -> list[str]:
 )
 def test_dangers_are_found(source: str) -> None:
     assert dangers_in(source)
+
+
+def test_options_called_compile_are_no_danger() -> None:
+    assert dangers_in("def prepare(model, compile): model.compile() if compile else None") == []
 
 
 @pytest.mark.parametrize(
@@ -241,7 +252,15 @@ def test_readme_commands_parse() -> None:
         load_config(ROOT / options.config, options.overrides, ClsConfig)
     for words in evaluating:
         eval_miou.parser().parse_args(words)
-    for tool in (convert_weights, check_data, compare_cls, convert_data, benchmark, predict):
+    for tool in (
+        convert_weights,
+        check_data,
+        compare_cls,
+        convert_data,
+        benchmark,
+        predict,
+        export,
+    ):
         for words in readme_commands(f"tools/{tool.__name__.removeprefix('tools.')}.py"):
             tool.parser().parse_args(words)
     for words in making:

@@ -22,8 +22,10 @@ from sceneparse.distributed import Process
 from sceneparse.durable import replace_folder
 from sceneparse.errors import InputError
 from sceneparse.evaluation import evaluate_dataset
+from sceneparse.inference.protocols import Protocol
 from sceneparse.machine import provenance
 from sceneparse.models import create_segmentation_model
+from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.prediction.predictor import Predictor
 from sceneparse.report.evaluation import write_evaluation
 from sceneparse.run_folder import changed_settings
@@ -133,7 +135,8 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
     """Test the last epoch as the run validates: nothing is chosen by any images."""
     saved = newest_intact(run.folder, partial(say_on_main, process))
     assert saved is not None  # the run has ended
-    predictor = Predictor(load_segmentation_model(saved.folder), device=str(process.device))
+    model = load_segmentation_model(saved.folder)
+    predictor = Predictor(model, device=str(process.device))
     evaluation = evaluate_dataset(
         predictor,
         dataset,
@@ -144,7 +147,7 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
             "data": f"{len(dataset)} images, split {run.split} of {run.config.data.root}",
             "precision": predictor.compute.name,
             "seconds": f"{saved.meta['seconds']:.1f}",
-            **costs_of(predictor, dataset),
+            **costs_of(model, predictor.protocol, dataset),
             **provenance(process.device),
         },
         after_image=lambda *_: None,
@@ -155,14 +158,15 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
     replace_folder(aside, run.scores)
 
 
-def costs_of(predictor: Predictor, dataset: SegmentationDataset) -> dict[str, str]:
+def costs_of(
+    model: SegmentationModel, protocol: Protocol, dataset: SegmentationDataset
+) -> dict[str, str]:
     """Count parameters, and multiply-adds at the size that the first image is tested at."""
     height, width = dataset[0][0].shape[:2]
-    protocol = predictor.protocol
     rows, columns = protocol.scaled(height, width, max(protocol.scales))
-    model = copy.deepcopy(predictor.model).to("meta")
+    shapes = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter:
-        model(torch.empty((1, 3, rows, columns), device="meta"), upsample=False)
+        shapes(torch.empty((1, 3, rows, columns), device="meta"), upsample=False)
     return {
         "parameters": str(sum(parameter.numel() for parameter in model.parameters())),
         "multiply_adds": str(counter.get_total_flops() // 2),
