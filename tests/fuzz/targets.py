@@ -132,8 +132,9 @@ def fuzz_list(data: bytes) -> None:
             create_dataset(dataset, root, split)
     words = data.decode("utf-8", "surrogateescape").split("\n")
     with suppress(Explained):
-        # Globs may go through the whole file system.
-        find_sources([word.replace("*", "x").replace("/", "") for word in words])
+        # Globs and folders, such as "", may go through the whole file system.
+        plain = [word.replace("*", "x").replace("/", "") for word in words]
+        find_sources([word for word in plain if word.strip(".")])
 
 
 def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
