@@ -72,6 +72,7 @@ def test_argmax_inside_gives_the_labels_of_whole_images(tmp_path: Path, describe
         sceneparse.Predictor(path)
 
 
+@pytest.mark.fault(51)
 def test_a_mismatch_removes_the_file(
     tmp_path: Path, described: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_mismatch_removes_the_file(
     assert not path.exists()
 
 
+@pytest.mark.fault(51)
 def test_wrong_numbers_remove_the_file(
     tmp_path: Path, described: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,22 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     ]
 
 
+def draw_front(
+    axes: Axes, costs: Sequence[float], means: Sequence[float], front: Sequence[int]
+) -> Line2D:
+    """Join the points of the front by a dashed line, the cheapest first."""
+    order = sorted(front, key=lambda k: costs[k])
+    (line,) = axes.plot(
+        [costs[k] for k in order],
+        [means[k] for k in order],
+        color="#777",
+        linestyle="--",
+        linewidth=1,
+        zorder=0,
+    )
+    return line
+
+
 def draw_trade_offs(comparison: Comparison, costs: Mapping[str, Costs]) -> Figure:
     """Draw accuracy, with intervals over seeds, against each cost; the front is a dashed line."""
     kinds, lines = _measured(costs), {}
@@ -96,7 +112,7 @@ def _draw_panel(
 ) -> dict[str, Line2D]:
     means = [100 * row.accuracy.mean for row in rows]
     signed = [-value if kind.more_is_better else value for value in values]
-    front = sorted(pareto_front([*zip(signed, means, strict=True)]), key=lambda k: values[k])
+    front = pareto_front([*zip(signed, means, strict=True)])
     lines = {}
     for k, row in enumerate(rows):
         # The colours of the curves, which are drawn in the same order.
@@ -105,14 +121,7 @@ def _draw_panel(
             span = [100 * max(row.accuracy.low, 0), 100 * min(row.accuracy.high, 1)]
             axes.plot([values[k]] * 2, span, color=ink, linewidth=1.5, alpha=0.5)
         (lines[row.name],) = axes.plot(values[k], means[k], shape, color=ink)
-    (lines["Pareto front of the means"],) = axes.plot(
-        [values[k] for k in front],
-        [means[k] for k in front],
-        color="#777",
-        linestyle="--",
-        linewidth=1,
-        zorder=0,
-    )
+    lines["Pareto front of the means"] = draw_front(axes, values, means, front)
     axes.set_xlabel(kind.head + (", more is better" if kind.more_is_better else ""))
     axes.set_ylabel("test accuracy (%), last epoch")
     axes.grid(alpha=0.3)

@@ -15,7 +15,7 @@ from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.metrics.bootstrap import Difference, compare_paired
 from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH, class_iou, mean_iou
 from sceneparse.metrics.significance import MeanDifference, compare_means
-from sceneparse.report.costs import pareto_front
+from sceneparse.report.costs import draw_front, pareto_front
 from sceneparse.report.evaluation import Stored, read_evaluation
 from sceneparse.report.layout import Table
 from sceneparse.report.plots import add_legend
@@ -214,15 +214,7 @@ def draw_costs(rows: Sequence[Row], split: str) -> Figure:
         for k, row in enumerate(rows):
             shape = "o" if k in front else "x"
             (lines[row.name],) = axes.plot(costs[k], means[k], shape, color=f"C{k}", markersize=8)
-        front.sort(key=lambda k: costs[k])
-        (lines["Pareto front of the means"],) = axes.plot(
-            [costs[k] for k in front],
-            [means[k] for k in front],
-            color="#777",
-            linestyle="--",
-            linewidth=1,
-            zorder=0,
-        )
+        lines["Pareto front of the means"] = draw_front(axes, costs, means, front)
         axes.set_xlabel(words)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"{split} mean IoU (%), mean over seeds")
