@@ -6,6 +6,7 @@ import argparse
 import ast
 import pickle
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,6 +75,44 @@ def test_a_bug_asks_for_a_report(error: Exception, capsys: pytest.CaptureFixture
     *_, request, block = said.partition("a bug in sceneparse; please report it")
     assert request
     assert [line.split()[0] for line in block.splitlines()[1:]] == VERSIONS
+
+
+HEAVY = {
+    *("albumentations", "cv2", "huggingface_hub", "matplotlib", "numpy", "onnx", "onnxruntime"),
+    *(
+        "optuna",
+        "pandas",
+        "PIL",
+        "pydantic",
+        "safetensors",
+        "scipy",
+        "timm",
+        "torch",
+        "torchvision",
+    ),
+}
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    code = f"""
+import runpy, sys
+import sceneparse
+for tool in {[str(tool) for tool in TOOLS]!r}:
+    sys.argv = [tool, "--help"]
+    try:
+        runpy.run_path(tool, run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == 0
+sys.stderr.write(" ".join(sorted(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: ") == len(TOOLS)
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "sceneparse" in loaded
+    assert loaded & HEAVY == set()
 
 
 def test_a_report_is_possible_without_torch(

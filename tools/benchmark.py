@@ -1,17 +1,20 @@
-"""Measure sceneparse beside plain ways of doing the same."""
+"""Measure sceneparse beside plain ways of doing the same, and beside what the machine can do."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sceneparse.cli import run, tool_parser
 
+if TYPE_CHECKING:
+    from sceneparse.benchmark.rows import Row
+
 EXAMPLES = """\
-  python tools/benchmark.py data
-  python tools/benchmark.py data --json data.json
-  python tools/benchmark.py eval
-  python tools/benchmark.py cls
+  python tools/benchmark.py all --markdown
+  python tools/benchmark.py infer --json infer.json --picture infer.png
   python tools/benchmark.py attention
   python tools/benchmark.py heads"""
 
@@ -21,37 +24,56 @@ def parser() -> argparse.ArgumentParser:
     result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
     result.add_argument(
         "what",
-        choices=["attention", "cls", "data", "eval", "heads"],
-        help="attention: cost of the blocks in a classifier; cls: feeding classifiers; data: "
-        "decoding, augmentation; eval: testing beside the network; heads: cost of heads",
+        choices=["all", "attention", "cls", "data", "eval", "heads", "infer"],
+        help="infer: a network on an image; data: decoding, augmentation; eval: testing beside the "
+        "network; cls: feeding classifiers; all: these four, about ten minutes on two cores; "
+        "attention: cost of the blocks in a classifier; heads: cost of heads",
     )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
+    result.add_argument("--picture", metavar="FILE", help="draw the ratios (.png, .svg, .pdf)")
+    result.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Measure, print the table, write the file."""
-    from sceneparse.benchmark import attention, cls, data, heads
-    from sceneparse.benchmark import eval as testing
-    from sceneparse.benchmark.rows import text_table, write_json
+    """Measure, print the table, write the files."""
+    from sceneparse.benchmark.limits import machine_words
+    from sceneparse.benchmark.rows import as_table
+
+    print(machine_words(), end="\n\n", flush=True)
+    rows = [row for measure in _measurements(options.what) for row in measure()]
+    table = as_table(rows)
+    print(table.as_markdown() if options.markdown else table.as_text())
+    _write(rows, options)
+
+
+def _write(rows: list[Row], options: argparse.Namespace) -> None:
+    from sceneparse.benchmark.picture import draw_ratios
+    from sceneparse.benchmark.rows import write_json
     from sceneparse.errors import InputError
 
-    if options.what == "heads":
+    for write, path in ((write_json, options.json), (draw_ratios, options.picture)):
+        try:
+            if path is not None:
+                write(rows, Path(path))
+        except (OSError, ValueError) as error:  # matplotlib's of a suffix it does not know
+            raise InputError(f"cannot write '{path}': {error}") from error
+
+
+def _measurements(what: str) -> list[Callable[[], list[Row]]]:
+    from sceneparse.benchmark import attention, cls, data, heads, infer
+    from sceneparse.benchmark import eval as testing
+
+    if what == "heads":
         print(heads.costs(), end="\n\n")
-    measured = {
-        "attention": attention.measure,
-        "cls": cls.measure,
+    parts = {
+        "infer": infer.measure,
         "data": data.measure,
         "eval": testing.measure,
-        "heads": heads.measure,
+        "cls": cls.measure,
     }
-    rows = measured[options.what]()
-    print(text_table(rows))
-    if options.json:
-        try:
-            write_json(rows, Path(options.json))
-        except OSError as error:
-            raise InputError(f"cannot write '{options.json}': {error.strerror}") from error
+    rest = {"attention": attention.measure, "heads": heads.measure}
+    return list(parts.values()) if what == "all" else [{**parts, **rest}[what]]
 
 
 if __name__ == "__main__":

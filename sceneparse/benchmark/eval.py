@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sceneparse.benchmark.memory import in_a_process, peak_memory
-from sceneparse.benchmark.rows import Row
+from sceneparse.benchmark.rows import Row, cost_row
 from sceneparse.inference.protocols import create_protocol
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.segmentation import SegmentationModel
@@ -34,15 +34,10 @@ def measure() -> list[Row]:
     ours, plain = (in_a_process(_cost, way) for way in (_ours, _plain))
     shares = [100 * seconds / network for seconds, _ in (ours, plain)]
     return [
-        _row("eval_outside_network", ours[0], plain[0], "s"),
-        _row("eval_overhead_share", shares[0], shares[1], "%"),
-        _row("eval_peak_memory_mb", ours[1], plain[1], "MB"),
+        cost_row("eval_outside_network", ours[0], plain[0], "s"),
+        cost_row("eval_overhead_share", shares[0], shares[1], "%"),
+        cost_row("eval_peak_memory_mb", ours[1], plain[1], "MB"),
     ]
-
-
-def _row(name: str, ours: float, reference: float, unit: str) -> Row:
-    ratio = reference / ours
-    return Row(name, ours, reference, ratio, unit, ratio, ratio)
 
 
 def _cost(way: Callable[[nn.Module, Tensor], object]) -> tuple[float, float]:

@@ -1,19 +1,27 @@
-"""Timing two ways of one task in turns, so that the machine's noise hits both alike."""
+"""Timing ways of one task in turns, so that the machine's noise hits them alike."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from timeit import timeit
 
+from sceneparse.report.layout import Table
+
+Work = Callable[[], object]
+
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: medians in `unit`, and reference / ours with its range over the repeats."""
+    """One comparison: medians in `unit`, and the ratio with its range over the repeats.
+
+    The ratio is over 1 where ours is better: reference / ours of times, memory and shares, ours /
+    reference of rates.
+    """
 
     name: str
     ours: float
@@ -24,49 +32,71 @@ class Row:
     highest_ratio: float
 
 
-def compare(
-    name: str,
-    ours: Callable[[], object],
-    reference: Callable[[], object],
-    *,
-    repeats: int = 7,
-    pause: float = 0.0,
-) -> Row:
-    """Time both in turns, after one warm-up each.
+def compare(name: str, ours: Work, reference: Work, *, repeats: int = 7, pause: float = 0.0) -> Row:
+    """Time both in turns, after one warm-up each; see in_turns."""
+    seconds = in_turns({"ours": ours, "reference": reference}, repeats=repeats, pause=pause)
+    return time_row(name, seconds["ours"], seconds["reference"])
 
-    `pause`: seconds before each timing, for what the other left running to come to rest.
+
+def in_turns(
+    works: Mapping[str, Work], *, repeats: int = 7, pause: float = 0.0
+) -> dict[str, list[float]]:
+    """Time every piece of work once a turn, after one warm-up each: its seconds, by turn.
+
+    `pause`: seconds before each timing, for what the others left running to come to rest.
     """
-    ours()
-    reference()
-    pairs = [(_seconds(ours, pause), _seconds(reference, pause)) for _ in range(repeats)]
-    ratios = [theirs / mine for mine, theirs in pairs]
-    return Row(
-        name=name,
-        ours=1000 * median(mine for mine, _ in pairs),
-        reference=1000 * median(theirs for _, theirs in pairs),
-        ratio=median(ratios),
-        unit="ms",
-        lowest_ratio=min(ratios),
-        highest_ratio=max(ratios),
-    )
+    for work in works.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            time.sleep(pause)
+            seconds[name].append(timeit(work, number=1))
+    return seconds
 
 
-def _seconds(work: Callable[[], object], pause: float) -> float:
-    time.sleep(pause)
-    return timeit(work, number=1)
+def time_row(name: str, ours: Sequence[float], reference: Sequence[float]) -> Row:
+    """Make a row of seconds that were measured in turns."""
+    ratios = [theirs / mine for mine, theirs in zip(ours, reference, strict=True)]
+    return _row(name, [1000 * s for s in ours], [1000 * s for s in reference], ratios, "ms")
 
 
-def text_table(rows: Sequence[Row]) -> str:
+def rate_row(name: str, ours: Sequence[float], reference: Sequence[float], unit: str) -> Row:
+    """Make a row of rates, of which more is better, that were measured in turns."""
+    ratios = [mine / theirs for mine, theirs in zip(ours, reference, strict=True)]
+    return _row(name, ours, reference, ratios, unit)
+
+
+def cost_row(name: str, ours: float, reference: float, unit: str) -> Row:
+    """Make a row of something measured once, of which less is better."""
+    return _row(name, [ours], [reference], [reference / ours], unit)
+
+
+def _row(
+    name: str,
+    ours: Sequence[float],
+    reference: Sequence[float],
+    ratios: Sequence[float],
+    unit: str,
+) -> Row:
+    middle = median(ratios)
+    return Row(name, median(ours), median(reference), middle, unit, min(ratios), max(ratios))
+
+
+def as_table(rows: Sequence[Row]) -> Table:
     """Lay the rows out for reading."""
-    wide = max(len(row.name) for row in rows)
-    lines = [f"{'':<{wide}}      ours  reference  unit   ratio  (range)"]
-    for row in rows:
-        spread = f"({row.lowest_ratio:.2f}-{row.highest_ratio:.2f})"
-        lines.append(
-            f"{row.name:<{wide}}  {row.ours:8.2f}  {row.reference:9.2f}  {row.unit:<4} "
-            f"{row.ratio:6.2f}x {spread}"
-        )
-    return "\n".join(lines)
+    cells = [
+        [
+            row.name,
+            f"{row.ours:.4g}",
+            f"{row.reference:.4g}",
+            row.unit,
+            f"{row.ratio:.2f}x",
+            f"{row.lowest_ratio:.2f}-{row.highest_ratio:.2f}",
+        ]
+        for row in rows
+    ]
+    return Table("", ["", "ours", "reference", "unit", "ratio", "range"], cells)
 
 
 def write_json(rows: Sequence[Row], path: Path) -> None:

@@ -1,0 +1,93 @@
+"""SPNet on one image: prepared for inference against plain float32, and against the machine."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sceneparse.benchmark.limits import finish, matrix_products
+from sceneparse.benchmark.plain_spnet import in_plain_form
+from sceneparse.benchmark.rows import Row, Work, in_turns, time_row
+from sceneparse.inference.prepare import prepare_for_inference
+from sceneparse.models import create_segmentation_model
+from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
+
+_CLASSES = 19
+# What a trained model says of itself, and exported files hold.
+_DESCRIPTION = {
+    "classes": [f"class {k}" for k in range(_CLASSES)],
+    "colors": [[k, k, k] for k in range(_CLASSES)],
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+_ON_CPU = ("resnet50", (512, 512))
+_ON_GPU = ("resnet101", (1024, 2048))
+_SHORT = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+@torch.inference_mode()
+def measure() -> list[Row]:
+    """Time SPNet-50 at 512x512 on the CPU, or SPNet-101 at 1024x2048 on a GPU, all in turns."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone, size = _ON_GPU if device.type == "cuda" else _ON_CPU
+    torch.manual_seed(0)
+    model = create_segmentation_model("strip_pooling", backbone, _CLASSES, aux=False)
+    model.eval().to(device)
+    model.meta |= _DESCRIPTION
+    images = torch.randn(1, 3, *size, device=device)
+    works = _ours(model, images)
+    operations = _operations(model, images)
+    products = {
+        f"{short}_matrix_rate": matrix_products(name, device, operations)
+        for name, short in _SHORT.items()
+    }
+    plain = _forward(in_plain_form(model), images)
+    seconds = in_turns({"plain": plain, **works, **products}, repeats=5)
+    against_plain = [time_row(f"infer_{name}", seconds[name], seconds["plain"]) for name in works]
+    # As many operations in products of matrices: the ratio is the share of the machine's rate.
+    against_limit = [
+        time_row(f"infer_{name}_of_matrix_rate", seconds[name], seconds[f"{name}_matrix_rate"])
+        for name in _SHORT.values()
+    ]
+    return [*against_plain, *against_limit]
+
+
+def _ours(model: SegmentationModel, images: Tensor) -> dict[str, Work]:
+    """Make the ways we run a network: by our types, by compiled kernels on a GPU, by ONNX."""
+    images_last = images.contiguous(memory_format=torch.channels_last)
+    works = {
+        short: _forward(prepare_for_inference(model, dtype=name), images_last)
+        for name, short in _SHORT.items()
+    }
+    if images.device.type == "cuda":
+        compiled = prepare_for_inference(model, dtype="bfloat16", compile=True)
+        return {**works, "bf16_compiled": _forward(compiled, images_last)}
+    if find_spec("onnxruntime") and find_spec("onnx") and find_spec("onnxscript"):
+        works["onnx_fp32"] = _forward(_exported(model), images)
+    return works
+
+
+def _exported(model: SegmentationModel) -> SegmentationNetwork:
+    from sceneparse.export import export_onnx  # noqa: PLC0415 - needs what is not always installed
+    from sceneparse.models.exported import OnnxNetwork  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(model, path)
+        return OnnxNetwork(path)
+
+
+def _forward(network: nn.Module, images: Tensor) -> Work:
+    return lambda: finish(images.device, network(images, upsample=False))
+
+
+def _operations(model: SegmentationModel, images: Tensor) -> int:
+    """Count what convolutions compute on the images; a multiply-add is two."""
+    with FlopCounterMode(display=False) as counter:
+        model(images, upsample=False)
+    return int(counter.get_total_flops())

@@ -1,0 +1,98 @@
+"""The benchmark: its references do the same work, its rows say what they should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sceneparse.benchmark import limits
+from sceneparse.benchmark.limits import matrix_products
+from sceneparse.benchmark.picture import draw_ratios
+from sceneparse.benchmark.plain_spnet import in_plain_form
+from sceneparse.benchmark.rows import Row, as_table, in_turns, rate_row, time_row
+from sceneparse.models import create_segmentation_model
+from sceneparse.models.segmentation import SegmentationModel
+from tests.test_train_seg import call
+from tools import benchmark
+
+
+def small_spnet() -> SegmentationModel:
+    torch.manual_seed(0)
+    return create_segmentation_model("strip_pooling", "resnet18", 5, base_width=8, width=16).eval()
+
+
+def test_plain_spnet_computes_the_same_in_another_way() -> None:
+    model, images = small_spnet(), torch.randn(2, 3, 65, 97)
+    plain = in_plain_form(model)
+    pools = [m for m in plain.modules() if isinstance(m, torch.nn.AdaptiveAvgPool2d)]
+    # two strips in each of the blocks of stages 1-3's ends and stage 4, and of the two modules
+    assert len(pools) == 2 * (3 + 2) + 2 * 2
+    with torch.inference_mode():
+        expected, found = (net(images, upsample=False)["out"] for net in (model, plain))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_ratios_are_over_one_where_ours_is_better() -> None:
+    faster = time_row("a", ours=[1.0, 2.0, 4.0], reference=[3.0, 4.0, 20.0])
+    assert faster == Row("a", 2000.0, 4000.0, 3.0, "ms", 2.0, 5.0)
+    assert rate_row("b", ours=[6.0], reference=[3.0], unit="/s").ratio == 2.0
+
+
+def test_works_take_turns() -> None:
+    done: list[str] = []
+    seconds = in_turns({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, repeats=2)
+    assert done == list("ababab")  # the first turn is not timed
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("name", limits.MATRIX_TYPES)
+def test_both_ways_multiply_the_same_matrices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "finish", lambda _, result: result)
+    torch.manual_seed(0)
+    results = [way() for way in limits._ways_to_multiply(name, 32, torch.device("cpu"))]
+    torch.manual_seed(0)
+    a, b = (torch.randint(-127, 127, (32, 32)) for _ in range(2))
+    expected = (a @ b).double()
+    torch.testing.assert_close(results[0].double(), expected, rtol=1e-2, atol=64)
+    if len(results) > 1:  # rows of pixels by kernels, which are the other matrix transposed
+        product = results[1][0].flatten(1).T.double()
+        torch.testing.assert_close(product, (a @ b.T).double(), rtol=1e-2, atol=64)
+
+
+def test_operations_become_that_many_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(limits, "_MATRIX", 64)
+    monkeypatch.setattr(limits, "_ways_to_multiply", lambda *_: [lambda: calls.append(1)])
+    work = matrix_products("float32", torch.device("cpu"), operations=5 * 2 * 64**3)
+    calls.clear()
+    work()
+    assert len(calls) == 5
+
+
+def test_tool_writes_table_rows_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [time_row("up", [1.0], [2.0]), time_row("down", [2.0], [1.0])]
+    monkeypatch.setattr(benchmark, "_measurements", lambda _: [lambda: rows])
+    monkeypatch.setattr(limits, "machine_words", lambda: "a machine")
+    files = tmp_path / "rows.json", tmp_path / "rows.png"
+    assert call(benchmark, "infer", "--markdown", "--json", files[0], "--picture", files[1]) == 0
+    assert "| up | 1000 | 2000 | ms | 2.00x | 2.00-2.00 |" in capsys.readouterr().out
+    written = json.loads(files[0].read_text())
+    assert [row["name"] for row in written] == ["up", "down"]
+    assert {"name", "ours", "reference", "ratio", "unit"} <= set(written[0])
+    assert Image.open(files[1]).size[0] > 500
+    assert call(benchmark, "infer", "--json", tmp_path / "no" / "rows.json") == 2
+    assert call(benchmark, "infer", "--picture", tmp_path / "rows.odd") == 2
+
+
+def test_table_and_picture_hold_every_row(tmp_path: Path) -> None:
+    rows = [time_row(f"row {k}", [1.0], [k]) for k in (0.5, 1.0, 40.0)]
+    assert len(as_table(rows).as_text().splitlines()) == 4
+    draw_ratios(rows, tmp_path / "rows.svg")
+    text = (tmp_path / "rows.svg").read_text()
+    assert text.count("40.00x") == 1
