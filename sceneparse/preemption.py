@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Callable
@@ -52,6 +53,8 @@ def leave_at_signals() -> None:
     replace exceptions or go on after them.
     """
     _handle_signals(_leave)
+    # Python gives up its handlers as it ends; a signal would then change the exit code.
+    atexit.register(_handle_signals, signal.SIG_IGN)
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
@@ -60,7 +63,7 @@ def _leave(number: int, _: FrameType | None) -> NoReturn:
     os._exit(Preempted.exit_code)
 
 
-def _handle_signals(handler: _Handler) -> dict[signal.Signals, Any]:
+def _handle_signals(handler: _Handler | signal.Handlers) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, handler) for number in _SIGNALS}
 
 

@@ -81,6 +81,23 @@ def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
 
 
 @pytest.mark.fault(44)
+def test_signal_that_comes_too_late_changes_nothing() -> None:
+    """Python gives up its handlers before libraries end, which takes them a while."""
+    code = (
+        "from sceneparse.preemption import leave_at_signals; leave_at_signals()\n"
+        "import atexit, torch, cv2; atexit.register(print, 'ending', flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.02)
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.003)
+    assert process.returncode == 0
+
+
+@pytest.mark.fault(44)
 def test_next_seed_does_not_begin_after_a_signal(small: list[str]) -> None:  # noqa: F811
     settings = [*small, "seeds=0-1", "train.save_every=1"]
     run = Run("train_cls", settings)
