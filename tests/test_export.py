@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,18 @@ import sceneparse
 from sceneparse import export
 from sceneparse.errors import InputError
 from sceneparse.layers.pooling import pooling_matrix
+from tests.conftest import MakeRun
 from tools import eval_miou, predict
 from tools import export as export_tool
 
 pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'sceneparse[export]'")
+
+FORMATS: dict[str, Callable[..., list[str]]] = {
+    "onnx": export.export_onnx,
+    "pt2": export.export_pt2,
+}
+# ONNX files compute as they were made.
+OFF = {"onnx": None, "pt2": "off"}
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 6, 12, 20])
@@ -32,92 +44,182 @@ def test_matrices_pool_as_adaptive_pooling(grid: int) -> None:
         torch.testing.assert_close(rows @ x @ columns.T, expected, rtol=0, atol=1e-12)
 
 
-@pytest.fixture
-def described() -> Any:
-    model: Any = trained(NETWORKS["head strip_pooling"])
-    names = [f"class {k}" for k in range(5)]
-    colors = [(k, 2 * k, 3 * k) for k in range(5)]
+def described(name: str) -> Any:
+    """A network that knows what one from a training run does."""
+    model: Any = trained(NETWORKS[name])
+    names, colors = [f"class {k}" for k in range(5)], [[k, 2 * k, 3 * k] for k in range(5)]
     model.meta |= {"classes": names, "colors": colors, "mean": [0.4] * 3, "std": [0.2] * 3}
     return model
 
 
-# One for each kind of graph: pools of both kinds, bottlenecks, other people's backbones.
-@pytest.mark.parametrize("name", ["head strip_pooling", "head psp", "attention triplet"])
-def test_onnx_is_the_model(name: str, tmp_path: Path, described: Any) -> None:
-    model: Any = trained(NETWORKS[name])
-    model.meta |= {k: v for k, v in described.meta.items() if k != "model"}
-    differences = export.export_onnx(model, tmp_path / "model.onnx")
-    assert len(differences) == 3
-    assert max(differences.values()) < 1e-4
-    predictor = sceneparse.Predictor(tmp_path / "model.onnx")
-    image = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
-    expected = sceneparse.Predictor(model, amp="off")(image)
-    found = predictor(image)
-    assert (found.labels == expected.labels).mean() > 0.999
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
+def noise(height: int, width: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# By default one for each kind of graph: pools of both kinds, blocks with odd shapes.
+_QUICK = ("head strip_pooling", "head psp", "attention triplet")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in _QUICK else pytest.mark.slow) for n in NETWORKS]
+)
+def test_exported_file_is_the_model(kind: str, name: str, tmp_path: Path) -> None:
+    model, path = described(name), tmp_path / f"model.{kind}"
+    assert len(FORMATS[kind](model, path)) == 3
+    assert list(tmp_path.iterdir()) == [path]
+    predictor = sceneparse.Predictor(path, amp=OFF[kind])
     assert predictor.model.classes == model.classes
+    whole = sceneparse.Predictor(model, amp="off")
+    for size in ((61, 83), (129, 100)):
+        expected, found = whole(noise(*size)), predictor(noise(*size))
+        assert (found.labels == expected.labels).mean() > 0.999
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
 
 
-def test_argmax_inside_gives_the_labels_of_whole_images(tmp_path: Path, described: Any) -> None:
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pixels_in_and_labels_out(kind: str, tmp_path: Path) -> None:
+    model, path = described("head strip_pooling"), tmp_path / f"labels.{kind}"
+    FORMATS[kind](model, path, normalize=True, argmax=True)
+    image = noise(70, 51)
+    pixels = image.transpose(2, 0, 1)[None].astype(np.float32)
+    expected = sceneparse.Predictor(model, amp="off", protocol="whole")(image).labels
+    assert (run_by_others(path, pixels)[0] == expected).mean() > 0.999
+    assert (sceneparse.Predictor(path, amp=OFF[kind])(image).labels == expected).mean() > 0.999
+
+
+def run_by_others(path: Path, images: Any) -> Any:
+    """Run a file as somebody without this package does."""
     import onnxruntime  # noqa: PLC0415 - may be missing
 
-    path = tmp_path / "labels.onnx"
-    export.export_onnx(described, path, normalize=True, argmax=True)
-    image = np.random.default_rng(1).integers(0, 256, (70, 51, 3), dtype=np.uint8)
-    session = onnxruntime.InferenceSession(path)
-    (labels,) = session.run(None, {"images": image.transpose(2, 0, 1)[None].astype(np.float32)})
-    expected = sceneparse.Predictor(described, amp="off", protocol="whole")(image).labels
-    assert (labels[0] == expected).mean() > 0.999
-    with pytest.raises(InputError, match="was exported with --normalize"):
-        sceneparse.Predictor(path)
+    if path.suffix == ".onnx":
+        (found,) = onnxruntime.InferenceSession(path).run(None, {"images": images})
+        return found
+    return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+
+
+def test_pt2_loads_in_plain_pytorch(tmp_path: Path) -> None:
+    model, path = described("head strip_pooling"), tmp_path / "model.pt2"
+    export.export_pt2(model, path)
+    for size in ((1, 3, 97, 161), (3, 3, 200, 133), (1, 3, 301, 77)):
+        images = torch.randn(*size)
+        with torch.inference_mode():
+            expected = model(images, upsample=False)["out"]
+        np.testing.assert_allclose(run_by_others(path, images.numpy()), expected, atol=1e-4)
 
 
 @pytest.mark.fault(51)
-def test_a_mismatch_removes_the_file(
-    tmp_path: Path, described: Any, monkeypatch: pytest.MonkeyPatch
+def test_graph_with_the_traced_size_in_it_is_removed(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "model.onnx"
-    # what a graph does that keeps the cells of the size it was traced at
-    monkeypatch.setattr(
-        "sceneparse.layers.pooling.pooling_matrix",
-        lambda size, grid, like: torch.full((grid, 25 if grid == 20 else 17), 0.04),
-    )
-    with pytest.raises((export.ExportMismatchError, Exception)):
-        export.export_onnx(described, path)
-    assert not path.exists()
+    run = make_run()
+    path = run / "model.onnx"
+    path.write_bytes(b"of an earlier export")
+    # The grid cells of the size that is traced at, whatever size comes.
+    monkeypatch.setattr("sceneparse.layers.pooling.pool_to_grid", baked)
+    assert call(export_tool, run, "--format", "onnx") == 1
+    assert "model.onnx computes something else than its model" in capsys.readouterr().err
+    assert not list(run.glob("*model*"))
+
+
+def baked(x: torch.Tensor, grid: int) -> torch.Tensor:
+    """Pool as exporters do that write cells down as numbers."""
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, grid)
+    like = torch.zeros(())
+    rows, columns = pooling_matrix(17, grid, like), pooling_matrix(24, grid, like)
+    resized = F.interpolate(x, (17, 24), mode="nearest")
+    return rows @ resized @ columns.T
 
 
 @pytest.mark.fault(51)
-def test_wrong_numbers_remove_the_file(
-    tmp_path: Path, described: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", FORMATS)
+def test_file_of_other_weights_is_removed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "model.onnx"
-    run = export.OnnxNetwork.run
-    monkeypatch.setattr(export.OnnxNetwork, "run", lambda self, images: run(self, images) * 1.01)
+    model, path = described("head fcn"), tmp_path / f"model.{kind}"
+    trace = torch.export.export if kind == "pt2" else torch.onnx.export
+
+    def traced(graph: Any, *arguments: Any, **options: Any) -> Any:
+        other = copy.deepcopy(graph)
+        other.model.head.classifier[-1].weight.mul_(1.01)
+        return trace(other, *arguments, **options)
+
+    monkeypatch.setattr(torch.export if kind == "pt2" else torch.onnx, "export", traced)
     with pytest.raises(export.ExportMismatchError, match="computes something else"):
-        export.export_onnx(described, path)
-    assert not path.exists()
+        FORMATS[kind](model, path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tools_run_exported_files(
-    make_run: Any, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_run: MakeRun, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run()
-    assert call(eval_miou, run, "--workers", 0) == 0
-    expected = json.loads((run / "eval_val/eval.json").read_text())["mean_iou"]
-    for kind in ("onnx", "safetensors"):
+    expected = mean_iou_of(run, "--dtype", "float32")
+    assert expected == pytest.approx(mean_iou_of(run), abs=1e-3)
+    for kind in ("onnx", "pt2", "safetensors"):
         assert call(export_tool, run, "--format", kind) == 0
         assert capsys.readouterr().out.count("difference at") == 3
-        assert call(eval_miou, run / f"model.{kind}", "--workers", 0) == 0
-        scores = json.loads((run / f"eval_val_model_{kind}/eval.json").read_text())
-        assert scores["mean_iou"] == pytest.approx(expected, abs=1e-3)
-    assert call(eval_miou, run, "--workers", 0, "--dtype", "float32") == 0
-    scores = json.loads((run / "eval_val/eval.json").read_text())
-    assert scores["mean_iou"] == pytest.approx(expected, abs=1e-3)
-    assert scores["how"]["precision"] == "float32, norms folded"
+        assert mean_iou_of(run / f"model.{kind}") == pytest.approx(expected, abs=1e-3)
+    how = json.loads((run / "eval_val_model_onnx/eval.json").read_text())["how"]
+    assert how["precision"] == "float32, by ONNX Runtime"
     image = next((scenes / "val/images").iterdir())
     assert call(predict, run / "model.onnx", image, "--output", tmp_path / "predictions") == 0
     assert (tmp_path / "predictions/index" / f"{image.stem}.png").is_file()
+
+
+def mean_iou_of(source: Path, *options: object) -> float:
+    assert call(eval_miou, source, "--workers", 0, "--bootstrap", 0, *options) == 0
+    suffix = f"_{source.name.replace('.', '_')}" if source.is_file() else ""
+    folder = source.parent if source.is_file() else source
+    scores = json.loads((folder / f"eval_val{suffix}/eval.json").read_text())
+    return float(scores["mean_iou"])
+
+
+def test_int8_labels_nearly_alike(
+    make_run: MakeRun, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    given = ("--format", "onnx", "--int8", "--calibrate", scenes, "--images", 8)
+    assert call(export_tool, run, *given) == 0
+    assert capsys.readouterr().out.count("equal labels at scale") == 3
+    assert call(export_tool, run, "--format", "onnx") == 0
+    whole, small = run / "model.onnx", run / "model_int8.onnx"
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+    assert operators(small) >= {"QuantizeLinear", "DequantizeLinear"}
+    assert mean_iou_of(small) == pytest.approx(mean_iou_of(run), abs=0.02)
+    assert sceneparse.Predictor(small).precision == "int8, by ONNX Runtime"
+
+
+def operators(path: Path) -> set[str]:
+    import onnx  # noqa: PLC0415 - may be missing
+
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.fault(51)
+def test_int8_fitted_to_other_images_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    # Nothing but black, so that the range of anything else is unknown; compared on noise.
+    images = [np.zeros((65, 97, 3), np.uint8)] * 4 + [noise(65, 97, seed) for seed in range(4)]
+    with pytest.raises(export.ExportMismatchError, match="decides otherwise than its model"):
+        export.export_int8(described("head strip_pooling"), path, images, lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fixed_size(tmp_path: Path) -> None:
+    model, path = described("head fcn"), tmp_path / "model.onnx"
+    (line,) = export.export_onnx(model, path, fixed=(65, 97))
+    assert line.startswith("difference at 1 x 65 x 97")
+    image = noise(60, 90)
+    expected = sceneparse.Predictor(model, amp="off")(image).labels
+    assert (sceneparse.Predictor(path)(image).labels == expected).mean() > 0.999
+    other = noise(100, 97)
+    with pytest.raises(InputError, match="takes images of 65 x 97 only, got 105 x 97"):
+        sceneparse.Predictor(path)(other)
+    windows = {"protocol": "slide", "crop": (65, 97)}
+    expected = sceneparse.Predictor(model, amp="off", **windows)(other).labels
+    assert (sceneparse.Predictor(path, **windows)(other).labels == expected).mean() > 0.999
 
 
 @pytest.mark.parametrize(
@@ -125,16 +227,28 @@ def test_tools_run_exported_files(
     [
         (["--format", "onnx", "--output", "model.pt"], "--output must end in .onnx"),
         (["--format", "onnx", "--fixed", "0", "5"], "--fixed takes a height and a width"),
+        (["--format", "onnx", "--int8"], "--int8 and --calibrate DATA go together"),
+        (["--format", "pt2", "--fixed", "65", "97"], "--format pt2 does not go with --fixed"),
+        (["--format", "safetensors", "--argmax"], "safetensors does not go with --argmax"),
+        (
+            ["--format", "onnx", "--int8", "--calibrate", "nowhere"],
+            "data folder 'nowhere' does not exist",
+        ),
     ],
 )
 def test_bad_options_are_named(
-    make_run: Any, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    make_run: MakeRun, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(export_tool, make_run(), *arguments) == 2
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
+def test_network_from_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this model has no classes"):
+        export.export_onnx(trained(NETWORKS["head fcn"]), tmp_path / "model.onnx")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".safetensors"])
 def test_damaged_files_are_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     with pytest.raises(InputError, match="does not exist"):
@@ -142,3 +256,53 @@ def test_damaged_files_are_named(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(b"no network")
     with pytest.raises(InputError, match="is damaged, or not an export"):
         sceneparse.Predictor(path)
+
+
+def test_onnx_files_of_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    torch.onnx.export(
+        torch.nn.ReLU().eval(), (torch.zeros(1, 3, 8, 8),), path, dynamo=True, verbose=False
+    )
+    with pytest.raises(InputError, match="is damaged, or not an export"):
+        sceneparse.Predictor(path)
+
+
+def test_what_is_missing_is_named(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="onnxruntime is not installed; run: pip install"):
+        sceneparse.Predictor(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, "there is no GPU 'cuda'|runs on cpu only"),
+        ({"amp": "bf16"}, "computes in float32, by ONNX Runtime; leave out amp"),
+        ({"dtype": "bfloat16"}, "an exported network is as fast as it was made"),
+    ],
+)
+def test_options_that_a_file_cannot_have(
+    options: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    export.export_onnx(described("head fcn"), path, fixed=(33, 33))
+    with pytest.raises(InputError, match=message):
+        sceneparse.Predictor(path, **options)  # type: ignore[arg-type]
+
+
+def test_prediction_imports_no_training() -> None:
+    program = (
+        "import sys, sceneparse; sceneparse.Predictor;"
+        "print(*(m for m in sys.modules if m.startswith(('sceneparse.', 'albumentations.'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported = {name.removeprefix("sceneparse.") for name in done.stdout.split()}
+    assert "models.exported" in imported
+    training = "training engine losses optim saving validation config data.loader data.transforms"
+    assert not imported & {*training.split(), "albumentations.core"}

@@ -71,7 +71,7 @@ ALLOWED = {
     "logs": {"durable"},
     "inference": {"inference", "models"},
     "checkpoint": {"durable", "models", "tensor_files"},
-    "export": {"durable", "inference", "layers", "models"},
+    "export": {"data", "export", "inference", "layers", "models"},
     "report": {"report", "metrics", "data"},
     "prediction": {
         "checkpoint",
@@ -175,7 +175,12 @@ FORBIDDEN_MODULES = {"shelve", "marshal", "dill", "cloudpickle", "joblib", "xml"
 FORBIDDEN_CALLS = {
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "os.system", "os.popen"),
     *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "torch.jit.load", "torch.hub.load"),
-    *("torch.package.PackageImporter", "torch.serialization.load", "pandas.read_pickle"),
+    *(
+        "torch.package.PackageImporter",
+        "torch.serialization.load",
+        "torch.export.load",
+        "pandas.read_pickle",
+    ),
     *("shutil.unpack_archive", "torch.utils.model_zoo.load_url"),
 }
 

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = tool_parser("Evaluate a trained segmentation model, or compare two.", EXAMPLES)
     result.add_argument(
-        "checkpoint", nargs="?", metavar="RUN_OR_CHECKPOINT", help="run or checkpoint folder"
+        "checkpoint", nargs="?", metavar="RUN", help="run, checkpoint or exported file"
     )
     result.add_argument(
         "--compare", nargs=2, metavar=("A", "B"), help="is B better than A? paired, over images"
@@ -108,7 +108,8 @@ def evaluate_one(options: argparse.Namespace) -> None:
     with join_processes() as process:
         predictor = Predictor(
             model,
-            device=str(process.device),
+            # None: where an exported network runs at all
+            device=str(process.device) if process.device.type in model.device_types else None,
             **protocol_settings(options),
         )
 

@@ -40,7 +40,7 @@ KINDS = ("index", "color", "overlay", "raw", "probabilities")
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = tool_parser("Predict images with a trained segmentation model.", EXAMPLES)
-    result.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="run or checkpoint folder")
+    result.add_argument("checkpoint", metavar="RUN", help="run, checkpoint or exported file")
     result.add_argument(
         "inputs",
         nargs="+",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sceneparse.errors import InputError
-from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,12 +37,12 @@ def prepare_for_inference(
     Batch norms are folded into convolutions, dropout and auxiliary head are gone, weights are of
     `dtype` (a torch type, or "float32", "bfloat16", "float16") and in channels_last layout. With
     `compile` torch.compile builds kernels at the first image of each size. Images of any type are
-    taken. Raises InputError for a type it does not know, and for networks without weights.
+    taken. Raises InputError for a type it does not know, and for exported networks.
     """
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise InputError(f"unknown dtype '{dtype}'; choose one of: {', '.join(DTYPES)}")
-    if next(model.parameters(), None) is None:
+    if isinstance(model, SegmentationNetwork) and not isinstance(model, SegmentationModel):
         raise InputError("an exported network is as fast as it was made; leave out dtype, compile")
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(ready, SegmentationModel):

@@ -23,8 +23,12 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 class SegmentationNetwork(nn.Module, Described):
     """Whatever gives logits for images: a model, or a file that was exported from one.
 
+    `precision` names the type of a network that computes in no other, `device_types` where it runs.
     Shape: (B, 3, H, W) normalised images, with `upsample=False` -> {"out": (B, K, h, w)}
     """
+
+    precision: str | None = None
+    device_types: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def output_stride(self) -> int:

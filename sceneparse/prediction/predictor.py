@@ -43,7 +43,7 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 
 class Predictor:
-    """Predicts images with a run, checkpoint or model, under the protocol it was validated with.
+    """Predicts images with a run, exported file or model, under the protocol it was validated with.
 
     `device`: "cuda" where there is one, else "cpu". `amp`: auto, bf16, fp16 or off. `dtype`
     (float32, bfloat16, float16) and `compile` prepare the network for speed instead
@@ -66,18 +66,16 @@ class Predictor:
         network.eval()
         self.table = table_of(network)
         self.protocol = protocol_of(network, protocol, **settings)
-        chosen = _choose_device(device)
+        chosen = _choose_device(device, network.device_types)
         self._compiled, self._prepared = compile, compile or dtype is not None
-        if not self._prepared:
-            self.compute = Compute(
-                chosen, choose_dtype(amp or _trained_amp(network, chosen), chosen)
-            )
-            self.model: SegmentationNetwork = network
-        elif amp is not None:
+        if self._prepared and amp is not None:
             raise InputError("give dtype and compile, or amp, not both")
-        else:
+        if self._prepared:
             self.compute = Compute(chosen)
             self.model = prepare_for_inference(network, dtype=dtype or "float32", compile=compile)
+        else:
+            self.compute = Compute(chosen, _amp_type(network, amp, chosen))
+            self.model = network
         self.compute.place_model(self.model)
         self.normalize = Normalization(self.model.mean, self.model.std)
 
@@ -92,7 +90,7 @@ class Predictor:
     def precision(self) -> str:
         """The type numbers are computed in, and how, e.g. "bfloat16, norms folded"."""
         if not self._prepared:
-            return self.compute.name
+            return self.model.precision or self.compute.name
         kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return f"{kind}, norms folded" + (", compiled" if self._compiled else "")
 
@@ -217,9 +215,10 @@ class Prediction:
         Image.fromarray(self.overlay()).save(path)
 
 
-def _choose_device(name: str | None) -> torch.device:
+def _choose_device(name: str | None, types: Sequence[str]) -> torch.device:
+    """Take the device of that name; None: a GPU where there is one that the network runs on."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and "cuda" in types else "cpu")
     kind, _, index = name.partition(":")
     if kind not in {"cpu", "cuda"} or (index and not index.isdecimal()):
         raise InputError(f"unknown device '{name}'; use cpu, cuda or cuda:NUMBER")
@@ -227,7 +226,20 @@ def _choose_device(name: str | None) -> torch.device:
         raise InputError(
             f"there is no GPU '{name}' that PyTorch can use ({torch.cuda.device_count()} found)"
         )
+    if kind not in types:
+        raise InputError(f"this network runs on {', '.join(types)} only, not on '{name}'")
     return torch.device(name)
+
+
+def _amp_type(
+    network: SegmentationNetwork, amp: str | None, device: torch.device
+) -> torch.dtype | None:
+    """Return the type of mixed precision: as asked, else as trained."""
+    if network.precision is None:
+        return choose_dtype(amp or _trained_amp(network, device), device)
+    if amp is not None:
+        raise InputError(f"this network computes in {network.precision}; leave out amp")
+    return None
 
 
 def _trained_amp(model: SegmentationNetwork, device: torch.device) -> str:

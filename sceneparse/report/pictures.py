@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sceneparse.data.labels import Color, LabelTable, count_labels
-from sceneparse.data.loader import Batch
+
+if TYPE_CHECKING:  # whoever predicts needs no loader
+    from sceneparse.data.loader import Batch
 
 Picture = NDArray[np.uint8]
 _MARGIN = 8

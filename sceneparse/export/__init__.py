@@ -1,0 +1,6 @@
+"""Trained networks as files that run elsewhere: written, compared with the model, or removed."""
+
+from sceneparse.export.files import export_int8, export_onnx, export_pt2, export_safetensors
+from sceneparse.export.verification import ExportMismatchError
+
+__all__ = ["ExportMismatchError", "export_int8", "export_onnx", "export_pt2", "export_safetensors"]

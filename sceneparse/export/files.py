@@ -1,0 +1,171 @@
+"""A model as an ONNX, .pt2 or safetensors file, with all that it knows of itself.
+
+Each function returns what was compared, a line per size. Each raises InputError where the model is
+from no training run or a package is missing, ExportMismatchError where the file computes something
+else than the model; then there is no file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sceneparse.errors import InputError
+from sceneparse.export.graph import ExportedGraph, Size, as_taken, example
+from sceneparse.export.quantization import quantize
+from sceneparse.export.verification import (
+    UNSEEN_SCALES,
+    UNSEEN_SIZES,
+    compare,
+    compare_labels,
+    written_aside,
+)
+from sceneparse.models.exported import META_KEY, OnnxNetwork, load_safetensors
+from sceneparse.models.graph_archive import GraphNetwork
+from sceneparse.models.segmentation import SegmentationModel
+
+_OPSET = 18
+# So many of the images to calibrate with are kept for comparing.
+COMPARED = 4
+
+
+def export_onnx(
+    model: SegmentationModel,
+    path: Path,
+    *,
+    normalize: bool = False,
+    argmax: bool = False,
+    fixed: Size | None = None,
+) -> list[str]:
+    """Write ONNX, for images of any number and size, or for one image of the size `fixed`.
+
+    `normalize`, `argmax`: parts of the graph (ExportedGraph).
+    """
+    graph, meta = _prepared(model, normalize, argmax)
+    with written_aside(path) as aside:
+        _write_onnx(graph, aside, fixed, meta)
+        return compare(graph, lambda: OnnxNetwork(aside).run, path, _sizes(fixed))
+
+
+def export_int8(
+    model: SegmentationModel,
+    path: Path,
+    images: Sequence[NDArray[np.uint8]],
+    advance: Callable[[int], None],
+    *,
+    normalize: bool = False,
+    argmax: bool = False,
+    fixed: Size | None = None,
+) -> list[str]:
+    """Write ONNX in int8, fitted to RGB images (H, W, 3) but the last four, compared on these.
+
+    `advance` is told of each image that was seen; the rest is as in export_onnx.
+    """
+    graph, meta = _prepared(model, normalize, argmax)
+    if len(images) < 2 * COMPARED:
+        raise InputError(f"int8 needs {2 * COMPARED} images or more, got {len(images)}")
+    taken = (as_taken(graph, image, fixed) for image in images[:-COMPARED])
+    others = [as_taken(graph, image, fixed) for image in images[-COMPARED:]]
+    meta["export"]["int8"] = True
+    with written_aside(path) as aside:
+        _write_onnx(graph, aside, fixed, meta)
+        compare(graph, lambda: OnnxNetwork(aside).run, path, _sizes(fixed))
+        with _quiet():
+            quantize(aside, taken, advance)
+        scales = UNSEEN_SCALES if fixed is None else (1.0,)
+        return compare_labels(graph, lambda: OnnxNetwork(aside).run, path, others, scales)
+
+
+def export_pt2(
+    model: SegmentationModel, path: Path, *, normalize: bool = False, argmax: bool = False
+) -> list[str]:
+    """Write what `torch.export.load` loads, for images of any number and size."""
+    graph, meta = _prepared(model, normalize, argmax)
+    images, free = example(None)
+    with written_aside(path) as aside:
+        with _quiet():
+            program = torch.export.export(graph, (images,), dynamic_shapes=free)
+            # These refuse sizes that need no padding, or all others; both kinds are compared below.
+            program._guards_code = []
+            torch.export.save(program, aside, extra_files={META_KEY: json.dumps(meta)})
+        return compare(graph, lambda: GraphNetwork(aside).run, path, UNSEEN_SIZES)
+
+
+def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:
+    """Write the weights alone, from which this package builds the model again."""
+    graph, meta = _prepared(model, False, False)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with written_aside(path) as aside:
+        save_file(tensors, aside, {META_KEY: json.dumps(meta)})
+        return compare(graph, lambda: _logits_of(load_safetensors(aside)), path, UNSEEN_SIZES)
+
+
+def _prepared(
+    model: SegmentationModel, normalize: bool, argmax: bool
+) -> tuple[ExportedGraph, dict[str, Any]]:
+    """Return what is exported, and what the file says of it."""
+    _ = model.classes, model.colors  # a file without them could not be used
+    graph = ExportedGraph(model, normalize=normalize, argmax=argmax)
+    return graph, {**model.meta, "export": graph.facts}
+
+
+def _write_onnx(graph: ExportedGraph, path: Path, fixed: Size | None, meta: Any) -> None:  # noqa: ANN401
+    _require("onnx", "onnxscript", "onnxruntime")
+    images, free = example(fixed)
+    with _quiet(), redirect_stdout(io.StringIO()):  # it prints its progress
+        program = torch.onnx.export(
+            graph,
+            (images,),
+            dynamo=True,
+            opset_version=_OPSET,
+            dynamic_shapes=free,
+            input_names=["images"],
+            output_names=["labels" if graph.argmax else "logits"],
+        )
+    assert program is not None  # None is returned by the older exporter
+    program.model.metadata_props[META_KEY] = json.dumps(meta)
+    program.save(str(path))
+
+
+def _require(*names: str) -> None:
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{missing[0]} is not installed; run: pip install 'sceneparse[export]'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what libraries warn of and we deal with; errors are raised."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _sizes(fixed: Size | None) -> tuple[tuple[int, int, int], ...]:
+    return UNSEEN_SIZES if fixed is None else ((1, *fixed),)
+
+
+def _logits_of(model: SegmentationModel) -> Callable[[Tensor], Tensor]:
+    def run(images: Tensor) -> Tensor:
+        logits: Tensor = model(images, upsample=False)["out"]
+        return logits
+
+    return run

@@ -1,0 +1,88 @@
+"""What is exported of a network, traced so that images of any number and size are taken.
+
+Strips are pooled by means, grids by matrices made for each size (`layers.pooling.pool_to_grid`), so
+that nothing of the traced size remains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional as F
+
+from sceneparse.inference.prepare import prepare_for_inference
+from sceneparse.layers.blocks import resize
+from sceneparse.models.segmentation import SegmentationModel
+
+# No multiple of a stride plus one, so that no padding is zero.
+_TRACED_SIZE = (2, 130, 190)
+# Batch, height and width.
+_FREE = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+Size = tuple[int, int]
+
+
+class ExportedGraph(nn.Module):
+    """The network, batch norms folded, with normalisation before and argmax behind it if asked.
+
+    `normalize`: images are RGB values 0..255 as float32, else normalised ones. `argmax`: labels
+    (B, H, W) of whole images, padded as the protocol "whole" does, else logits (B, K, h, w).
+    Shape: (B, 3, H, W) -> labels or logits
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: SegmentationModel, *, normalize: bool, argmax: bool) -> None:
+        super().__init__()
+        self.model = prepare_for_inference(model, channels_last=False)
+        self.normalize, self.argmax = normalize, argmax
+        self.stride = model.output_stride
+        # Images are bytes' values, mean and deviation of values in 0..1.
+        for name, values in (("mean", model.mean), ("std", model.std)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits or labels."""
+        if self.normalize:
+            images = (images - self.mean) / self.std
+        if not self.argmax:
+            logits: Tensor = self.model(images, upsample=False)["out"]
+            return logits
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, (1 - width) % self.stride, 0, (1 - height) % self.stride))
+        logits = self.model(padded, upsample=False)["out"]
+        labels = resize(logits, padded.shape[-2:]).argmax(dim=1)
+        return labels[:, :height, :width]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What whoever runs the graph must know of it, in plain values."""
+        return {"normalize": self.normalize, "argmax": self.argmax, "output_stride": self.stride}
+
+
+def example(fixed: Size | None) -> tuple[Tensor, dict[str, Any] | None]:
+    """Return images to trace a graph with, and which of its axes are free (None: none is)."""
+    batch, height, width = _TRACED_SIZE if fixed is None else (1, *fixed)
+    return torch.rand(batch, 3, height, width), {"images": _FREE} if fixed is None else None
+
+
+def as_taken(graph: ExportedGraph, image: NDArray[np.uint8], fixed: Size | None) -> Tensor:
+    """Turn an RGB image (H, W, 3) into what a graph takes: (1, 3, H', W'), of the size `fixed`.
+
+    None: of its own size, padded as the protocol "whole" does.
+    """
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
+    if fixed is not None:
+        pixels = F.interpolate(pixels, fixed, mode="area")
+    normalized = (pixels - graph.mean) / graph.std
+    height, width = pixels.shape[-2:]
+    padding = (0, (1 - width) % graph.stride, 0, (1 - height) % graph.stride)
+    if fixed is None:
+        normalized = F.pad(normalized, padding)
+    return normalized * graph.std + graph.mean if graph.normalize else normalized
