@@ -8,6 +8,7 @@ weights as bytes, and it can call the functions of one table and nothing else.
 from __future__ import annotations
 
 import json
+import math
 import operator
 import zipfile
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sceneparse.errors import InputError, refusing
+from sceneparse.errors import refusing
 from sceneparse.models.exported import (
     META_KEY,
     NOT_OURS,
@@ -104,7 +105,7 @@ class _Archive:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             if sum(info.file_size for info in infos) > path.stat().st_size:
-                raise InputError(f"'{path}' is compressed, or its entries overlap")
+                raise ValueError("compressed, or its entries overlap")
             self.entries = {info.filename.partition("/")[2]: archive.read(info) for info in infos}
 
     def json(self, name: str) -> Any:  # noqa: ANN401 - plain values of any kind
@@ -117,11 +118,13 @@ class _Archive:
 
     def _tensor(self, kind: str, name: str, facts: Mapping[str, Any]) -> Tensor:
         if facts["use_pickle"]:
-            raise InputError(f"refused: '{name}' is pickled, which could run code")
+            raise ValueError(f"refused: '{name}' is pickled, which could run code")
         meta = facts["tensor_meta"]
         sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
         content = bytearray(self.entries[f"data/{kind}/{facts['path_name']}"])
         flat = torch.frombuffer(content, dtype=_DTYPES[meta["dtype"]])
+        if math.prod(sizes) > len(flat):
+            raise ValueError(f"refused: '{name}' shows more numbers than the file holds")
         return flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"]).clone()
 
 
@@ -135,7 +138,7 @@ def _sources(specs: list[Mapping[str, Any]]) -> dict[str, str | None]:
         else:
             sources[facts["arg"]["name"]] = facts[f"{kind}_name"]
     if list(sources.values()).count(None) != 1:
-        raise InputError("refused: the graph must have one input")
+        raise ValueError("refused: the graph must have one input")
     return sources
 
 
@@ -189,10 +192,10 @@ def _function(target: str) -> Callable[..., Any]:
         return _NUMBERS[target]
     parts = target.split(".")
     if parts[:3] != ["torch", "ops", "aten"] or len(parts) != 5 or parts[3] not in _ATEN:
-        raise InputError(f"refused: the graph calls '{target}', which is not among the allowed")
+        raise ValueError(f"refused: the graph calls '{target}', which is not among the allowed")
     packet = getattr(torch.ops.aten, parts[3])
     if parts[4] not in packet.overloads():
-        raise InputError(f"refused: this PyTorch has no '{target}'")
+        raise ValueError(f"refused: this PyTorch has no '{target}'")
     function: Callable[..., Any] = getattr(packet, parts[4])
     return function
 
@@ -233,7 +236,7 @@ def _value(argument: Mapping[str, Any], values: Values, device: torch.device) ->
         "as_device": lambda: device,
     }
     if kind not in readers:
-        raise InputError(f"refused: the graph has an argument of kind '{kind}'")
+        raise ValueError(f"refused: the graph has an argument of kind '{kind}'")
     return readers[kind]()
 
 
