@@ -76,13 +76,20 @@ def choose_precision(amp: str, saved: Saved | None, process: Process) -> torch.d
     return choose_dtype(saved.meta["amp"] if saved and amp == "auto" else amp, process.device)
 
 
-def parallel_network(model: nn.Module, process: Process) -> nn.Module:
-    """Let several processes share the gradients of a network."""
+def parallel_network(model: nn.Module, process: Process, *, accumulate: int = 1) -> nn.Module:
+    """Let several processes share the gradients of a network, summed every `accumulate` passes.
+
+    What is summed early while the rest is still computed is learnt once in a static graph. With
+    several passes to a sum torch 2.14 fails in one (pytorch/pytorch pull request 187732).
+    """
     if process.world_size == 1:
         return model
-    if process.device.type == "cuda":
-        return DistributedDataParallel(model, device_ids=[process.device.index])
-    return DistributedDataParallel(model)
+    return DistributedDataParallel(
+        model,
+        device_ids=[process.device.index] if process.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=accumulate == 1,
+    )
 
 
 def refuse_untrainable(

@@ -41,6 +41,7 @@ from sceneparse.engine import Stepper
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import create_protocol
+from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone
@@ -116,7 +117,11 @@ def prepare_training(
         ),
         model=model,
         forward=_logits_at_stride,
-        parallel=parallel_network(model, process),
+        parallel=parallel_network(
+            torch.compile(model) if config.train.compile else model,  # type: ignore[arg-type]
+            process,
+            accumulate=config.train.accumulate,
+        ),
         stepper=_create_stepper(config, model, sampler.steps_per_epoch, dtype),
         epochs=config.train.epochs,
         eval_every=config.eval.every,
@@ -272,6 +277,11 @@ def _create_model(
             model.backbone, settings.backbone, settings.pretrained, stem=settings.stem, say=say
         )
     model.freeze_stages(settings.freeze)
+    if config.train.gradient_checkpointing and not checkpoint_blocks(model.backbone):
+        raise InputError(
+            f"backbone '{settings.backbone}' has no sequences of blocks; "
+            "set train.gradient_checkpointing: false"
+        )
     compute.place_model(model)
     return model
 

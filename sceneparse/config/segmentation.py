@@ -188,6 +188,12 @@ class TrainSection(Section):
         "auto", description="mixed precision; auto: where the device is fast at it"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
+    compile: Switch = Field(
+        False, description="torch.compile the network: minutes of building, then faster steps"
+    )
+    gradient_checkpointing: Switch = Field(
+        False, description="keep only the inputs of the backbone's blocks: less memory, slower"
+    )
     save_every: CountOrZero = Field(
         0, description="steps between checkpoints within an epoch; 0: at its end only"
     )
