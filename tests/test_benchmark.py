@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sceneparse.benchmark import limits
+from sceneparse.benchmark import limits, train
 from sceneparse.benchmark.limits import matrix_products
 from sceneparse.benchmark.picture import draw_ratios
 from sceneparse.benchmark.plain_spnet import in_plain_form
@@ -71,6 +71,19 @@ def test_operations_become_that_many_products(monkeypatch: pytest.MonkeyPatch) -
     calls.clear()
     work()
     assert len(calls) == 5
+
+
+def test_training_steps_are_compared(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "_STEPS", 2)
+    monkeypatch.setattr(train, "_REPEATS", 2)
+    small = [setting for setting in tiny if setting.startswith(("augment", "model", "train"))]
+    rows = train.measure(lambda settings: benchmark._quickstart([*small, *settings]))
+    assert [(row.name, row.unit) for row in rows] == [
+        ("train_step", "ms"),
+        ("data_wait_share", "%"),
+    ]
+    assert all(0 < row.lowest_ratio <= row.ratio <= row.highest_ratio for row in rows)
+    assert 0 < rows[1].ours < 100
 
 
 def test_tool_writes_table_rows_and_picture(

@@ -53,6 +53,7 @@ ALLOWED = {
     "benchmark": {
         "benchmark",
         "data",
+        "engine",
         "export",
         "inference",
         "layers",
@@ -60,6 +61,7 @@ ALLOWED = {
         "models",
         "precision",
         "report",
+        "training",
     },
     "losses": {"layers"},
     "metrics": {"metrics"},

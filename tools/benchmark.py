@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,9 @@ from sceneparse.cli import run, tool_parser
 
 if TYPE_CHECKING:
     from sceneparse.benchmark.rows import Row
+    from sceneparse.training import Training
 
+_QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
 EXAMPLES = """\
   python tools/benchmark.py all --markdown
   python tools/benchmark.py infer --json infer.json --picture infer.png
@@ -24,9 +29,10 @@ def parser() -> argparse.ArgumentParser:
     result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
     result.add_argument(
         "what",
-        choices=["all", "attention", "cls", "data", "eval", "heads", "infer"],
-        help="infer: a network on an image; data: decoding, augmentation; eval: testing beside the "
-        "network; cls: feeding classifiers; all: these four, about ten minutes on two cores; "
+        choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "train"],
+        help="infer: a network on an image; train: training steps; data: decoding, augmentation; "
+        "eval: testing beside the network; cls: feeding classifiers; all: these five, about ten "
+        "minutes on two cores; "
         "attention: cost of the blocks in a classifier; heads: cost of heads",
     )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
@@ -60,14 +66,30 @@ def _write(rows: list[Row], options: argparse.Namespace) -> None:
             raise InputError(f"cannot write '{path}': {error}") from error
 
 
+def _quickstart(settings: Sequence[str]) -> Training:
+    """Prepare a run of the quickstart with some settings changed."""
+    import torch
+
+    from sceneparse.assembly.segmentation import prepare_training
+    from sceneparse.config.loading import load_config
+    from sceneparse.config.segmentation import SegConfig
+    from sceneparse.distributed import Process
+
+    config = load_config(_QUICKSTART, settings, SegConfig)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with redirect_stdout(io.StringIO()):  # what a run says of itself
+        return prepare_training(config, Process(0, 1, device))
+
+
 def _measurements(what: str) -> list[Callable[[], list[Row]]]:
-    from sceneparse.benchmark import attention, cls, data, heads, infer
+    from sceneparse.benchmark import attention, cls, data, heads, infer, train
     from sceneparse.benchmark import eval as testing
 
     if what == "heads":
         print(heads.costs(), end="\n\n")
-    parts = {
+    parts: dict[str, Callable[[], list[Row]]] = {
         "infer": infer.measure,
+        "train": partial(train.measure, _quickstart),
         "data": data.measure,
         "eval": testing.measure,
         "cls": cls.measure,

@@ -34,9 +34,9 @@ def measure() -> list[Row]:
     ours, plain = (in_a_process(_cost, way) for way in (_ours, _plain))
     shares = [100 * seconds / network for seconds, _ in (ours, plain)]
     return [
-        cost_row("eval_outside_network", ours[0], plain[0], "s"),
-        cost_row("eval_overhead_share", shares[0], shares[1], "%"),
-        cost_row("eval_peak_memory_mb", ours[1], plain[1], "MB"),
+        cost_row("eval_outside_network", [ours[0]], [plain[0]], "s"),
+        cost_row("eval_overhead_share", [shares[0]], [shares[1]], "%"),
+        cost_row("eval_peak_memory_mb", [ours[1]], [plain[1]], "MB"),
     ]
 
 

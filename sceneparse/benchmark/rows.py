@@ -57,8 +57,7 @@ def in_turns(
 
 def time_row(name: str, ours: Sequence[float], reference: Sequence[float]) -> Row:
     """Make a row of seconds that were measured in turns."""
-    ratios = [theirs / mine for mine, theirs in zip(ours, reference, strict=True)]
-    return _row(name, [1000 * s for s in ours], [1000 * s for s in reference], ratios, "ms")
+    return cost_row(name, [1000 * s for s in ours], [1000 * s for s in reference], "ms")
 
 
 def rate_row(name: str, ours: Sequence[float], reference: Sequence[float], unit: str) -> Row:
@@ -67,9 +66,10 @@ def rate_row(name: str, ours: Sequence[float], reference: Sequence[float], unit:
     return _row(name, ours, reference, ratios, unit)
 
 
-def cost_row(name: str, ours: float, reference: float, unit: str) -> Row:
-    """Make a row of something measured once, of which less is better."""
-    return _row(name, [ours], [reference], [reference / ours], unit)
+def cost_row(name: str, ours: Sequence[float], reference: Sequence[float], unit: str) -> Row:
+    """Make a row of what less is better of, measured in turns."""
+    ratios = [theirs / mine for mine, theirs in zip(ours, reference, strict=True)]
+    return _row(name, ours, reference, ratios, unit)
 
 
 def _row(

@@ -1,0 +1,120 @@
+"""Training steps of the quickstart: data, checks and averages beside the network alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+from sceneparse.benchmark.limits import finish
+from sceneparse.benchmark.rows import Row, Work, cost_row, in_turns, time_row
+from sceneparse.data.loader import Batch
+from sceneparse.data.synthetic import write_dataset
+from sceneparse.engine import train_one_epoch
+from sceneparse.training import Training
+
+# From overridden settings to the parts of a run.
+Prepare = Callable[[Sequence[str]], Training]
+_SCENES = {"train": 48, "val": 4}
+_STEPS, _REPEATS = 10, 5
+_WORKERS = 2
+
+
+def measure(prepare: Prepare) -> list[Row]:
+    """Train in turns with data workers, without, and on one batch that is always the same.
+
+    `prepare` makes a run of the quickstart with some settings changed. train_step compares a step
+    with workers with the network alone; data_wait_share the waiting for data with and without.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(Path(folder) / "data", _SCENES, size=(256, 384))
+        ours, plain = (
+            _Steps(
+                prepare([f"data.root={folder}/data", f"output={folder}/{n}", f"data.workers={n}"])
+            )
+            for n in (_WORKERS, 0)
+        )
+        seconds = in_turns(
+            {"ours": ours, "plain": plain, "alone": _network_alone(ours.training)},
+            repeats=_REPEATS,
+            pause=0.5,  # until the workers have read ahead
+        )
+        for run in (ours, plain):
+            run.training.lock.release()
+    steps, alone = ([s / _STEPS for s in seconds[name]] for name in ("ours", "alone"))
+    return [
+        time_row("train_step", steps, alone),
+        cost_row(
+            "data_wait_share", ours.shares(seconds["ours"]), plain.shares(seconds["plain"]), "%"
+        ),
+    ]
+
+
+class _Steps:
+    """Some steps of a run at each call, and the time in them that was spent waiting for data."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self._waits: list[float] = []
+        self._batches = _endless(training)
+
+    def __call__(self) -> None:
+        training = self.training
+        self._waits.append(0.0)
+        train_one_epoch(
+            training.parallel,
+            self._timed(),
+            training.stepper,
+            forward=training.forward,
+            loss_function=training.loss,
+            normalize=training.normalize,
+            compute=training.compute,
+            accumulate=1,
+            seed=(training.seed,),
+            first_step=0,
+            after_step=lambda *_: True,
+        )
+        finish(training.process.device)
+
+    def shares(self, seconds: Sequence[float]) -> list[float]:
+        """Return the percentage of the last calls' seconds that was waited for data."""
+        last = self._waits[-len(seconds) :]
+        return [100 * waited / spent for waited, spent in zip(last, seconds, strict=True)]
+
+    def _timed(self) -> Iterator[Batch]:
+        for _ in range(_STEPS):
+            start = perf_counter()
+            batch = next(self._batches)
+            self._waits[-1] += perf_counter() - start
+            yield batch
+
+
+def _endless(training: Training) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        training.sampler.start_at(epoch, 0)
+        yield from training.batches()
+        epoch += 1
+
+
+def _network_alone(training: Training) -> Work:
+    """Make the steps that a loop of forward pass, loss, backward pass and optimiser takes."""
+    compute, device = training.compute, training.process.device
+    (batch,) = islice(_endless(training), 1)
+    images = training.normalize(compute.place_images(batch.images))
+    targets = batch.targets.to(device)
+    optimizer = training.stepper.optimizer
+
+    def work() -> None:
+        training.parallel.train()
+        for _ in range(_STEPS):
+            with compute.autocast():
+                outputs = training.forward(training.parallel, images)
+            training.loss(outputs, targets).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        finish(device)
+
+    return work
