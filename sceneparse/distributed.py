@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from sceneparse.errors import InputError
 
@@ -67,6 +68,22 @@ def _meet(backend: str) -> None:
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     own = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined] # missing in stubs
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
+
+
+def parallel_network(model: nn.Module, process: Process, *, accumulate: int = 1) -> nn.Module:
+    """Let several processes share the gradients of a network, summed every `accumulate` passes.
+
+    What is summed early while the rest is still computed is learnt once in a static graph. With
+    several passes to a sum torch 2.14 fails in one (pytorch/pytorch pull request 187732).
+    """
+    if process.world_size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[process.device.index] if process.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=accumulate == 1,
+    )
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from sceneparse.assembly.runs import parallel_network
 from sceneparse.benchmark.classifiers import saved_bytes
-from sceneparse.distributed import Process
+from sceneparse.distributed import Process, parallel_network
 from sceneparse.engine import _share_gradients
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model

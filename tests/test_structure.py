@@ -53,6 +53,7 @@ ALLOWED = {
     "benchmark": {
         "benchmark",
         "data",
+        "distributed",
         "engine",
         "export",
         "inference",

@@ -29,11 +29,12 @@ def parser() -> argparse.ArgumentParser:
     result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
     result.add_argument(
         "what",
-        choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "train"],
+        choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],
         help="infer: a network on an image; train: training steps; data: decoding, augmentation; "
         "eval: testing beside the network; cls: feeding classifiers; all: these five, about ten "
         "minutes on two cores; "
-        "attention: cost of the blocks in a classifier; heads: cost of heads",
+        "attention: cost of the blocks in a classifier; heads: cost of heads; "
+        "scale: two processes, gradient checkpointing",
     )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
     result.add_argument("--picture", metavar="FILE", help="draw the ratios (.png, .svg, .pdf)")
@@ -82,7 +83,7 @@ def _quickstart(settings: Sequence[str]) -> Training:
 
 
 def _measurements(what: str) -> list[Callable[[], list[Row]]]:
-    from sceneparse.benchmark import attention, cls, data, heads, infer, train
+    from sceneparse.benchmark import attention, cls, data, heads, infer, scale, train
     from sceneparse.benchmark import eval as testing
 
     if what == "heads":
@@ -94,7 +95,7 @@ def _measurements(what: str) -> list[Callable[[], list[Row]]]:
         "eval": testing.measure,
         "cls": cls.measure,
     }
-    rest = {"attention": attention.measure, "heads": heads.measure}
+    rest = {"attention": attention.measure, "heads": heads.measure, "scale": scale.measure}
     return list(parts.values()) if what == "all" else [{**parts, **rest}[what]]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sceneparse.checkpoint import Saved, newest_intact, read_training_state
 from sceneparse.config.types import Section
@@ -74,22 +73,6 @@ def begin_run(
 def choose_precision(amp: str, saved: Saved | None, process: Process) -> torch.dtype | None:
     """Choose the type of mixed precision; a resumed run keeps what "auto" once chose."""
     return choose_dtype(saved.meta["amp"] if saved and amp == "auto" else amp, process.device)
-
-
-def parallel_network(model: nn.Module, process: Process, *, accumulate: int = 1) -> nn.Module:
-    """Let several processes share the gradients of a network, summed every `accumulate` passes.
-
-    What is summed early while the rest is still computed is learnt once in a static graph. With
-    several passes to a sum torch 2.14 fails in one (pytorch/pytorch pull request 187732).
-    """
-    if process.world_size == 1:
-        return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[process.device.index] if process.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        static_graph=accumulate == 1,
-    )
 
 
 def refuse_untrainable(

@@ -17,7 +17,6 @@ from sceneparse.assembly.runs import (
     begin_run,
     choose_precision,
     create_folder,
-    parallel_network,
     refuse_untrainable,
     resume_run,
     say_on_main,
@@ -36,7 +35,7 @@ from sceneparse.data.loader import (
 )
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
-from sceneparse.distributed import Process, check_on_main
+from sceneparse.distributed import Process, check_on_main, parallel_network
 from sceneparse.engine import Stepper
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.normalization import Normalization
