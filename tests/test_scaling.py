@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sceneparse.distributed import Process, parallel_network
 from sceneparse.engine import _share_gradients
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model
+from tests.conftest import ROOT
 from tests.processes import forkserver
 from tests.test_train_seg import QUICKSTART, call
 from tools import train_seg
@@ -127,6 +129,11 @@ def test_run_with_checkpointed_blocks_ends_with_the_same_weights(
         (saved,) = output.glob("checkpoints/*/model.safetensors")
         weights.append(saved.read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_slurm_script_is_valid_shell() -> None:
+    script = ROOT / "docs/slurm_train.sh"
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
 
 @pytest.mark.slow
