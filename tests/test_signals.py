@@ -40,7 +40,8 @@ def test_stopped_in_every_phase_and_resumed(tiny: list[str], tmp_path: Path) -> 
     metrics = tmp_path / "parts" / "metrics.jsonl"
 
     run = Run("train_seg", settings)
-    time.sleep(0.05)
+    run.wait_for(run.log.exists)
+    time.sleep(0.1)
     assert stop(run, signal.SIGUSR1) == 0
     assert "SIGUSR1 received, nothing to save" in run.said
 

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Load the configuration and the data, train each seed, summarise."""
+    leave_at_signals()
     from sceneparse.config.classification import ClsConfig
     from sceneparse.config.loading import load_config, render_config
 
@@ -41,7 +42,6 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         print(render_config(config, explain=True), end="")
         return
-    leave_at_signals()
     train_seeds(config, run_options(options))
     summarise(config)
 

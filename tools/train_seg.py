@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Load the configuration and train, unless it is only to be printed."""
+    leave_at_signals()
     from sceneparse.config.loading import load_config, render_config
     from sceneparse.config.segmentation import SegConfig
 
@@ -40,7 +41,6 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         print(render_config(config, explain=True), end="")
         return
-    leave_at_signals()
     train_model(config, run_options(options))
 
 

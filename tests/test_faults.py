@@ -1,0 +1,23 @@
+"""The list of faults, the tests that inject them, and what the README says of them agree."""
+
+from __future__ import annotations
+
+import json
+
+from tests.faults import FAULTS, README, RESULTS, marked_tests, readme_table, with_table
+
+OUTCOMES = json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def test_every_fault_is_injected_by_the_tests_that_are_recorded() -> None:
+    assert [entry["number"] for entry in OUTCOMES] == list(FAULTS)
+    for entry in OUTCOMES:
+        assert entry["fault"] == FAULTS[entry["number"]]
+        assert entry["tests"] == marked_tests()[entry["number"]], "run make faults"
+        assert entry["tests"] or entry["outcome"] == "not_testable", entry
+        assert entry["outcome"] == "proved" or entry["reason"], entry
+
+
+def test_readme_shows_what_is_recorded() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert with_table(text, readme_table(OUTCOMES)) == text, "run make faults"
