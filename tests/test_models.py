@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ import sceneparse
 from sceneparse.errors import InputError
 from sceneparse.layers.blocks import ConvNormAct
 from sceneparse.layers.norms import set_norms
-from sceneparse.layers.pooling import MixedPooling, StripPooling
+from sceneparse.layers.pooling import MixedPooling, StripPooling, strip_means
 from sceneparse.models.heads import HEADS
 from sceneparse.models.resnet import RESNETS, create_resnet
 from sceneparse.models.segmentation import SegmentationModel
@@ -46,6 +47,21 @@ def test_parameters_of_the_paper(
             output_stride=8,
         )
     assert count(model) == parameters
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_strip_means_in_both_layouts(layout: torch.memory_format) -> None:
+    x = torch.randn(2, 5, 7, 3).contiguous(memory_format=layout).requires_grad_()
+    rows, columns = strip_means(x)
+    values = x.detach().numpy()
+    np.testing.assert_allclose(
+        rows.detach().numpy(), values.sum(3, keepdims=True) / 3, rtol=0, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        columns.detach().numpy(), values.sum(2, keepdims=True) / 7, rtol=0, atol=1e-6
+    )
+    (rows.sum() + 2 * columns.sum()).backward()
+    torch.testing.assert_close(x.grad, torch.full_like(x, 1 / 3 + 2 / 7))
 
 
 def test_strip_pooling_by_hand() -> None:

@@ -59,6 +59,13 @@ def parser() -> argparse.ArgumentParser:
     )
     int8.add_argument("--split", default="train", help="of the data folder (train)")
     int8.add_argument("--images", type=int, default=36, metavar="N", help="of the split (36)")
+    int8.add_argument(
+        "--float-layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="so many first convolutions stay in float32: nearer to the model, slower (0)",
+    )
     return result
 
 
@@ -97,6 +104,8 @@ def check_options(options: argparse.Namespace) -> None:
 
     if options.fixed and min(options.fixed) < 1:
         raise InputError(f"--fixed takes a height and a width, got {options.fixed}")
+    if options.float_layers < 0:
+        raise InputError(f"--float-layers must be 0 or more, got {options.float_layers}")
     if options.int8 != (options.calibrate is not None):
         raise InputError("--int8 and --calibrate DATA go together")
     useless = {
@@ -126,7 +135,13 @@ def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> 
     # Begun with the first image, after the graph was traced.
     progress = cache(lambda: Progress(len(images), "images"))
     lines = export_int8(
-        model, path, images, lambda count: progress().advance(count), fixed=fixed, **graph
+        model,
+        path,
+        images,
+        lambda count: progress().advance(count),
+        float_layers=options.float_layers,
+        fixed=fixed,
+        **graph,
     )
     progress().close()
     return lines

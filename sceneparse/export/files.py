@@ -60,19 +60,21 @@ def export_onnx(
         return compare(graph, lambda: OnnxNetwork(aside).run, path, _sizes(fixed))
 
 
-def export_int8(
+def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
     model: SegmentationModel,
     path: Path,
     images: Sequence[NDArray[np.uint8]],
     advance: Callable[[int], None],
     *,
+    float_layers: int = 0,
     normalize: bool = False,
     argmax: bool = False,
     fixed: Size | None = None,
 ) -> list[str]:
     """Write ONNX in int8, fitted to RGB images (H, W, 3) but the last four, compared on these.
 
-    `advance` is told of each image that was seen; the rest is as in export_onnx.
+    `advance` is told of each image that was seen. The first `float_layers` convolutions stay in
+    float32, for networks that lose too much. The rest is as in export_onnx.
     """
     graph, meta = _prepared(model, normalize, argmax)
     if len(images) < 2 * COMPARED:
@@ -84,7 +86,7 @@ def export_int8(
         _write_onnx(graph, aside, fixed, meta)
         compare(graph, lambda: OnnxNetwork(aside).run, path, _sizes(fixed))
         with _quiet():
-            quantize(aside, taken, advance)
+            quantize(aside, taken, advance, float_layers)
         scales = UNSEEN_SCALES if fixed is None else (1.0,)
         return compare_labels(graph, lambda: OnnxNetwork(aside).run, path, others, scales)
 

@@ -11,16 +11,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-# Of normalised numbers; a Resize or ReduceMean between two of these stays in bytes as well.
+# The name that the graph's input has.
 _INPUT = "images"
 
 
-def quantize(path: Path, images: Iterable[Tensor], advance: Callable[[int], None]) -> None:
+def quantize(
+    path: Path, images: Iterable[Tensor], advance: Callable[[int], None], float_layers: int
+) -> None:
     """Replace a float32 ONNX file by one in int8; `images` (1, 3, H, W) are what its graph takes.
 
-    `advance` is told of each image that was seen.
+    `advance` is told of each image that was seen. The first `float_layers` convolutions stay as
+    they are: networks of few channels lose most by these.
     """
-    # Another extra's packages.
+    # Packages of an extra.
+    import onnx  # noqa: PLC0415
     from onnxruntime.quantization import (  # noqa: PLC0415
         CalibrationDataReader,
         CalibrationMethod,
@@ -43,6 +47,7 @@ def quantize(path: Path, images: Iterable[Tensor], advance: Callable[[int], None
             advance(1)
             return {_INPUT: image.numpy()}
 
+    convolutions = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
     quantize_static(
         str(path),
         str(path),
@@ -52,6 +57,7 @@ def quantize(path: Path, images: Iterable[Tensor], advance: Callable[[int], None
         # Unsigned times signed is what processors multiply (VNNI); signed times signed is slower.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        nodes_to_exclude=convolutions[:float_layers],
         # The whole range: clipping it (percentiles) loses more than it gains.
         calibrate_method=CalibrationMethod.MinMax,
     )

@@ -38,6 +38,17 @@ def pooling_matrix(size: int, grid: int, like: Tensor) -> Tensor:
     return inside.to(like.dtype) / (last - first).to(like.dtype)
 
 
+def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Average each row and each column: (B, C, H, W) -> (B, C, H, 1), (B, C, 1, W)."""
+    if torch.compiler.is_exporting() or x.is_contiguous():
+        return x.mean(dim=3, keepdim=True), x.mean(dim=2, keepdim=True)
+    # Of maps in channels_last layout PyTorch does the same 10 to 40 times as fast where channels
+    # are the last axis.
+    last = x.permute(0, 2, 3, 1)
+    rows, columns = last.mean(dim=2, keepdim=True), last.mean(dim=1, keepdim=True)
+    return rows.permute(0, 3, 1, 2), columns.permute(0, 3, 1, 2)
+
+
 class StripPooling(nn.Module):
     """Strip pooling module (SPM), section 3.1: gates each pixel by its row's and column's means.
 
@@ -51,8 +62,9 @@ class StripPooling(nn.Module):
         self.fuse = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.rows(x.mean(dim=3, keepdim=True))  # (B, C, H, 1)
-        columns = self.columns(x.mean(dim=2, keepdim=True))  # (B, C, 1, W)
+        row_means, column_means = strip_means(x)
+        rows = self.rows(row_means)  # (B, C, H, 1)
+        columns = self.columns(column_means)  # (B, C, 1, W)
         gate = self.fuse(F.relu(rows + columns)).sigmoid()  # (B, C, H, W)
         gated: Tensor = x * gate
         return gated
@@ -120,8 +132,9 @@ class _LongRange(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.reduce(x)
-        columns = self.columns(x.mean(dim=2, keepdim=True))  # (B, C/4, 1, W)
-        rows = self.rows(x.mean(dim=3, keepdim=True))  # (B, C/4, H, 1)
+        row_means, column_means = strip_means(x)
+        columns = self.columns(column_means)  # (B, C/4, 1, W)
+        rows = self.rows(row_means)  # (B, C/4, H, 1)
         fused: Tensor = self.fuse(F.relu(columns + rows))
         return fused
 

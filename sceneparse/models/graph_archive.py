@@ -88,7 +88,7 @@ class GraphNetwork(ExportedNetwork):
 
     def run(self, images: Tensor) -> Tensor:
         values: Values = {
-            name: images if buffer is None else getattr(self, buffer)
+            name: images.contiguous() if buffer is None else getattr(self, buffer)
             for name, buffer in self._buffers_of.items()
         }
         with refusing(f"'{self.path}'", "cannot run"):
