@@ -70,6 +70,17 @@ def test_bfloat16_decides_alike() -> None:
     assert (found.argmax(1) == expected.argmax(1)).double().mean() > 0.95
 
 
+@pytest.mark.slow
+def test_compiled_network_computes_the_same() -> None:
+    model = trained(NETWORKS["head strip_pooling"])
+    ready = prepare_for_inference(model, compile=True)
+    for size in ((65, 97), (64, 80)):
+        images = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            expected, found = model(images)["out"], ready(images)["out"]
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
 class Misleading(nn.Module):
     """A convolution beside a norm that it is not followed by."""
 

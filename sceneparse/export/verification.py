@@ -16,7 +16,7 @@ from sceneparse.export.graph import ExportedGraph
 # Sizes (B, H, W) that no graph is traced at: odd ones, small ones, one high, one wide.
 UNSEEN_SIZES = ((1, 97, 161), (3, 200, 133), (1, 301, 77))
 # The same for real images.
-UNSEEN_SCALES = (0.6, 0.85, 1.3)
+UNSEEN_SCALES = (0.75, 0.9, 1.25)
 # Of the largest logit.
 _TOLERANCE = 1e-3
 # Labels may differ where two classes are equally likely up to rounding,
