@@ -66,8 +66,10 @@ class Stepper:
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        # The only read of the device in a step: the host moves the schedule, so it must know. The
-        # device waits for no more than the first kernels of the optimiser.
+        # The only read of the device in a step, and not a step later: by then the next step would
+        # be computed, at a rate that the schedule may not have come to, and a checkpoint between
+        # the two could hold a step that must be left out. The device waits for no more than the
+        # first kernels of the optimiser.
         read_loss, read_norm = torch.stack([loss, norm.to(loss)]).tolist()
         if not math.isfinite(read_norm):
             return self._skip(model, read_loss)
