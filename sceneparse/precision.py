@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from timeit import timeit
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from sceneparse.distributed import any_process
 from sceneparse.errors import InputError, unknown_name
@@ -49,14 +50,17 @@ class Compute:
         return moved.contiguous(memory_format=self.memory_format)
 
 
-def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+def choose_dtype(
+    amp: str, device: torch.device, work: Callable[[], object] | None = None
+) -> torch.dtype | None:
     """Translate "auto", "bf16", "fp16" or "off" into a type for autocast; None: plain float32.
 
-    auto: bfloat16 on GPUs from compute capability 8.0 and on CPUs that are measured to be faster
-    in it, float16 on older GPUs, float32 elsewhere; the same in all processes.
+    auto: bfloat16 on GPUs from compute capability 8.0 and on CPUs where `work` is measured to be
+    faster in it, float16 on older GPUs, float32 elsewhere; the same in all processes. None: a wide
+    convolution stands for the work.
     """
     if amp == "auto":
-        dtype = _fast_dtype(device)
+        dtype = _fast_dtype(device, work or _convolution_step)
         return None if any_process(dtype is None, device) else dtype
     if amp == "fp16" and device.type == "cpu":
         raise InputError("amp: fp16 needs a GPU; use auto, bf16 or off")
@@ -73,7 +77,7 @@ def amp_name(dtype: torch.dtype | None) -> str:
     return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
-def _fast_dtype(device: torch.device) -> torch.dtype | None:
+def _fast_dtype(device: torch.device, work: Callable[[], object]) -> torch.dtype | None:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if fast else torch.float16
@@ -81,27 +85,45 @@ def _fast_dtype(device: torch.device) -> torch.dtype | None:
         return None
     capabilities = torch.cpu.get_capabilities()
     known = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return torch.bfloat16 if known and _bfloat16_pays() else None
+    return torch.bfloat16 if known and _bfloat16_pays(work) else None
 
 
-@functools.cache
-def _bfloat16_pays() -> bool:
-    """Whether a convolution's training step is clearly faster in bfloat16 than in float32.
+def _bfloat16_pays(work: Callable[[], object]) -> bool:
+    """Whether some work is clearly faster in bfloat16 than in float32.
 
     With AMX it is several times faster; the bf16 instructions of AVX-512 alone are half as fast as
-    float32 on some processors and twice as fast on others.
+    float32 on some processors and twice as fast on others, and slower for narrow networks anyway.
     """
-    steps = [_convolution_step(dtype) for dtype in (torch.float32, torch.bfloat16)]
-    # In turns, so that other work on the machine slows both.
-    seconds = [[timeit(step, number=1) for step in steps] for _ in range(7)]
-    wide, narrow = (min(column) for column in zip(*seconds, strict=True))
+
+    def seconds(dtype: torch.dtype) -> float:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+            return timeit(work, number=1)
+
+    # In turns, so that other work on the machine slows both; the first ones prepare kernels.
+    turns = [[seconds(torch.float32), seconds(torch.bfloat16)] for _ in range(5)]
+    wide, narrow = (min(column) for column in zip(*turns, strict=True))
     return bool(wide > 1.3 * narrow)
 
 
-def _convolution_step(dtype: torch.dtype) -> Callable[[], None]:
-    """Make a forward and backward pass of a 3x3 convolution, about 10 milliseconds of work."""
-    conv = nn.Conv2d(128, 128, 3, padding=1, bias=False, dtype=dtype)
-    conv.to(memory_format=torch.channels_last)
-    x = torch.zeros(2, 128, 48, 48, dtype=dtype, requires_grad=True)
-    x = x.contiguous(memory_format=torch.channels_last)
-    return lambda: conv(x).sum().backward()
+def training_step(
+    model: nn.Module, forward: Callable[[nn.Module, Tensor], object], shape: tuple[int, ...]
+) -> Callable[[], None]:
+    """Make a forward and backward pass of a copy of a network on images (B, 3, H, W) of zeros.
+
+    `forward` gives a tensor, or several in a tuple or dict. The network itself stays as it is.
+    """
+    copied = copy.deepcopy(model).train()
+    images = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        outputs, _ = tree_flatten(forward(copied, images))
+        sum(output.float().sum() for output in outputs).backward()
+
+    return step
+
+
+def _convolution_step() -> None:
+    """Compute forward and backward pass of a 3x3 convolution, about 10 milliseconds of work."""
+    conv = nn.Conv2d(128, 128, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    x = torch.zeros(2, 128, 48, 48, requires_grad=True)
+    conv(x.contiguous(memory_format=torch.channels_last)).sum().backward()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_auto_on_cpus(
     expected: torch.dtype | None,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    monkeypatch.setattr(precision, "_bfloat16_pays", lambda: pays)
+    monkeypatch.setattr(precision, "_bfloat16_pays", lambda _: pays)
     assert choose_dtype("auto", CPU) == expected
     assert choose_dtype(amp_name(expected), CPU) == expected
 
@@ -51,8 +53,36 @@ def test_resumed_run_keeps_its_type(
     config = load_config(ROOT / "configs/quickstart.yaml", [*tiny, "train.epochs=1"], SegConfig)
     process = Process(0, 1, CPU)
     for resume, fast in ((False, torch.bfloat16), (True, None)):
-        monkeypatch.setattr(precision, "_fast_dtype", lambda _, fast=fast: fast)
+        monkeypatch.setattr(precision, "_fast_dtype", lambda *_, fast=fast: fast)
         training = prepare_training(config, process, resume=resume)
         train(training)
         assert training.compute.dtype == torch.bfloat16
     assert capsys.readouterr().out.count("in bfloat16") == 2
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_auto_measures_the_network_and_leaves_it_as_it_is(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, pays: bool
+) -> None:
+    kept: list[torch.Tensor] = []
+
+    def measured(work: Any) -> bool:
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            work()
+        return pays
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(precision, "_bfloat16_pays", measured)
+    trainings = [
+        prepare_training(
+            load_config(ROOT / "configs/quickstart.yaml", [*tiny, f"train.amp={amp}"], SegConfig),
+            Process(0, 1, CPU),
+            overwrite=amp == "off",
+        )
+        for amp in ("auto", "off")
+    ]
+    assert [t.compute.dtype for t in trainings] == [torch.bfloat16 if pays else None, None]
+    assert any(tensor.shape == (2, 3, 48, 64) for tensor in kept)  # two images of the crop
+    states = [training.model.state_dict() for training in trainings]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert all(parameter.grad is None for parameter in trainings[0].model.parameters())

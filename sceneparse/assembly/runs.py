@@ -70,9 +70,18 @@ def begin_run(
     return Beginning(lock, saved, overwrite, accept_changes)
 
 
-def choose_precision(amp: str, saved: Saved | None, process: Process) -> torch.dtype | None:
-    """Choose the type of mixed precision; a resumed run keeps what "auto" once chose."""
-    return choose_dtype(saved.meta["amp"] if saved and amp == "auto" else amp, process.device)
+def choose_precision(
+    amp: str, saved: Saved | None, process: Process, work: Callable[[], Callable[[], object]]
+) -> torch.dtype | None:
+    """Choose the type of mixed precision; a resumed run keeps what "auto" once chose.
+
+    `work` makes a training step to be measured, where that is what it depends on.
+    """
+    if amp != "auto":
+        return choose_dtype(amp, process.device)
+    if saved is not None:
+        return choose_dtype(saved.meta["amp"], process.device)
+    return choose_dtype(amp, process.device, work() if process.device.type == "cpu" else None)
 
 
 def refuse_untrainable(

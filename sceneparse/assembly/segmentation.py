@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,13 @@ from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
-from sceneparse.precision import Compute, amp_name
+from sceneparse.precision import Compute, amp_name, training_step
 from sceneparse.preemption import StopRequest
 from sceneparse.training import Loss, Training
 from sceneparse.validation import validate_segmentation
+
+# Rows and columns that say which precision is the fastest; more would take minutes.
+_LARGEST_MEASURED = 161
 
 
 def prepare_training(
@@ -70,8 +74,7 @@ def prepare_training(
         folder, process, resume=resume, overwrite=overwrite, accept_changes=accept_changes
     )
     saved = beginning.saved
-    dtype = choose_precision(config.train.amp, saved, process)
-    compute = Compute(process.device, dtype, config.train.channels_last)
+    layout = Compute(process.device, channels_last=config.train.channels_last)
     train_set, val_set = (
         create_dataset(config.data.dataset, config.data.root, split, config.data.classes)
         for split in (config.data.train_split, config.data.val_split)
@@ -79,7 +82,7 @@ def prepare_training(
     check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set), say))
     sampler = _create_sampler(config, train_set, process, say)
     model = _create_model(
-        config, train_set.table.num_classes, process, compute, say, fresh=saved is None
+        config, train_set.table.num_classes, process, layout, say, fresh=saved is None
     )
     refuse_untrainable(
         model,
@@ -87,6 +90,10 @@ def prepare_training(
         _logits_at_stride,
         remedy="change augment.crop or train.batch_size, or set model.norm: group",
     )
+    height, width = (min(side, _LARGEST_MEASURED) for side in config.augment.crop)
+    measured = partial(training_step, model, _logits_at_stride, (2, 3, height, width))
+    dtype = choose_precision(config.train.amp, saved, process, measured)
+    compute = replace(layout, dtype=dtype)
     section = _eval_settings(config)
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
     normalize = Normalization(config.data.mean, config.data.std)
@@ -260,7 +267,7 @@ def _create_model(
     config: SegConfig,
     num_classes: int,
     process: Process,
-    compute: Compute,
+    layout: Compute,
     say: Callable[[str], None],
     *,
     fresh: bool,
@@ -281,7 +288,7 @@ def _create_model(
             f"backbone '{settings.backbone}' has no sequences of blocks; "
             "set train.gradient_checkpointing: false"
         )
-    compute.place_model(model)
+    layout.place_model(model)
     return model
 
 
