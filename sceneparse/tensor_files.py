@@ -17,14 +17,35 @@ from sceneparse.errors import InputError, refusing
 
 _NOT_WEIGHTS = "damaged or not a weights file"
 
-_numpy_scalar: Any = np.float64(0).__reduce__()[0]
+
+class _NumberKind:
+    """Stands for numpy.dtype, whose own reading of a damaged state can crash the process."""
+
+    def __init__(self, kind: str, align: bool = False, copy: bool = False) -> None:
+        del align, copy  # as pickles of numpy.dtype give them
+        if kind not in {"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1"}:
+            raise ValueError(f"numpy numbers of type {kind[:10]!r}")
+        self.kind, self.order = kind, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+        if self.order not in {"<", ">", "=", "|"}:
+            raise ValueError("numpy numbers of unknown byte order")
+
+
+def _number(kind: _NumberKind, data: bytes) -> float | int | bool:
+    """Stands for the function that makes numpy's numbers, and makes plain ones."""
+    (number,) = np.frombuffer(data, np.dtype(f"{kind.order}{kind.kind}"))
+    plain: float | int | bool = number.item()
+    return plain
+
+
 # Training scripts of old kept scores beside the weights, as numpy numbers.
-_NUMPY_SCALARS: list[Any] = [
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
+_NUMPY_NUMBERS: list[Any] = [
+    (_NumberKind, "numpy.dtype"),
     # before and after numpy 2
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -33,7 +54,7 @@ def read_tensors(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
     with refusing(path, _NOT_WEIGHTS):
         _refuse_compressed(path)
         try:
-            with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            with torch.serialization.safe_globals(_NUMPY_NUMBERS):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise InputError(

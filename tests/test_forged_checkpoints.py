@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save, save_file
@@ -29,6 +30,7 @@ from sceneparse.distributed import Process
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.models.pretrained import read_weights
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.tensor_files import read_tensors
 from sceneparse.training import train
 from tests.conftest import ROOT, MakeRun
 from tools import convert_weights, eval_miou, predict, train_seg
@@ -130,6 +132,36 @@ def with_values(**values: Any) -> Callable[[Path], None]:
 
 def with_text(text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "meta.json").write_text(text)
+
+
+def numpy_number(value: Any, state: bytes) -> bytes:
+    """A file of one numpy number; `state` replaces what follows the byte order of its type."""
+    plain, forged = io.BytesIO(), io.BytesIO()
+    torch.save({"score": value}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(forged, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                assert content.count(_STATE) == 1
+                content = content.replace(_STATE, state)
+            target.writestr(name, content)
+    return forged.getvalue()
+
+
+_STATE = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+
+
+def test_numpy_numbers_are_read_without_numpy(tmp_path: Path) -> None:
+    """Found by fuzzing: numpy crashes over a type whose state is cut short."""
+    path = tmp_path / "x.pth"
+    for value in (np.float64(1.5), np.float32(-2.5), np.int64(3), np.dtype(">i4").type(7)):
+        path.write_bytes(numpy_number(value, _STATE))
+        assert read_tensors(path) == {"score": value}
+    path.write_bytes(numpy_number(np.float64(1.5), _STATE[2:]))
+    assert read_tensors(path) == {"score": 1.5}
+    path.write_bytes(numpy_number(np.complex128(1j), _STATE))
+    with pytest.raises(InputError, match="refused, it is damaged or holds more"):
+        read_tensors(path)
 
 
 METAS: dict[str, tuple[Callable[[Path], object], str]] = {
