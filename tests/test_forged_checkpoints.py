@@ -160,7 +160,7 @@ def test_numpy_numbers_are_read_without_numpy(tmp_path: Path) -> None:
     path.write_bytes(numpy_number(np.float64(1.5), _STATE[2:]))
     assert read_tensors(path) == {"score": 1.5}
     path.write_bytes(numpy_number(np.complex128(1j), _STATE))
-    with pytest.raises(InputError, match="refused, it is damaged or holds more"):
+    with pytest.raises(InputError, match="numpy numbers of type 'c16'"):
         read_tensors(path)
 
 
