@@ -216,6 +216,7 @@ def draw_costs(rows: Sequence[Row], split: str) -> Figure:
             (lines[row.name],) = axes.plot(costs[k], means[k], shape, color=f"C{k}", markersize=8)
         lines["Pareto front of the means"] = draw_front(axes, costs, means, front)
         axes.set_xlabel(words)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"{split} mean IoU (%), mean over seeds")
     add_legend(figure, lines, loc="outside lower center", ncols=4)
