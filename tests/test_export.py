@@ -306,3 +306,12 @@ def test_prediction_imports_no_training() -> None:
     assert "models.exported" in imported
     training = "training engine losses optim saving validation config data.loader data.transforms"
     assert not imported & {*training.split(), "albumentations.core"}
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])
+def test_folder_that_cannot_be_written_is_named(
+    kind: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = f"/proc/self/model.{kind}"
+    assert call(export_tool, make_run(), "--format", kind, "--output", path) == 2
+    assert f"error: cannot write '{path}': " in capsys.readouterr().err.splitlines()[-1]

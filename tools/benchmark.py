@@ -47,11 +47,21 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.benchmark.limits import machine_words
     from sceneparse.benchmark.rows import as_table
 
+    _refuse_unwritable(options)
     print(machine_words(), end="\n\n", flush=True)
     rows = [row for measure in _measurements(options.what) for row in measure()]
     table = as_table(rows)
     print(table.as_markdown() if options.markdown else table.as_text())
     _write(rows, options)
+
+
+def _refuse_unwritable(options: argparse.Namespace) -> None:
+    """Raise InputError now rather than after minutes of measuring."""
+    from sceneparse.errors import InputError
+
+    for path in filter(None, (options.json, options.picture)):
+        if not Path(path).parent.is_dir():
+            raise InputError(f"cannot write '{path}': '{Path(path).parent}' is not a folder")
 
 
 def _write(rows: list[Row], options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sceneparse.errors import InputError
@@ -102,7 +102,9 @@ def export_pt2(
             program = torch.export.export(graph, (images,), dynamic_shapes=free)
             # These refuse sizes that need no padding, or all others; both kinds are compared below.
             program._guards_code = []
-            torch.export.save(program, aside, extra_files={META_KEY: json.dumps(meta)})
+            content = io.BytesIO()
+            torch.export.save(program, content, extra_files={META_KEY: json.dumps(meta)})
+            aside.write_bytes(content.getvalue())
         return compare(graph, lambda: GraphNetwork(aside).run, path, UNSEEN_SIZES)
 
 
@@ -111,7 +113,7 @@ def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:
     graph, meta = _prepared(model, False, False)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with written_aside(path) as aside:
-        save_file(tensors, aside, {META_KEY: json.dumps(meta)})
+        aside.write_bytes(save(tensors, {META_KEY: json.dumps(meta)}))
         return compare(graph, lambda: _logits_of(load_safetensors(aside)), path, UNSEEN_SIZES)
 
 
