@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from sceneparse.assembly.runs import say_on_main
 from sceneparse.assembly.segmentation import model_arguments, prepare_training
@@ -25,6 +24,7 @@ from sceneparse.evaluation import evaluate_dataset
 from sceneparse.inference.protocols import Protocol
 from sceneparse.machine import provenance
 from sceneparse.models import create_segmentation_model
+from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.prediction.predictor import Predictor
 from sceneparse.report.evaluation import write_evaluation
@@ -164,10 +164,8 @@ def costs_of(
     """Count parameters, and multiply-adds at the size that the first image is tested at."""
     height, width = dataset[0][0].shape[:2]
     rows, columns = protocol.scaled(height, width, max(protocol.scales))
-    shapes = copy.deepcopy(model).to("meta")
-    with FlopCounterMode(display=False) as counter:
-        shapes(torch.empty((1, 3, rows, columns), device="meta"), upsample=False)
+    shape = (1, 3, rows, columns)
     return {
-        "parameters": str(sum(parameter.numel() for parameter in model.parameters())),
-        "multiply_adds": str(counter.get_total_flops() // 2),
+        "parameters": str(count_parameters(model)),
+        "multiply_adds": str(count_multiply_adds(model, shape, upsample=False)),
     }

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from sceneparse.benchmark.memory import in_a_process, peak_memory
 from sceneparse.models.classification import Classifier, create_classifier
+from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.precision import Compute
 
 # Arguments of create_classifier.
@@ -30,12 +30,9 @@ def count_costs(arguments: Arguments, size: int, batch: int = 4) -> dict[str, fl
     """
     with torch.device("meta"):
         model = create_classifier(**arguments).eval()
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, size, size))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
-        "parameters": parameters,
-        "macs": counter.get_total_flops() / 2,
+        "parameters": count_parameters(model),
+        "macs": count_multiply_adds(model, (1, 3, size, size)),
         "saved_bytes": saved_bytes(create_classifier(**arguments), size, batch) / batch,
     }
 

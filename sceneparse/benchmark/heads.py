@@ -6,10 +6,10 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sceneparse.benchmark.rows import Row, compare
 from sceneparse.models import create_segmentation_model
+from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.heads import HEADS
 from sceneparse.models.segmentation import SegmentationModel
 
@@ -39,11 +39,9 @@ def costs() -> str:
     for head in HEADS:
         with torch.device("meta"):
             model = _network(head)
-            with FlopCounterMode(display=False) as counter:
-                model(torch.empty(_SHAPE), upsample=False)
         lines.append(
             f"{head:<20}  {_millions(model):>9}M  {_millions(model.head):>10}M  "
-            f"{counter.get_total_flops() / 2e9:6.1f}"
+            f"{count_multiply_adds(model, _SHAPE, upsample=False) / 1e9:6.1f}"
         )
     return "\n".join(lines)
 
@@ -54,4 +52,4 @@ def _network(head: str) -> SegmentationModel:
 
 
 def _millions(module: nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f}"
+    return f"{count_parameters(module) / 1e6:.2f}"

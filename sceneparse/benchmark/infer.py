@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sceneparse.benchmark.limits import finish, matrix_products
 from sceneparse.benchmark.plain_spnet import in_plain_form
 from sceneparse.benchmark.rows import Row, Work, in_turns, time_row
 from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.models import create_segmentation_model
+from sceneparse.models.costs import count_multiply_adds
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
 
 _CLASSES = 19
@@ -42,7 +42,7 @@ def measure() -> list[Row]:
     model.meta |= _DESCRIPTION
     images = torch.randn(1, 3, *size, device=device)
     works = _ours(model, images)
-    operations = _operations(model, images)
+    operations = 2 * count_multiply_adds(model, tuple(images.shape), upsample=False)
     products = {
         f"{short}_matrix_rate": matrix_products(name, device, operations)
         for name, short in _SHORT.items()
@@ -97,10 +97,3 @@ def _exported(model: SegmentationModel, images: Tensor) -> dict[str, Segmentatio
 
 def _forward(network: nn.Module, images: Tensor) -> Work:
     return lambda: finish(images.device, network(images, upsample=False))
-
-
-def _operations(model: SegmentationModel, images: Tensor) -> int:
-    """Count what convolutions compute on the images; a multiply-add is two."""
-    with FlopCounterMode(display=False) as counter:
-        model(images, upsample=False)
-    return int(counter.get_total_flops())
