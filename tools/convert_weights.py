@@ -28,6 +28,7 @@ def main(options: argparse.Namespace) -> None:
 
     from sceneparse.errors import InputError
     from sceneparse.models import create_segmentation_model
+    from sceneparse.models.costs import count_parameters
     from sceneparse.models.pretrained import (
         convert_official_spnet,
         load_strict,
@@ -48,7 +49,7 @@ def main(options: argparse.Namespace) -> None:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
     except OSError as error:
         raise InputError(f"cannot write '{target}': {error.strerror}") from error
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = count_parameters(model)
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     print(f"{len(state)} tensors, {parameters:,} parameters in {target}")
     print(f"they load strictly into sceneparse.create_segmentation_model({shown})")

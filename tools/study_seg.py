@@ -44,14 +44,14 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.distributed import join_processes
 
     study = read_study(options.study, options.overrides)
-    if options.summary:
+    if not options.summary:
+        check_runs(study)
+    if options.summary or all(run.tested for run in study.runs):
         show(study, options.results)
         return
-    check_runs(study)
     with join_processes() as process:
-        for number, finished in enumerate(carry_out(study, process), start=1):
-            seed = finished.config.seed
-            print(f"{number} of {len(study.runs)} runs: {finished.row}, seed {seed}, is finished")
+        for finished in carry_out(study, process):
+            print(f"{finished.row}, seed {finished.config.seed}, is finished")
             show(study, options.results)
 
 

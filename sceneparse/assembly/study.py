@@ -122,13 +122,13 @@ def _refuse_other_runs(study: Study) -> None:
 
 
 def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
-    """Train and test what is not yet finished; yields each run when it is."""
+    """Train and test what is not yet finished; yields each such run when it is."""
     dataset = open_test_set(study)
     for run in study.runs:
         if not run.tested:
             train(prepare_training(run.config, process, resume=run.folder.exists()))
             _test(run, dataset, process)
-        yield run
+            yield run
 
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
