@@ -139,16 +139,14 @@ def evaluate_one(options: argparse.Namespace) -> None:
 
 def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> SegmentationDataset:
     """Open the split to evaluate; its classes must be those of the model."""
-    from sceneparse.data.datasets import create_dataset
+    from sceneparse.data.datasets import classes_unless_named, create_dataset
     from sceneparse.errors import InputError
 
     trained = meta["data"]
     name = options.dataset or trained["dataset"]
     root = options.data or trained["root"]
-    # A folder need not name the classes that the model knows.
-    unnamed = name == "folder" and not (Path(root) / "classes.txt").is_file()
     split = options.split or trained["val_split"]
-    dataset = create_dataset(name, root, split, meta["classes"] if unnamed else None)
+    dataset = create_dataset(name, root, split, classes_unless_named(name, root, meta["classes"]))
     if dataset.table.names != meta["classes"]:
         raise InputError(
             f"the data has {dataset.table.num_classes} classes ({dataset.table.names[0]}, ...), "

@@ -106,6 +106,12 @@ class SegmentationDataset:
             raise InputError(f"{path}: {error}") from error
 
 
+def classes_unless_named(name: str, root: str | Path, known: Sequence[str]) -> list[str] | None:
+    """Return the classes that a model knows, for a folder that need not name them; else None."""
+    unnamed = name == "folder" and not (Path(root) / "classes.txt").is_file()
+    return list(known) if unnamed else None
+
+
 def create_dataset(
     dataset: str,
     root: str | Path,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.datasets import create_dataset
+from sceneparse.data.datasets import classes_unless_named, create_dataset
 from sceneparse.data.doctor import spread
 from sceneparse.data.reading import read_image
 
@@ -22,8 +22,6 @@ def calibration_images(
     The data folder has the layout of the model's own, which `meta` names. Raises InputError.
     """
     name = meta.get("data", {}).get("dataset", "folder")
-    # A folder need not name the classes that the model knows.
-    unnamed = name == "folder" and not (Path(root) / "classes.txt").is_file()
-    classes = meta["classes"] if unnamed else None
+    classes = classes_unless_named(name, root, meta["classes"])
     pairs = create_dataset(name, root, split, classes, complete=False).pairs
     return [read_image(pairs[index].image) for index in spread(len(pairs), count)]
