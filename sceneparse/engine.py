@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
+from sceneparse.averaging import MovingAverage
 from sceneparse.data.loader import Batch
 from sceneparse.distributed import sum_over_processes
 from sceneparse.errors import InputError, NumericalError
@@ -48,7 +48,7 @@ class Stepper:
     schedule: LambdaLR
     scaler: torch.amp.GradScaler
     clip_norm: float | None = None
-    averaged: AveragedModel | None = None
+    averaged: MovingAverage | None = None
     _buffers: list[Tensor] = field(default_factory=list)
 
     def begin(self, model: nn.Module) -> None:

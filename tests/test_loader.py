@@ -399,7 +399,8 @@ def test_rank_without_samples_starts_no_workers() -> None:
 
 
 @pytest.mark.fault(13)
-def test_targets_of_16_bits_keep_their_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_targets_of_16_bits_keep_their_values(tmp_path: Path, workers: int) -> None:
     names = [f"class {index}" for index in range(300)]
     (tmp_path / "classes.txt").write_text("\n".join(names))
     for folder in ("images", "labels"):
@@ -408,7 +409,8 @@ def test_targets_of_16_bits_keep_their_values(tmp_path: Path) -> None:
     mask = np.array([[0, 299, 65535]], dtype=np.uint16)
     Image.fromarray(mask).save(tmp_path / "val/labels/a.png")
     dataset = create_dataset("folder", tmp_path, "val")
-    (batch,) = batches(evaluation_loader(dataset, rank=0, world_size=1, workers=0, timeout=60))
+    loader = evaluation_loader(dataset, rank=0, world_size=1, workers=workers, timeout=60)
+    (batch,) = batches(loader)
     assert batch.targets.tolist() == [mask.tolist()]
 
 

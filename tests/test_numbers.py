@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 import sceneparse.assembly.segmentation as assembly
 from sceneparse.assembly.segmentation import prepare_training
+from sceneparse.averaging import MovingAverage
 from sceneparse.checkpoint import newest_intact
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
@@ -49,7 +49,7 @@ def learner(scaler: torch.amp.GradScaler | None = None) -> tuple[nn.Module, Step
         optimizer,
         LambdaLR(optimizer, lambda step: 0.9**step),
         scaler or torch.amp.GradScaler(enabled=False),
-        averaged=AveragedModel(model, use_buffers=True),
+        averaged=MovingAverage(model, decay=0.9),
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 import sceneparse
@@ -22,6 +21,7 @@ from sceneparse.assembly.runs import (
     resume_run,
     say_on_main,
 )
+from sceneparse.averaging import MovingAverage
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
@@ -305,16 +305,13 @@ def _create_stepper(
         weight_decay=optim.weight_decay,
     )
     steps = config.train.epochs * steps_per_epoch
-    averaged = None
-    if config.train.ema is not None:
-        average = get_ema_multi_avg_fn(config.train.ema)
-        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    decay = config.train.ema
     return Stepper(
         optimizer=optimizer,
         schedule=poly_schedule(optimizer, steps=steps, power=optim.poly_power),
         scaler=torch.amp.GradScaler(enabled=dtype == torch.float16),
         clip_norm=optim.clip_norm,
-        averaged=averaged,
+        averaged=None if decay is None else MovingAverage(model, decay),
     )
 
 

@@ -95,18 +95,51 @@ def mask_tensor(mask: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(np.array(mask if mask.dtype == np.uint8 else mask.astype(np.int32)))
 
 
-def _collate(samples: Sequence[Any]) -> Batch | InputError:
+def _collate(samples: Sequence[Any]) -> Batch | _Packed | InputError:
     error = next((sample for sample in samples if isinstance(sample, InputError)), None)
     if error is not None:
         return error
     images, masks, names = zip(*samples, strict=True)
-    batch = Batch(torch.stack(images), torch.stack(masks), tuple(names))
-    if get_worker_info() is not None:
-        # Here, where an error reaches the main process: the thread that sends batches only prints
-        # its errors, and the main process would wait for the time-out.
-        batch.images.share_memory_()
-        batch.targets.share_memory_()
-    return batch
+    if get_worker_info() is None:
+        return Batch(torch.stack(images), torch.stack(masks), tuple(names))
+    return _pack(images, masks, names)
+
+
+class _Packed(NamedTuple):
+    """A batch on its way from a worker, in one piece of shared memory.
+
+    The main process asks the worker for every piece anew, which takes longer than to read it.
+    """
+
+    content: Tensor
+    size: tuple[int, int]
+    label_type: torch.dtype
+    names: tuple[str, ...]
+
+    @property
+    def targets(self) -> Tensor:
+        """View the targets, which come first, where labels of several bytes are aligned."""
+        count, (height, width) = len(self.names), self.size
+        end = count * height * width * self.label_type.itemsize
+        return self.content[:end].view(self.label_type).view(count, height, width)
+
+    @property
+    def images(self) -> Tensor:
+        """View the images."""
+        count, (height, width) = len(self.names), self.size
+        return self.content[-count * 3 * height * width :].view(count, 3, height, width)
+
+
+def _pack(images: Sequence[Tensor], masks: Sequence[Tensor], names: Sequence[str]) -> _Packed:
+    height, width = masks[0].shape
+    length = len(masks) * height * width * (3 + masks[0].itemsize)
+    # Shared here, where an error reaches the main process: the thread that sends batches only
+    # prints its errors, and the main process would wait for the time-out.
+    content = torch.empty(length, dtype=torch.uint8).share_memory_()
+    packed = _Packed(content, (height, width), masks[0].dtype, tuple(names))
+    torch.stack(list(images), out=packed.images)
+    torch.stack(list(masks), out=packed.targets)
+    return packed
 
 
 def _start_worker(main: int, _: int) -> None:
@@ -170,7 +203,7 @@ def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
         for batch in loader:
             if isinstance(batch, InputError):
                 raise batch
-            yield batch
+            yield Batch(batch.images, batch.targets, tuple(batch.names))
 
 
 @contextmanager
