@@ -4,7 +4,7 @@ VENV ?= .venv
 # Threads that wait leave the cores to others: several times faster on a machine at work.
 TEST = OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest
 
-.PHONY: quickstart test faults fuzz clean
+.PHONY: quickstart test study evidence faults fuzz clean
 
 quickstart: $(VENV)/.run
 	$(VENV)/bin/python tools/make_scenes.py data/quickstart
@@ -17,6 +17,27 @@ test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(TEST)
+
+# What strip pooling is worth on CamVid (hours on two cores). The same command goes on with what is not finished.
+# WEIGHTS is a file of timm's mobilenetv2_100 where they cannot be downloaded.
+CAMVID ?= data/camvid
+WEIGHTS ?= imagenet
+study: $(VENV)/.run
+	$(VENV)/bin/python tools/study_seg.py configs/study/camvid.yaml data.root=$(CAMVID) \
+		model.pretrained=$(WEIGHTS) output=runs/study_camvid --results results/camvid_study
+
+# What takes a GPU: the paper's ablation from scratch and from ImageNet weights, the blocks on CIFAR-10, the benchmark.
+CIFAR ?= data
+BLOCKS = none strip_pooling se eca triplet gct cbam coordinate simam
+evidence: $(VENV)/.run
+	$(VENV)/bin/python tools/benchmark.py all --markdown --json runs/speed.json --picture runs/speed.png
+	$(VENV)/bin/python tools/study_seg.py configs/study/camvid_spnet50.yaml data.root=$(CAMVID) \
+		model.pretrained=null output=runs/study_scratch
+	for block in $(BLOCKS); do $(VENV)/bin/python tools/train_cls.py --config configs/cifar10_resnet18.yaml \
+		data.root=$(CIFAR) attention=$$block seeds=0-4 output=runs/cifar10/$$block --resume || exit; done
+	$(VENV)/bin/python tools/compare_cls.py $(addprefix runs/cifar10/,$(BLOCKS)) --output runs/cifar10_blocks
+	$(VENV)/bin/python tools/study_seg.py configs/study/camvid_spnet50.yaml data.root=$(CAMVID) \
+		output=runs/study_pretrained
 
 # Injects every fault, the slow ones too (about 20 minutes); rewrites the README's table.
 faults: $(VENV)/.dev

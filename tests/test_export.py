@@ -15,11 +15,13 @@ import pytest
 import torch
 from test_prepare import NETWORKS, trained
 from test_train_seg import call
+from torch import nn
 from torch.nn import functional as F
 
 import sceneparse
 from sceneparse import export
 from sceneparse.errors import InputError
+from sceneparse.export.quantization import quantize
 from sceneparse.layers.pooling import pooling_matrix
 from tests.conftest import MakeRun
 from tools import eval_miou, predict
@@ -195,6 +197,32 @@ def operators(path: Path) -> set[str]:
     import onnx  # noqa: PLC0415 - may be missing
 
     return {node.op_type for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.parametrize(
+    ("float_layers", "expected"),
+    [(None, [True, True, False, False]), (0, [False] * 4), (1, [True, False, False, False])],
+)
+def test_narrow_first_layers_stay_float(
+    tmp_path: Path, float_layers: int | None, expected: list[bool]
+) -> None:
+    import onnx  # noqa: PLC0415 - may be missing
+
+    net = nn.Sequential(
+        nn.Conv2d(3, 40, 3),
+        nn.Conv2d(40, 40, 3, groups=40),
+        nn.Conv2d(40, 40, 1),
+        nn.Conv2d(40, 16, 1),
+    )
+    path = tmp_path / "net.onnx"
+    images = torch.rand(1, 3, 9, 9)
+    names = {"input_names": ["images"], "dynamo": True, "verbose": False}
+    torch.onnx.export(net.eval(), (images,), path, **names)  # type: ignore[call-overload]
+    quantize(path, [images], lambda _: None, float_layers)
+    graph = onnx.load(path).graph
+    weights = {weight.name for weight in graph.initializer}
+    kept = [node.input[1] in weights for node in graph.node if node.op_type == "Conv"]
+    assert kept == expected
 
 
 @pytest.mark.fault(51)

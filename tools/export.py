@@ -62,9 +62,8 @@ def parser() -> argparse.ArgumentParser:
     int8.add_argument(
         "--float-layers",
         type=int,
-        default=0,
         metavar="N",
-        help="so many first convolutions stay in float32: nearer to the model, slower (0)",
+        help="so many first convolutions stay in float32 (those of less than 32 channels)",
     )
     return result
 
@@ -104,7 +103,7 @@ def check_options(options: argparse.Namespace) -> None:
 
     if options.fixed and min(options.fixed) < 1:
         raise InputError(f"--fixed takes a height and a width, got {options.fixed}")
-    if options.float_layers < 0:
+    if options.float_layers is not None and options.float_layers < 0:
         raise InputError(f"--float-layers must be 0 or more, got {options.float_layers}")
     if options.int8 != (options.calibrate is not None):
         raise InputError("--int8 and --calibrate DATA go together")

@@ -66,7 +66,7 @@ def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
     images: Sequence[NDArray[np.uint8]],
     advance: Callable[[int], None],
     *,
-    float_layers: int = 0,
+    float_layers: int | None = None,
     normalize: bool = False,
     argmax: bool = False,
     fixed: Size | None = None,
@@ -74,7 +74,7 @@ def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
     """Write ONNX in int8, fitted to RGB images (H, W, 3) but the last four, compared on these.
 
     `advance` is told of each image that was seen. The first `float_layers` convolutions stay in
-    float32, for networks that lose too much. The rest is as in export_onnx.
+    float32; None: those before the first of 32 channels or more. The rest is as in export_onnx.
     """
     graph, meta = _prepared(model, normalize, argmax)
     if len(images) < 2 * COMPARED:

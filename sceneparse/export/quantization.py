@@ -7,21 +7,26 @@ the range seen on the images, weights signed bytes with a scale for each output 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 # The name that the graph's input has.
 _INPUT = "images"
+# Layers of fewer channels do little of the work and lose most: few values share the range of each
+# channel's bytes. Depthwise convolutions read one.
+_NARROW = 32
 
 
 def quantize(
-    path: Path, images: Iterable[Tensor], advance: Callable[[int], None], float_layers: int
+    path: Path, images: Iterable[Tensor], advance: Callable[[int], None], float_layers: int | None
 ) -> None:
     """Replace a float32 ONNX file by one in int8; `images` (1, 3, H, W) are what its graph takes.
 
     `advance` is told of each image that was seen. The first `float_layers` convolutions stay as
-    they are: networks of few channels lose most by these.
+    they are; None: those before the first that reads and writes 32 channels or more.
     """
     # Packages of an extra.
     import onnx  # noqa: PLC0415
@@ -47,7 +52,9 @@ def quantize(
             advance(1)
             return {_INPUT: image.numpy()}
 
-    convolutions = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+    channels = _channels(onnx.load(path).graph)
+    if float_layers is None:
+        float_layers = len(list(takewhile(lambda count: count < _NARROW, channels.values())))
     quantize_static(
         str(path),
         str(path),
@@ -57,7 +64,14 @@ def quantize(
         # Unsigned times signed is what processors multiply (VNNI); signed times signed is slower.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=convolutions[:float_layers],
+        nodes_to_exclude=list(channels)[:float_layers],
         # The whole range: clipping it (percentiles) loses more than it gains.
         calibrate_method=CalibrationMethod.MinMax,
     )
+
+
+def _channels(graph: Any) -> dict[str, int]:  # noqa: ANN401 - onnx is imported late
+    """Return the fewer of the channels that each convolution reads (of a group) and writes."""
+    shapes = {weight.name: weight.dims for weight in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    return {node.name: min(shapes[node.input[1]][:2]) for node in convolutions}
