@@ -97,7 +97,8 @@ ALLOWED = {
     "saving": {"checkpoint", "durable"},
     "run_folder": {"durable", "logs", "run_lock"},
     "run_lock": set(),
-    "engine": {"data", "distributed", "inference", "models", "precision"},
+    "averaging": set(),
+    "engine": {"averaging", "data", "distributed", "inference", "models", "precision"},
     "validation": {
         "data",
         "distributed",
