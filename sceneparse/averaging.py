@@ -12,7 +12,7 @@ class MovingAverage(AveragedModel):
 
     So do the statistics of its batch norms; counts are copied, and the first update copies all.
     `module` is the copy. PyTorch's own update takes the tensors one by one, for a small network
-    three times as long (Polyak and Juditsky, 1992; Tarvainen and Valpola, NeurIPS 2017).
+    twice as long (Polyak and Juditsky, 1992; Tarvainen and Valpola, NeurIPS 2017).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
