@@ -16,7 +16,7 @@ class MovingAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, use_buffers=True)
+        super().__init__(model)
         self.decay = decay
 
     @torch.no_grad()

@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "--float-layers",
         type=int,
         metavar="N",
-        help="so many first convolutions stay in float32 (those of less than 32 channels)",
+        help="so many first convolutions stay in float32 (those of under 32 channels)",
     )
     return result
 
