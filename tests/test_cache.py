@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sceneparse.data import datasets
-from sceneparse.data.cache import CACHES, DiskCache, MemoryCache
+from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, keep_decoded
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.labels import identity_table, palette_color
 from sceneparse.data.loader import batches, evaluation_loader
@@ -125,6 +125,28 @@ def test_memory_that_is_not_there_is_refused(scenes: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os.sysconf", lambda _: 10)
     with pytest.raises(InputError, match=r"ram needs 0\.0 GB, .*set data\.cache: disk"):
         MemoryCache(plain_samples(scenes))
+
+
+def test_auto_keeps_what_is_small_in_memory(
+    scenes: Path, decodings: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, said = plain_samples(scenes), list[str]()
+    expected = plain[0]
+    height, width = expected[1].shape
+    needed = len(plain) * height * width * 4
+    decodings.clear()
+    for free, decoded in ((8 * needed, 1), (8 * needed - 1, 3)):
+        monkeypatch.setattr(
+            "os.sysconf", lambda name, f=free: f if name == "SC_AVPHYS_PAGES" else 1
+        )
+        kept = keep_decoded(plain, "auto", said.append)
+        for _ in range(3):
+            assert np.array_equal(kept[0][0], expected[0])
+        assert len(decodings) == decoded
+        decodings.clear()
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
+    assert keep_decoded(plain, "auto", said.append) is plain
+    assert ["not kept" in text for text in said] == [False, True, True]
 
 
 def test_unwritable_cache_is_explained(scenes: Path, own_cache: Path) -> None:

@@ -152,9 +152,11 @@ def test_two_workers_share_a_database(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = write(GRID.replace("1.0e+30", "0.01"))
-    command = [path, f"output={tmp_path / 'out'}", "--workers=2", f"--storage={postgres}"]
+    # Epochs enough that one worker does not finish every trial before the other has started.
+    long = "train.epochs=30"
+    command = [path, f"output={tmp_path / 'out'}", "--workers=2", f"--storage={postgres}", long]
     assert call(sweep_cls, *command) == 0
-    plan = planned(path)
+    plan = planned(path, long)
     rows = rows_at(plan, postgres)
     assert [(row.state, row.attempts) for row in rows] == [("complete", 1)] * 4
     assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
@@ -165,9 +167,9 @@ def test_two_workers_share_a_database(
     # a machine that comes later finds nothing left to do
     assert call(sweep_cls, *command) == 0
     assert call(sweep_cls, *command, "train.epochs=7") == 2
-    assert "train.epochs was 2, is 7" in capsys.readouterr().err
+    assert "train.epochs was 30, is 7" in capsys.readouterr().err
     wrong = postgres.replace("topsecret", "notsecret")
-    assert call(sweep_cls, *command[:3], f"--storage={wrong}") == 2
+    assert call(sweep_cls, *command[:3], f"--storage={wrong}", long) == 2
     said = capsys.readouterr()
     assert "password authentication failed" in said.err
     written = (tmp_path / "out/sweep.json").read_text()

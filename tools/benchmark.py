@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -48,8 +49,13 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.benchmark.rows import as_table
 
     _refuse_unwritable(options)
+    parts = _measurements(options.what)
+    print("measuring what the machine can do at most", file=sys.stderr)
     print(machine_words(), end="\n\n", flush=True)
-    rows = [row for measure in _measurements(options.what) for row in measure()]
+    rows: list[Row] = []
+    for number, (name, measure) in enumerate(parts.items(), start=1):
+        print(f"measuring {name} ({number} of {len(parts)})", file=sys.stderr)
+        rows += measure()
     table = as_table(rows)
     print(table.as_markdown() if options.markdown else table.as_text())
     _write(rows, options)
@@ -92,7 +98,7 @@ def _quickstart(settings: Sequence[str]) -> Training:
         return prepare_training(config, Process(0, 1, device))
 
 
-def _measurements(what: str) -> list[Callable[[], list[Row]]]:
+def _measurements(what: str) -> dict[str, Callable[[], list[Row]]]:
     from sceneparse.benchmark import attention, cls, data, heads, infer, scale, train
     from sceneparse.benchmark import eval as testing
 
@@ -106,7 +112,7 @@ def _measurements(what: str) -> list[Callable[[], list[Row]]]:
         "cls": cls.measure,
     }
     rest = {"attention": attention.measure, "heads": heads.measure, "scale": scale.measure}
-    return list(parts.values()) if what == "all" else [{**parts, **rest}[what]]
+    return parts if what == "all" else {what: {**parts, **rest}[what]}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from sceneparse.averaging import MovingAverage
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
-from sceneparse.data.cache import CACHES
+from sceneparse.data.cache import keep_decoded
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.doctor import check_samples, spread
 from sceneparse.data.loader import (
@@ -97,7 +97,7 @@ def prepare_training(
     section = _eval_settings(config)
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
     normalize = Normalization(config.data.mean, config.data.std)
-    loader = _create_loader(config, train_set, sampler)
+    loader = _create_loader(config, train_set, sampler, say)
     stop = StopRequest()
     training = Training(
         folder=folder,
@@ -200,7 +200,10 @@ def _count_pixels(
 
 
 def _create_loader(
-    config: SegConfig, dataset: SegmentationDataset, sampler: EpochSampler
+    config: SegConfig,
+    dataset: SegmentationDataset,
+    sampler: EpochSampler,
+    say: Callable[[str], None],
 ) -> DataLoader[Any]:
     augment = config.augment
     transform = training_transform(
@@ -214,9 +217,8 @@ def _create_loader(
         fill=[round(255 * value) for value in config.data.mean],
         ignore_index=dataset.table.ignore_index,
     )
-    if config.data.cache != "none":
-        dataset = CACHES[config.data.cache](dataset)
-    samples = AugmentedSamples(dataset, transform, config.seed)
+    kept = keep_decoded(dataset, config.data.cache, say)
+    samples = AugmentedSamples(kept, transform, config.seed)
     return training_loader(
         samples, sampler, workers=config.data.workers, timeout=config.data.timeout
     )

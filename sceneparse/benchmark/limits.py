@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from sceneparse.benchmark.rows import Work
@@ -61,10 +62,11 @@ def matrix_products(name: str, device: torch.device, operations: float) -> Work:
 
 
 def _ways_to_multiply(name: str, size: int, device: torch.device) -> list[Work]:
-    a, b = (torch.randint(-127, 127, (size, size), device=device) for _ in range(2))
+    # Of seven bits: products of eight are too large for the sums of processors before VNNI.
+    a, b = (torch.randint(-63, 64, (size, size), device=device) for _ in range(2))
     a, b = a.to(MATRIX_TYPES[name]), b.to(MATRIX_TYPES[name])
     if name == "int8":
-        return [lambda: finish(device, torch._int_mm(a, b))]
+        return [lambda: finish(device, torch._int_mm(a, b)), *_as_quantized_layer(a, b)]
     # In channels_last layout this is the matrix itself.
     image = a.view(1, 1, size, size).permute(0, 3, 1, 2)
     kernels = b[:, :, None, None]
@@ -72,6 +74,19 @@ def _ways_to_multiply(name: str, size: int, device: torch.device) -> list[Work]:
         lambda: finish(device, a @ b),
         lambda: finish(device, F.conv2d(image, kernels)),
     ]
+
+
+def _as_quantized_layer(a: Tensor, b: Tensor) -> list[Work]:
+    """Multiply as a quantized linear layer of a CPU, also one without instructions for int8."""
+    if a.is_cuda or not torch.backends.mkldnn.is_available():
+        return []
+    library = torch.ops.onednn
+    zero = 64  # what stands for zero in the inputs, which are unsigned
+    inputs = (a + zero).to(torch.uint8)
+    weight = library.qlinear_prepack(b.t().contiguous(), inputs.shape)
+    scales, zeros = torch.ones(len(b)), torch.zeros(len(b), dtype=torch.int64)
+    rest = None, 1.0, 0, torch.float32, "none", (), ""
+    return [lambda: library.qlinear_pointwise(inputs, 1.0, zero, weight, scales, zeros, *rest)]
 
 
 MATRIX_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}

@@ -44,8 +44,10 @@ class DataSection(Section):
     stream: Switch = Field(
         False, description="no incomplete last step: passes over the images follow one another"
     )
-    cache: Literal["none", "ram", "disk"] = Field(
-        "none", description="keep decoded training images in memory, or on disk for later runs"
+    cache: Literal["none", "auto", "ram", "disk"] = Field(
+        "none",
+        description="keep decoded training images in memory (auto: where it is ample), "
+        "or on disk for later runs",
     )
     workers: Workers = Field(2, description="processes that read and augment; 0 = none")
     timeout: Positive = Field(300.0, description="seconds until a silent worker counts as hung")

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,18 @@ def _views(
 class MemoryCache(SegmentationDataset):
     """A data set whose decoded samples stay in memory that all worker processes share.
 
-    Every sample is decoded when it is first asked for, by whichever process that is.
+    Every sample is decoded when it is first asked for, by whichever process that is. `sizes` are
+    the images' heights and widths, where they are known already.
     """
 
-    def __init__(self, dataset: SegmentationDataset) -> None:
+    def __init__(
+        self, dataset: SegmentationDataset, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> None:
         super().__init__(dataset.pairs, dataset.table)
-        if multiprocessing.get_start_method() != "fork":
+        if not _processes_fork():
             raise InputError("data.cache: ram needs processes that fork; set data.cache: disk")
-        self._label_bytes = 1 if dataset.table.ignore_index == IGNORE_8_BIT else 2
-        self._sizes = [image_size(pair.image) for pair in self.pairs]
+        self._label_bytes = _label_bytes(dataset)
+        self._sizes = sizes or _sizes(dataset)
         # Images start at multiples of 8, so that 16-bit masks are aligned.
         lengths = [-(-h * w * (3 + self._label_bytes) // 8) * 8 for h, w in self._sizes]
         self._starts = [0, *np.cumsum(lengths).tolist()]
@@ -151,8 +155,20 @@ class MemoryCache(SegmentationDataset):
         return *views, self.pairs[index].name
 
 
+def _processes_fork() -> bool:
+    return multiprocessing.get_start_method() == "fork"
+
+
+def _sizes(dataset: SegmentationDataset) -> list[tuple[int, int]]:
+    return [image_size(pair.image) for pair in dataset.pairs]
+
+
+def _label_bytes(dataset: SegmentationDataset) -> int:
+    return 1 if dataset.table.ignore_index == IGNORE_8_BIT else 2
+
+
 def _refuse_too_large(needed: int) -> None:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = _free_memory()
     if needed > free:
         raise InputError(
             f"data.cache: ram needs {needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; "
@@ -160,4 +176,37 @@ def _refuse_too_large(needed: int) -> None:
         )
 
 
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 CACHES = {"ram": MemoryCache, "disk": DiskCache}
+
+
+def keep_decoded(
+    dataset: SegmentationDataset, kind: str, say: Callable[[str], None]
+) -> SegmentationDataset:
+    """Let a data set keep what it decodes: "none", one of CACHES, or "auto".
+
+    "auto" is "ram" where that takes no more than an eighth of the free memory, since each of the
+    machine's training processes has a memory of its own, and "none" elsewhere; it says which.
+    """
+    if kind == "auto":
+        return _keep_where_it_fits(dataset, say)
+    return dataset if kind == "none" else CACHES[kind](dataset)
+
+
+def _keep_where_it_fits(
+    dataset: SegmentationDataset, say: Callable[[str], None]
+) -> SegmentationDataset:
+    if not _processes_fork():
+        say("decoded images are not kept (data.cache: auto): processes do not fork here")
+        return dataset
+    sizes = _sizes(dataset)
+    needed = sum(h * w for h, w in sizes) * (3 + _label_bytes(dataset))
+    fits = needed <= _free_memory() / 8
+    say(
+        f"decoded images are {'' if fits else 'not '}kept in memory (data.cache: auto): "
+        f"{needed / 2**20:.0f} MB"
+    )
+    return MemoryCache(dataset, sizes) if fits else dataset
