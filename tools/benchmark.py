@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "what",
         choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],
         help="infer: a network on an image; train: training steps; data: decoding, augmentation; "
-        "eval: testing beside the network; cls: feeding classifiers; all: these five, about ten "
+        "eval: testing beside the network; cls: feeding classifiers; all: these five, 4 to 17 "
         "minutes on two cores; "
         "attention: cost of the blocks in a classifier; heads: cost of heads; "
         "scale: two processes, gradient checkpointing",
