@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
 from sceneparse.data import datasets
-from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, keep_decoded
+from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, _free_memory, keep_decoded
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.labels import identity_table, palette_color
 from sceneparse.data.loader import batches, evaluation_loader
@@ -122,7 +125,7 @@ def test_workers_fill_one_memory(scenes: Path) -> None:
 
 
 def test_memory_that_is_not_there_is_refused(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sysconf", lambda _: 10)
+    monkeypatch.setattr("sceneparse.data.cache._free_memory", lambda: 10)
     with pytest.raises(InputError, match=r"ram needs 0\.0 GB, .*set data\.cache: disk"):
         MemoryCache(plain_samples(scenes))
 
@@ -136,9 +139,7 @@ def test_auto_keeps_what_is_small_in_memory(
     needed = len(plain) * height * width * 4
     decodings.clear()
     for free, decoded in ((8 * needed, 1), (8 * needed - 1, 3)):
-        monkeypatch.setattr(
-            "os.sysconf", lambda name, f=free: f if name == "SC_AVPHYS_PAGES" else 1
-        )
+        monkeypatch.setattr("sceneparse.data.cache._free_memory", lambda f=free: f)
         kept = keep_decoded(plain, "auto", said.append)
         for _ in range(3):
             assert np.array_equal(kept[0][0], expected[0])
@@ -147,6 +148,34 @@ def test_auto_keeps_what_is_small_in_memory(
     monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
     assert keep_decoded(plain, "auto", said.append) is plain
     assert ["not kept" in text for text in said] == [False, True, True]
+
+
+def test_free_memory_is_what_the_system_can_give() -> None:
+    assert _free_memory() <= 1.05 * psutil.virtual_memory().available
+    assert _free_memory() > 2**26
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_image_turned_by_exif_after_its_pixels_is_kept_or_decoded(
+    scenes: Path, tmp_path: Path, kind: str
+) -> None:
+    root = shutil.copytree(scenes, tmp_path / "turned")
+    pair = plain_samples(root).pairs[0]
+    png, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(np.rot90(plain_samples(root)[0][0]).copy()).save(png, "PNG", exif=turned)
+    content = png.getvalue()
+    start = content.index(b"eXIf") - 4
+    (length,) = struct.unpack(">I", content[start : start + 4])
+    end = start + length + 12
+    late = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    pair.image.unlink()
+    pair.image.with_suffix(".png").write_bytes(late)
+    plain = plain_samples(root)
+    assert plain[0][0].shape[:2] == plain[0][1].shape
+    cached = CACHES[kind](plain)
+    for _ in range(2):
+        assert np.array_equal(cached[0][0], plain[0][0])
 
 
 def test_unwritable_cache_is_explained(scenes: Path, own_cache: Path) -> None:

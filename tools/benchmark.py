@@ -49,10 +49,10 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.benchmark.rows import as_table
 
     _refuse_unwritable(options)
-    parts = _measurements(options.what)
     print("measuring what the machine can do at most", file=sys.stderr)
     print(machine_words(), end="\n\n", flush=True)
     rows: list[Row] = []
+    parts = _measurements(options.what)
     for number, (name, measure) in enumerate(parts.items(), start=1):
         print(f"measuring {name} ({number} of {len(parts)})", file=sys.stderr)
         rows += measure()

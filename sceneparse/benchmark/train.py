@@ -32,7 +32,7 @@ def measure(prepare: Prepare) -> list[Row]:
 
     `prepare` makes a run of the quickstart with some settings changed. train_step compares a step
     with the network alone, train_step_decoding one that decodes its images beside training;
-    data_wait_share compares the waiting for data with and without workers.
+    data_wait_share compares the waiting for data with that where nothing is kept or read ahead.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data", _SCENES, size=(256, 384))

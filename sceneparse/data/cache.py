@@ -12,6 +12,7 @@ import mmap
 import multiprocessing
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,8 +124,9 @@ def _views(
 class MemoryCache(SegmentationDataset):
     """A data set whose decoded samples stay in memory that all worker processes share.
 
-    Every sample is decoded when it is first asked for, by whichever process that is. `sizes` are
-    the images' heights and widths, where they are known already.
+    Every sample is decoded when it is first asked for, by whichever process that is. A sample of
+    another size than its header says, turned by EXIF after the pixels, is decoded each time.
+    `sizes` are the images' heights and widths, where they are known already.
     """
 
     def __init__(
@@ -132,7 +134,9 @@ class MemoryCache(SegmentationDataset):
     ) -> None:
         super().__init__(dataset.pairs, dataset.table)
         if not _processes_fork():
-            raise InputError("data.cache: ram needs processes that fork; set data.cache: disk")
+            raise InputError(
+                "data.cache: ram needs Linux, with processes that fork; set data.cache: disk"
+            )
         self._label_bytes = _label_bytes(dataset)
         self._sizes = sizes or _sizes(dataset)
         # Images start at multiples of 8, so that 16-bit masks are aligned.
@@ -146,7 +150,9 @@ class MemoryCache(SegmentationDataset):
     def __getitem__(self, index: int) -> Sample:
         views = _views(self._content, self._starts[index], self._sizes[index], self._label_bytes)
         if not self._ready[index]:
-            image, mask, _ = super().__getitem__(index)
+            image, mask, name = super().__getitem__(index)
+            if mask.shape != self._sizes[index]:
+                return image, mask, name
             # Two processes may do so at once; both write the same.
             views[0][:], views[1][:] = image, mask
             self._ready[index] = 1
@@ -156,7 +162,7 @@ class MemoryCache(SegmentationDataset):
 
 
 def _processes_fork() -> bool:
-    return multiprocessing.get_start_method() == "fork"
+    return sys.platform == "linux" and multiprocessing.get_start_method() == "fork"
 
 
 def _sizes(dataset: SegmentationDataset) -> list[tuple[int, int]]:
@@ -177,7 +183,12 @@ def _refuse_too_large(needed: int) -> None:
 
 
 def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that Linux would give without swapping, no more than a container (cgroup) may have."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    most = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
+    return min(1024 * int(available), sys.maxsize if most == "max" else int(most))
 
 
 CACHES = {"ram": MemoryCache, "disk": DiskCache}
