@@ -30,7 +30,7 @@ study: $(VENV)/.run
 CIFAR ?= data
 BLOCKS = none strip_pooling se eca triplet gct cbam coordinate simam
 evidence: $(VENV)/.run
-	$(VENV)/bin/python tools/benchmark.py all --markdown --json runs/speed.json --picture runs/speed.png
+	$(VENV)/bin/python -m benchmarks all --markdown --json runs/speed.json --picture runs/speed.png
 	$(VENV)/bin/python tools/study_seg.py configs/study/camvid_spnet50.yaml data.root=$(CAMVID) \
 		model.pretrained=null output=runs/study_scratch
 	for block in $(BLOCKS); do $(VENV)/bin/python tools/train_cls.py --config configs/cifar10_resnet18.yaml \

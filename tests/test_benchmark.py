@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from sceneparse.benchmark import limits, train
-from sceneparse.benchmark.limits import matrix_products
-from sceneparse.benchmark.picture import draw_ratios
-from sceneparse.benchmark.plain_spnet import in_plain_form
-from sceneparse.benchmark.rows import Row, as_table, in_turns, rate_row, time_row
+from benchmarks import __main__ as benchmark
+from benchmarks import limits, train
+from benchmarks.limits import matrix_products
+from benchmarks.picture import draw_ratios
+from benchmarks.plain_spnet import in_plain_form
+from benchmarks.rows import Row, as_table, in_turns, rate_row, time_row
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.segmentation import SegmentationModel
 from tests.test_train_seg import call
-from tools import benchmark
 
 
 def small_spnet() -> SegmentationModel:

@@ -25,7 +25,7 @@ from sceneparse.errors import (
 )
 from tests.conftest import ROOT, RunTool
 
-TOOLS = sorted((ROOT / "tools").glob("*.py"))
+TOOLS = [*sorted((ROOT / "tools").glob("*.py")), ROOT / "benchmarks/__main__.py"]
 VERSIONS = ["sceneparse", "torch", "cuda", "python", "platform"]
 
 

@@ -19,12 +19,12 @@ from test_classification import ORACLE
 from test_train_cls import CONFIG, output_of, small  # noqa: F401 - a fixture
 from test_train_seg import call
 
-from sceneparse.benchmark.classifiers import count_costs, measure_costs
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
 from sceneparse.precision import Compute
 from sceneparse.report.costs import pareto_front
 from sceneparse.report.seeds import spread_of
+from sceneparse.studies.classifier_costs import count_costs, measure_costs
 from tools import compare_cls, train_cls
 
 

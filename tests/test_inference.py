@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import normalize
 
-from sceneparse.benchmark.eval import plain_test
+from benchmarks.eval import plain_test
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference import scores as scores_module
 from sceneparse.inference.normalization import Normalization

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "__init__")
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in sorted((ROOT / "sceneparse").rglob("*.py"))
+    for package in ("sceneparse", "benchmarks")
+    for path in sorted((ROOT / package).rglob("*.py"))
 ]
 # An audit hook sees every connection that Python makes, also in workers, which inherit it.
 REFUSING = """
@@ -78,10 +79,11 @@ for name in {MODULES!r}:
     importlib.import_module(name)
 for tool in {TOOLS!r}:
     run_tool(tool, "--help")
+run_tool("../benchmarks/__main__", "--help")
 """
     done = run_refusing(RUNNING + code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: ") == len(TOOLS)
+    assert done.stdout.count("usage: ") == len(TOOLS) + 1
 
 
 @pytest.mark.fault(50)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import sceneparse
+from benchmarks import __main__ as benchmark
 from sceneparse.assembly.study import read_study
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
@@ -18,7 +19,6 @@ from sceneparse.config.segmentation import SegConfig
 from sceneparse.models.heads import HEADS
 from sceneparse.sweep.plan import read_plan
 from tools import (
-    benchmark,
     check_data,
     compare_cls,
     convert_data,
@@ -36,6 +36,7 @@ from tools import (
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted((ROOT / "sceneparse").rglob("*.py"))
+COMMANDS = [*sorted((ROOT / "tools").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 LEAVES = {"errors", "files", "settings"}
 
 # Which parts of sceneparse each part may import; errors and files are open to all.
@@ -50,26 +51,14 @@ ALLOWED = {
     "layers": {"layers"},
     "models": {"models", "layers", "tensor_files"},
     "data": {"data"},
-    "benchmark": {
-        "benchmark",
-        "data",
-        "distributed",
-        "engine",
-        "export",
-        "inference",
-        "layers",
-        "machine",
-        "models",
-        "precision",
-        "report",
-        "training",
-    },
     "losses": {"layers"},
     "metrics": {"metrics"},
     "optim": set(),
     "precision": {"distributed"},
     "preemption": set(),
     "distributed": set(),
+    "runtime": set(),
+    "studies": {"models", "precision", "runtime"},
     "durable": set(),
     "logs": {"durable"},
     "inference": {"inference", "models"},
@@ -141,6 +130,11 @@ def test_imports_point_down(path: Path) -> None:
     if part in {"__init__", "assembly", "sweep"}:  # the public names; what puts parts together
         return
     assert imported_parts(path) - LEAVES <= ALLOWED[part]
+
+
+def test_the_package_works_without_benchmarks() -> None:
+    for path in MODULES:
+        assert not re.search(r"^\s*(from|import) benchmarks", path.read_text(), re.MULTILINE), path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -234,7 +228,7 @@ def test_options_called_compile_are_no_danger() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*MODULES, *sorted((ROOT / "tools").glob("*.py"))],
+    [*MODULES, *COMMANDS],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_nothing_runs_what_a_file_holds(path: Path) -> None:
@@ -276,18 +270,22 @@ def test_readme_commands_parse() -> None:
         check_data,
         compare_cls,
         convert_data,
-        benchmark,
         predict,
         export,
     ):
         for words in readme_commands(f"tools/{tool.__name__.removeprefix('tools.')}.py"):
             tool.parser().parse_args(words)
+    assert readme_commands("benchmarks")
+    for words in readme_commands("benchmarks"):
+        benchmark.parser().parse_args(words)
     for words in making:
         make_scenes.parser().parse_args(words)
 
 
 def test_readme_paths_exist() -> None:
-    named = re.findall(r"`((?:sceneparse|configs|tools|tests|docs|results)/[\w./{},-]*)`", README)
+    named = re.findall(
+        r"`((?:sceneparse|benchmarks|configs|tools|tests|docs|results)/[\w./{},-]*)`", README
+    )
     linked = re.findall(r"\]\(((?!http)[\w./-]+)\)", README)
     assert named
     for path in {*named, *linked}:
@@ -295,7 +293,7 @@ def test_readme_paths_exist() -> None:
 
 
 def test_readme_names_every_module_and_tool() -> None:
-    for path in [*MODULES, *(ROOT / "tools").glob("*.py")]:
+    for path in [*MODULES, *COMMANDS]:
         name = path.parent.name if path.name == "__init__.py" else path.name
         assert name in README, f"README's 'Where is what' lacks {path.relative_to(ROOT)}"
 

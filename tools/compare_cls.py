@@ -76,10 +76,10 @@ def find_costs(
     options: argparse.Namespace, comparison: Comparison
 ) -> tuple[Mapping[str, Costs], dict[str, str]]:
     """Count and, where asked for, measure what each net costs; say how."""
-    from sceneparse.benchmark.classifiers import count_costs, measure_costs
     from sceneparse.distributed import join_processes
     from sceneparse.machine import device_words, version_rows
     from sceneparse.precision import Compute, choose_dtype
+    from sceneparse.studies.classifier_costs import count_costs, measure_costs
 
     models = {name: group.meta["model"] for name, group in comparison.groups.items()}
     first = next(iter(comparison.groups.values()))

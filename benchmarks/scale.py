@@ -13,12 +13,12 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from sceneparse.benchmark.limits import finish
-from sceneparse.benchmark.memory import in_a_process, peak_memory
-from sceneparse.benchmark.rows import Row, Work, cost_row, in_turns, rate_row, time_row
+from benchmarks.limits import finish
+from benchmarks.rows import Row, Work, cost_row, in_turns, rate_row, time_row
 from sceneparse.distributed import Process, parallel_network
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model
+from sceneparse.runtime.memory import in_a_process, peak_memory
 
 _CLASSES, _CROP, _IMAGES = 19, 257, 2
 _STEPS, _REPEATS = 3, 3

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from sceneparse.benchmark.rows import Row, compare
+from benchmarks.rows import Row, compare
 from sceneparse.data.classes import LabelledImages
 from sceneparse.data.device_loader import DeviceLoader
 from sceneparse.inference.normalization import Normalization

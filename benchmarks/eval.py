@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sceneparse.benchmark.memory import in_a_process, peak_memory
-from sceneparse.benchmark.rows import Row, cost_row
+from benchmarks.rows import Row, cost_row
 from sceneparse.inference.protocols import create_protocol
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.runtime.memory import in_a_process, peak_memory
 
 _CLASSES, _SIZE, _CROP, _BASE = 150, (1024, 2048), 768, 2048
 # Two of the six usual scales, between which the rest lies: a minute instead of four.

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sceneparse.benchmark.memory import in_a_process, peak_memory
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.precision import Compute
+from sceneparse.runtime.memory import in_a_process, peak_memory
 
 # Arguments of create_classifier.
 Arguments = Mapping[str, Any]

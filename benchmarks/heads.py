@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from sceneparse.benchmark.rows import Row, compare
+from benchmarks.rows import Row, compare
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.heads import HEADS

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from sceneparse.benchmark.rows import Row, compare
+from benchmarks.rows import Row, compare
 from sceneparse.data.cache import MemoryCache
 from sceneparse.data.datasets import Pair, SegmentationDataset
 from sceneparse.data.labels import identity_table

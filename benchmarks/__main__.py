@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING
 from sceneparse.cli import run, tool_parser
 
 if TYPE_CHECKING:
-    from sceneparse.benchmark.rows import Row
+    from benchmarks.rows import Row
     from sceneparse.training import Training
 
 _QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
 EXAMPLES = """\
-  python tools/benchmark.py all --markdown
-  python tools/benchmark.py infer --json infer.json --picture infer.png
-  python tools/benchmark.py attention
-  python tools/benchmark.py heads"""
+  python -m benchmarks all --markdown
+  python -m benchmarks infer --json infer.json --picture infer.png
+  python -m benchmarks attention
+  python -m benchmarks heads"""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
+    result.prog = "python -m benchmarks"
     result.add_argument(
         "what",
         choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],
@@ -45,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Measure, print the table, write the files."""
-    from sceneparse.benchmark.limits import machine_words
-    from sceneparse.benchmark.rows import as_table
+    from benchmarks.limits import machine_words
+    from benchmarks.rows import as_table
 
     _refuse_unwritable(options)
     print("measuring what the machine can do at most", file=sys.stderr)
@@ -71,8 +72,8 @@ def _refuse_unwritable(options: argparse.Namespace) -> None:
 
 
 def _write(rows: list[Row], options: argparse.Namespace) -> None:
-    from sceneparse.benchmark.picture import draw_ratios
-    from sceneparse.benchmark.rows import write_json
+    from benchmarks.picture import draw_ratios
+    from benchmarks.rows import write_json
     from sceneparse.errors import InputError
 
     for write, path in ((write_json, options.json), (draw_ratios, options.picture)):
@@ -99,8 +100,8 @@ def _quickstart(settings: Sequence[str]) -> Training:
 
 
 def _measurements(what: str) -> dict[str, Callable[[], list[Row]]]:
-    from sceneparse.benchmark import attention, cls, data, heads, infer, scale, train
-    from sceneparse.benchmark import eval as testing
+    from benchmarks import attention, cls, data, heads, infer, scale, train
+    from benchmarks import eval as testing
 
     if what == "heads":
         print(heads.costs(), end="\n\n")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from sceneparse.benchmark.rows import Work
+from benchmarks.rows import Work
 from sceneparse.data.synthetic import render_scene
 from sceneparse.machine import device_words, version_rows
 

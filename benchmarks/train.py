@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
-from sceneparse.benchmark.limits import finish
-from sceneparse.benchmark.rows import Row, Work, cost_row, in_turns, time_row
+from benchmarks.limits import finish
+from benchmarks.rows import Row, Work, cost_row, in_turns, time_row
 from sceneparse.data.loader import Batch
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.engine import train_one_epoch

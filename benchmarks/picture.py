@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sceneparse.benchmark.rows import Row
+from benchmarks.rows import Row
 
 _BETTER, _WORSE = "#3b7dd8", "#d98f3b"
 

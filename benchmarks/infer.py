@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sceneparse.benchmark.limits import finish, matrix_products
-from sceneparse.benchmark.plain_spnet import in_plain_form
-from sceneparse.benchmark.rows import Row, Work, in_turns, time_row
+from benchmarks.limits import finish, matrix_products
+from benchmarks.plain_spnet import in_plain_form
+from benchmarks.rows import Row, Work, in_turns, time_row
 from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds
@@ -80,9 +80,9 @@ def _exported(model: SegmentationModel, images: Tensor) -> dict[str, Segmentatio
 
     That is enough for its speed; how much int8 loses is for trained networks and real images.
     """
-    from sceneparse.export import export_onnx  # noqa: PLC0415 - needs what is not always installed
-    from sceneparse.export.quantization import quantize  # noqa: PLC0415
-    from sceneparse.models.exported import OnnxNetwork  # noqa: PLC0415
+    from sceneparse.export import export_onnx
+    from sceneparse.export.quantization import quantize
+    from sceneparse.models.exported import OnnxNetwork
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
