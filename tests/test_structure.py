@@ -181,6 +181,8 @@ FORBIDDEN_CALLS = {
     ),
     *("shutil.unpack_archive", "torch.utils.model_zoo.load_url"),
 }
+# An export loads the .pt2 file that it has just written itself, to compare it with the model.
+EXCEPTIONS = {"sceneparse/export/files.py": ["torch.export.load"]}
 
 
 def dangerous_call(call: ast.Call, name: str) -> list[str]:
@@ -232,7 +234,8 @@ def test_options_called_compile_are_no_danger() -> None:
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_nothing_runs_what_a_file_holds(path: Path) -> None:
-    assert dangers_in(path.read_text(encoding="utf-8")) == []
+    name = str(path.relative_to(ROOT))
+    assert dangers_in(path.read_text(encoding="utf-8")) == EXCEPTIONS.get(name, [])
 
 
 def readme_commands(tool: str) -> list[list[str]]:

@@ -23,9 +23,9 @@ EXAMPLES = """\
 The file takes any number of images of any size, and holds classes, colours and normalisation. It is
 compared with the model at three sizes it was not traced at; where they differ, it is removed (exit
 code 1): logits by more than a thousandth of the largest, labels in more than a thousandth of the
-pixels, in int8 in more than 5%. tools/predict.py and tools/eval_miou.py run it as they run a model.
+pixels, in int8 in more than 5%. predict and evaluate take ONNX and safetensors files like a run.
   onnx         for ONNX Runtime and others; float32, or with --int8 bytes
-  pt2          for PyTorch (torch.export)
+  pt2          for programs that call torch.export.load; predict and evaluate do not read it
   safetensors  the weights alone, for this package"""
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 

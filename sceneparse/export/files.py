@@ -34,7 +34,6 @@ from sceneparse.export.verification import (
     written_aside,
 )
 from sceneparse.models.exported import META_KEY, OnnxNetwork, load_safetensors
-from sceneparse.models.graph_archive import GraphNetwork
 from sceneparse.models.segmentation import SegmentationModel
 
 _OPSET = 18
@@ -94,18 +93,21 @@ def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
 def export_pt2(
     model: SegmentationModel, path: Path, *, normalize: bool = False, argmax: bool = False
 ) -> list[str]:
-    """Write what `torch.export.load` loads, for images of any number and size."""
+    """Write a .pt2 file, which `torch.export.load` loads, for images of any number and size.
+
+    The file is for other programs: loading a .pt2 runs code that the file names, so the only one
+    this package ever loads is the one that it has just written, to compare it with the model.
+    """
     graph, meta = _prepared(model, normalize, argmax)
     images, free = example(None)
-    with written_aside(path) as aside:
-        with _quiet():
-            program = torch.export.export(graph, (images,), dynamic_shapes=free)
-            # These refuse sizes that need no padding, or all others; both kinds are compared below.
-            program._guards_code = []
-            content = io.BytesIO()
-            torch.export.save(program, content, extra_files={META_KEY: json.dumps(meta)})
-            aside.write_bytes(content.getvalue())
-        return compare(graph, lambda: GraphNetwork(aside).run, path, UNSEEN_SIZES)
+    with written_aside(path) as aside, _quiet():
+        program = torch.export.export(graph, (images,), dynamic_shapes=free)
+        # These refuse sizes that need no padding, or all others; both kinds are compared below.
+        program._guards_code = []
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={META_KEY: json.dumps(meta)})
+        aside.write_bytes(content.getvalue())
+        return compare(graph, lambda: torch.export.load(aside).module(), path, UNSEEN_SIZES)
 
 
 def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:

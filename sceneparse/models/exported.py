@@ -1,4 +1,4 @@
-"""Networks that were exported to files, run in place of a segmentation model."""
+"""Networks from exported files, used in place of a segmentation model."""
 
 from __future__ import annotations
 
@@ -21,36 +21,38 @@ from sceneparse.tensor_files import read_safetensors
 
 # The key of the model's description among the metadata of a file.
 META_KEY = "sceneparse"
-NOT_OURS = "is damaged, or not an export of tools/export.py"
+_NOT_OURS = "is damaged, or not an export of this package"
 # The logit of a label against all others: their probability is nothing, its logarithm still finite.
 _CERTAIN = 30.0
 
 
-class ExportedNetwork(SegmentationNetwork):
-    """A graph from a file; subclasses run it.
+class OnnxNetwork(SegmentationNetwork):
+    """An exported ONNX file, run by ONNX Runtime on the CPU.
 
     A graph that normalises images itself is given pixels again. One that ends in an argmax gives
     logits that are certain of each pixel's label: views of an image (scales, mirror images) vote.
+    Raises InputError if the file is not an export of this package or ONNX Runtime is not
+    installed; when it runs, for images of a size that the graph does not take.
 
     Shape: (B, 3, H, W) normalised images -> {"out": (B, K, h, w)}
     """
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    device_types = ("cpu",)
+
+    def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self.path = path
-        self.meta = meta
-        exported = meta["export"]
+        self.path = Path(path)
+        self._session, self.meta = _open_session(self.path)
+        self._input = self._session.get_inputs()[0]
+        exported = self.meta["export"]
         self._normalizes, self._decides = bool(exported["normalize"]), bool(exported["argmax"])
         self._stride = 1 if self._decides else int(exported["output_stride"])
+        self.precision = f"{'int8' if exported.get('int8') else 'float32'}, by ONNX Runtime"
 
     @property
     def output_stride(self) -> int:
         """Input pixels per logit."""
         return self._stride
-
-    def run(self, images: Tensor) -> Tensor:
-        """Run the graph as it is in the file: pixels or normalised images -> labels or logits."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, upsample: bool = False) -> dict[str, Tensor]:
         if upsample:
@@ -61,33 +63,8 @@ class ExportedNetwork(SegmentationNetwork):
             return {"out": _CERTAIN * certain.float()}
         return {"out": found}
 
-    def _pixels(self, images: Tensor) -> Tensor:
-        mean, std = (_channels(values, images) for values in (self.mean, self.std))
-        return 255 * (images * std + mean)
-
-
-def _channels(values: Channels, like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
-
-
-class OnnxNetwork(ExportedNetwork):
-    """An ONNX file of tools/export.py, run by ONNX Runtime on the CPU.
-
-    Raises InputError where the file is not one, ONNX Runtime is not installed or, when it runs,
-    for images of a size that the graph does not take.
-    """
-
-    device_types = ("cpu",)
-
-    def __init__(self, path: str | Path) -> None:
-        path = Path(path)
-        self._session, meta = _open_session(path)
-        super().__init__(path, meta)
-        self._input = self._session.get_inputs()[0]
-        kind = "int8" if meta["export"].get("int8") else "float32"
-        self.precision = f"{kind}, by ONNX Runtime"
-
     def run(self, images: Tensor) -> Tensor:
+        """Run the graph as it is in the file: pixels or normalised images -> labels or logits."""
         batch, _, *size = self._input.shape
         if not isinstance(size[0], str) and size != list(images.shape[-2:]):
             raise InputError(
@@ -105,6 +82,14 @@ class OnnxNetwork(ExportedNetwork):
             raise InputError(f"'{self.path}' cannot run: {reason_of(error)}") from error
         return torch.from_numpy(found)
 
+    def _pixels(self, images: Tensor) -> Tensor:
+        mean, std = (_channels(values, images) for values in (self.mean, self.std))
+        return 255 * (images * std + mean)
+
+
+def _channels(values: Channels, like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
+
 
 def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
     try:
@@ -113,39 +98,39 @@ def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
         raise InputError(
             "onnxruntime is not installed; run: pip install 'sceneparse[export]'"
         ) from error
-    require_file(path)
+    _require_file(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # What it would write to standard error is in the exception as well.
     options.log_severity_level = 4
-    with refusing(f"'{path}'", NOT_OURS):
+    with refusing(f"'{path}'", _NOT_OURS):
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
         text = session.get_modelmeta().custom_metadata_map[META_KEY]
-    return session, read_description(text, path)
+    return session, _read_description(text, path)
 
 
 def load_safetensors(path: str | Path) -> SegmentationModel:
-    """Rebuild a model from a file of tools/export.py, in eval mode; raises InputError."""
+    """Rebuild a model from an exported file, in eval mode; raises InputError."""
     path = Path(path)
-    require_file(path)
-    with refusing(f"'{path}'", NOT_OURS), safe_open(path, framework="pt") as file:
-        meta = read_description(file.metadata()[META_KEY], path)
+    _require_file(path)
+    with refusing(f"'{path}'", _NOT_OURS), safe_open(path, framework="pt") as file:
+        meta = _read_description(file.metadata()[META_KEY], path)
     model = rebuild(create_segmentation_model, meta["model"], read_safetensors(path), str(path))
     model.meta = meta
     return model.eval()
 
 
-def require_file(path: Path) -> None:
-    """Raise InputError where there is no file."""
+def _require_file(path: Path) -> None:
+    """Raise InputError if there is no file."""
     if not path.is_file():
         raise InputError(f"'{path}' does not exist")
 
 
-def read_description(text: str | bytes, path: Path) -> dict[str, Any]:
-    """Read what a file holds of its model; raises InputError where that is not enough."""
-    with refusing(f"'{path}'", NOT_OURS):
+def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
+    """Read the description of the model in a file; raises InputError if parts of it are missing."""
+    with refusing(f"'{path}'", _NOT_OURS):
         if len(text) > LARGEST_DESCRIPTION:
             raise InputError(f"'{path}' has a description of {len(text):,} bytes")
         meta = check_description(json.loads(text), path)

@@ -6,14 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sceneparse.checkpoint import load_segmentation_model, resolve_checkpoint
+from sceneparse.errors import InputError
 from sceneparse.models.exported import OnnxNetwork, load_safetensors
-from sceneparse.models.graph_archive import GraphNetwork
 from sceneparse.models.segmentation import SegmentationNetwork
 
 
 def load_network(source: str | Path) -> SegmentationNetwork:
-    """Load a run or checkpoint folder, or a file of tools/export.py; raises InputError."""
+    """Load a run or checkpoint folder, or an exported file; raises InputError.
+
+    A .pt2 file is refused: loading one runs code that the file names.
+    """
     path = Path(source)
+    if path.suffix == ".pt2":
+        raise InputError(
+            f"'{path}': .pt2 files are for other programs; use an ONNX file instead: "
+            "sceneparse export RUN --format onnx"
+        )
     return FILES.get(path.suffix, load_segmentation_model)(path)
 
 
@@ -25,6 +33,5 @@ def source_of(source: str | Path) -> Path:
 
 FILES: dict[str, Callable[[Path], SegmentationNetwork]] = {
     ".onnx": OnnxNetwork,
-    ".pt2": GraphNetwork,
     ".safetensors": load_safetensors,
 }
