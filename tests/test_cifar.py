@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from PIL import Image
 from test_classification import official_resnet20
 from test_train_cls import CONFIG
 from test_train_seg import call
+from torchvision.datasets import CIFAR10
 
 from sceneparse.data.classes import load_classes
 from sceneparse.data.device_loader import evaluation_batches
 from sceneparse.engine import evaluate_classifier
+from sceneparse.errors import InputError
 from sceneparse.inference.normalization import Normalization
 from sceneparse.precision import Compute
 from tools import train_cls
@@ -42,14 +45,14 @@ def test_all_images_are_read(cifar: Path) -> None:
     assert std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
 
 
-@pytest.mark.parametrize("damage", ["missing", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "flipped", "names missing"])
 def test_damaged_files_are_refused(
     cifar: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     shutil.copytree(cifar / folder.name, folder)
-    path = folder / "data_batch_3"
-    if damage == "missing":
+    path = folder / ("batches.meta" if damage == "names missing" else "data_batch_3")
+    if damage != "flipped":
         path.unlink()
     else:
         content = bytearray(path.read_bytes())
@@ -58,8 +61,27 @@ def test_damaged_files_are_refused(
     output = tmp_path / "run"
     assert call(train_cls, "--config", CONFIG, f"data.root={tmp_path}", f"output={output}") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "(data_batch_3): its checksums are not those of the original" in line
+    assert f"({path.name}): its checksums are not those of the original" in line
     assert not output.exists()
+
+
+def test_an_archive_with_another_checksum_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that somebody put there is opened only if it is the published one."""
+
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", no_network)
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, **_: url)
+    root = tmp_path / "data"
+    root.mkdir()
+    with tarfile.open(root / CIFAR10.filename, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("cifar-10-batches-py/data_batch_1"))
+    with pytest.raises(InputError, match=r"could not be downloaded \(Network is unreachable\)"):
+        load_classes("cifar10", root, "train")
+    assert [path.name for path in root.iterdir()] == [CIFAR10.filename]
 
 
 def test_published_weights_are_as_accurate_as_published(cifar: Path, shared: Path) -> None:

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity, download_url
+from torchvision.datasets.utils import check_integrity
 
-from sceneparse.data.archive import unpack
 from sceneparse.data.datasets import IMAGE_SUFFIXES
 from sceneparse.data.labels import require_name
 from sceneparse.data.reading import LARGEST_IMAGE, read_image
@@ -65,12 +64,7 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
         return _read_folder(inside(root, split, "the split"), size)
     if dataset not in _CIFAR:
         raise unknown_name("data set", dataset, [*_CIFAR, "folder"])
-    kind = _CIFAR[dataset]
-    if not _is_there(kind, root):
-        _download(kind, root, dataset)
-    with refusing(root / kind.base_folder, "damaged; delete it to have it downloaded again"):
-        # Its files are pickles: torchvision opens only those with the published checksums.
-        data = kind(str(root), train=split == "train", download=False)
+    data = _read_cifar(_CIFAR[dataset], root, dataset, train=split == "train")
     images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2).contiguous()
     return LabelledImages(images, torch.tensor(data.targets), list(data.classes))
 
@@ -78,30 +72,36 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
 _CIFAR: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
-def _is_there(kind: type[CIFAR10], root: Path) -> bool:
-    """Whether all files are there, with the right checksums."""
+def _read_cifar(kind: type[CIFAR10], root: Path, dataset: str, *, train: bool) -> CIFAR10:
+    """Read a split of CIFAR, downloaded first if its folder is not there; raises InputError.
+
+    The files are pickles. torchvision opens files and archives only if they have the published
+    MD5 checksums.
+    """
     folder = root / kind.base_folder
-    if not folder.is_dir():
-        return False
-    files = [*kind.train_list, *kind.test_list]
-    bad = [name for name, checksum in files if not check_integrity(folder / name, checksum)]
-    if bad:
-        raise InputError(
-            f"{folder} is damaged or incomplete ({first_few(bad)}): its checksums are not those of "
-            "the original; delete it to have it downloaded again"
-        )
-    return True
-
-
-def _download(kind: type[CIFAR10], root: Path, dataset: str) -> None:
+    is_there = folder.is_dir()
+    if is_there:
+        _refuse_damaged(kind, folder)
     try:
-        download_url(kind.url, str(root), kind.filename, kind.tgz_md5)
+        return kind(str(root), train=train, download=not is_there)
     except (RuntimeError, OSError) as error:
         raise InputError(
             f"{dataset} is not in '{root}' and could not be downloaded ({reason_of(error)}); "
             f"put {kind.base_folder} there"
         ) from error
-    unpack(root / kind.filename, root)
+
+
+def _refuse_damaged(kind: type[CIFAR10], folder: Path) -> None:
+    """Raise InputError that names the files whose checksums are not the published ones."""
+    meta = kind.meta["filename"], kind.meta["md5"]
+    with refusing(folder, "cannot be read"):
+        files = [*kind.train_list, *kind.test_list, meta]
+        bad = [name for name, checksum in files if not check_integrity(folder / name, checksum)]
+    if bad:
+        raise InputError(
+            f"{folder} is damaged or incomplete ({first_few(bad)}): its checksums are not those of "
+            "the original; delete it to have it downloaded again"
+        )
 
 
 def _read_folder(folder: Path, size: int) -> LabelledImages:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import random
 import struct
@@ -141,17 +140,3 @@ def zipped(name: str) -> Callable[[bytes], bytes]:
         return stream.getvalue()
 
     return pack
-
-
-def gzipped(data: bytes) -> bytes:
-    """Make the checksums of a tar archive right again, and compress it without effort."""
-    fixed, place = bytearray(data), 0
-    # Zeros are the end.
-    while place + 512 <= len(fixed) and any(fixed[place : place + 512]):
-        fixed[place + 148 : place + 156] = b" " * 8
-        total = sum(fixed[place : place + 512])
-        fixed[place + 148 : place + 156] = b"%06o\0 " % total
-        size = bytes(fixed[place + 124 : place + 135]).strip(b" \0")
-        known = int(size, 8) if size.isdigit() and not size.strip(b"01234567") else 0
-        place += 512 + -(-known // 512) * 512
-    return gzip.compress(bytes(fixed), 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 import tempfile
 import zipfile
 from functools import cache
@@ -216,18 +215,6 @@ early_terminate: {type: hyperband, min_iter: 1, eta: 3}
 
 def json_bytes(content: object) -> list[bytes]:
     return [json.dumps(content).encode(), json.dumps(content, indent=1).encode()]
-
-
-def archives() -> list[bytes]:
-    """Archives before they are compressed."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, kind in (("a", tarfile.DIRTYPE), ("a/b", tarfile.REGTYPE)):
-            info = tarfile.TarInfo(name)
-            info.type, info.size = kind, 3 if kind == tarfile.REGTYPE else 0
-            info.pax_headers = {"comment": "x", "path": name}
-            archive.addfile(info, io.BytesIO(b"xyz"))
-    return [stream.getvalue()]
 
 
 def arrays() -> list[bytes]:

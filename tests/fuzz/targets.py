@@ -6,7 +6,6 @@ A target accepts its input or raises an error of ours (Explained); anything else
 from __future__ import annotations
 
 import random
-import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from safetensors.torch import save
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.data.archive import unpack
 from sceneparse.data.convert import read_source
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.reading import image_size, read_image, read_mask
@@ -39,7 +37,7 @@ from sceneparse.prediction.predictor import Predictor
 from sceneparse.prediction.video import VideoReader
 from sceneparse.tensor_files import read_tensors
 from tests.fuzz import seeds
-from tests.fuzz.mutations import gzipped, mutated, with_checksums, zipped
+from tests.fuzz.mutations import mutated, with_checksums, zipped
 from tests.fuzz.structures import (
     changed_csv,
     changed_header,
@@ -177,13 +175,6 @@ def fuzz_video(data: bytes) -> None:
     reader.require_all(5)
 
 
-def fuzz_archive(data: bytes) -> None:
-    """An archive."""
-    target = folder() / "unpacked"
-    shutil.rmtree(target, ignore_errors=True)
-    unpack(written("x.tar.gz", data), target)
-
-
 def fuzz_arrays(data: bytes) -> None:
     """The counts of an evaluation."""
     read_arrays(written("x.npz", data))
@@ -259,7 +250,6 @@ TARGETS = {
         restructure=changed_csv,
     ),
     "sweep": Target(fuzz_sweep, lambda: [seeds.SWEEP], restructure=changed_yaml),
-    "archive": Target(fuzz_archive, seeds.archives, gzipped),
     "arrays": Target(fuzz_arrays, seeds.arrays, zipped("by_image.npy")),
     "video": Target(fuzz_video, seeds.videos),
 }
