@@ -32,14 +32,12 @@ from sceneparse.errors import InputError, first_few
 from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import create_classifier
 from sceneparse.optim import cosine_schedule, create_optimizer, milestone_schedule
-from sceneparse.precision import Compute, amp_name, training_step
+from sceneparse.precision import Compute, amp_name
 from sceneparse.preemption import StopRequest
 from sceneparse.training import Training
 from sceneparse.validation import validate_classifier
 
 _EVALUATION_BATCH = 1000
-# Images that say which precision is the fastest.
-_MEASURED_BATCH = 16
 
 
 def load_data(config: ClsConfig) -> tuple[LabelledImages, LabelledImages]:
@@ -109,9 +107,7 @@ def prepare_seed(
         _logits,
         remedy=f"the last batch has what is left of {len(train)} images; change train.batch_size",
     )
-    shape = (min(config.train.batch_size, _MEASURED_BATCH), *train.images.shape[1:])
-    measured = partial(training_step, model, _logits, shape)
-    dtype = choose_precision(config.train.amp, saved, process, measured)
+    dtype = choose_precision(config.train.amp, saved, process)
     compute = replace(layout, dtype=dtype)
     stop = StopRequest()
     training = Training(

@@ -27,7 +27,7 @@ from sceneparse.engine import Forward
 from sceneparse.errors import InputError, refusing
 from sceneparse.models.pretrained import load_strict
 from sceneparse.position import Position
-from sceneparse.precision import choose_dtype
+from sceneparse.precision import Compute, auto_dtype, choose_dtype
 from sceneparse.run_folder import (
     create_run_folder,
     is_run_folder,
@@ -70,18 +70,19 @@ def begin_run(
     return Beginning(lock, saved, overwrite, accept_changes)
 
 
-def choose_precision(
-    amp: str, saved: Saved | None, process: Process, work: Callable[[], Callable[[], object]]
-) -> torch.dtype | None:
-    """Choose the type of mixed precision; a resumed run keeps what "auto" once chose.
+def choose_precision(amp: str, saved: Saved | None, process: Process) -> torch.dtype | None:
+    """Return the type of mixed precision (None: float32), and print it with the reason.
 
-    `work` makes a training step to be measured, where that is what it depends on.
+    A resumed run keeps what "auto" stood for when it began.
     """
-    if amp != "auto":
-        return choose_dtype(amp, process.device)
-    if saved is not None:
-        return choose_dtype(saved.meta["amp"], process.device)
-    return choose_dtype(amp, process.device, work() if process.device.type == "cpu" else None)
+    reason = f"train.amp={amp}"
+    if amp == "auto" and saved is not None:
+        amp, reason = saved.meta["amp"], "as the run began"
+    elif amp == "auto":
+        reason = auto_dtype(process.device)[1]
+    dtype = choose_dtype(amp, process.device)
+    say_on_main(process, f"precision: {Compute(process.device, dtype).name} ({reason})")
+    return dtype
 
 
 def refuse_untrainable(

@@ -47,13 +47,10 @@ from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.optim import create_optimizer, poly_schedule
-from sceneparse.precision import Compute, amp_name, training_step
+from sceneparse.precision import Compute, amp_name
 from sceneparse.preemption import StopRequest
 from sceneparse.training import Loss, Training
 from sceneparse.validation import validate_segmentation
-
-# Rows and columns that say which precision is the fastest; more would take minutes.
-_LARGEST_MEASURED = 161
 
 
 def prepare_training(
@@ -90,9 +87,7 @@ def prepare_training(
         _logits_at_stride,
         remedy="change augment.crop or train.batch_size, or set model.norm: group",
     )
-    height, width = (min(side, _LARGEST_MEASURED) for side in config.augment.crop)
-    measured = partial(training_step, model, _logits_at_stride, (2, 3, height, width))
-    dtype = choose_precision(config.train.amp, saved, process, measured)
+    dtype = choose_precision(config.train.amp, saved, process)
     compute = replace(layout, dtype=dtype)
     section = _eval_settings(config)
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
