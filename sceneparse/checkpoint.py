@@ -4,11 +4,13 @@ A run folder holds checkpoints/step-XXXXXXXX and two links, `last` and `best`. A
 model.safetensors (the weights that are evaluated), training.pt (what resuming needs; loads with
 weights_only=True), meta.json (how to rebuild the model, classes, normalisation, checksums of both)
 and meta.json.sha256. The links are for people: nothing here depends on them. saving.py writes all.
+A reader compares the checksums of the files that it reads: evaluation needs no training.pt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,14 +38,15 @@ class Saved(NamedTuple):
 
 
 def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
-    """Find the newest checkpoint of a run that is intact, and say which ones are not.
+    """Find the newest checkpoint of a run whose files are all intact, to resume from it.
 
-    None: the run has no checkpoint yet. Raises InputError where it has some, but all are damaged.
+    `say` is told which newer ones are damaged. None: the run has no checkpoint yet. Raises
+    InputError if all of them are damaged.
     """
     damages = []
     for folder in step_folders(run):
         try:
-            saved = Saved(folder, _verified_meta(folder))
+            saved = Saved(folder, _verified_meta(folder, [MODEL_FILE, TRAINING_FILE]))
         except InputError as error:
             damages.append(str(error))
             continue
@@ -77,12 +80,12 @@ def resolve_checkpoint(path: str | Path) -> Path:
     )
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Read and verify a checkpoint: its meta.json, after every file matched its checksum.
+def read_meta(folder: Path, files: Sequence[str] = (MODEL_FILE, TRAINING_FILE)) -> dict[str, Any]:
+    """Read the meta.json of a checkpoint, after it and `files` matched their checksums.
 
-    Raises InputError that names what is damaged, and the intact checkpoints beside it.
+    Raises InputError that names what is damaged, and the checkpoints beside it that can be loaded.
     """
-    return _hinting(folder, _verified_meta)
+    return _hinting(folder, partial(_verified_meta, files=files))
 
 
 def read_training_state(folder: Path) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     `meta` is all the checkpoint knows. Raises InputError where anything is damaged or missing.
     """
     folder = resolve_checkpoint(path)
-    meta = read_meta(folder)
+    meta = read_meta(folder, [MODEL_FILE])
     arguments, weights = meta["model"], read_safetensors(folder / MODEL_FILE)
     model: SegmentationModel | Classifier
     if _is_classifier(meta):
@@ -155,10 +158,10 @@ def read_own_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _verified_meta(folder: Path) -> dict[str, Any]:
-    """Read meta.json, after all files matched their checksums."""
+def _verified_meta(folder: Path, files: Sequence[str]) -> dict[str, Any]:
+    """Read meta.json, after it and `files` matched their checksums."""
     meta = read_own_meta(folder)
-    for name in (MODEL_FILE, TRAINING_FILE):
+    for name in files:
         try:
             intact = sha256_of(folder / name) == meta["sha256"].get(name)
         except OSError as error:
@@ -169,19 +172,19 @@ def _verified_meta(folder: Path) -> dict[str, Any]:
 
 
 def _hinting(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Read a checkpoint; where it is damaged, name the intact ones of the same run."""
+    """Read a checkpoint; if it is damaged, name those of the same run that can be loaded."""
     try:
         return read(folder)
     except InputError as error:
-        others = [other for other in folder.parent.glob("step-*") if _is_intact(other)]
+        others = [other for other in folder.parent.glob("step-*") if _is_loadable(other)]
         if not others:
             raise
         raise InputError(f"{error}; intact beside it: {first_few(sorted(others))}") from error
 
 
-def _is_intact(folder: Path) -> bool:
+def _is_loadable(folder: Path) -> bool:
     try:
-        _verified_meta(folder)
+        _verified_meta(folder, [MODEL_FILE])
     except InputError:
         return False
     return True

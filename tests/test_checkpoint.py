@@ -148,13 +148,25 @@ def test_resuming_falls_back_to_the_one_before_and_says_so(
 def test_scores_are_never_of_another_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 1)
     folder = save(tmp_path, 2, best_step=2)
-    for name in FILES:
+    for name in set(FILES) - {"training.pt"}:
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(DAMAGES["flipped"](content))
         with pytest.raises(InputError, match=r"damaged.*intact beside it: .*/step-00000001$"):
             sceneparse.load_model(tmp_path)
         (folder / name).write_bytes(content)
     sceneparse.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "missing"])
+def test_models_load_without_what_only_resuming_reads(tmp_path: Path, damage: str) -> None:
+    path = save(tmp_path, 1) / "training.pt"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert sceneparse.load_model(tmp_path).meta["step"] == 1
+    with pytest.raises(InputError, match=r"no intact checkpoint: .*training\.pt"):
+        newest_intact(tmp_path, pytest.fail)
 
 
 @pytest.mark.fault(38)
