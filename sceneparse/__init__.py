@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sceneparse.checkpoint import load_model
     from sceneparse.inference.prepare import prepare_for_inference
     from sceneparse.models import create_segmentation_model
     from sceneparse.models.classification import create_classifier
     from sceneparse.prediction.predictor import Predictor
+    from sceneparse.runs.checkpoint import load_model
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,7 +29,7 @@ _HOMES = {
     "Predictor": "sceneparse.prediction.predictor",
     "create_classifier": "sceneparse.models.classification",
     "create_segmentation_model": "sceneparse.models",
-    "load_model": "sceneparse.checkpoint",
+    "load_model": "sceneparse.runs.checkpoint",
     "prepare_for_inference": "sceneparse.inference.prepare",
 }
 

@@ -19,7 +19,7 @@ from sceneparse.errors import Explained, InputError, Preempted, one_line, reason
 def version_block() -> str:
     """Say what is installed, in the form that a bug report needs."""
     try:
-        from sceneparse.machine import version_rows  # noqa: PLC0415 - seconds, wanted only here
+        from sceneparse.runtime.versions import version_rows  # noqa: PLC0415 - seconds, wanted only here
 
         rows = version_rows()
     except ImportError as error:  # which may be what is to be reported

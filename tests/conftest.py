@@ -15,7 +15,7 @@ import torch
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
-from sceneparse.saving import save_checkpoint
+from sceneparse.runs.saving import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

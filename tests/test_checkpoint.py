@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 
 import sceneparse
-from sceneparse.checkpoint import (
+from sceneparse.errors import InputError
+from sceneparse.models.pretrained import load_backbone, read_weights
+from sceneparse.runs.checkpoint import (
     newest_intact,
     read_meta,
     read_training_state,
     resolve_checkpoint,
 )
-from sceneparse.errors import InputError
-from sceneparse.models.pretrained import load_backbone, read_weights
-from sceneparse.saving import save_checkpoint
+from sceneparse.runs.saving import save_checkpoint
 
 MODEL = {
     "head": "fcn",

@@ -118,7 +118,7 @@ sys.stderr.write(" ".join(sorted(sys.modules)))
 def test_a_report_is_possible_without_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "sceneparse.machine", raising=False)
+    monkeypatch.delitem(sys.modules, "sceneparse.runtime.versions", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert end_of(ImportError("no torch")) == 1
     assert "torch      cannot be imported" in capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_every_tool_ends_here(path: Path) -> None:
 
 def test_nothing_else_ends_the_process() -> None:
     # Other ranks, workers, the processes that a sweep starts; a run that has not begun.
-    others = ("distributed", "data/loader", "sweep/worker", "preemption")
+    others = ("runtime/distributed", "runtime/signals", "data/loader", "sweep/worker")
     allowed = {"sceneparse/cli.py", *(f"sceneparse/{name}.py" for name in others)}
     for path in [*TOOLS, *(ROOT / "sceneparse").rglob("*.py")]:
         names = {

@@ -21,17 +21,17 @@ from safetensors.torch import save, save_file
 from test_train_seg import call
 
 import sceneparse
-from sceneparse.assembly.segmentation import prepare_training
-from sceneparse.checkpoint import read_training_state
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.synthetic import write_dataset
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.models.pretrained import read_weights
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.runs.checkpoint import read_training_state
+from sceneparse.runtime.distributed import Process
 from sceneparse.tensor_files import read_tensors
-from sceneparse.training import train
+from sceneparse.training.run import train
+from sceneparse.training.segmentation import prepare_training
 from tests.conftest import ROOT, MakeRun
 from tools import convert_weights, eval_miou, predict, train_seg
 

@@ -18,7 +18,7 @@ import pytest
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
-from sceneparse.checkpoint import newest_intact
+from sceneparse.runs.checkpoint import newest_intact
 from tests.processes import CONFIGS, ROOT, Run, assert_same_state, finish
 
 # The run, and what it is resumed with.

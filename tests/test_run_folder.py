@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from sceneparse.errors import InputError
-from sceneparse.run_lock import LOCK_FILE, RunLock
+from sceneparse.runs.lock import LOCK_FILE, RunLock
 from tests.conftest import ROOT
 from tests.test_train_seg import QUICKSTART, call, folder_of
 from tools import train_seg
@@ -26,7 +26,7 @@ from tools import train_seg
 HOLD = """
 import sys, time
 from pathlib import Path
-from sceneparse.run_lock import RunLock
+from sceneparse.runs.lock import RunLock
 lock = RunLock(Path(sys.argv[1]), print)
 lock.acquire()
 print("held", flush=True)

@@ -15,8 +15,8 @@ import pytest
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
-from sceneparse.checkpoint import newest_intact
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.runs.checkpoint import newest_intact
 from tests.conftest import ROOT
 from tests.processes import Run, assert_same_state, finish
 
@@ -85,7 +85,7 @@ def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
 def test_signal_that_comes_too_late_changes_nothing() -> None:
     """Python gives up its handlers before libraries end, which takes them a while."""
     code = (
-        "from sceneparse.preemption import leave_at_signals; leave_at_signals()\n"
+        "from sceneparse.runtime.signals import leave_at_signals; leave_at_signals()\n"
         "import atexit, torch, cv2; atexit.register(print, 'ending', flush=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)

@@ -17,13 +17,13 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
 import sceneparse
-from sceneparse.assembly.classification import load_data, prepare_seed
 from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError, Preempted
 from sceneparse.report.seeds import spread_of
-from sceneparse.training import train
+from sceneparse.runtime.distributed import Process
+from sceneparse.training.classification import load_data, prepare_seed
+from sceneparse.training.run import train
 from tools import train_cls
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from sceneparse.cli import run, tool_parser
 
 if TYPE_CHECKING:
     from sceneparse.benchmark.rows import Row
-    from sceneparse.training import Training
+    from sceneparse.training.run import Training
 
 _QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
 EXAMPLES = """\
@@ -87,10 +87,10 @@ def _quickstart(settings: Sequence[str]) -> Training:
     """Prepare a run of the quickstart with some settings changed."""
     import torch
 
-    from sceneparse.assembly.segmentation import prepare_training
     from sceneparse.config.loading import load_config
     from sceneparse.config.segmentation import SegConfig
-    from sceneparse.distributed import Process
+    from sceneparse.runtime.distributed import Process
+    from sceneparse.training.segmentation import prepare_training
 
     config = load_config(_QUICKSTART, settings, SegConfig)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -77,9 +77,9 @@ def find_costs(
 ) -> tuple[Mapping[str, Costs], dict[str, str]]:
     """Count and, where asked for, measure what each net costs; say how."""
     from sceneparse.benchmark.classifiers import count_costs, measure_costs
-    from sceneparse.distributed import join_processes
-    from sceneparse.machine import device_words, version_rows
-    from sceneparse.precision import Compute, choose_dtype
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.runtime.precision import Compute, choose_dtype
+    from sceneparse.runtime.versions import device_words, version_rows
 
     models = {name: group.meta["model"] for name, group in comparison.groups.items()}
     first = next(iter(comparison.groups.values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli import add_training_options, run, run_options, tool_parser
-from sceneparse.preemption import leave_at_signals
+from sceneparse.runtime.signals import leave_at_signals
 
 if TYPE_CHECKING:
     from sceneparse.config.classification import ClsConfig
@@ -49,11 +49,11 @@ def main(options: argparse.Namespace) -> None:
 def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
     """Train every seed that is not finished; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
-    from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
-    from sceneparse.distributed import join_processes
     from sceneparse.errors import InputError, Preempted
-    from sceneparse.run_folder import refuse_existing_run
-    from sceneparse.training import train
+    from sceneparse.runs.folder import refuse_existing_run
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.training.classification import load_data, prepare_seed, seed_folder
+    from sceneparse.training.run import train
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("tools/train_cls.py runs in one process; start it without torchrun")

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from sceneparse.cli import add_training_options, run, run_options, tool_parser
-from sceneparse.preemption import leave_at_signals
+from sceneparse.runtime.signals import leave_at_signals
 
 if TYPE_CHECKING:
     from sceneparse.config.segmentation import SegConfig
@@ -47,9 +47,9 @@ def main(options: argparse.Namespace) -> None:
 def train_model(config: SegConfig, earlier: dict[str, bool]) -> None:
     """Join the other processes and train; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
-    from sceneparse.assembly.segmentation import prepare_training
-    from sceneparse.distributed import join_processes
-    from sceneparse.training import train
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.training.run import train
+    from sceneparse.training.segmentation import prepare_training
 
     with join_processes() as process:
         train(prepare_training(config, process, **earlier))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sceneparse.benchmark.rows import Work
 from sceneparse.data.synthetic import render_scene
-from sceneparse.machine import device_words, version_rows
+from sceneparse.runtime.versions import device_words, version_rows
 
 # Large enough for the full rate, small enough for a hundredth of a second.
 _MATRIX, _MATRIX_ON_GPU = 2048, 8192

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from torch.optim import Optimizer
 
-from sceneparse.distributed import gather
-from sceneparse.engine import Stepped
 from sceneparse.errors import NumericalError, first_few
-from sceneparse.logs import Progress, RunLog
+from sceneparse.runs.log import RunLog
+from sceneparse.runtime.distributed import gather
+from sceneparse.runtime.progress import Progress
+from sceneparse.training.loop import Stepped
 
 _STEPS_PER_RECORD = 10
 

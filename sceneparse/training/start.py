@@ -11,31 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
-from sceneparse.checkpoint import Saved, newest_intact, read_training_state
-from sceneparse.config.types import Section
-from sceneparse.distributed import (
+from sceneparse.errors import InputError, refusing
+from sceneparse.models.pretrained import load_strict
+from sceneparse.runs.checkpoint import Saved, newest_intact, read_training_state
+from sceneparse.runs.folder import (
+    create_run_folder,
+    is_run_folder,
+    refuse_changed_settings,
+    refuse_existing_run,
+)
+from sceneparse.runs.lock import RunLock
+from sceneparse.runtime.distributed import (
     Process,
     check_on_main,
     from_main,
     launch_name,
     restarted_by_torchrun,
 )
-from sceneparse.engine import Forward
-from sceneparse.errors import InputError, refusing
-from sceneparse.models.pretrained import load_strict
-from sceneparse.position import Position
-from sceneparse.precision import choose_dtype
-from sceneparse.run_folder import (
-    create_run_folder,
-    is_run_folder,
-    refuse_changed_settings,
-    refuse_existing_run,
-)
-from sceneparse.run_lock import RunLock
-from sceneparse.training import Training
+from sceneparse.runtime.precision import choose_dtype
+from sceneparse.training.loop import Forward
+from sceneparse.training.position import Position
+from sceneparse.training.run import Training
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def refuse_untrainable(
 
 
 def resume_run(
-    training: Training, config: Section, beginning: Beginning, say: Callable[[str], None]
+    training: Training, config: BaseModel, beginning: Beginning, say: Callable[[str], None]
 ) -> None:
     """Take up weights, optimiser and position of the checkpoint that a run goes on from, if any.
 
@@ -148,7 +147,7 @@ def create_folder(training: Training, config: str, beginning: Beginning) -> None
     )
 
 
-def _as_now(kind: type[Section], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+def _as_now(kind: type[BaseModel], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
     """Fill in the settings that have been added since a checkpoint was written."""
     try:
         return kind.model_validate(saved).model_dump(mode="json")

@@ -13,7 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sceneparse.checkpoint import (
+from sceneparse.errors import InputError
+from sceneparse.runs.atomic import (
+    remove_folder,
+    replace_folder,
+    replace_link,
+    sha256_of,
+    sync_folder,
+    write_synced,
+)
+from sceneparse.runs.checkpoint import (
     FORMAT,
     META_FILE,
     MODEL_FILE,
@@ -24,15 +33,6 @@ from sceneparse.checkpoint import (
     step_name,
     sum_line,
 )
-from sceneparse.durable import (
-    remove_folder,
-    replace_folder,
-    replace_link,
-    sha256_of,
-    sync_folder,
-    write_synced,
-)
-from sceneparse.errors import InputError
 
 # Room for meta.json and for what the file system needs itself.
 _SLACK = 1 << 20

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sceneparse.durable import replace_text
 from sceneparse.errors import InputError, first_few
-from sceneparse.logs import forget_records_after
-from sceneparse.run_lock import LOCK_FILE, RunLock
-from sceneparse.settings import flat
+from sceneparse.runs.atomic import replace_text
+from sceneparse.runs.lock import LOCK_FILE, RunLock
+from sceneparse.runs.log import forget_records_after
 
 # Settings that a resumed run may change: they do not say what is computed.
 _FREE_SETTINGS = (
@@ -127,3 +126,14 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK_FILE:
             path.unlink()
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values by their dotted keys; an empty section is a value."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[f"{prefix}{key}"] = value
+    return values

@@ -13,15 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import sceneparse
-from sceneparse.assembly.runs import (
-    begin_run,
-    choose_precision,
-    create_folder,
-    refuse_untrainable,
-    resume_run,
-    say_on_main,
-)
-from sceneparse.averaging import MovingAverage
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
@@ -36,8 +27,6 @@ from sceneparse.data.loader import (
 )
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
-from sceneparse.distributed import Process, check_on_main, parallel_network
-from sceneparse.engine import Stepper, staged
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import create_protocol
@@ -46,11 +35,22 @@ from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.optim import create_optimizer, poly_schedule
-from sceneparse.precision import Compute, amp_name, training_step
-from sceneparse.preemption import StopRequest
-from sceneparse.training import Loss, Training
-from sceneparse.validation import validate_segmentation
+from sceneparse.runtime.distributed import Process, check_on_main, parallel_network
+from sceneparse.runtime.precision import Compute, amp_name, training_step
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.ema import MovingAverage
+from sceneparse.training.loop import Stepper, staged
+from sceneparse.training.optim import create_optimizer, poly_schedule
+from sceneparse.training.run import Loss, Training
+from sceneparse.training.start import (
+    begin_run,
+    choose_precision,
+    create_folder,
+    refuse_untrainable,
+    resume_run,
+    say_on_main,
+)
+from sceneparse.training.validation import validate_segmentation
 
 # Rows and columns that say which precision is the fastest; more would take minutes.
 _LARGEST_MEASURED = 161

@@ -12,18 +12,19 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from sceneparse.data.loader import Batch, explained_worker_failures
-from sceneparse.distributed import Process, any_process, any_process_each, share_buffers
-from sceneparse.engine import Forward, Stepped, Stepper, train_one_epoch
 from sceneparse.errors import NumericalError, Preempted
 from sceneparse.inference.normalization import Normalization
-from sceneparse.logs import Progress, RunLog, format_seconds
-from sceneparse.position import Position, StepRecord
-from sceneparse.precision import Compute
-from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import save_png
-from sceneparse.run_lock import RunLock
-from sceneparse.saving import save_checkpoint
-from sceneparse.validation import Validated
+from sceneparse.runs.lock import RunLock
+from sceneparse.runs.log import RunLog
+from sceneparse.runs.saving import save_checkpoint
+from sceneparse.runtime.distributed import Process, any_process, any_process_each, share_buffers
+from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.progress import Progress, format_seconds
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.loop import Forward, Stepped, Stepper, train_one_epoch
+from sceneparse.training.position import Position, StepRecord
+from sceneparse.training.validation import Validated
 
 # From a network's outputs and the targets to a scalar.
 Loss = Callable[[Any, Tensor], Tensor]
