@@ -5,6 +5,7 @@ The public names are loaded when first used, so that importing the package costs
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ _HOMES = {
     "load_model": "sceneparse.runs.checkpoint",
     "prepare_for_inference": "sceneparse.inference.prepare",
 }
+
+# A library logs nothing unless its user configures logging; commands call log_on_main().
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -146,6 +146,9 @@ def run(
     options = parser.parse_intermixed_args(arguments)
     try:
         with _explained_machine():
+            from sceneparse.runtime.progress import log_on_main  # noqa: PLC0415 - tqdm, after --help
+
+            log_on_main()
             main(options)
     except Explained as error:
         if options.debug:

@@ -49,7 +49,7 @@ def test_stopped_in_every_phase_and_resumed(tiny: list[str], tmp_path: Path) -> 
     run.wait_for((tmp_path / "parts" / "tensorboard").exists)  # the first batch
     step = stop(run, signal.SIGINT)
     assert 1 <= step <= 3
-    assert "stopping as soon as the state is saved; Ctrl-C once more quits at once" in run.said
+    assert "stopping as soon as the state is saved; Ctrl-C again quits at once" in run.said
 
     run = Run("train_seg", settings, "--resume")
     run.wait_for(lambda: metrics.exists() and '"train", "step": 3' in metrics.read_text())
@@ -73,7 +73,7 @@ def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
     run.wait_for((run.folder / "last").exists)
     time.sleep(0.5)  # in a step that takes seconds
     run.send(signal.SIGINT)
-    run.wait_for(lambda: "once more" in run.said)
+    run.wait_for(lambda: "Ctrl-C again" in run.said)
     start = time.monotonic()
     run.send(signal.SIGINT)
     assert run.wait() == -signal.SIGINT

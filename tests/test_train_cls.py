@@ -128,7 +128,7 @@ def test_seeds_become_runs_and_a_summary(
     assert len((output / "seed-2/metrics.jsonl").read_text().splitlines()) == len(lines)
     assert len(json.loads((output / "summary.json").read_text())["loss, last epoch"]["values"]) == 3
     assert call(train_cls, "--config", CONFIG, *again) == 2
-    assert "holds a run; go on with --resume" in capsys.readouterr().err
+    assert "holds a run; resume it with --resume" in capsys.readouterr().err
 
 
 def test_held_out_images_choose_the_best_epoch(

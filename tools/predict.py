@@ -176,7 +176,7 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
     progress = Progress(len(sources), "images")
 
     def failed(_: Source, error: InputError) -> None:
-        progress.say(f"left out: {error}")
+        progress.write(f"left out: {error}")
         writer.failures.append(error)
         progress.advance(1)
 
@@ -188,7 +188,7 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
             prediction = predictions.pop(0)
             if prediction.tiled:
                 large = f"{source.path}: so large that it was predicted in tiles"
-                progress.say(one_line(large))
+                progress.write(one_line(large))
             try:
                 writer.write(prediction, source.name, writer.save)
             except InputError as error:

@@ -50,7 +50,7 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
     """Train every seed that is not finished; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
     from sceneparse.errors import InputError, Preempted
-    from sceneparse.runs.folder import refuse_existing_run
+    from sceneparse.runs.folder import validate_folder
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.training.classification import load_data, prepare_seed, seed_folder
     from sceneparse.training.run import train
@@ -58,7 +58,7 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("tools/train_cls.py runs in one process; start it without torchrun")
     for seed in config.seeds:
-        refuse_existing_run(
+        validate_folder(
             seed_folder(config, seed), resume=earlier["resume"], overwrite=earlier["overwrite"]
         )
     if late := milestones_too_late(config):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +29,8 @@ from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.versions import provenance
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import model_arguments, prepare_training
-from sceneparse.training.start import say_on_main
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
     """Test the last epoch as the run validates: nothing is chosen by any images."""
-    saved = newest_intact(run.folder, partial(say_on_main, process))
+    saved = newest_intact(run.folder, logger.warning)
     assert saved is not None  # the run has ended
     model = load_segmentation_model(saved.folder)
     predictor = Predictor(model, device=str(process.device))

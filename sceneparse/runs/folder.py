@@ -1,4 +1,4 @@
-"""The folder of a run: when it may be used, what a resumed run may change, what it starts with."""
+"""The folder of a run: when it may be used, which settings may change on resuming, its creation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from sceneparse.errors import InputError, first_few
 from sceneparse.runs.atomic import replace_text
 from sceneparse.runs.lock import LOCK_FILE, RunLock
-from sceneparse.runs.log import forget_records_after
+from sceneparse.runs.log import drop_records_after
 
-# Settings that a resumed run may change: they do not say what is computed.
+# Settings that a resumed run may change: they do not affect what is computed.
 _FREE_SETTINGS = (
     "output",
     "data.root",
@@ -38,13 +38,13 @@ _FIXED_SETTINGS = (
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a run has begun in a folder, even one that was killed at once."""
-    begun = (folder / LOCK_FILE).is_file()
-    return begun or ((folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file())
+    """Return whether a run was started in a folder, even one that was killed at once."""
+    started = (folder / LOCK_FILE).is_file()
+    return started or ((folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file())
 
 
-def refuse_existing_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise InputError unless the folder is new, or what the user asked for is possible in it."""
+def validate_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise InputError unless the folder is empty, or holds a run to resume or overwrite."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not is_run_folder(folder):
@@ -53,47 +53,56 @@ def refuse_existing_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds a run; go on with --resume, start anew with --overwrite, or choose "
-            "another folder with output=FOLDER"
+            f"'{folder}' holds a run; resume it with --resume, start over with --overwrite, or "
+            "choose another folder with output=FOLDER"
         )
 
 
-def refuse_changed_settings(
-    saved: Mapping[str, Any], now: Mapping[str, Any], *, accept: bool
-) -> list[str]:
-    """Raise InputError where a resumed run would compute something else than it began with.
-
-    `accept` lets it, but for what would make it another run; the changes are returned, to be said.
-    """
-    changed = changed_settings(saved, now)
-    if not changed:
-        return []
-    fixed = [change for change in changed if _is_fixed(change.split()[0])]
-    if fixed:
-        raise InputError(
-            f"this is another run: {first_few(fixed)}; go on with the same settings, or start it "
-            "with output=FOLDER"
-        )
-    if not accept:
-        raise InputError(
-            f"the configuration differs from the run's: {first_few(changed)}; go on with the same "
-            "settings, with --accept-changes, or start another run with output=FOLDER"
-        )
-    return changed
-
-
-def _is_fixed(key: str) -> bool:
-    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED_SETTINGS)
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted keys; an empty section is a value."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name the settings that differ, but for those that only say where things are."""
+    """Describe the settings that differ, except those that do not affect what is computed."""
     before, after = flat(saved), flat(now)
     return [
         f"{key} was {before.get(key)}, is {after.get(key)}"
         for key in {**before, **after}
         if key not in _FREE_SETTINGS and before.get(key) != after.get(key)
     ]
+
+
+def validate_changes(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, accept: bool
+) -> list[str]:
+    """Return the changed settings of a resumed run.
+
+    Raises InputError if there are any and `accept` is false, or if they make it another run.
+    """
+    changed = changed_settings(saved, now)
+    fixed = [change for change in changed if _is_fixed(change.split()[0])]
+    if fixed:
+        raise InputError(
+            f"this is another run: {first_few(fixed)}; resume with the same settings, or start it "
+            "with output=FOLDER"
+        )
+    if changed and not accept:
+        raise InputError(
+            f"the configuration differs from the run's: {first_few(changed)}; resume with the same "
+            "settings or with --accept-changes, or start another run with output=FOLDER"
+        )
+    return changed
+
+
+def _is_fixed(key: str) -> bool:
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED_SETTINGS)
 
 
 def create_run_folder(
@@ -105,7 +114,11 @@ def create_run_folder(
     steps_done: int,
     overwrite: bool,
 ) -> None:
-    """Lock the folder and write the resolved configuration; forget what will be done again."""
+    """Lock the folder, write config.yaml and drop the records of steps that will be repeated.
+
+    `config`: the resolved configuration as YAML. `launch`: see RunLock.sign. Raises InputError if
+    the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -114,26 +127,15 @@ def create_run_folder(
         lock.sign(launch)
         (folder / "pictures").mkdir(exist_ok=True)
         replace_text(folder / "config.yaml", config)
-        forget_records_after(folder / "metrics.jsonl", steps_done)
+        drop_records_after(folder / "metrics.jsonl", steps_done)
     except OSError as error:
         raise InputError(f"cannot write the run folder '{folder}': {error.strerror}") from error
 
 
 def _empty(folder: Path) -> None:
-    """Remove everything but the lock, which is held."""
+    """Remove everything except the lock, which is held."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != LOCK_FILE:
             path.unlink()
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values by their dotted keys; an empty section is a value."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            values.update(flat(value, f"{prefix}{key}."))
-        else:
-            values[f"{prefix}{key}"] = value
-    return values

@@ -1,9 +1,10 @@
-"""What a run tells while it goes on: metrics.jsonl, TensorBoard, and progress with time left."""
+"""The log of a run: metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from numpy.typing import NDArray
 
 from sceneparse.runs.atomic import replace_text
 
+logger = logging.getLogger(__name__)
+
 
 class RunLog:
     """Writes one JSON line per record, and the same numbers and pictures to TensorBoard.
 
-    metrics.jsonl has all numbers; where TensorBoard is missing or fails, `say` tells it once.
+    metrics.jsonl has all numbers. If TensorBoard is missing or fails, one log line reports it.
     """
 
-    def __init__(self, run: Path, *, first_step: int, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Path, *, first_step: int) -> None:
         self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
-        self._folder, self._say = run / "tensorboard", say
+        self._folder = run / "tensorboard"
         self._board: Any = None
         try:
             # Imported here, since not every machine has it.
@@ -29,7 +32,7 @@ class RunLog:
 
             self._board = SummaryWriter(str(self._folder), purge_step=first_step + 1)
         except Exception as error:
-            self._go_on_without_board(error)
+            self._disable_board(error)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Record `values` under `kind` ("train", "val"); numbers become TensorBoard scalars too."""
@@ -57,16 +60,16 @@ class RunLog:
                 raise FileNotFoundError(f"{self._folder} has gone")
             getattr(self._board, method)(*arguments, **settings)
         except Exception as error:
-            self._go_on_without_board(error)
+            self._disable_board(error)
 
-    def _go_on_without_board(self, error: Exception) -> None:
-        """Tell it once, whatever the error is: curves are not worth a run."""
+    def _disable_board(self, error: Exception) -> None:
+        """Continue without TensorBoard after any error: a run is worth more than its curves."""
         self._board = None
-        self._say(f"no TensorBoard from here on ({error}); metrics.jsonl has all numbers")
+        logger.warning(f"no TensorBoard from here on ({error}); metrics.jsonl has all numbers")
 
 
-def forget_records_after(path: Path, step: int) -> None:
-    """Create metrics.jsonl, or drop the records of steps that a resumed run will do again."""
+def drop_records_after(path: Path, step: int) -> None:
+    """Create metrics.jsonl, or drop the records of steps that a resumed run will repeat."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A killed run can leave its last line half written.
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]

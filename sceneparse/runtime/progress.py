@@ -1,7 +1,9 @@
-"""Progress of a long job: position, rate and time left."""
+"""What the terminal shows of a long job: log lines, and progress with rate and time left."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,10 +14,53 @@ from tqdm import tqdm
 _SECONDS_PER_LINE = 15.0
 
 
+class _TerminalHandler(logging.Handler):
+    """Prints log lines of the main process, above the progress bar if there is one."""
+
+    stream_name = "stdout"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(lambda _: os.environ.get("RANK", "0") == "0")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Looked up each time, since redirect_stdout and tests exchange the streams.
+        stream = getattr(sys, self.stream_name)
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
+
+
+_terminal = _TerminalHandler()
+
+
+def log_on_main() -> None:
+    """Print the package's log lines on stdout, once for all processes; for commands.
+
+    Without this call the package logs as any library does: not at all, unless the program that
+    uses it configures `logging`. Calling it twice changes nothing.
+    """
+    logger = logging.getLogger("sceneparse")
+    logger.setLevel(logging.INFO)
+    # Libraries that configure the root logger would print every line a second time.
+    logger.propagate = False
+    logger.addHandler(_terminal)
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Print log lines on stderr, where progress is shown, instead of stdout."""
+    _terminal.stream_name = "stderr"
+    try:
+        yield
+    finally:
+        _terminal.stream_name = "stdout"
+
+
 class Progress:
     """A bar on a terminal, a plain line every 15 seconds elsewhere: position, rate, time left.
 
-    `done` units of `total` were finished in `seconds` before, as when a run goes on.
+    `total`: units of the whole job; None: unknown. `done`: units that were finished in `seconds`
+    before, if a run is resumed. `quiet`: show nothing.
     """
 
     def __init__(
@@ -29,7 +74,7 @@ class Progress:
     ) -> None:
         self._total, self._unit, self._count, self._first = total, unit, done, done
         self._seconds_before = seconds
-        self._start = self._said = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._quiet = quiet
         bar = not quiet and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, unit=unit, leave=False) if bar else None
@@ -40,9 +85,9 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(amount)
-        elif time.monotonic() - self._said > _SECONDS_PER_LINE:
-            self._said = time.monotonic()
-            self.say(f"{note}  {self._position}")
+        elif time.monotonic() - self._last_line > _SECONDS_PER_LINE:
+            self._last_line = time.monotonic()
+            self.write(f"{note}  {self._position}")
 
     @property
     def _position(self) -> str:
@@ -53,7 +98,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Seconds of work, those before and without pauses."""
+        """Seconds of work, including those before, without pauses."""
         return self._seconds_before + time.monotonic() - self._start
 
     @property
@@ -64,26 +109,26 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep the time of other work, such as validation, out of rate and seconds."""
+        """Exclude the time of other work, such as validation, from rate and seconds."""
         before = time.monotonic()
         try:
             yield
         finally:
             self._start += time.monotonic() - before
 
-    def say(self, text: str) -> None:
-        """Print a line without disturbing the bar."""
+    def write(self, text: str) -> None:
+        """Print a line on stderr, above the bar."""
         if not self._quiet:
             tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a duration as people do: 45s, 3m20s, 2h05m."""
+    """Format a duration: 45s, 3m20s, 2h05m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

@@ -33,6 +33,7 @@ from sceneparse.errors import InputError, NumericalError, Preempted
 from sceneparse.models.classification import create_classifier
 from sceneparse.runs.folder import is_run_folder
 from sceneparse.runtime.distributed import Process, join_processes
+from sceneparse.runtime.progress import log_on_main
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.sweep.plan import Params, Plan
 from sceneparse.sweep.storage import explained_failures, open_storage
@@ -83,6 +84,7 @@ def work(plan: Plan, storage: str, seat: Seat) -> None:
 
     Exits with code 2 where the storage is lost.
     """
+    log_on_main()
     torch.set_num_threads(max(1, torch.get_num_threads() // seat.places))
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(seat.place % torch.cuda.device_count())

@@ -33,7 +33,6 @@ from sceneparse.training.start import (
     create_folder,
     refuse_untrainable,
     resume_run,
-    say_on_main,
 )
 from sceneparse.training.validation import validate_classifier
 
@@ -154,7 +153,7 @@ def prepare_seed(
         most_bad_steps=config.train.most_bad_steps,
         stop=stop,
     )
-    resume_run(training, config, beginning, partial(say_on_main, process))
+    resume_run(training, config, beginning)
     create_folder(training, render_config(config), beginning)
     return training
 
