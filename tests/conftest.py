@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
-from sceneparse.saving import save_checkpoint
+from sceneparse.runs.saving import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -31,6 +32,22 @@ def own_signals() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Collect what the package logs."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, collector = logging.getLogger("sceneparse"), Collector()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(collector)
+    yield lines
+    logger.removeHandler(collector)
 
 
 @pytest.fixture(scope="session")

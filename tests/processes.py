@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sceneparse.checkpoint import newest_intact
+from sceneparse.runs.checkpoint import newest_intact
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {
@@ -30,8 +30,8 @@ CONFIGS = {
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(
     [
-        "sceneparse.assembly.segmentation",
-        "sceneparse.assembly.classification",
+        "sceneparse.training.segmentation",
+        "sceneparse.training.classification",
         "sceneparse.report.seeds",
         "tests.processes",
     ]

@@ -18,9 +18,9 @@ from test_train_seg import call
 from sceneparse.cli import classify as classify_command
 from sceneparse.data.classes import load_classes
 from sceneparse.data.device_loader import evaluation_batches
-from sceneparse.engine import evaluate_classifier
 from sceneparse.inference.normalization import Normalization
-from sceneparse.precision import Compute
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.loop import evaluate_classifier
 
 
 @pytest.fixture(scope="module")

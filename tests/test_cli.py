@@ -118,7 +118,7 @@ sys.stderr.write(" ".join(sorted(sys.modules)))
 def test_a_report_is_possible_without_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "sceneparse.machine", raising=False)
+    monkeypatch.delitem(sys.modules, "sceneparse.runtime.versions", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert end_of(ImportError("no torch")) == 1
     assert "torch      cannot be imported" in capsys.readouterr().err
@@ -216,10 +216,10 @@ def test_an_unknown_command_is_one_line(
 
 
 def test_tools_are_the_commands() -> None:
-    verbs = {"train_seg": "train", "eval_miou": "evaluate", "train_cls": "classify"}
-    for tool, verb in verbs.items():
+    verbs = {"train_seg.py": "train", "eval_miou.py": "evaluate", "train_cls.py": "classify"}
+    for file, verb in verbs.items():
         done = subprocess.run(
-            [sys.executable, str(ROOT / f"tools/{tool}.py"), "--help"],
+            [sys.executable, str(ROOT / f"tools/{file}"), "--help"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
@@ -230,8 +230,9 @@ def test_tools_are_the_commands() -> None:
 
 def test_nothing_else_ends_the_process() -> None:
     # Other ranks, workers, the processes that a sweep starts; a run that has not begun.
-    others = ("cli/command", "cli/main", "distributed", "data/loader", "sweep/worker", "preemption")
-    allowed = {*(f"sceneparse/{name}.py" for name in others)}
+    others = ("runtime/distributed", "runtime/signals", "data/loader", "sweep/worker")
+    commands = ("cli/command", "cli/main")
+    allowed = {f"sceneparse/{name}.py" for name in (*commands, *others)}
     for path in (ROOT / "sceneparse").rglob("*.py"):
         names = {
             ast.unparse(node)

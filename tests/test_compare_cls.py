@@ -24,9 +24,9 @@ from sceneparse.cli import classify as classify_command
 from sceneparse.cli import compare as compare_command
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
-from sceneparse.precision import Compute
 from sceneparse.report.costs import pareto_front
 from sceneparse.report.seeds import spread_of
+from sceneparse.runtime.precision import Compute
 
 
 def test_holm_is_the_closed_test_of_bonferroni() -> None:

@@ -21,8 +21,6 @@ from safetensors.torch import save, save_file
 from test_train_seg import call
 
 import sceneparse
-from sceneparse.assembly.segmentation import prepare_training
-from sceneparse.checkpoint import read_training_state
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import predict as predict_command
 from sceneparse.cli import train as train_command
@@ -30,12 +28,14 @@ from sceneparse.cli import weights as weights_command
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.synthetic import write_dataset
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.models.pretrained import read_weights
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.runs.checkpoint import read_training_state
+from sceneparse.runtime.distributed import Process
 from sceneparse.tensor_files import read_tensors
-from sceneparse.training import train
+from sceneparse.training.run import train
+from sceneparse.training.segmentation import prepare_training
 from tests.conftest import ROOT, MakeRun
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"

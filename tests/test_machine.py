@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import sceneparse.assembly.segmentation as assembly
+import sceneparse.training.segmentation as assembly
 from sceneparse.cli import train as train_command
 from sceneparse.data.loader import Batch
-from sceneparse.engine import explained_lack_of_memory
 from sceneparse.errors import InputError
-from sceneparse.precision import Compute
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.loop import explained_lack_of_memory
 from tests.conftest import ROOT
 from tests.test_train_seg import QUICKSTART, call, folder_of
 

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim.lr_scheduler import LambdaLR
 
-import sceneparse.assembly.segmentation as assembly
-from sceneparse.assembly.segmentation import prepare_training
-from sceneparse.averaging import MovingAverage
-from sceneparse.checkpoint import newest_intact
+import sceneparse.training.segmentation as assembly
 from sceneparse.cli import train as train_command
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.loader import Batch
-from sceneparse.distributed import Process
-from sceneparse.engine import Stepped, Stepper, train_one_epoch
 from sceneparse.errors import NumericalError
 from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
-from sceneparse.precision import Compute
-from sceneparse.training import save
+from sceneparse.runs.checkpoint import newest_intact
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.ema import MovingAverage
+from sceneparse.training.loop import Stepped, Stepper, train_one_epoch
+from sceneparse.training.run import save
+from sceneparse.training.segmentation import prepare_training
 from tests.processes import forkserver
 from tests.test_train_seg import QUICKSTART, call, folder_of
 

@@ -18,7 +18,7 @@ import pytest
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
-from sceneparse.checkpoint import newest_intact
+from sceneparse.runs.checkpoint import newest_intact
 from tests.processes import CONFIGS, ROOT, Run, assert_same_state, finish
 
 # The run, and what it is resumed with.
@@ -59,7 +59,7 @@ def killed_and_resumed(tool: str, settings: list[str], changes: list[str], step:
     run.send(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL, "the run ended before it was killed"
     finish(tool, [*settings, *changes], "--resume")
-    assert f"going on from {run.folder}/checkpoints/step-" in run.said
+    assert f"resuming from {run.folder}/checkpoints/step-" in run.said
     assert psutil.wait_procs(workers, timeout=15)[1] == []
     return run.folder
 
@@ -154,7 +154,7 @@ def test_torchrun_restarts_a_killed_run_which_ends_the_same(
     ranks_of(parts)[victim].kill()
     said = parts.communicate(timeout=240)[0]
     assert parts.returncode == 0, said
-    assert "going on from" in said
+    assert "resuming from" in said
     assert "a bug in sceneparse" not in said
     assert time.monotonic() - killed < 60
     assert_same_state(tmp_path / "parts", tmp_path / "whole")
@@ -186,7 +186,7 @@ def test_torchrun_does_not_resume_what_it_did_not_begin(tiny: list[str]) -> None
     run = torchrun(short, "--max-restarts=1")
     said = run.communicate(timeout=120)[0]
     assert run.returncode != 0
-    assert said.count("holds a run; go on with --resume") == 2
+    assert said.count("holds a run; resume it with --resume") == 2
     assert (folder / "metrics.jsonl").read_text() == before
 
 

@@ -15,10 +15,10 @@ from torch import distributed as dist
 
 from sceneparse.benchmark.classifiers import saved_bytes
 from sceneparse.cli import train as train_command
-from sceneparse.distributed import Process, parallel_network
-from sceneparse.engine import _share_gradients
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model
+from sceneparse.runtime.distributed import Process, parallel_network
+from sceneparse.training.loop import _share_gradients
 from tests.conftest import ROOT
 from tests.processes import forkserver
 from tests.test_train_seg import QUICKSTART, call

@@ -15,8 +15,8 @@ import pytest
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
-from sceneparse.checkpoint import newest_intact
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.runs.checkpoint import newest_intact
 from tests.conftest import ROOT
 from tests.processes import Run, assert_same_state, finish
 
@@ -49,7 +49,7 @@ def test_stopped_in_every_phase_and_resumed(tiny: list[str], tmp_path: Path) -> 
     run.wait_for((tmp_path / "parts" / "tensorboard").exists)  # the first batch
     step = stop(run, signal.SIGINT)
     assert 1 <= step <= 3
-    assert "stopping as soon as the state is saved; Ctrl-C once more quits at once" in run.said
+    assert "stopping as soon as the state is saved; Ctrl-C again quits at once" in run.said
 
     run = Run("train", settings, "--resume")
     run.wait_for(lambda: metrics.exists() and '"train", "step": 3' in metrics.read_text())
@@ -73,7 +73,7 @@ def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
     run.wait_for((run.folder / "last").exists)
     time.sleep(0.5)  # in a step that takes seconds
     run.send(signal.SIGINT)
-    run.wait_for(lambda: "once more" in run.said)
+    run.wait_for(lambda: "Ctrl-C again" in run.said)
     start = time.monotonic()
     run.send(signal.SIGINT)
     assert run.wait() == -signal.SIGINT
@@ -85,7 +85,7 @@ def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
 def test_signal_that_comes_too_late_changes_nothing() -> None:
     """Python gives up its handlers before libraries end, which takes them a while."""
     code = (
-        "from sceneparse.preemption import leave_at_signals; leave_at_signals()\n"
+        "from sceneparse.runtime.signals import leave_at_signals; leave_at_signals()\n"
         "import atexit, torch, cv2; atexit.register(print, 'ending', flush=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)

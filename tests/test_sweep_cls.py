@@ -18,7 +18,7 @@ from sceneparse.cli import sweep as sweep_command
 from sceneparse.sweep import results, study, worker
 from sceneparse.sweep.plan import Plan, read_plan
 from sceneparse.sweep.storage import open_storage
-from sceneparse.validation import Validated
+from sceneparse.training.validation import Validated
 
 ROOT = Path(__file__).parents[1]
 
@@ -263,7 +263,7 @@ def test_bayes_trains_no_choice_twice(write: Write) -> None:
 def test_hopeless_trials_are_pruned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([1.0] * 15 + [2.0] * 3)
     monkeypatch.setattr(
-        "sceneparse.assembly.classification.validate_classifier",
+        "sceneparse.training.classification.validate_classifier",
         lambda *_, **__: Validated(0.0, "", {"test_loss": next(losses)}),
     )
     text = (

@@ -85,7 +85,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(
     for row in rows:  # also what was reported is whole, and no epoch was trained twice
         assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 61))
         assert row.epochs == 60
-    assert "going on from" in (plan.folder(trial) / "train.log").read_text()
+    assert "resuming from" in (plan.folder(trial) / "train.log").read_text()
 
 
 def test_stopped_sweep_goes_on(

@@ -17,14 +17,14 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
 import sceneparse
-from sceneparse.assembly.classification import load_data, prepare_seed
 from sceneparse.cli import classify as classify_command
 from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError, Preempted
 from sceneparse.report.seeds import spread_of
-from sceneparse.training import train
+from sceneparse.runtime.distributed import Process
+from sceneparse.training.classification import load_data, prepare_seed
+from sceneparse.training.run import train
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/cifar10_resnet18.yaml"
@@ -128,7 +128,7 @@ def test_seeds_become_runs_and_a_summary(
     assert len((output / "seed-2/metrics.jsonl").read_text().splitlines()) == len(lines)
     assert len(json.loads((output / "summary.json").read_text())["loss, last epoch"]["values"]) == 3
     assert call(classify_command, "--config", CONFIG, *again) == 2
-    assert "holds a run; go on with --resume" in capsys.readouterr().err
+    assert "holds a run; resume it with --resume" in capsys.readouterr().err
 
 
 def test_held_out_images_choose_the_best_epoch(

@@ -42,7 +42,7 @@ def main(options: argparse.Namespace) -> None:
     """Examine all samples, print and write what was found, fail where training would."""
     from sceneparse.data.examine import examine, find_twins, summarise
     from sceneparse.errors import InputError
-    from sceneparse.logs import Progress
+    from sceneparse.runtime.progress import Progress
 
     output = Path(options.output or f"runs/check_{Path(options.root).resolve().name}")
     datasets, layout_problems = open_splits(options)

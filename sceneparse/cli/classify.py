@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
 from sceneparse.cli.options import add_training_options, run_options
-from sceneparse.preemption import leave_at_signals
+from sceneparse.runtime.signals import leave_at_signals
 
 if TYPE_CHECKING:
     from sceneparse.config.classification import ClsConfig
@@ -51,16 +51,16 @@ def main(options: argparse.Namespace) -> None:
 def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
     """Train every seed that is not finished; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
-    from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
-    from sceneparse.distributed import join_processes
     from sceneparse.errors import InputError, Preempted
-    from sceneparse.run_folder import refuse_existing_run
-    from sceneparse.training import train
+    from sceneparse.runs.folder import validate_folder
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.training.classification import load_data, prepare_seed, seed_folder
+    from sceneparse.training.run import train
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("`sceneparse classify` runs in one process; start it without torchrun")
     for seed in config.seeds:
-        refuse_existing_run(
+        validate_folder(
             seed_folder(config, seed), resume=earlier["resume"], overwrite=earlier["overwrite"]
         )
     if late := milestones_too_late(config):

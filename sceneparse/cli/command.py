@@ -19,7 +19,7 @@ from sceneparse.errors import Explained, InputError, Preempted, one_line, reason
 def version_block() -> str:
     """Say what is installed, in the form that a bug report needs."""
     try:
-        from sceneparse.machine import version_rows
+        from sceneparse.runtime.versions import version_rows
 
         rows = version_rows()
     except ImportError as error:  # which may be what is to be reported
@@ -68,6 +68,9 @@ def run(
     options = parser.parse_intermixed_args(arguments)
     try:
         with _explained_machine():
+            from sceneparse.runtime.progress import log_on_main
+
+            log_on_main()
             main(options)
     except Explained as error:
         if options.debug:

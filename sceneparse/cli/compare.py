@@ -79,9 +79,9 @@ def find_costs(
 ) -> tuple[Mapping[str, Costs], dict[str, str]]:
     """Count and, where asked for, measure what each net costs; say how."""
     from sceneparse.benchmark.classifiers import count_costs, measure_costs
-    from sceneparse.distributed import join_processes
-    from sceneparse.machine import device_words, version_rows
-    from sceneparse.precision import Compute, choose_dtype
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.runtime.precision import Compute, choose_dtype
+    from sceneparse.runtime.versions import describe_device, version_rows
 
     models = {name: group.meta["model"] for name, group in comparison.groups.items()}
     first = next(iter(comparison.groups.values()))
@@ -97,7 +97,7 @@ def find_costs(
         measured = measure_costs(models, size, batch, compute, say=print)
     facts["costs measured"] = (
         f"batches of {batch} images of {size}x{size}, {compute.name}, "
-        f"on {device_words(compute.device)}"
+        f"on {describe_device(compute.device)}"
     )
     for name, numbers in measured.items():
         costs[name].update(numbers)

@@ -69,7 +69,7 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.data.reading import read_image
     from sceneparse.data.splitting import split_images
     from sceneparse.errors import InputError
-    from sceneparse.logs import Progress
+    from sceneparse.runtime.progress import Progress
 
     target = Path(options.target)
     if target.exists() and any(target.iterdir()):

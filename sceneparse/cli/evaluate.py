@@ -97,11 +97,11 @@ def main(options: argparse.Namespace) -> None:
 
 def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
-    from sceneparse.distributed import join_processes
     from sceneparse.evaluation import evaluate_dataset
     from sceneparse.prediction.networks import load_network, source_of
     from sceneparse.prediction.predictor import Predictor
     from sceneparse.report.pictures import save_labels
+    from sceneparse.runtime.distributed import join_processes
 
     model = load_network(options.checkpoint)
     dataset = open_dataset(options, model.meta)

@@ -71,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Load the model, write the file, say how far it is from the model."""
-    from sceneparse.checkpoint import load_segmentation_model
     from sceneparse.errors import InputError
+    from sceneparse.runs.checkpoint import load_segmentation_model
 
     path = output_of(options)
     check_options(options)
@@ -121,7 +121,7 @@ def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> 
     """Write the file and compare it; returns what was found."""
     from sceneparse.export import export_int8, export_onnx, export_pt2, export_safetensors
     from sceneparse.export.calibration import calibration_images
-    from sceneparse.logs import Progress
+    from sceneparse.runtime.progress import Progress
 
     graph: dict[str, Any] = {"normalize": options.normalize, "argmax": options.argmax}
     fixed = tuple(options.fixed) if options.fixed else None

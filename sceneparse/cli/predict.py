@@ -173,13 +173,13 @@ class Writer:
 def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writer) -> None:
     """Predict images; what cannot be read is reported, and the rest done."""
     from sceneparse.errors import InputError, one_line
-    from sceneparse.logs import Progress
     from sceneparse.prediction.inputs import equal_size_batches
+    from sceneparse.runtime.progress import Progress
 
     progress = Progress(len(sources), "images")
 
     def failed(_: Source, error: InputError) -> None:
-        progress.say(f"left out: {error}")
+        progress.write(f"left out: {error}")
         writer.failures.append(error)
         progress.advance(1)
 
@@ -191,7 +191,7 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
             prediction = predictions.pop(0)
             if prediction.tiled:
                 large = f"{source.path}: so large that it was predicted in tiles"
-                progress.say(one_line(large))
+                progress.write(one_line(large))
             try:
                 writer.write(prediction, source.name, writer.save)
             except InputError as error:
@@ -205,8 +205,8 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
 def predict_video(predictor: Predictor, source: Path | int, name: str, writer: Writer) -> None:
     """Predict a video frame by frame, into a video of overlays and pictures of each frame."""
     from sceneparse.errors import InputError
-    from sceneparse.logs import Progress
     from sceneparse.prediction.video import VideoReader, VideoWriter
+    from sceneparse.runtime.progress import Progress
 
     shares: list[dict[str, float]] = []
     keep = "probabilities" in writer.save

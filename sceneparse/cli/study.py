@@ -42,7 +42,7 @@ def main(options: argparse.Namespace) -> None:
     """Check all settings, carry out what is left, sum up after every run."""
     from sceneparse.assembly.study import carry_out, check_runs, read_study
     from sceneparse.config.recipes import find_config
-    from sceneparse.distributed import join_processes
+    from sceneparse.runtime.distributed import join_processes
 
     study = read_study(find_config(options.study), options.overrides)
     if not options.summary:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
 from sceneparse.cli.options import add_training_options, run_options
-from sceneparse.preemption import leave_at_signals
+from sceneparse.runtime.signals import leave_at_signals
 
 if TYPE_CHECKING:
     from sceneparse.config.segmentation import SegConfig
@@ -49,9 +49,9 @@ def main(options: argparse.Namespace) -> None:
 def train_model(config: SegConfig, earlier: dict[str, bool]) -> None:
     """Join the other processes and train; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
-    from sceneparse.assembly.segmentation import prepare_training
-    from sceneparse.distributed import join_processes
-    from sceneparse.training import train
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.training.run import train
+    from sceneparse.training.segmentation import prepare_training
 
     with join_processes() as process:
         train(prepare_training(config, process, **earlier))

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, whatever happens: written aside, synced, renamed."""
+"""Files and folders that are complete or absent: written under another name, synced, renamed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-# What file systems answer that cannot sync a folder, or have no links.
-_CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM}
+# The errors of file systems that cannot sync a folder, or have no links.
+_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM}
 
 
 def write_synced(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file, and return when the disk has it."""
+    """Call `write(path)` to create a file, then sync it to disk."""
     write(path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Give a file this text; at any moment it holds the old text or the new one."""
+    """Replace the text of a file; at any moment it holds the old text or the new one."""
     aside = path.with_name(f".{path.name}.aside")
     write_synced(aside, lambda file: file.write_text(text, encoding="utf-8"))
     aside.replace(path)
@@ -29,9 +29,9 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_folder(aside: Path, folder: Path) -> Path:
-    """Let the folder `aside` become `folder`; return the name that an older one has from now on.
+    """Rename the folder `aside` to `folder`; return the new name of an older `folder`.
 
-    Folders cannot be exchanged, so that for an instant only the older one is there, renamed.
+    Two folders cannot be exchanged at once: for an instant only the older one exists, renamed.
     """
     older = folder.with_name(f"{folder.name}.replaced")
     sync_folder(aside)
@@ -44,7 +44,7 @@ def replace_folder(aside: Path, folder: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder where it is there; what a crash leaves of it has a hidden name."""
+    """Remove a folder if it exists; if the process dies here, the rest has a hidden name."""
     if folder.exists():
         hidden = folder.with_name(f".{folder.name}")
         folder.rename(hidden)
@@ -52,32 +52,32 @@ def remove_folder(folder: Path) -> None:
 
 
 def replace_link(link: Path, target: Path) -> None:
-    """Make a link beside or above `target` lead to it; file systems without links do without."""
+    """Point a relative link at `target`; do nothing on file systems without links."""
     aside = link.with_name(f".{link.name}.aside")
     aside.unlink(missing_ok=True)
     try:
         aside.symlink_to(target.relative_to(link.parent), target_is_directory=True)
     except OSError as error:
-        if error.errno not in _CANNOT:
+        if error.errno not in _UNSUPPORTED:
             raise
         return
     aside.replace(link)
 
 
 def sync_folder(path: Path) -> None:
-    """Return when the disk has the names in a folder."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT:
+        if error.errno not in _UNSUPPORTED:
             raise
     finally:
         os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
-    """Compute the SHA-256 checksum of a file, in hexadecimal."""
+    """Return the SHA-256 checksum of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

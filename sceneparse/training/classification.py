@@ -14,28 +14,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import sceneparse
-from sceneparse.assembly.runs import (
+from sceneparse.config.classification import ClsConfig
+from sceneparse.config.loading import render_config
+from sceneparse.data.classes import LabelledImages, load_classes, split_off
+from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
+from sceneparse.errors import InputError, first_few
+from sceneparse.inference.normalization import Normalization
+from sceneparse.models.classification import create_classifier
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.precision import Compute, amp_name, training_step
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.loop import Stepper
+from sceneparse.training.optim import cosine_schedule, create_optimizer, milestone_schedule
+from sceneparse.training.run import Training
+from sceneparse.training.start import (
     begin_run,
     choose_precision,
     create_folder,
     refuse_untrainable,
     resume_run,
-    say_on_main,
 )
-from sceneparse.config.classification import ClsConfig
-from sceneparse.config.loading import render_config
-from sceneparse.data.classes import LabelledImages, load_classes, split_off
-from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
-from sceneparse.distributed import Process
-from sceneparse.engine import Stepper
-from sceneparse.errors import InputError, first_few
-from sceneparse.inference.normalization import Normalization
-from sceneparse.models.classification import create_classifier
-from sceneparse.optim import cosine_schedule, create_optimizer, milestone_schedule
-from sceneparse.precision import Compute, amp_name, training_step
-from sceneparse.preemption import StopRequest
-from sceneparse.training import Training
-from sceneparse.validation import validate_classifier
+from sceneparse.training.validation import validate_classifier
 
 _EVALUATION_BATCH = 1000
 # Images that say which precision is the fastest.
@@ -154,7 +153,7 @@ def prepare_seed(
         most_bad_steps=config.train.most_bad_steps,
         stop=stop,
     )
-    resume_run(training, config, beginning, partial(say_on_main, process))
+    resume_run(training, config, beginning)
     create_folder(training, render_config(config), beginning)
     return training
 

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import copy
-import sys
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
-from sceneparse.checkpoint import Saved, newest_intact, read_training_state
-from sceneparse.config.types import Section
-from sceneparse.distributed import (
+from sceneparse.errors import InputError, refusing
+from sceneparse.models.pretrained import load_strict
+from sceneparse.runs.checkpoint import Saved, newest_intact, read_training_state
+from sceneparse.runs.folder import (
+    create_run_folder,
+    is_run_folder,
+    validate_changes,
+    validate_folder,
+)
+from sceneparse.runs.lock import RunLock
+from sceneparse.runtime.distributed import (
     Process,
     check_on_main,
     from_main,
     launch_name,
     restarted_by_torchrun,
 )
-from sceneparse.engine import Forward
-from sceneparse.errors import InputError, refusing
-from sceneparse.models.pretrained import load_strict
-from sceneparse.position import Position
-from sceneparse.precision import choose_dtype
-from sceneparse.run_folder import (
-    create_run_folder,
-    is_run_folder,
-    refuse_changed_settings,
-    refuse_existing_run,
-)
-from sceneparse.run_lock import RunLock
-from sceneparse.training import Training
+from sceneparse.runtime.precision import choose_dtype
+from sceneparse.training.loop import Forward
+from sceneparse.training.position import Position
+from sceneparse.training.run import Training
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,17 @@ def begin_run(
 
     A run that has none yet is started. Processes that torchrun started again go on by themselves.
     """
-    say = partial(say_on_main, process)
-    lock = RunLock(folder, say)
+    lock = RunLock(folder)
     if is_run_folder(folder):
         check_on_main(process, lock.acquire)
     if restarted_by_torchrun() and from_main(process, lambda: lock.launch == launch_name()):
         resume, overwrite = True, False
-    check_on_main(process, lambda: refuse_existing_run(folder, resume=resume, overwrite=overwrite))
+    check_on_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
     if not resume:
         return Beginning(lock, None, overwrite, accept_changes)
-    saved = from_main(process, lambda: newest_intact(folder, say))
+    saved = from_main(process, lambda: newest_intact(folder, logger.warning))
     if saved is None:
-        say(f"'{folder}' has no checkpoint yet; the run starts from the beginning")
+        logger.info(f"'{folder}' has no checkpoint yet; the run starts from the beginning")
     return Beginning(lock, saved, overwrite, accept_changes)
 
 
@@ -99,26 +98,24 @@ def refuse_untrainable(
         ) from error
 
 
-def resume_run(
-    training: Training, config: Section, beginning: Beginning, say: Callable[[str], None]
-) -> None:
+def resume_run(training: Training, config: BaseModel, beginning: Beginning) -> None:
     """Take up weights, optimiser and position of the checkpoint that a run goes on from, if any.
 
-    Another configuration is refused, or said where it is accepted.
+    Another configuration is refused, or logged if it is accepted.
     """
     if beginning.saved is None:
         return
     checkpoint, meta = beginning.saved
-    changes = refuse_changed_settings(
+    changes = validate_changes(
         _as_now(type(config), meta["config"], checkpoint),
         config.model_dump(mode="json"),
         accept=beginning.accept_changes,
     )
     for change in changes:
-        say(f"changed: {change}")
+        logger.info(f"changed: {change}")
     before, now = meta["processes"], training.process.world_size
     if before != now:
-        say(
+        logger.info(
             f"{before} processes before, {now} now: the same samples in the same order, but batch "
             "norms see other groups of them, dropout draws anew and sums round differently"
         )
@@ -130,7 +127,7 @@ def resume_run(
         if not training.holds(position):
             raise ValueError(f"{position} is outside of the run")
         vars(training.position).update(vars(position))
-    say(f"going on from {checkpoint} after step {training.steps_done}")
+    logger.info(f"resuming from {checkpoint} after step {training.steps_done}")
 
 
 def create_folder(training: Training, config: str, beginning: Beginning) -> None:
@@ -148,7 +145,7 @@ def create_folder(training: Training, config: str, beginning: Beginning) -> None
     )
 
 
-def _as_now(kind: type[Section], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+def _as_now(kind: type[BaseModel], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
     """Fill in the settings that have been added since a checkpoint was written."""
     try:
         return kind.model_validate(saved).model_dump(mode="json")
@@ -156,10 +153,3 @@ def _as_now(kind: type[Section], saved: dict[str, Any], checkpoint: Path) -> dic
         raise InputError(
             f"{checkpoint} is of another version: {error.error_count()} settings do not fit"
         ) from error
-
-
-def say_on_main(process: Process, text: str) -> None:
-    """Print a line, once for all processes."""
-    if process.is_main:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()

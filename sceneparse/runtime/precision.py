@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from sceneparse.distributed import any_process
 from sceneparse.errors import InputError, unknown_name
+from sceneparse.runtime.distributed import any_process
 
 
 @dataclass(frozen=True)

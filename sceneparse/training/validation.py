@@ -13,16 +13,16 @@ from torch.utils.data import DataLoader
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.doctor import spread
 from sceneparse.data.loader import Batch, batches
-from sceneparse.distributed import any_process
-from sceneparse.engine import evaluate, evaluate_classifier
 from sceneparse.errors import Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import Protocol
 from sceneparse.metrics.confusion import ConfusionMatrix, scores_from_counts
-from sceneparse.precision import Compute
-from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import ExampleCollector, Picture, example_grid
 from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
+from sceneparse.runtime.distributed import any_process
+from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.loop import evaluate, evaluate_classifier
 
 if TYPE_CHECKING:
     from sceneparse.models.segmentation import SegmentationNetwork

@@ -1,4 +1,4 @@
-"""Weights averaged over the steps of training, which are often better than the last ones."""
+"""An exponential moving average of the weights, which often scores better than the last ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 class MovingAverage(AveragedModel):
     """A copy of a network whose weights follow it: decay * own + (1 - decay) * new.
 
-    So do the statistics of its batch norms; counts are copied, and the first update copies all.
-    `module` is the copy. PyTorch's own update takes the tensors one by one, for a small network
-    twice as long (Polyak and Juditsky, 1992; Tarvainen and Valpola, NeurIPS 2017).
+    `module` is the copy. The statistics of batch norms are averaged too; integer buffers are
+    copied, and the first update copies everything. All tensors are updated at once: PyTorch's own
+    update takes them one by one, which takes twice as long for a small network
+    (Polyak and Juditsky, 1992; Tarvainen and Valpola, NeurIPS 2017).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -21,7 +22,7 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move towards the network as it is now."""
+        """Move the average towards the present weights of `model`."""
         weight = 1.0 if self.n_averaged == 0 else 1 - self.decay
         own, counts = _values_and_counts(self.module)
         new, new_counts = _values_and_counts(model)
@@ -32,6 +33,7 @@ class MovingAverage(AveragedModel):
 
 
 def _values_and_counts(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the floating point tensors of a network, and its integer ones."""
     tensors = [*model.parameters(), *model.buffers()]
     values = [tensor for tensor in tensors if tensor.is_floating_point()]
     return values, [tensor for tensor in tensors if not tensor.is_floating_point()]

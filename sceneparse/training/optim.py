@@ -1,4 +1,4 @@
-"""The optimisers, with two learning rates, and the schedules, per step."""
+"""Optimisers, with two learning rates, and learning rate schedules, per step."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def create_optimizer(
     nesterov: bool = False,
     weight_decay: float,
 ) -> Optimizer:
-    """Build "sgd", "adam" or "adamw" over what is not frozen.
+    """Create "sgd", "adam" or "adamw" for the parameters that are not frozen.
 
-    All but `model.backbone` learns `head_lr_factor` times faster. Parameters that their module
-    names in `without_decay` have no weight decay. `momentum` is the first beta of the two Adams.
+    `lr`: learning rate of `model.backbone`; all other parts learn `head_lr_factor` times faster.
+    Parameters that their module lists in `without_decay` have no weight decay. `momentum`: the
+    first beta of adam and adamw.
     """
-    free = _without_decay(model)
+    undecayed_parameters = _without_decay(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = path.startswith("backbone."), parameter in free
+            kind = path.startswith("backbone."), parameter in undecayed_parameters
             groups.setdefault(kind, []).append(parameter)
     settings = [
         {
@@ -40,8 +41,8 @@ def create_optimizer(
         }
         for (in_backbone, undecayed), parameters in sorted(groups.items(), reverse=True)
     ]
-    # One kernel for all weights on a GPU. On a CPU it is no faster for SGD, and takes gradients of
-    # another layout for those of other weights (torch 2.14).
+    # One kernel for all weights on a GPU. On a CPU it is no faster for SGD, and mistakes gradients
+    # of another memory layout for those of other weights (torch 2.14).
     fused = True if all(parameter.is_cuda for parameter in model.parameters()) else None
     shared: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if name in _ADAMS:
@@ -53,7 +54,7 @@ _ADAMS: dict[str, type[Adam] | type[AdamW]] = {"adam": Adam, "adamw": AdamW}
 
 
 def _without_decay(model: nn.Module) -> set[nn.Parameter]:
-    """Parameters that their modules name in `without_decay`."""
+    """Return the parameters that their modules list in `without_decay`."""
     return {
         getattr(module, name)
         for module in model.modules()
@@ -62,14 +63,14 @@ def _without_decay(model: nn.Module) -> set[nn.Parameter]:
 
 
 def poly_schedule(optimizer: Optimizer, *, steps: int, power: float) -> LambdaLR:
-    """Schedule lr * (1 - step / steps) ** power; call `step()` after every optimiser step."""
+    """Return the schedule lr * (1 - step / steps) ** power, per optimiser step."""
     return LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0) ** power)
 
 
 def milestone_schedule(
     optimizer: Optimizer, *, steps_per_epoch: int, milestones: Sequence[int], gamma: float
 ) -> LambdaLR:
-    """Schedule lr * gamma ** (milestones passed), milestones in epochs."""
+    """Return the schedule lr * gamma ** (number of milestones passed), milestones in epochs."""
 
     def factor(step: int) -> float:
         passed = sum(step >= milestone * steps_per_epoch for milestone in milestones)
@@ -79,5 +80,5 @@ def milestone_schedule(
 
 
 def cosine_schedule(optimizer: Optimizer, *, steps: int) -> LambdaLR:
-    """Schedule lr * (1 + cos(pi * step / steps)) / 2 (Loshchilov and Hutter, ICLR 2017)."""
+    """Return lr * (1 + cos(pi * step / steps)) / 2, per step (Loshchilov and Hutter, ICLR 2017)."""
     return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)

@@ -16,13 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sceneparse.averaging import MovingAverage
 from sceneparse.data.loader import Batch
-from sceneparse.distributed import sum_over_processes
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference.protocols import Infer
 from sceneparse.models.segmentation import SegmentationNetwork
-from sceneparse.precision import Compute
+from sceneparse.runtime.distributed import sum_over_processes
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.ema import MovingAverage
 
 # Runs a network on normalised images, for its loss.
 Forward = Callable[[nn.Module, Tensor], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
@@ -12,18 +13,21 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from sceneparse.data.loader import Batch, explained_worker_failures
-from sceneparse.distributed import Process, any_process, any_process_each, share_buffers
-from sceneparse.engine import Forward, Stepped, Stepper, train_one_epoch
 from sceneparse.errors import NumericalError, Preempted
 from sceneparse.inference.normalization import Normalization
-from sceneparse.logs import Progress, RunLog, format_seconds
-from sceneparse.position import Position, StepRecord
-from sceneparse.precision import Compute
-from sceneparse.preemption import StopRequest
 from sceneparse.report.pictures import save_png
-from sceneparse.run_lock import RunLock
-from sceneparse.saving import save_checkpoint
-from sceneparse.validation import Validated
+from sceneparse.runs.lock import RunLock
+from sceneparse.runs.log import RunLog
+from sceneparse.runs.saving import save_checkpoint
+from sceneparse.runtime.distributed import Process, any_process, any_process_each, share_buffers
+from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.loop import Forward, Stepped, Stepper, train_one_epoch
+from sceneparse.training.position import Position, StepRecord
+from sceneparse.training.validation import Validated
+
+logger = logging.getLogger(__name__)
 
 # From a network's outputs and the targets to a scalar.
 Loss = Callable[[Any, Tensor], Tensor]
@@ -113,11 +117,12 @@ def train(training: Training) -> None:
     with ExitStack() as open_things:
         open_things.callback(training.lock.release)
         open_things.callback(progress.close)
+        open_things.enter_context(log_to_stderr())
         open_things.enter_context(training.stop)
         open_things.enter_context(explained_worker_failures())
         log = None
         if training.process.is_main:
-            run_log = RunLog(training.folder, first_step=training.steps_done, say=progress.say)
+            run_log = RunLog(training.folder, first_step=training.steps_done)
             log = open_things.enter_context(closing(run_log))
         while not training.finished:
             found = _train_and_validate(training, log, progress)
@@ -203,7 +208,7 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Val
     with progress.paused():
         found = training.validate(training.evaluated)
     position = training.position
-    progress.say(
+    logger.info(
         f"epoch {position.epoch}/{training.epochs}  {found.words}  "
         f"(best {max(position.best, found.score):.4f})  trained {format_seconds(progress.seconds)}"
     )
@@ -217,7 +222,7 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Val
         name = f"epoch-{position.epoch:04d}.png"
         save_png(found.picture, training.folder / "pictures" / name)
     if training.finished and found.table:
-        progress.say(found.table)
+        logger.info(found.table)
     return found
 
 

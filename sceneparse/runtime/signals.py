@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: at once while there is nothing to save, else between steps."""
+"""Signals that ask a run to stop: at once if there is nothing to save, else between two steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _Handler = Callable[[int, FrameType | None], object]
 
 
 class StopRequest:
-    """Remembers SIGTERM, SIGINT or SIGUSR1 while it is open; a second SIGINT quits at once."""
+    """Records SIGTERM, SIGINT or SIGUSR1 while it is open; a second SIGINT quits at once.
+
+    `name` is the name of the signal, None before one arrives.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -37,29 +40,31 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a data worker, before it has handlers of its own
+        if os.getpid() != self._pid:  # a data worker that has no handlers of its own yet
             return
         self.name = signal.Signals(number).name
         if number == signal.SIGINT:
-            # The system's own handler ends the process wherever it is, in a long computation too.
+            # The system's own handler ends the process anywhere, in a long computation too.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            _say("stopping as soon as the state is saved; Ctrl-C once more quits at once")
+            _print_on_main("stopping as soon as the state is saved; Ctrl-C again quits at once")
 
 
 def leave_at_signals() -> None:
-    """Let signals end the process with code 75 from now on, but for where a StopRequest is open.
+    """End the process with code 75 at a signal from now on, except while a StopRequest is open.
 
-    For what has nothing to save, as a start has. An exception would not do: imports of others
-    replace exceptions or go on after them.
+    For phases with nothing to save, such as the start. An exception would not do: imports of other
+    packages replace exceptions or continue after them.
     """
     _handle_signals(_leave)
-    # Python gives up its handlers as it ends; a signal would then change the exit code.
+    # Python removes its handlers as it ends; a signal would then change the exit code.
     atexit.register(_handle_signals, signal.SIG_IGN)
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
     name = signal.Signals(number).name
-    _say(f"stopped: {name} received, nothing to save; go on with the same command and --resume")
+    _print_on_main(
+        f"stopped: {name} received, nothing to save; resume with the same command and --resume"
+    )
     os._exit(Preempted.exit_code)
 
 
@@ -67,7 +72,7 @@ def _handle_signals(handler: _Handler | signal.Handlers) -> dict[signal.Signals,
     return {number: signal.signal(number, handler) for number in _SIGNALS}
 
 
-def _say(text: str) -> None:
-    """Write to stderr, past the buffers that the interrupted code may be in."""
+def _print_on_main(text: str) -> None:
+    """Write to stderr without buffers or locks, which the interrupted code may be using."""
     if os.environ.get("RANK", "0") == "0":
         os.write(2, f"{text}\n".encode())

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sceneparse.durable import sha256_of
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_bytes, read_json
 from sceneparse.models import create_segmentation_model
@@ -20,6 +19,7 @@ from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.described import check_description
 from sceneparse.models.rebuilding import rebuild
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.runs.atomic import sha256_of
 from sceneparse.tensor_files import read_safetensors, read_tensors
 
 MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"

@@ -1,4 +1,4 @@
-"""Saving checkpoints so that what was saved before is never lost, whatever happens meanwhile."""
+"""Saving checkpoints so that earlier ones are never lost, whatever happens during the save."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sceneparse.checkpoint import (
+from sceneparse.errors import InputError
+from sceneparse.runs.atomic import (
+    remove_folder,
+    replace_folder,
+    replace_link,
+    sha256_of,
+    sync_folder,
+    write_synced,
+)
+from sceneparse.runs.checkpoint import (
     FORMAT,
     META_FILE,
     MODEL_FILE,
@@ -24,17 +33,8 @@ from sceneparse.checkpoint import (
     step_name,
     sum_line,
 )
-from sceneparse.durable import (
-    remove_folder,
-    replace_folder,
-    replace_link,
-    sha256_of,
-    sync_folder,
-    write_synced,
-)
-from sceneparse.errors import InputError
 
-# Room for meta.json and for what the file system needs itself.
+# Room for meta.json and for the file system itself, in bytes.
 _SLACK = 1 << 20
 
 
@@ -48,11 +48,12 @@ def save_checkpoint(
     meta: Mapping[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Write RUN/checkpoints/step-XXXXXXXX, point `last` and `best` to it and to the best one.
+    """Write RUN/checkpoints/step-XXXXXXXX and update the links `last` and `best`; return its path.
 
-    The folder is written aside, synced to disk and renamed, so that it is complete whenever it is
-    there. The last `keep` stay, and the one of `best_step` (0: none is known to be the best).
-    Raises InputError where the disk is full or read-only; what was saved before is intact then.
+    The folder is written under another name, synced to disk and renamed, so that it is complete
+    whenever it exists. The last `keep` checkpoints are kept, and that of `best_step` (0: none).
+    `weights`: tensors of the network to evaluate. `training`, `meta`: see checkpoint.py.
+    Raises InputError if the disk is full or read-only; earlier checkpoints are intact then.
     """
     folders = run / "checkpoints"
     folder, aside = folders / step_name(step), folders / f".{step_name(step)}"
@@ -60,7 +61,7 @@ def save_checkpoint(
     needed = _bytes_of(tensors) + _bytes_of(training) + _SLACK
     try:
         folders.mkdir(parents=True, exist_ok=True)
-        _sweep(folders)
+        _remove_leftovers(folders)
         if needed > shutil.disk_usage(folders).free:
             raise OSError("not enough room on the disk")
         _write(aside, tensors, training, {**meta, "step": step, "best_step": best_step})
@@ -71,14 +72,14 @@ def save_checkpoint(
         if best_step:
             replace_link(run / "best", folders / step_name(best_step))
         sync_folder(run)
-        _prune(run, step, keep)
-    # A full disk is an OSError of ours, a SafetensorError, or a RuntimeError of torch.save.
+        _remove_old(run, step, keep)
+    # A full disk raises OSError, SafetensorError, or a RuntimeError from torch.save.
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
             f"cannot save the checkpoint {folder}: {reason} ({needed:,} bytes needed, "
-            f"{_free_bytes(run):,} free); make room, then go on with --resume"
+            f"{_free_bytes(run):,} free); make room, then resume with --resume"
         ) from error
     return folder
 
@@ -96,7 +97,7 @@ def _write(
 
 
 def _bytes_of(tree: object) -> int:
-    """Add up the tensors in nested dicts and lists."""
+    """Return the total size of the tensors in nested dicts and lists."""
     if isinstance(tree, Tensor):
         return tree.nbytes
     if isinstance(tree, Mapping):
@@ -109,7 +110,7 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _sweep(folders: Path) -> None:
+def _remove_leftovers(folders: Path) -> None:
     """Remove what a killed process was writing, replacing or removing."""
     for leftover in folders.glob(".step-*"):
         shutil.rmtree(leftover)
@@ -118,10 +119,10 @@ def _sweep(folders: Path) -> None:
             remove_folder(replaced)
 
 
-def _prune(run: Path, step: int, keep: int) -> None:
-    """Keep the last ones, and what each of them knows as the best.
+def _remove_old(run: Path, step: int, keep: int) -> None:
+    """Remove all checkpoints except the last `keep` and the best one that each of those names.
 
-    A step after the present one is damaged, since training went on from an earlier one.
+    Steps after `step` are damaged, since training was resumed from an earlier one.
     """
     folders = step_folders(run)
     last = [folder for folder in folders if folder.name <= step_name(step)][:keep]

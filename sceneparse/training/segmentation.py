@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import sceneparse
-from sceneparse.assembly.runs import (
-    begin_run,
-    choose_precision,
-    create_folder,
-    refuse_untrainable,
-    resume_run,
-    say_on_main,
-)
-from sceneparse.averaging import MovingAverage
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
@@ -36,8 +28,6 @@ from sceneparse.data.loader import (
 )
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
-from sceneparse.distributed import Process, check_on_main, parallel_network
-from sceneparse.engine import Stepper, staged
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import create_protocol
@@ -46,11 +36,23 @@ from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.optim import create_optimizer, poly_schedule
-from sceneparse.precision import Compute, amp_name, training_step
-from sceneparse.preemption import StopRequest
-from sceneparse.training import Loss, Training
-from sceneparse.validation import validate_segmentation
+from sceneparse.runtime.distributed import Process, check_on_main, parallel_network
+from sceneparse.runtime.precision import Compute, amp_name, training_step
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.ema import MovingAverage
+from sceneparse.training.loop import Stepper, staged
+from sceneparse.training.optim import create_optimizer, poly_schedule
+from sceneparse.training.run import Loss, Training
+from sceneparse.training.start import (
+    begin_run,
+    choose_precision,
+    create_folder,
+    refuse_untrainable,
+    resume_run,
+)
+from sceneparse.training.validation import validate_segmentation
+
+logger = logging.getLogger(__name__)
 
 # Rows and columns that say which precision is the fastest; more would take minutes.
 _LARGEST_MEASURED = 161
@@ -69,7 +71,6 @@ def prepare_training(
     Raises InputError before anything is written.
     """
     folder = Path(config.output)
-    say = partial(say_on_main, process)
     beginning = begin_run(
         folder, process, resume=resume, overwrite=overwrite, accept_changes=accept_changes
     )
@@ -79,11 +80,9 @@ def prepare_training(
         create_dataset(config.data.dataset, config.data.root, split, config.data.classes)
         for split in (config.data.train_split, config.data.val_split)
     )
-    check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set), say))
-    sampler = _create_sampler(config, train_set, process, say)
-    model = _create_model(
-        config, train_set.table.num_classes, process, layout, say, fresh=saved is None
-    )
+    check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set)))
+    sampler = _create_sampler(config, train_set, process)
+    model = _create_model(config, train_set.table.num_classes, process, layout, fresh=saved is None)
     refuse_untrainable(
         model,
         (sampler.micro_batch, 3, *config.augment.crop),
@@ -97,7 +96,7 @@ def prepare_training(
     section = _eval_settings(config)
     protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
     normalize = Normalization(config.data.mean, config.data.std)
-    loader = _create_loader(config, train_set, sampler, say)
+    loader = _create_loader(config, train_set, sampler)
     stop = StopRequest()
     training = Training(
         folder=folder,
@@ -132,7 +131,7 @@ def prepare_training(
         epochs=config.train.epochs,
         eval_every=config.eval.every,
         accumulate=config.train.accumulate,
-        loss=_create_loss(config, train_set, process, say),
+        loss=_create_loss(config, train_set, process),
         seed=config.seed,
         meta=_meta(config, train_set, dtype),
         lock=beginning.lock,
@@ -140,9 +139,9 @@ def prepare_training(
         most_bad_steps=config.train.most_bad_steps,
         stop=stop,
     )
-    resume_run(training, config, beginning, say)
+    resume_run(training, config, beginning)
     create_folder(training, render_config(config), beginning)
-    say(
+    logger.info(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {sampler.steps_per_epoch} steps of "
         f"{config.train.batch_size} images x {config.train.epochs} epochs on "
@@ -157,9 +156,7 @@ def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
-def _check_data(
-    check: str, datasets: Sequence[SegmentationDataset], say: Callable[[str], None]
-) -> None:
+def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
     """Decode samples before step 0: all of them, or of many an even spread."""
     for dataset in datasets:
         if check == "none":
@@ -167,21 +164,22 @@ def _check_data(
         limit = len(dataset) if check == "all" or len(dataset) <= 2000 else 500
         check_samples(dataset, spread(len(dataset), limit))
         if limit < len(dataset):
-            say(f"checked {limit} of {len(dataset)} samples; tools/check_data.py looks at all")
+            logger.info(
+                f"checked {limit} of {len(dataset)} samples; tools/check_data.py looks at all"
+            )
 
 
 def _create_sampler(
     config: SegConfig,
     dataset: SegmentationDataset,
     process: Process,
-    say: Callable[[str], None],
 ) -> EpochSampler:
     uniform = config.data.sampling == "uniform"
     return EpochSampler(
         len(dataset),
         config.train.batch_size,
         sampling=config.data.sampling,
-        counts=None if uniform else _count_pixels(dataset, process, say),
+        counts=None if uniform else _count_pixels(dataset, process),
         stream=config.data.stream,
         accumulate=config.train.accumulate,
         seed=config.seed,
@@ -190,20 +188,17 @@ def _create_sampler(
     )
 
 
-def _count_pixels(
-    dataset: SegmentationDataset, process: Process, say: Callable[[str], None]
-) -> PixelCounts:
+def _count_pixels(dataset: SegmentationDataset, process: Process) -> PixelCounts:
     counted: list[PixelCounts] = []
-    check_on_main(process, lambda: counted.append(count_pixels(dataset, say)))
+    check_on_main(process, lambda: counted.append(count_pixels(dataset)))
     # The other processes find the counts that rank 0 has kept.
-    return counted[0] if counted else count_pixels(dataset, say)
+    return counted[0] if counted else count_pixels(dataset)
 
 
 def _create_loader(
     config: SegConfig,
     dataset: SegmentationDataset,
     sampler: EpochSampler,
-    say: Callable[[str], None],
 ) -> DataLoader[Any]:
     augment = config.augment
     transform = training_transform(
@@ -217,7 +212,7 @@ def _create_loader(
         fill=[round(255 * value) for value in config.data.mean],
         ignore_index=dataset.table.ignore_index,
     )
-    kept = keep_decoded(dataset, config.data.cache, say)
+    kept = keep_decoded(dataset, config.data.cache)
     samples = AugmentedSamples(kept, transform, config.seed)
     return training_loader(
         samples, sampler, workers=config.data.workers, timeout=config.data.timeout
@@ -228,7 +223,6 @@ def _create_loss(
     config: SegConfig,
     dataset: SegmentationDataset,
     process: Process,
-    say: Callable[[str], None],
 ) -> Loss:
     section = config.loss
     for name in section.terms:
@@ -237,9 +231,9 @@ def _create_loss(
     weights = section.class_weights
     if isinstance(weights, str):
         rule = "median_frequency" if weights == "auto" else weights
-        weights = class_weights(rule, _count_pixels(dataset, process, say))
+        weights = class_weights(rule, _count_pixels(dataset, process))
         named = zip(dataset.table.names, weights, strict=True)
-        say("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
+        logger.info("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
     if weights is not None and len(weights) != dataset.table.num_classes:
         raise InputError(
             f"loss.class_weights has {len(weights)} numbers, "
@@ -270,7 +264,6 @@ def _create_model(
     num_classes: int,
     process: Process,
     layout: Compute,
-    say: Callable[[str], None],
     *,
     fresh: bool,
 ) -> SegmentationModel:
@@ -281,9 +274,7 @@ def _create_model(
         arguments["norm"] = settings.norm
     model = create_segmentation_model(**arguments)
     if fresh and settings.pretrained is not None:
-        load_backbone(
-            model.backbone, settings.backbone, settings.pretrained, stem=settings.stem, say=say
-        )
+        load_backbone(model.backbone, settings.backbone, settings.pretrained, stem=settings.stem)
     model.freeze_stages(settings.freeze)
     if config.train.gradient_checkpointing and not checkpoint_blocks(model.backbone):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What figures depend on: versions, processor, GPU; for bug reports and beside measurements."""
+"""What figures depend on: versions, processor, GPU; for bug reports and measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sceneparse
 
 
 def version_rows() -> dict[str, str]:
-    """Name what is installed."""
+    """Return the installed versions and the platform, by name."""
     return {
         "sceneparse": sceneparse.__version__,
         "torch": torch.__version__,
@@ -24,20 +24,20 @@ def version_rows() -> dict[str, str]:
 
 
 def provenance(device: torch.device) -> dict[str, str]:
-    """Say what made a figure: commit of this code, machine, version of PyTorch, day."""
+    """Return what produced a figure: commit of this code, machine, version of PyTorch, date."""
     return {
         "commit": _commit(),
-        "machine": device_words(device),
+        "machine": describe_device(device),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
     }
 
 
 def _commit() -> str:
-    """Name the commit where this code is a git checkout, marked where files differ from it."""
+    """Return the commit, marked "-dirty" if files differ from it; the release if there is none."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(  # noqa: S603 - constant words
+        done = subprocess.run(  # noqa: S603 - a constant command
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
@@ -45,8 +45,8 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def device_words(device: torch.device) -> str:
-    """Name the GPU, or the processor and how many threads compute on it."""
+def describe_device(device: torch.device) -> str:
+    """Return the name of the GPU, or of the processor and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -54,7 +54,7 @@ def device_words(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """Linux says it here only; elsewhere platform knows."""
+    """Return the processor's name: from /proc/cpuinfo on Linux, from `platform` elsewhere."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""One process or many (torchrun): who am I, which device, and sums over all."""
+"""One process or many (torchrun): rank, device, and sums over all processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sceneparse.errors import InputError
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ class Process:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks to the user."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
 
 @contextmanager
 def join_processes() -> Iterator[Process]:
-    """Join the processes that torchrun started (NCCL on GPUs, gloo on CPU), or be the only one."""
+    """Join the processes that torchrun started, or be the only one.
+
+    Uses NCCL on GPUs and gloo on CPUs. Raises InputError if another process of the run ends.
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
@@ -46,23 +49,23 @@ def join_processes() -> Iterator[Process]:
     if "WORLD_SIZE" not in os.environ:
         yield Process(0, 1, device)
         return
-    _meet("nccl" if cuda else "gloo")
+    _init_group("nccl" if cuda else "gloo")
     try:
         yield Process(dist.get_rank(), dist.get_world_size(), device)
     except RuntimeError as error:
-        # gloo has no types of its own for a peer that is gone.
+        # gloo has no exception type of its own for a lost peer.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise InputError("another process of the run has ended; see what it said") from error
+            raise InputError("another process of the run has ended; see its error") from error
         raise
     finally:
         dist.destroy_process_group()
 
 
-def _meet(backend: str) -> None:
-    """Form the group of processes, at a place of its own for every time torchrun starts them.
+def _init_group(backend: str) -> None:
+    """Create the process group, under keys of its own each time torchrun starts the processes.
 
-    torchrun keeps its store when it restarts processes (torch 2.14); in it they would find the
-    addresses of the dead ones, and wait for those.
+    torchrun keeps its store when it restarts processes (torch 2.14): they would find the addresses
+    of the dead ones there, and wait for them.
     """
     store, rank, world_size = next(rendezvous("env://"))
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -71,10 +74,11 @@ def _meet(backend: str) -> None:
 
 
 def parallel_network(model: nn.Module, process: Process, *, accumulate: int = 1) -> nn.Module:
-    """Let several processes share the gradients of a network, summed every `accumulate` passes.
+    """Wrap a network so that all processes sum its gradients, every `accumulate` passes.
 
-    What is summed early while the rest is still computed is learnt once in a static graph. With
-    several passes to a sum torch 2.14 fails in one (pytorch/pytorch pull request 187732).
+    With a static graph, DDP learns once which gradients it can sum while the rest is still being
+    computed. With several passes per sum, a static graph fails in torch 2.14 (pytorch/pytorch pull
+    request 187732).
     """
     if process.world_size == 1:
         return model
@@ -87,27 +91,27 @@ def parallel_network(model: nn.Module, process: Process, *, accumulate: int = 1)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """Add up a tensor over all processes, in place; the same on every one."""
+    """Sum a tensor over all processes, in place; return it."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on at least one process; the same answer on every one."""
+    """Return on every process whether the flag is set on at least one."""
     return any_process_each([flag], device)[0]
 
 
 def any_process_each(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Say of each flag whether it is set on at least one process, in one exchange."""
+    """Return for each flag whether it is set on at least one process, in one exchange."""
     if not dist.is_initialized():
         return list(flags)
     counts = sum_over_processes(torch.tensor(flags, dtype=torch.int64, device=device))
     return [count > 0 for count in counts.tolist()]
 
 
-def gather(value: Found) -> list[Found]:
-    """Collect a value of every process, by rank, on every one."""
+def gather(value: Value) -> list[Value]:
+    """Return the values of all processes by rank, on every process."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -116,14 +120,14 @@ def gather(value: Found) -> list[Found]:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give every process the batch norm statistics of rank 0, which is the one that saves them."""
+    """Copy the batch norm statistics of rank 0, which saves them, to every process."""
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def check_on_main(process: Process, check: Callable[[], object]) -> None:
-    """Run `check` on rank 0 only; where it raises, the other processes end with exit code 2."""
+    """Run `check` on rank 0 only; if it raises InputError, the others exit with code 2."""
     failed = False
     try:
         if process.is_main:
@@ -136,24 +140,27 @@ def check_on_main(process: Process, check: Callable[[], object]) -> None:
             sys.exit(InputError.exit_code)
 
 
-def from_main(process: Process, find: Callable[[], Found]) -> Found:
-    """Let rank 0 find something and give it to all processes; errors are check_on_main's."""
-    found: list[Found] = []
+def from_main(process: Process, find: Callable[[], Value]) -> Value:
+    """Return the result of `find` on rank 0, on every process; raises as `check_on_main`."""
+    found: list[Value] = []
     check_on_main(process, lambda: found.append(find()))
     received: list[Any] = found or [None]
     if dist.is_initialized():
         dist.broadcast_object_list(received, src=0)
-    result: Found = received[0]
+    result: Value = received[0]
     return result
 
 
 def launch_name() -> str | None:
-    """Name the torchrun that started this process, the same after it restarted it; else None."""
+    """Return a name of the torchrun command that started this process, if any.
+
+    The name stays the same when torchrun restarts the process.
+    """
     run = os.environ.get("TORCHELASTIC_RUN_ID")
-    # Without --rdzv-id all are called "none".
+    # Without --rdzv-id every run is called "none".
     return f"{socket.gethostname()}:{os.getppid()}" if run == "none" else run
 
 
 def restarted_by_torchrun() -> bool:
-    """Whether torchrun started this process again after a failure (--max-restarts)."""
+    """Return whether torchrun restarted this process after a failure (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch.optim import Optimizer
 
-from sceneparse.distributed import gather
-from sceneparse.engine import Stepped
 from sceneparse.errors import NumericalError, first_few
-from sceneparse.logs import Progress, RunLog
+from sceneparse.runs.log import RunLog
+from sceneparse.runtime.distributed import gather
+from sceneparse.runtime.progress import Progress
+from sceneparse.training.loop import Stepped
+
+logger = logging.getLogger(__name__)
 
 _STEPS_PER_RECORD = 10
 
@@ -63,7 +67,7 @@ class StepRecord:
         losses, names_by_process = zip(*gather((stepped.loss, list(names))), strict=True)
         samples = [name for part in names_by_process for name in part]
         shown = ", ".join(f"{loss:g}" for loss in losses)
-        self._progress.say(
+        logger.warning(
             f"step {step} left out: its loss ({shown}) or a gradient is not finite; "
             f"samples: {first_few(samples)}"
         )
