@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.rows import Row
 from sceneparse.layers.attention import ATTENTION
-from sceneparse.precision import Compute
 from sceneparse.report.costs import COSTS
+from sceneparse.runtime.precision import Compute
 from sceneparse.studies.classifier_costs import count_costs, measure_costs
 
 _SIZE, _BATCH = 32, 128

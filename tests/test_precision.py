@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sceneparse.assembly.segmentation import prepare_training
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError
-from sceneparse.precision import amp_name, auto_dtype, choose_dtype
-from sceneparse.training import train
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.precision import amp_name, auto_dtype, choose_dtype
+from sceneparse.training.run import train
+from sceneparse.training.segmentation import prepare_training
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ def test_explicit_types() -> None:
 
 
 def test_resumed_run_keeps_its_type(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     config = load_config(ROOT / "configs/quickstart.yaml", [*tiny, "train.epochs=1"], SegConfig)
     process = Process(0, 1, CPU)
@@ -69,7 +69,7 @@ def test_resumed_run_keeps_its_type(
         training = prepare_training(config, process, resume=resume)
         train(training)
         assert training.compute.dtype == torch.bfloat16
-    said = capsys.readouterr().out
+    said = "\n".join(logged)
     assert said.count("in bfloat16") == 2
     assert said.count("precision: bfloat16 (the CPU has AMX)") == 1
     assert said.count("precision: bfloat16 (as the run began)") == 1

@@ -1,1 +1,1 @@
-"""What every command needs of the machine it runs on."""
+"""The machine: device and precision, processes, signals, the terminal, versions."""

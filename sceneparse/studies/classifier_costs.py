@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.costs import count_multiply_adds, count_parameters
-from sceneparse.precision import Compute
 from sceneparse.runtime.memory import in_a_process, peak_memory
+from sceneparse.runtime.precision import Compute
 
 # Arguments of create_classifier.
 Arguments = Mapping[str, Any]
