@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import sceneparse
 from sceneparse.errors import InputError
-from sceneparse.models.pretrained import load_backbone, read_weights
+from sceneparse.models.weights import load_backbone, read_weights
 from sceneparse.runs.checkpoint import (
     newest_intact,
     read_meta,

@@ -29,8 +29,8 @@ from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError, NumericalError
-from sceneparse.models.pretrained import read_weights
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.weights import read_weights
 from sceneparse.runs.checkpoint import read_training_state
 from sceneparse.runtime.distributed import Process
 from sceneparse.tensor_files import read_tensors

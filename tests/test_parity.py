@@ -18,7 +18,8 @@ from sceneparse.cli import weights as weights_command
 from sceneparse.cli.command import run
 from sceneparse.errors import InputError
 from sceneparse.layers.pooling import MixedPooling, StripPooling
-from sceneparse.models.pretrained import convert_official_spnet, load_strict, read_weights
+from sceneparse.models.official_spnet import convert_official_spnet
+from sceneparse.models.weights import load_strict, read_weights
 
 
 def fill(name: str, shape: list[int]) -> Tensor:

@@ -11,7 +11,7 @@ EXAMPLES = """\
   sceneparse weights SPNet101_ade20k.pth.tar spnet101_ade20k.safetensors
 afterwards
   model.pretrained=spnet101_ade20k.safetensors       trains on from its backbone
-  model.load_state_dict(sceneparse.models.pretrained.read_weights(FILE))    in Python"""
+  model.load_state_dict(sceneparse.models.weights.read_weights(FILE))    in Python"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,12 +29,8 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.errors import InputError
     from sceneparse.models import create_segmentation_model
     from sceneparse.models.costs import count_parameters
-    from sceneparse.models.pretrained import (
-        convert_official_spnet,
-        load_strict,
-        official_architecture,
-        read_weights,
-    )
+    from sceneparse.models.official_spnet import convert_official_spnet, official_architecture
+    from sceneparse.models.weights import load_strict, read_weights
 
     target = Path(options.target)
     if target.suffix != ".safetensors":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.layers.attention import ATTENTION
-from sceneparse.models.described import Described
+from sceneparse.models.description import Described
 from sceneparse.models.resnet import RESNETS, BasicBlock, ResNet, create_resnet
 
 _TIMM = "timm:"

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from sceneparse.errors import InputError, reason_of, refusing
 from sceneparse.files import LARGEST_DESCRIPTION
 from sceneparse.models import create_segmentation_model
-from sceneparse.models.described import Channels, check_description
-from sceneparse.models.rebuilding import rebuild
+from sceneparse.models.description import Channels, check_description
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
+from sceneparse.models.weights import rebuild
 from sceneparse.tensor_files import read_safetensors
 
 # The key of the model's description among the metadata of a file.

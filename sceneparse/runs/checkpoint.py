@@ -18,9 +18,9 @@ from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_bytes, read_json
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.classification import Classifier, create_classifier
-from sceneparse.models.described import check_description
-from sceneparse.models.rebuilding import rebuild
+from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.weights import rebuild
 from sceneparse.runs.atomic import sha256_of
 from sceneparse.tensor_files import read_safetensors, read_tensors
 

@@ -34,8 +34,8 @@ from sceneparse.inference.protocols import create_protocol
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
-from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.weights import load_backbone
 from sceneparse.runtime.distributed import Process, check_on_main, parallel_network
 from sceneparse.runtime.precision import Compute, amp_name
 from sceneparse.runtime.signals import StopRequest

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
 from sceneparse.errors import InputError, refusing
-from sceneparse.models.pretrained import load_strict
+from sceneparse.models.weights import load_strict
 from sceneparse.runs.checkpoint import Saved, newest_intact, read_training_state
 from sceneparse.runs.folder import (
     create_run_folder,

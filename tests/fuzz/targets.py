@@ -29,9 +29,8 @@ from sceneparse.data.reading import image_size, read_image, read_mask
 from sceneparse.errors import Explained
 from sceneparse.files import LARGEST_DESCRIPTION, read_arrays, read_json
 from sceneparse.models import create_segmentation_model
-from sceneparse.models.described import check_description
-from sceneparse.models.pretrained import read_weights
-from sceneparse.models.rebuilding import rebuild
+from sceneparse.models.description import check_description
+from sceneparse.models.weights import read_weights, rebuild
 from sceneparse.prediction.inputs import find_sources
 from sceneparse.prediction.predictor import Predictor
 from sceneparse.prediction.video import VideoReader

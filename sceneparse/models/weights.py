@@ -6,15 +6,17 @@ Files are safetensors, or .pth/.pt/.th, of which only tensors and plain values a
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
+import torch
+from pydantic import ValidationError, validate_call
 from torch import Tensor, nn
 
 from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.models.description import first_problem
 from sceneparse.models.resnet import ResNet
 from sceneparse.models.timm_backbone import TimmBackbone
 from sceneparse.tensor_files import read_safetensors, read_tensors, require_plain
@@ -22,6 +24,7 @@ from sceneparse.tensor_files import read_safetensors, read_tensors, require_plai
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 # timm's ImageNet weights for our ResNets, by stem.
 _IMAGENET_NAMES = {
@@ -42,10 +45,11 @@ def read_weights(path: str | Path) -> State:
     A `state_dict` or `model` key around the tensors and the prefixes of wrappers are taken off.
     Raises InputError for a missing, damaged or malicious file.
     """
-    return _unwrapped(_read_file(Path(path)), str(path))
+    return unwrap_state(_read_file(Path(path)), str(path))
 
 
-def _unwrapped(content: Any, source: str) -> State:  # noqa: ANN401 - a file holds anything
+def unwrap_state(content: Any, source: str) -> State:  # noqa: ANN401 - a file holds anything
+    """Return the named tensors in what a file holds, without wrappers; raises InputError."""
     # Bounded, since a file can hold itself.
     for _ in range(_MOST_WRAPPERS):
         content = _inner_state(content) or content
@@ -82,14 +86,14 @@ def _read_file(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load all of `state` into all of `module`; raise InputError that sums up what does not fit."""
+    """Load all of `state` into all of `module`; raise InputError that lists what does not fit."""
     refuse_misfits(module, state, source)
     with refusing(source, "cannot be loaded"):
         module.load_state_dict(dict(state))
 
 
 def refuse_misfits(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raise InputError that sums up where names, shapes and kinds of numbers differ."""
+    """Raise InputError that lists which names, shapes and kinds of numbers differ."""
     require_plain(state, source)
     own = module.state_dict()
     shared = [name for name in own if name in state]
@@ -117,8 +121,38 @@ def refuse_misfits(module: nn.Module, state: Mapping[str, Tensor], source: str) 
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    """Numbers of one kind turn into one another when they are loaded."""
+    """Return what must be equal: loading converts between types of one kind only."""
     return tensor.is_floating_point(), tensor.is_complex()
+
+
+def rebuild(
+    create: Callable[..., Network],
+    arguments: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    source: str,
+) -> Network:
+    """Call `create` with the arguments in a file and load the weights strictly.
+
+    A few digits can ask for terabytes. So the network is first built without memory for its
+    weights ("meta" device), and in full only if they are all in the file. Raises InputError naming
+    `source`.
+    """
+    with refusing(source, "its meta.json does not describe a network"):
+        with torch.device("meta"):
+            outline = _call(create, arguments)
+        refuse_misfits(outline, weights, source)
+        network = _call(create, arguments)
+    load_strict(network, weights, source)
+    return network
+
+
+def _call(create: Callable[..., Network], arguments: Mapping[str, Any]) -> Network:
+    """Call a builder, after all arguments were checked against its annotations."""
+    try:
+        network: Network = validate_call(create)(**arguments)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
+    return network
 
 
 def load_backbone(backbone: nn.Module, name: str, pretrained: str, *, stem: str) -> None:
@@ -143,73 +177,6 @@ def load_backbone(backbone: nn.Module, name: str, pretrained: str, *, stem: str)
         dropped = _load_resnet(backbone, state, source)
     left_out = f"; left out its heads: {first_few(dropped, 4)}" if dropped else ""
     logger.info(f"backbone weights from {source}{left_out}")
-
-
-def convert_official_spnet(state_dict: Mapping[str, Any]) -> State:
-    """Rename the tensors of a public SPNet checkpoint to those of `create_segmentation_model`.
-
-    Takes the publishers' layout (`pretrained.`, `head.`, `auxlayer.`), in or out of a `state_dict`
-    key, with or without `module.` before every name. The result loads strictly into a model of the
-    same backbone, classes and strip pooling modules. Raises InputError for anything else.
-    """
-    state = _unwrapped(state_dict, "the state dict")
-    renamed = {_own_name(name): tensor for name, tensor in state.items()}
-    unknown = [name for name in state if _own_name(name) == name]
-    if unknown or not renamed:
-        raise InputError(f"not a public SPNet checkpoint: {first_few(unknown) or 'it is empty'}")
-    return renamed
-
-
-def official_architecture(state: State) -> dict[str, Any]:
-    """Tell from converted weights which arguments create_segmentation_model needs for them."""
-    blocks = {name.split(".")[2] for name in state if name.startswith("backbone.layer3.")}
-    backbones = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
-    if len(blocks) not in backbones or "head.classifier.1.bias" not in state:
-        raise InputError(
-            f"not a whole SPNet: {len(blocks)} blocks in stage 3 (6, 23 or 36 expected)"
-            + ("" if "head.classifier.1.bias" in state else ", no head.score_layer.4.bias")
-        )
-    return {
-        "head": "strip_pooling",
-        "backbone": backbones[len(blocks)],
-        "num_classes": len(state["head.classifier.1.bias"]),
-        "attention": "strip_pooling" if any(".attention." in name for name in state) else "none",
-        "aux": any(name.startswith("aux_head.") for name in state),
-    }
-
-
-# The publishers' names, as patterns, and ours; docs of the modules say what each part is.
-_OFFICIAL_NAMES = (
-    (r"pretrained\.(.*)\.spm\.conv1\.", r"backbone.\1.attention.rows.0."),
-    (r"pretrained\.(.*)\.spm\.bn1\.", r"backbone.\1.attention.rows.1."),
-    (r"pretrained\.(.*)\.spm\.conv2\.", r"backbone.\1.attention.columns.0."),
-    (r"pretrained\.(.*)\.spm\.bn2\.", r"backbone.\1.attention.columns.1."),
-    (r"pretrained\.(.*)\.spm\.conv3\.", r"backbone.\1.attention.fuse."),
-    (r"pretrained\.", r"backbone."),
-    (r"head\.trans_layer\.", r"head.reduce."),
-    (r"head\.strip_pool(\d)\.conv1_1\.", r"head.mixed\1.short.reduce."),
-    (r"head\.strip_pool(\d)\.conv2_0\.", r"head.mixed\1.short.full."),
-    (r"head\.strip_pool(\d)\.conv2_1\.", r"head.mixed\1.short.pooled.0."),
-    (r"head\.strip_pool(\d)\.conv2_2\.", r"head.mixed\1.short.pooled.1."),
-    (r"head\.strip_pool(\d)\.conv2_5\.", r"head.mixed\1.short.fuse."),
-    (r"head\.strip_pool(\d)\.conv1_2\.", r"head.mixed\1.long.reduce."),
-    (r"head\.strip_pool(\d)\.conv2_3\.", r"head.mixed\1.long.columns."),
-    (r"head\.strip_pool(\d)\.conv2_4\.", r"head.mixed\1.long.rows."),
-    (r"head\.strip_pool(\d)\.conv2_6\.", r"head.mixed\1.long.fuse."),
-    (r"head\.strip_pool(\d)\.conv3\.", r"head.mixed\1.fuse."),
-    (r"head\.score_layer\.([01])\.", r"head.project.\1."),
-    (r"head\.score_layer\.4\.", r"head.classifier.1."),
-    (r"auxlayer\.conv5\.([01])\.", r"aux_head.project.\1."),
-    (r"auxlayer\.conv5\.4\.", r"aux_head.classifier.1."),
-)
-
-
-def _own_name(name: str) -> str:
-    for pattern, replacement in _OFFICIAL_NAMES:
-        renamed, found = re.subn(f"^{pattern}", replacement, name)
-        if found:
-            return renamed
-    return name
 
 
 def _with_counters(state: State, module: nn.Module) -> State:
