@@ -33,8 +33,8 @@ from sceneparse.export.verification import (
     compare_labels,
     written_aside,
 )
-from sceneparse.models.exported import META_KEY, OnnxNetwork, load_safetensors
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.prediction.networks import META_KEY, OnnxNetwork, load_safetensors
 
 _OPSET = 18
 # So many of the images to calibrate with are kept for comparing.

@@ -1,14 +1,150 @@
-"""What predictions are made with: a run, a checkpoint, or a file that was exported from one."""
+"""Networks to predict with, from a run, a checkpoint or an exported file."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from sceneparse.errors import InputError
-from sceneparse.models.exported import OnnxNetwork, load_safetensors
-from sceneparse.models.segmentation import SegmentationNetwork
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from sceneparse.errors import InputError, reason_of, refusing
+from sceneparse.files import LARGEST_DESCRIPTION
+from sceneparse.models import create_segmentation_model
+from sceneparse.models.description import Channels, check_description
+from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
+from sceneparse.models.weights import rebuild
 from sceneparse.runs.checkpoint import load_segmentation_model, resolve_checkpoint
+from sceneparse.tensor_files import read_safetensors
+
+# The key of the model's description among the metadata of a file.
+META_KEY = "sceneparse"
+_NOT_OURS = "is damaged, or not an export of this package"
+# The logit of a label against all others: their probability is nothing, its logarithm still finite.
+_CERTAIN = 30.0
+
+
+class OnnxNetwork(SegmentationNetwork):
+    """An exported ONNX file, run by ONNX Runtime on the CPU.
+
+    A graph that normalises images itself is given pixels again. One that ends in an argmax gives
+    logits that are certain of each pixel's label: views of an image (scales, mirror images) vote.
+    Raises InputError if the file is not an export of this package or ONNX Runtime is not
+    installed; when it runs, for images of a size that the graph does not take.
+
+    Shape: (B, 3, H, W) normalised images -> {"out": (B, K, h, w)}
+    """
+
+    device_types = ("cpu",)
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._session, self.meta = _open_session(self.path)
+        self._input = self._session.get_inputs()[0]
+        exported = self.meta["export"]
+        self._normalizes, self._decides = bool(exported["normalize"]), bool(exported["argmax"])
+        self._stride = 1 if self._decides else int(exported["output_stride"])
+        self.precision = f"{'int8' if exported.get('int8') else 'float32'}, by ONNX Runtime"
+
+    @property
+    def output_stride(self) -> int:
+        """Input pixels per logit."""
+        return self._stride
+
+    def forward(self, images: Tensor, upsample: bool = False) -> dict[str, Tensor]:
+        """Return logits at the stride of the graph, or of labels certain ones at full size."""
+        if upsample:
+            raise InputError("an exported network gives logits at its stride; call upsample=False")
+        found = self.run(self._pixels(images) if self._normalizes else images)
+        if self._decides:
+            certain = F.one_hot(found, len(self.classes)).permute(0, 3, 1, 2)
+            return {"out": _CERTAIN * certain.float()}
+        return {"out": found}
+
+    def run(self, images: Tensor) -> Tensor:
+        """Run the graph as it is in the file: pixels or normalised images -> labels or logits."""
+        batch, _, *size = self._input.shape
+        if not isinstance(size[0], str) and size != list(images.shape[-2:]):
+            raise InputError(
+                f"'{self.path}' takes images of {size[0]} x {size[1]} only, got "
+                f"{images.shape[-2]} x {images.shape[-1]} (padded as the protocol says); export "
+                f"it without --fixed, or give --protocol slide --crop {size[0]} {size[1]}"
+            )
+        parts = images.split(len(images) if isinstance(batch, str) else batch)
+        return torch.cat([self._run_part(part) for part in parts])
+
+    def _run_part(self, images: Tensor) -> Tensor:
+        try:
+            (found,) = self._session.run(None, {self._input.name: images.float().numpy()})
+        except Exception as error:  # of many kinds, none of them public
+            raise InputError(f"'{self.path}' cannot run: {reason_of(error)}") from error
+        return torch.from_numpy(found)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        mean, std = (_channels(values, images) for values in (self.mean, self.std))
+        return 255 * (images * std + mean)
+
+
+def _channels(values: Channels, like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
+
+
+def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
+    try:
+        import onnxruntime  # noqa: PLC0415 - an extra that few need
+    except ImportError as error:
+        raise InputError(
+            "onnxruntime is not installed; run: pip install 'sceneparse[export]'"
+        ) from error
+    _require_file(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # What it would write to standard error is in the exception as well.
+    options.log_severity_level = 4
+    with refusing(f"'{path}'", _NOT_OURS):
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        text = session.get_modelmeta().custom_metadata_map[META_KEY]
+    return session, _read_description(text, path)
+
+
+def load_safetensors(path: str | Path) -> SegmentationModel:
+    """Rebuild a model from an exported file, in eval mode; raises InputError."""
+    path = Path(path)
+    _require_file(path)
+    with refusing(f"'{path}'", _NOT_OURS), safe_open(path, framework="pt") as file:
+        meta = _read_description(file.metadata()[META_KEY], path)
+    model = rebuild(create_segmentation_model, meta["model"], read_safetensors(path), str(path))
+    model.meta = meta
+    return model.eval()
+
+
+def _require_file(path: Path) -> None:
+    """Raise InputError if there is no file."""
+    if not path.is_file():
+        raise InputError(f"'{path}' does not exist")
+
+
+def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
+    """Read the description of the model in a file; raises InputError if parts of it are missing."""
+    with refusing(f"'{path}'", _NOT_OURS):
+        if len(text) > LARGEST_DESCRIPTION:
+            raise InputError(f"'{path}' has a description of {len(text):,} bytes")
+        meta = check_description(json.loads(text), path)
+        _ = meta["classes"], meta["colors"], meta["mean"], meta["std"]
+        exported = meta["export"]
+        for name, kind in (("normalize", bool), ("argmax", bool), ("output_stride", int)):
+            if not isinstance(exported[name], kind):
+                raise InputError(f"'{path}': export.{name} must be {kind.__name__}")
+        if not 1 <= exported["output_stride"] <= 256:
+            raise InputError(f"'{path}': export.output_stride must be in 1..256")
+    return meta
 
 
 def load_network(source: str | Path) -> SegmentationNetwork:
