@@ -76,7 +76,7 @@ def _ours(model: SegmentationModel, images: Tensor) -> dict[str, Work]:
 
 
 def _exported(model: SegmentationModel, images: Tensor) -> dict[str, SegmentationNetwork]:
-    """Export a network as tools/export.py does; int8 is calibrated on the images themselves.
+    """Export a network as `sceneparse export` does; int8 is calibrated on the images themselves.
 
     That is enough for its speed; how much int8 loses is for trained networks and real images.
     """

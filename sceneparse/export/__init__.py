@@ -1,4 +1,4 @@
-"""Trained networks as files that run elsewhere: written, compared with the model, or removed."""
+"""Trained networks as files for other programs, each compared with its model."""
 
 from sceneparse.export.files import export_int8, export_onnx, export_pt2, export_safetensors
 from sceneparse.export.verification import ExportMismatchError

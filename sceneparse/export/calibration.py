@@ -1,4 +1,4 @@
-"""The images that int8 is fitted to."""
+"""Images for int8 calibration."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A model as an ONNX, .pt2 or safetensors file, with all that it knows of itself.
+"""Write a model as an ONNX, .pt2 or safetensors file, with its description.
 
-Each function returns what was compared, a line per size. Each raises InputError where the model is
-from no training run or a package is missing, ExportMismatchError where the file computes something
-else than the model; then there is no file.
+Each function compares the file with the model and returns the differences, a line per size. Each
+raises InputError if the model is not from a training run or a package is missing, and
+ExportMismatchError if the file computes something else than the model; then there is no file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.prediction.networks import META_KEY, OnnxNetwork, load_safetensors
 
 _OPSET = 18
-# So many of the images to calibrate with are kept for comparing.
+# Number of calibration images that are kept for the comparison.
 COMPARED = 4
 
 
@@ -49,9 +49,9 @@ def export_onnx(
     argmax: bool = False,
     fixed: Size | None = None,
 ) -> list[str]:
-    """Write ONNX, for images of any number and size, or for one image of the size `fixed`.
+    """Write an ONNX file for any number of images of any size, or for one image of size `fixed`.
 
-    `normalize`, `argmax`: parts of the graph (ExportedGraph).
+    `normalize`, `argmax`: see ExportedGraph.
     """
     graph, meta = _prepared(model, normalize, argmax)
     with written_aside(path) as aside:
@@ -70,10 +70,11 @@ def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
     argmax: bool = False,
     fixed: Size | None = None,
 ) -> list[str]:
-    """Write ONNX in int8, fitted to RGB images (H, W, 3) but the last four, compared on these.
+    """Write an int8 ONNX file, calibrated on RGB images (H, W, 3).
 
-    `advance` is told of each image that was seen. The first `float_layers` convolutions stay in
-    float32; None: those before the first of 32 channels or more. The rest is as in export_onnx.
+    The last four images are used for the comparison only. `advance` is called with the number of
+    images just read. The first `float_layers` convolutions stay in float32; None: those before the
+    first with 32 channels or more. The other arguments are those of export_onnx.
     """
     graph, meta = _prepared(model, normalize, argmax)
     if len(images) < 2 * COMPARED:
@@ -111,7 +112,7 @@ def export_pt2(
 
 
 def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:
-    """Write the weights alone, from which this package builds the model again."""
+    """Write weights and description, from which this package rebuilds the model."""
     graph, meta = _prepared(model, False, False)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with written_aside(path) as aside:
@@ -122,7 +123,7 @@ def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:
 def _prepared(
     model: SegmentationModel, normalize: bool, argmax: bool
 ) -> tuple[ExportedGraph, dict[str, Any]]:
-    """Return what is exported, and what the file says of it."""
+    """Return the graph to export and the description to store in the file."""
     _ = model.classes, model.colors  # a file without them could not be used
     graph = ExportedGraph(model, normalize=normalize, argmax=argmax)
     return graph, {**model.meta, "export": graph.facts}
@@ -154,7 +155,7 @@ def _require(*names: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what libraries warn of and we deal with; errors are raised."""
+    """Hide warnings of libraries about things that are handled here; errors are still raised."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
-"""What is exported of a network, traced so that images of any number and size are taken.
+"""The graph that is exported: traced once, it takes any number of images of any size.
 
 Strips are pooled by means, grids by matrices made for each size (`layers.pooling.pool_to_grid`), so
-that nothing of the traced size remains.
+that the graph does not contain the size it was traced at.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ class ExportedGraph(nn.Module):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What whoever runs the graph must know of it, in plain values."""
+        """Plain values that are needed to run the graph; stored as "export" in the description."""
         return {"normalize": self.normalize, "argmax": self.argmax, "output_stride": self.stride}
 
 
 def example(fixed: Size | None) -> tuple[Tensor, dict[str, Any] | None]:
-    """Return images to trace a graph with, and which of its axes are free (None: none is)."""
+    """Return images to trace a graph with, and which of its axes may vary (None: none)."""
     batch, height, width = _TRACED_SIZE if fixed is None else (1, *fixed)
     return torch.rand(batch, 3, height, width), {"images": _FREE} if fixed is None else None
 
 
 def as_taken(graph: ExportedGraph, image: NDArray[np.uint8], fixed: Size | None) -> Tensor:
-    """Turn an RGB image (H, W, 3) into what a graph takes: (1, 3, H', W'), of the size `fixed`.
+    """Convert an RGB image (H, W, 3) to the input of a graph (1, 3, H', W'), of size `fixed`.
 
     None: of its own size, padded as the protocol "whole" does.
     """

@@ -1,4 +1,4 @@
-"""Int8: ONNX graphs whose convolutions multiply bytes, fitted to images of their kind.
+"""Int8 quantisation of ONNX graphs, calibrated on images.
 
 Post-training static quantisation (Jacob et al., CVPR 2018): activations are unsigned bytes over
 the range seen on the images, weights signed bytes with a scale for each output channel.
@@ -13,20 +13,20 @@ from typing import Any
 
 from torch import Tensor
 
-# The name that the graph's input has.
+# Name of the graph's input.
 _INPUT = "images"
-# Layers of fewer channels do little of the work and lose most: few values share the range of each
-# channel's bytes. Depthwise convolutions read one.
+# Layers with fewer channels do little of the work and lose the most accuracy. Depthwise
+# convolutions count as one channel, which is what each of their filters reads.
 _NARROW = 32
 
 
 def quantize(
     path: Path, images: Iterable[Tensor], advance: Callable[[int], None], float_layers: int | None
 ) -> None:
-    """Replace a float32 ONNX file by one in int8; `images` (1, 3, H, W) are what its graph takes.
+    """Replace a float32 ONNX file by an int8 one, calibrated on inputs of its graph (1, 3, H, W).
 
-    `advance` is told of each image that was seen. The first `float_layers` convolutions stay as
-    they are; None: those before the first that reads and writes 32 channels or more.
+    `advance` is called with the number of images just read. The first `float_layers` convolutions
+    stay in float32; None: those before the first that reads and writes 32 channels or more.
     """
     # Packages of an extra.
     import onnx  # noqa: PLC0415
@@ -71,7 +71,7 @@ def quantize(
 
 
 def _channels(graph: Any) -> dict[str, int]:  # noqa: ANN401 - onnx is imported late
-    """Return the fewer of the channels that each convolution reads (of a group) and writes."""
+    """Return by convolution the smaller of its input channels (per group) and output channels."""
     shapes = {weight.name: weight.dims for weight in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     return {node.name: min(shapes[node.input[1]][:2]) for node in convolutions}

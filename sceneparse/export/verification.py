@@ -1,4 +1,4 @@
-"""Files are compared with the model they were made from, before they get their name."""
+"""Compare exported files with their model before they get their final name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TOLERANCE = 1e-3
 # Labels may differ where two classes are equally likely up to rounding,
 _LABEL_TOLERANCE = 1e-3
 # and in int8 near edges.
-LEAST_AGREEMENT = 0.95
+_MIN_AGREEMENT = 0.95
 
 Run = Callable[[Tensor], Tensor]
 Sizes = tuple[tuple[int, int, int], ...]
@@ -34,9 +34,9 @@ class ExportMismatchError(Explained):
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Give a name to write a file to; it becomes `path` where nothing is raised inside.
+    """Yield a temporary name to write to; the file is renamed to `path` if nothing is raised.
 
-    Else there is no file, not even one of an earlier export, which might be taken for this one.
+    After a mismatch there is no file at all: one of an earlier export might be mistaken for this.
     """
     aside = path.with_name(f".{path.stem}.unverified{path.suffix}")
     try:
@@ -52,8 +52,8 @@ def written_aside(path: Path) -> Iterator[Path]:
 def compare(graph: ExportedGraph, load: Callable[[], Run], path: Path, sizes: Sizes) -> list[str]:
     """Compare a file, loaded and run by `load`, with the graph it was made from, on noise.
 
-    Returns a line per size (B, H, W). Raises ExportMismatchError where logits differ by more than a
-    thousandth of the largest, or labels in more than a thousandth of the pixels.
+    Returns a line per size (B, H, W). Raises ExportMismatchError if logits differ by more than a
+    thousandth of the largest logit, or labels in more than a thousandth of the pixels.
     """
     generator = torch.Generator().manual_seed(0)
     differences: dict[str, float] = {}
@@ -83,8 +83,7 @@ def compare_labels(
 ) -> list[str]:
     """Compare the labels of a file that computes less exactly, on real images (1, 3, H, W).
 
-    They are compared at each scale. Returns a line for each. Raises ExportMismatchError where fewer
-    than 95 of 100 pixels agree.
+    Returns a line per scale. Raises ExportMismatchError if fewer than 95 of 100 pixels agree.
     """
     agreements: dict[float, float] = {}
     with _or_mismatch(path):
@@ -94,17 +93,17 @@ def compare_labels(
             equal = [_agreement(_labels(graph(i)), _labels(run(i))) for i in scaled]
             agreements[scale] = sum(equal) / len(equal)
     lines = [f"equal labels at scale {scale}: {value:.2%}" for scale, value in agreements.items()]
-    if not all(value >= LEAST_AGREEMENT for value in agreements.values()):
+    if not all(value >= _MIN_AGREEMENT for value in agreements.values()):
         raise ExportMismatchError(
             f"{path} decides otherwise than its model and was removed: {'; '.join(lines)}; "
-            f"{LEAST_AGREEMENT:.0%} or more must be equal"
+            f"{_MIN_AGREEMENT:.0%} or more must be equal"
         )
     return lines
 
 
 @contextmanager
 def _or_mismatch(path: Path) -> Iterator[None]:
-    """Call a file that cannot be loaded or run another thing than its model, too."""
+    """Turn the failure to load or run a file into an ExportMismatchError."""
     try:
         with torch.inference_mode():
             yield

@@ -126,7 +126,7 @@ def load_safetensors(path: str | Path) -> SegmentationModel:
 
 
 def _require_file(path: Path) -> None:
-    """Raise InputError if there is no file."""
+    """Raise InputError if the file does not exist."""
     if not path.is_file():
         raise InputError(f"'{path}' does not exist")
 
