@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sceneparse.inference.prepare import prepare_for_inference
     from sceneparse.models import create_segmentation_model
     from sceneparse.models.classification import create_classifier
+    from sceneparse.models.pretrained import convert_official_spnet
     from sceneparse.prediction.predictor import Predictor
     from sceneparse.runs.checkpoint import load_model
 
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Predictor",
     "__version__",
+    "convert_official_spnet",
     "create_classifier",
     "create_segmentation_model",
     "load_model",
@@ -28,6 +30,7 @@ __all__ = [
 
 _HOMES = {
     "Predictor": "sceneparse.prediction.predictor",
+    "convert_official_spnet": "sceneparse.models.pretrained",
     "create_classifier": "sceneparse.models.classification",
     "create_segmentation_model": "sceneparse.models",
     "load_model": "sceneparse.runs.checkpoint",

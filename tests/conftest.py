@@ -1,4 +1,4 @@
-"""Small data sets written to disk once, and the ways tests run the tools."""
+"""Small data sets written to disk once, and the ways tests run commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ torch.set_num_threads(2)
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """Take signals back from the tools that a test runs in this process."""
+    """Take signals back from the commands that a test runs in this process."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -66,19 +66,19 @@ def shared() -> Path:
     return SHARED
 
 
-RunTool = Callable[..., subprocess.CompletedProcess[str]]
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run_tool() -> RunTool:
-    """Run tools/NAME.py in a process of its own; `processes` > 1 runs it under torchrun."""
+def run_command() -> RunCommand:
+    """Run `sceneparse VERB ...` in a process of its own; `processes` > 1: under torchrun."""
 
-    def run(name: str, *arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    def run(verb: str, *arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable]
         if processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone"]
             launcher += [f"--nproc_per_node={processes}"]
-        command = [*launcher, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+        command = [*launcher, "-m", "sceneparse", verb, *map(str, arguments)]
         return subprocess.run(
             command,
             cwd=ROOT,

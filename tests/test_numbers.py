@@ -16,6 +16,7 @@ from torch import distributed as dist
 from torch.optim.lr_scheduler import LambdaLR
 
 import sceneparse.training.segmentation as assembly
+from sceneparse.cli import train as train_command
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.loader import Batch
@@ -31,7 +32,6 @@ from sceneparse.training.run import save
 from sceneparse.training.segmentation import prepare_training
 from tests.processes import forkserver
 from tests.test_train_seg import QUICKSTART, call, folder_of
-from tools import train_seg
 
 BAD_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "nan": lambda loss: loss * math.nan,
@@ -182,7 +182,7 @@ def test_run_gives_up_after_bad_steps_in_a_row(
 
     settings = [*tiny, "train.most_bad_steps=3", "train.epochs=4", "train.amp=off"]
     monkeypatch.setattr(assembly, "segmentation_loss", sick)
-    assert call(train_seg, "--config", QUICKSTART, *settings) == 3
+    assert call(train_command, "--config", QUICKSTART, *settings) == 3
     said = capsys.readouterr().err
     assert "error: 3 steps in a row, up to step 9, without a finite loss and gradient" in said
     assert "step 2 skipped: its loss (nan) or a gradient is not finite; samples: scene_" in said
@@ -197,7 +197,7 @@ def test_run_gives_up_after_bad_steps_in_a_row(
     assert saved is not None
     assert saved.meta["step"] == 6
     monkeypatch.undo()
-    assert call(train_seg, "--config", QUICKSTART, *settings, "--resume") == 0
+    assert call(train_command, "--config", QUICKSTART, *settings, "--resume") == 0
 
 
 @pytest.mark.fault(27)

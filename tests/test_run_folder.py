@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from sceneparse.cli import train as train_command
 from sceneparse.errors import InputError
 from sceneparse.runs.lock import LOCK_FILE, RunLock
 from tests.conftest import ROOT
 from tests.test_train_seg import QUICKSTART, call, folder_of
-from tools import train_seg
 
 HOLD = """
 import sys, time
@@ -74,7 +74,7 @@ def test_training_refuses_a_folder_in_use(
     folder.mkdir()
     with held_elsewhere(folder):
         for option in ("--resume", "--overwrite"):
-            assert call(train_seg, "--config", QUICKSTART, *tiny, option) == 2
+            assert call(train_command, "--config", QUICKSTART, *tiny, option) == 2
             assert "is in use by process" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
 
@@ -116,7 +116,7 @@ def test_folders_of_others_are_safe(tiny: list[str], capsys: pytest.CaptureFixtu
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
     for options in ([], ["--overwrite"], ["--resume"]):
-        assert call(train_seg, "--config", QUICKSTART, *tiny, *options) == 2
+        assert call(train_command, "--config", QUICKSTART, *tiny, *options) == 2
         assert "is not a run folder; choose another one" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
@@ -128,12 +128,12 @@ def test_run_that_ended_before_its_first_checkpoint_is_started(
     folder = folder_of(tiny)
     folder.mkdir()
     (folder / LOCK_FILE).write_text("")  # killed while it made its folder
-    assert call(train_seg, "--config", QUICKSTART, *short) == 2
+    assert call(train_command, "--config", QUICKSTART, *short) == 2
     assert "resume it with --resume, start over with --overwrite" in capsys.readouterr().err
-    assert call(train_seg, "--config", QUICKSTART, *short, "--resume") == 0
+    assert call(train_command, "--config", QUICKSTART, *short, "--resume") == 0
     assert "no checkpoint yet; the run starts from the beginning" in capsys.readouterr().out
     metrics = (folder / "metrics.jsonl").read_text()
-    assert call(train_seg, "--config", QUICKSTART, *short, "--resume") == 0
+    assert call(train_command, "--config", QUICKSTART, *short, "--resume") == 0
     assert (folder / "metrics.jsonl").read_text() == metrics
 
 
@@ -147,11 +147,11 @@ def test_resume_with_other_settings_is_refused_unless_asked(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def resumed(*settings: str) -> tuple[int, str]:
-        code = call(train_seg, "--config", QUICKSTART, *tiny, "--resume", *settings)
+        code = call(train_command, "--config", QUICKSTART, *tiny, "--resume", *settings)
         said = capsys.readouterr()
         return code, said.out + said.err
 
-    assert call(train_seg, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
+    assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
     code, said = resumed("train.epochs=3", "optim.lr=0.3")
     assert code == 2
     assert "train.epochs was 1, is 3" in said

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser, run
 
 if TYPE_CHECKING:
     from sceneparse.benchmark.rows import Row
@@ -27,7 +27,9 @@ EXAMPLES = """\
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
+    result = command_parser(
+        "benchmark", "Measure ours and a reference in turns, in one run.", EXAMPLES
+    )
     result.add_argument(
         "what",
         choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],

@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
     from sceneparse.assembly.study import Study
 
 EXAMPLES = """\
-  python tools/study_seg.py configs/study/camvid.yaml data.root=/data/camvid
-  python tools/study_seg.py configs/study/camvid.yaml model.pretrained=mobilenetv2_100.safetensors
-  python tools/study_seg.py configs/study/camvid.yaml --summary --results results/camvid_study
+  sceneparse study study/camvid data.root=/data/camvid
+  sceneparse study study/camvid model.pretrained=mobilenetv2_100.safetensors
+  sceneparse study study/camvid --summary --results results/camvid_study
 
 The YAML names the configuration of the runs, what each row changes, the seeds, the row that the
 others are compared with, and the split that the last epoch is tested on. The same command goes on
@@ -24,8 +24,8 @@ study.json, study.md and the pictures study_scores, study_costs and study_classe
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Compare rows of settings over several seeds.", EXAMPLES)
-    result.add_argument("study", type=Path, metavar="YAML", help="what is compared")
+    result = command_parser("study", "Compare rows of settings over several seeds.", EXAMPLES)
+    result.add_argument("study", metavar="YAML", help="file or recipe: what is compared")
     result.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="changed settings of all runs"
     )
@@ -41,9 +41,10 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     """Check all settings, carry out what is left, sum up after every run."""
     from sceneparse.assembly.study import carry_out, check_runs, read_study
+    from sceneparse.config.recipes import find_config
     from sceneparse.runtime.distributed import join_processes
 
-    study = read_study(options.study, options.overrides)
+    study = read_study(find_config(options.study), options.overrides)
     if not options.summary:
         check_runs(study)
     if options.summary or all(run.tested for run in study.runs):
@@ -89,7 +90,3 @@ def show(study: Study, results: str | None) -> None:
     except OSError as error:
         raise InputError(f"cannot write results: {error}") from error
     print(f"results      {name}.json, .md, _scores.png, _costs.png, _classes.png")
-
-
-if __name__ == "__main__":
-    run(parser(), main)

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli import add_protocol_options, protocol_settings, run, tool_parser
+from sceneparse.cli.command import command_parser
+from sceneparse.cli.options import add_protocol_options, protocol_settings
 
 if TYPE_CHECKING:
     from sceneparse.errors import InputError
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from sceneparse.report.pictures import Picture
 
 EXAMPLES = """\
-  python tools/predict.py runs/quickstart street.jpg
-  python tools/predict.py runs/quickstart photos/ "more/*.jpg" --save index color
-  python tools/predict.py runs/camvid_mobilenet drive.mp4
-  python tools/predict.py runs/camvid_mobilenet camera:0 --frames 100
-  find photos -name "*.png" | python tools/predict.py runs/quickstart -
-  python tools/predict.py runs/cityscapes_spnet101 leftImg8bit/test --save raw --protocol spnet
+  sceneparse predict runs/quickstart street.jpg
+  sceneparse predict runs/quickstart photos/ "more/*.jpg" --save index color
+  sceneparse predict runs/camvid_mobilenet drive.mp4
+  sceneparse predict runs/camvid_mobilenet camera:0 --frames 100
+  find photos -name "*.png" | sceneparse predict runs/quickstart -
+  sceneparse predict runs/cityscapes_spnet101 leftImg8bit/test --save raw --protocol spnet
 
 OUTPUT/KIND/NAME.png for every kind of --save, and shares.json with the share of each class:
   index          class numbers, with a palette (16-bit grey above 256 classes)
@@ -39,7 +40,9 @@ KINDS = ("index", "color", "overlay", "raw", "probabilities")
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Predict images with a trained segmentation model.", EXAMPLES)
+    result = command_parser(
+        "predict", "Predict images with a trained segmentation model.", EXAMPLES
+    )
     result.add_argument("checkpoint", metavar="RUN", help="run, checkpoint or exported file")
     result.add_argument(
         "inputs",
@@ -242,7 +245,3 @@ def chunks(
     for frame in frames:
         count = at_once or predictor.images_at_once(frame.shape[0], frame.shape[1])
         yield [frame, *itertools.islice(frames, count - 1)]
-
-
-if __name__ == "__main__":
-    run(parser(), main)

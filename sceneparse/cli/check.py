@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from sceneparse.data.labels import LabelTable
 
 EXAMPLES = """\
-  python tools/check_data.py data/quickstart
-  python tools/check_data.py /data/camvid --dataset camvid --splits train val test
-  python tools/check_data.py /data/cityscapes --dataset cityscapes --output checks/cityscapes
+  sceneparse check data/quickstart
+  sceneparse check /data/camvid --dataset camvid --splits train val test
+  sceneparse check /data/cityscapes --dataset cityscapes --output checks/cityscapes
 
 exit code 2: training would fail, or an image occurs in two splits (unless --allow-twins)"""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Check every image and mask of a data set.", EXAMPLES)
+    result = command_parser("check", "Check every image and mask of a data set.", EXAMPLES)
     result.add_argument("root", help="folder of the data set")
     result.add_argument("--dataset", default="folder", help="layout: folder, camvid, ... (folder)")
     result.add_argument("--splits", nargs="+", default=["train", "val"], help="(train val)")
@@ -146,7 +146,3 @@ def write_reports(
         write_page("data_page.html", output / "data.html", values)
     except OSError as error:
         raise InputError(f"cannot write the report to '{output}': {error.strerror}") from error
-
-
-if __name__ == "__main__":
-    run(parser(), main)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 EXAMPLES = """\
-  python tools/convert_weights.py SPNet101_ade20k.pth.tar spnet101_ade20k.safetensors
+  sceneparse weights SPNet101_ade20k.pth.tar spnet101_ade20k.safetensors
 afterwards
   model.pretrained=spnet101_ade20k.safetensors       trains on from its backbone
   model.load_state_dict(sceneparse.models.pretrained.read_weights(FILE))    in Python"""
@@ -16,7 +16,7 @@ afterwards
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Convert a public SPNet checkpoint.", EXAMPLES)
+    result = command_parser("weights", "Convert a public SPNet checkpoint.", EXAMPLES)
     result.add_argument("source", metavar="IN", help="the published .pth, .pt or .tar file")
     result.add_argument("target", metavar="OUT", help="the .safetensors file to write")
     return result
@@ -53,7 +53,3 @@ def main(options: argparse.Namespace) -> None:
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     print(f"{len(state)} tensors, {parameters:,} parameters in {target}")
     print(f"they load strictly into sceneparse.create_segmentation_model({shown})")
-
-
-if __name__ == "__main__":
-    run(parser(), main)

@@ -7,23 +7,24 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
     from sceneparse.models.segmentation import SegmentationModel
 
 EXAMPLES = """\
-  python tools/export.py runs/quickstart --format onnx
-  python tools/export.py runs/quickstart --format onnx --argmax --normalize --output street.onnx
-  python tools/export.py runs/quickstart --format onnx --fixed 513 1025
-  python tools/export.py runs/quickstart --format onnx --int8 --calibrate data/quickstart
-  python tools/export.py runs/quickstart --format pt2
-  python tools/export.py runs/quickstart --format safetensors
+  sceneparse export runs/quickstart --format onnx
+  sceneparse export runs/quickstart --format onnx --argmax --normalize --output street.onnx
+  sceneparse export runs/quickstart --format onnx --fixed 513 1025
+  sceneparse export runs/quickstart --format onnx --int8 --calibrate data/quickstart
+  sceneparse export runs/quickstart --format pt2
+  sceneparse export runs/quickstart --format safetensors
 
 The file takes any number of images of any size, and holds classes, colours and normalisation. It is
 compared with the model at three sizes it was not traced at; where they differ, it is removed (exit
 code 1): logits by more than a thousandth of the largest, labels in more than a thousandth of the
-pixels, in int8 in more than 5%. tools/predict.py and tools/eval_miou.py run it as they run a model.
+pixels, in int8 in more than 5%. `sceneparse predict` and `sceneparse evaluate` take it
+in place of a run.
   onnx         for ONNX Runtime and others; float32, or with --int8 bytes
   pt2          for PyTorch (torch.export)
   safetensors  the weights alone, for this package"""
@@ -32,7 +33,7 @@ SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Export a trained segmentation model.", EXAMPLES)
+    result = command_parser("export", "Export a trained segmentation model.", EXAMPLES)
     result.add_argument("checkpoint", metavar="RUN", help="run or checkpoint folder")
     result.add_argument("--format", required=True, choices=SUFFIXES, help="kind of file")
     result.add_argument(
@@ -144,7 +145,3 @@ def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> 
     )
     progress().close()
     return lines
-
-
-if __name__ == "__main__":
-    run(parser(), main)

@@ -1,4 +1,4 @@
-"""Compare classifiers trained by tools/train_cls.py: accuracy with intervals, tests, costs."""
+"""Compare classifiers trained by `sceneparse classify`: accuracy with intervals, tests, costs."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
     from sceneparse.report.classifiers import Comparison
     from sceneparse.report.costs import Costs
 
 EXAMPLES = """\
-  python tools/compare_cls.py runs/none runs/strip_pooling runs/eca
-  python tools/compare_cls.py runs/cifar10/* --output results/cifar10
-  python tools/compare_cls.py runs/none runs/strip_pooling --counted
+  sceneparse compare runs/none runs/strip_pooling runs/eca
+  sceneparse compare runs/cifar10/* --output results/cifar10
+  sceneparse compare runs/none runs/strip_pooling --counted
 
-Each RUN is an output folder of tools/train_cls.py with its seeds. Seeds that are not finished are
-left out, and said. Costs are measured on this machine, in the precision it would train in.
+Each RUN is an output folder of `sceneparse classify` with its seeds. Seeds that are not finished
+are left out, and said. Costs are measured on this machine, in the precision it would train in.
 OUTPUT gets compare.html (one file that works offline), compare.md, compare.json, groups.csv,
 pairs.csv, and the plots as PNG and SVG."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Compare trained classifiers: accuracy, tests, costs.", EXAMPLES)
+    result = command_parser(
+        "compare", "Compare trained classifiers: accuracy, tests, costs.", EXAMPLES
+    )
     result.add_argument(
-        "runs", nargs="+", metavar="RUN", help="output folder of tools/train_cls.py"
+        "runs", nargs="+", metavar="RUN", help="output folder of `sceneparse classify`"
     )
     result.add_argument(
         "--output", default="runs/compare_cls", metavar="FOLDER", help="where results go"
@@ -100,7 +102,3 @@ def find_costs(
     for name, numbers in measured.items():
         costs[name].update(numbers)
     return costs, facts
-
-
-if __name__ == "__main__":
-    run(parser(), main)

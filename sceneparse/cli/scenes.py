@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 EXAMPLES = """\
-  python tools/make_scenes.py data/quickstart
-  python tools/make_scenes.py /tmp/scenes --train 1000 --val 100 --size 256 512 --seed 7"""
+  sceneparse scenes data/quickstart
+  sceneparse scenes /tmp/scenes --train 1000 --val 100 --size 256 512 --seed 7"""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Write synthetic street scenes with label masks.", EXAMPLES)
+    result = command_parser("scenes", "Write synthetic street scenes with label masks.", EXAMPLES)
     result.add_argument(
         "root", help="folder to write train/, val/, classes.txt and colors.txt into"
     )
@@ -48,7 +48,3 @@ def main(options: argparse.Namespace) -> None:
         f"{options.train} training and {options.val} validation scenes of {options.size[1]}x"
         f"{options.size[0]} pixels with {len(CLASSES)} classes in {options.root}"
     )
-
-
-if __name__ == "__main__":
-    run(parser(), main)

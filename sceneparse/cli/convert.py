@@ -6,18 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
     from sceneparse.data.source import Source
 
 EXAMPLES = """\
-  python tools/convert_data.py voc data/mine --masks SegmentationClass --images JPEGImages
-  python tools/convert_data.py colors data/mine --masks painted --images photos --table colors.csv
-  python tools/convert_data.py pairs data/mine --table pairs.csv
-  python tools/convert_data.py labelme data/mine --annotations labelled
-  python tools/convert_data.py coco-panoptic data/mine --annotations panoptic.json --images val2017
-  python tools/convert_data.py coco-instances data/mine --annotations inst.json --images val2017
+  sceneparse convert voc data/mine --masks SegmentationClass --images JPEGImages
+  sceneparse convert colors data/mine --masks painted --images photos --table colors.csv
+  sceneparse convert pairs data/mine --table pairs.csv
+  sceneparse convert labelme data/mine --annotations labelled
+  sceneparse convert coco-panoptic data/mine --annotations panoptic.json --images val2017
+  sceneparse convert coco-instances data/mine --annotations inst.json --images val2017
 
 colors: a CSV with the columns name,r,g,b; a class named ignore or void is not trained on.
 pairs: a CSV with the columns image,mask, relative to the file; masks hold 0..K-1, 255 is ignored.
@@ -37,7 +37,9 @@ ROOTED = ("pairs", "labelme")
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Convert a data set into folders of images and masks.", EXAMPLES)
+    result = command_parser(
+        "convert", "Convert a data set into folders of images and masks.", EXAMPLES
+    )
     result.add_argument("format", choices=sorted(NEEDED))
     result.add_argument("target", help="folder to make, e.g. data/mine")
     result.add_argument("--images", type=Path, help="folder of the images")
@@ -99,7 +101,7 @@ def main(options: argparse.Namespace) -> None:
     counts = {name: sum(split == name for split in splits.values()) for name in shares}
     described = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"{len(images)} images with {len(source.classes)} classes in {target}: {described}")
-    print(f"check it     python tools/check_data.py {target} --splits {' '.join(shares)}")
+    print(f"check it     sceneparse check {target} --splits {' '.join(shares)}")
 
 
 def split_shares(texts: list[str]) -> dict[str, float]:
@@ -132,7 +134,3 @@ def refuse_ambiguous(images: list[Path]) -> None:
     repeated = [name for name, n in Counter(image.stem for image in images).items() if n > 1]
     if repeated:
         raise InputError(f"{len(repeated)} names occur twice: {first_few(repeated)}")
-
-
-if __name__ == "__main__":
-    run(parser(), main)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -15,12 +14,12 @@ if TYPE_CHECKING:
     from sceneparse.sweep.plan import Plan
 
 EXAMPLES = """\
-  python tools/sweep_cls.py configs/sweep_report.yaml
-  python tools/sweep_cls.py configs/sweep_report.yaml train.epochs=10 optim.milestones=[5,8]
-  python tools/sweep_cls.py configs/sweep_report.yaml --workers 4 --storage postgresql://me@host/sweeps
+  sceneparse sweep sweep_report
+  sceneparse sweep sweep_report train.epochs=10 optim.milestones=[5,8]
+  sceneparse sweep sweep_report --workers 4 --storage postgresql://me@host/sweeps
 
 The YAML has the shape of a W&B sweep (method, metric, parameters, run_cap, early_terminate) and
-names the configuration of the runs. Every trial is a run as of tools/train_cls.py, in
+names the configuration of the runs. Every trial is a run as of `sceneparse classify`, in
 OUTPUT/trial-N; OUTPUT gets sweep.json, sweep.csv and pictures. The same command goes on with a
 sweep that was stopped or killed, on any number of machines with one --storage, and prints the
 results of one that is finished. A password may be given by PGPASSWORD or ~/.pgpass."""
@@ -28,8 +27,8 @@ results of one that is finished. A password may be given by PGPASSWORD or ~/.pgp
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Search the settings of classification runs.", EXAMPLES)
-    result.add_argument("sweep", type=Path, metavar="YAML", help="what is searched, and how")
+    result = command_parser("sweep", "Search the settings of classification runs.", EXAMPLES)
+    result.add_argument("sweep", metavar="YAML", help="file or recipe: what is searched, and how")
     result.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="changed settings of the runs"
     )
@@ -54,10 +53,11 @@ def main(options: argparse.Namespace) -> None:
     if missing := [name for name in ("optuna", "sklearn") if find_spec(name) is None]:
         raise InputError(f"{missing[0]} is not installed; run: pip install 'sceneparse[sweep]'")
 
+    from sceneparse.config.recipes import find_config
     from sceneparse.sweep.plan import read_plan
     from sceneparse.sweep.storage import explained_failures, open_storage
 
-    plan = read_plan(options.sweep, options.overrides, options.trials)
+    plan = read_plan(find_config(options.sweep), options.overrides, options.trials)
     place = options.storage or str(plan.output / "journal.log")
 
     # Imported late so that what is wrong with the YAML is said at once.
@@ -104,7 +104,3 @@ def complain_of_failures(plan: Plan, study: Study) -> None:
     ended = [row for row in rows_of(plan, attempts_of(study)) if row.ended]
     if ended and all(row.state == "failed" for row in ended):
         raise InputError(f"all {len(ended)} trials failed, the first one: {ended[0].note}")
-
-
-if __name__ == "__main__":
-    run(parser(), main)
