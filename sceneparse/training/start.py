@@ -31,7 +31,7 @@ from sceneparse.runtime.distributed import (
     launch_name,
     restarted_by_torchrun,
 )
-from sceneparse.runtime.precision import Compute, amp_name, choose_dtype
+from sceneparse.runtime.precision import Compute, amp_name, auto_dtype, choose_dtype
 from sceneparse.training.loop import Forward
 from sceneparse.training.position import Position
 from sceneparse.training.run import Training
@@ -74,11 +74,18 @@ def begin_run(
 
 
 def choose_compute(amp: str, start: Start, *, channels_last: bool) -> Compute:
-    """Choose precision and memory layout; a resumed run keeps what "auto" chose at its start."""
+    """Choose precision and memory layout, and log the precision with its reason.
+
+    A resumed run keeps what "auto" chose at its start. Raises InputError.
+    """
+    device, reason = start.process.device, f"train.amp={amp}"
     if amp == "auto" and start.saved is not None:
-        amp = start.saved.meta["amp"]
-    device = start.process.device
-    return Compute(device, choose_dtype(amp, device), channels_last)
+        amp, reason = start.saved.meta["amp"], "as the run began"
+    elif amp == "auto":
+        _, reason = auto_dtype(device)
+    compute = Compute(device, choose_dtype(amp, device), channels_last)
+    logger.info(f"precision: {compute.name} ({reason})")
+    return compute
 
 
 def validate_inputs(
