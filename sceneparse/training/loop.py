@@ -68,37 +68,6 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             yield first_step + step + 1, stepped, names
 
 
-def staged(batches: Iterable[Batch], compute: Compute) -> Iterator[Batch]:
-    """Copy each batch to the GPU while the network works on the one before.
-
-    The copies run in a CUDA stream of their own. On other devices, yields the batches unchanged.
-    """
-    if compute.device.type != "cuda":
-        yield from batches
-        return
-    side = torch.cuda.Stream(compute.device)
-    waiting: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(side):
-            images = compute.place_images(batch.images)
-            targets = batch.targets.to(compute.device, non_blocking=True)
-            copying = Batch(images, targets, batch.names), side.record_event()
-        if waiting is not None:
-            yield _arrived(*waiting)
-        waiting = copying
-    if waiting is not None:
-        yield _arrived(*waiting)
-
-
-def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """Make the current stream wait for a copy, and keep its memory until that stream is done."""
-    stream = torch.cuda.current_stream()
-    stream.wait_event(copied)
-    for tensor in (batch.images, batch.targets):
-        tensor.record_stream(stream)
-    return batch
-
-
 _SMALLER_STEPS = "lower train.batch_size, raise train.accumulate, or lower augment.crop"
 _SMALLER_WINDOWS = "evaluate in windows (protocol slide) of a smaller crop"
 

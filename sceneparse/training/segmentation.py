@@ -38,7 +38,6 @@ from sceneparse.runtime.distributed import Process, check_on_main, parallel_netw
 from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.ema import MovingAverage
-from sceneparse.training.loop import staged
 from sceneparse.training.optim import Stepper, create_optimizer, poly_schedule
 from sceneparse.training.run import Loss, Training
 from sceneparse.training.start import (
@@ -241,7 +240,7 @@ def _assemble(
         compute=compute,
         normalize=normalize,
         sampler=sampler,
-        batches=lambda: staged(batches(loader), compute),
+        batches=lambda: batches(loader),
         validate=partial(
             validate_segmentation,
             dataset=val_set,
