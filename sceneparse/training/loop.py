@@ -53,14 +53,16 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             loss_sum, names = torch.zeros((), device=compute.device), []
         torch.manual_seed(_seed_from(*seed, first_step + step, piece))
         step_ends = piece == accumulate - 1
-        with explained_lack_of_memory(batch, compute, _SMALLER_STEPS):
+        with (
+            explained_lack_of_memory(batch, compute, _SMALLER_STEPS),
+            _sync_gradients(model, step_ends),
+        ):
             images = normalize(compute.place_images(batch.images))
             targets = batch.targets.to(compute.device, non_blocking=True)
-            with _sync_gradients(model, step_ends):
-                with compute.autocast():
-                    outputs = forward(model, images)
-                loss = loss_function(outputs, targets) / accumulate
-                stepper.scaler.scale(_nan_unless_finite(loss)).backward()
+            with compute.autocast():
+                outputs = forward(model, images)
+            loss = loss_function(outputs, targets) / accumulate
+            stepper.scaler.scale(_nan_unless_finite(loss)).backward()
             loss_sum += loss.detach()
             names += batch.names
             stepped = stepper.step(model, loss_sum) if step_ends else None

@@ -67,9 +67,7 @@ def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
         limit = len(dataset) if check == "all" or len(dataset) <= 2000 else 500
         check_samples(dataset, spread(len(dataset), limit))
         if limit < len(dataset):
-            logger.info(
-                f"checked {limit} of {len(dataset)} samples; tools/check_data.py looks at all"
-            )
+            logger.info(f"checked {limit} of {len(dataset)} samples; `sceneparse check` checks all")
 
 
 def _create_sampler(
@@ -205,6 +203,18 @@ def _create_stepper(
     )
 
 
+def _create_evaluation_loader(
+    config: SegConfig, dataset: SegmentationDataset, process: Process
+) -> DataLoader[Any]:
+    return evaluation_loader(
+        dataset,
+        rank=process.rank,
+        world_size=process.world_size,
+        workers=config.data.workers,
+        timeout=config.data.timeout,
+    )
+
+
 def _create_protocol(config: SegConfig) -> Protocol:
     settings = _eval_settings(config)
     return create_protocol(settings.pop("name"), dataset=config.data.dataset, **settings)
@@ -244,13 +254,7 @@ def _assemble(
         validate=partial(
             validate_segmentation,
             dataset=val_set,
-            loader=evaluation_loader(
-                val_set,
-                rank=process.rank,
-                world_size=process.world_size,
-                workers=config.data.workers,
-                timeout=config.data.timeout,
-            ),
+            loader=_create_evaluation_loader(config, val_set, process),
             protocol=_create_protocol(config),
             normalize=normalize,
             compute=compute,
