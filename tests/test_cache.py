@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import struct
@@ -183,3 +184,16 @@ def test_unwritable_cache_is_explained(scenes: Path, own_cache: Path) -> None:
     own_cache.write_text("a file is in the way")
     with pytest.raises(InputError, match=r"cannot write the cache .*set data\.cache: none"):
         DiskCache(plain_samples(scenes))
+
+
+def test_full_disk_is_explained(
+    scenes: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cached = DiskCache(plain_samples(scenes))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"No space left on device; free some space"):
+        cached[0]
+    assert list(own_cache.iterdir()) == []

@@ -1,22 +1,21 @@
-"""Decoded samples kept between epochs (in memory) or runs (on disk), as raw 8-bit arrays.
+"""Keep decoded samples between epochs (in memory) or between runs (on disk).
 
-All worker processes share them. On disk, a sample is one file in the user's cache folder, named by
-the paths, sizes and dates of its image and mask, the label table and the decoder's version; it is
-written aside, renamed, checked by checksum once per process, and made anew where it is damaged.
+All worker processes share them. On disk, a sample is one .npy file in the user's cache folder. Its
+name depends on the paths, sizes and dates of image and mask, on the label table and on the
+decoder's version.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import multiprocessing
 import os
-import struct
 import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -26,18 +25,17 @@ from sceneparse.data.balance import cache_folder
 from sceneparse.data.datasets import Pair, Sample, SegmentationDataset
 from sceneparse.data.labels import IGNORE_8_BIT, Labels
 from sceneparse.data.reading import image_size
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, reason_of, refusing
 
 # Raise it when the same files decode to other arrays.
 _DECODER_VERSION = 1
-_HEADER = struct.Struct("<4sIIII")  # magic, height, width, bytes per label, checksum
-_MAGIC = b"SPC1"
 
 
 class DiskCache(SegmentationDataset):
-    """A data set whose decoded samples are kept on disk and mapped into memory.
+    """A dataset whose decoded samples are kept on disk and mapped into memory.
 
-    The arrays it returns are read-only views of the file.
+    A file is written aside and renamed, so that several processes may write it at once. Its
+    checksum is compared once per process; a damaged file is replaced. The arrays are read-only.
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
@@ -47,35 +45,30 @@ class DiskCache(SegmentationDataset):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(_cannot_write(self._folder, error)) from error
+            raise _cannot_write(self._folder, error) from error
 
     def __getitem__(self, index: int) -> Sample:
-        path = self._folder / f"{_key(self.pairs[index], repr(self.table))}.raw"
+        pair = self.pairs[index]
+        path = self._folder / f"{_key(pair, repr(self.table))}.npy"
         arrays = self._load(path)
         if arrays is None:
             image, mask, _ = super().__getitem__(index)
             _store(path, image, mask)
             arrays = image, mask
-        return *arrays, self.pairs[index].name
+        return *arrays, pair.name
 
     def _load(self, path: Path) -> tuple[NDArray[np.uint8], Labels] | None:
-        """Map a file; None where it is missing or not what was written."""
+        """Map a file into memory; return None if it is missing or damaged."""
         try:
-            with path.open("rb") as file:
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):  # ValueError: the file is empty
+            with refusing(path, "damaged"):
+                record = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+                image, mask = record["image"], record["mask"]
+                if path not in self._checked and record["checksum"] != _checksum(image, mask):
+                    return None
+        except InputError:
             return None
-        if len(content) < _HEADER.size:
-            return None
-        magic, height, width, label_bytes, checksum = _HEADER.unpack_from(content)
-        expected = _HEADER.size + height * width * (3 + label_bytes)
-        if magic != _MAGIC or len(content) != expected:
-            return None
-        if path not in self._checked:
-            if zlib.crc32(memoryview(content)[_HEADER.size :]) != checksum:
-                return None
-            self._checked.add(path)
-        return _views(content, _HEADER.size, (height, width), label_bytes)
+        self._checked.add(path)
+        return image, mask
 
 
 def _key(pair: Pair, table: str) -> str:
@@ -90,35 +83,31 @@ def _key(pair: Pair, table: str) -> str:
 
 
 def _store(path: Path, image: NDArray[np.uint8], mask: Labels) -> None:
-    content = np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(mask).tobytes()
-    header = _HEADER.pack(_MAGIC, *mask.shape, mask.itemsize, zlib.crc32(content))
+    # The mask comes before the image, so that labels of 16 bits are aligned.
+    parts = [("checksum", "<u4"), ("mask", mask.dtype, mask.shape), ("image", "u1", image.shape)]
+    record = np.empty((), parts)
+    record["checksum"], record["mask"], record["image"] = _checksum(image, mask), mask, image
+    # Through memory: if the disk is full, numpy's own error does not say so.
+    content = io.BytesIO()
+    np.save(content, record)
     aside = path.with_suffix(f".{os.getpid()}")
     try:
-        aside.write_bytes(header + content)
+        aside.write_bytes(content.getbuffer())
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise InputError(_cannot_write(path, error)) from error
+        raise _cannot_write(path, error) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
-    return (
-        f"cannot write the cache {path}: {error.strerror}; free some space, point XDG_CACHE_HOME "
-        "elsewhere, or set data.cache: none"
+def _checksum(image: NDArray[np.uint8], mask: Labels) -> int:
+    return zlib.crc32(np.ascontiguousarray(image), zlib.crc32(np.ascontiguousarray(mask)))
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write the cache {path}: {reason_of(error)}; free some space, point "
+        "XDG_CACHE_HOME elsewhere, or set data.cache: none"
     )
-
-
-def _views(
-    content: Any,  # noqa: ANN401 - a memory map
-    offset: int,
-    size: tuple[int, int],
-    label_bytes: int,
-) -> tuple[NDArray[np.uint8], Labels]:
-    pixels = size[0] * size[1]
-    kind = np.uint8 if label_bytes == 1 else np.uint16
-    image = np.frombuffer(content, np.uint8, 3 * pixels, offset).reshape(*size, 3)
-    mask = np.frombuffer(content, kind, pixels, offset + 3 * pixels).reshape(size)
-    return image, mask
 
 
 class MemoryCache(SegmentationDataset):
@@ -159,6 +148,17 @@ class MemoryCache(SegmentationDataset):
         for view in views:
             view.flags.writeable = False
         return *views, self.pairs[index].name
+
+
+def _views(
+    content: mmap.mmap, offset: int, size: tuple[int, int], label_bytes: int
+) -> tuple[NDArray[np.uint8], Labels]:
+    """View image (H, W, 3) and mask (H, W) in a piece of memory."""
+    pixels = size[0] * size[1]
+    kind = np.uint8 if label_bytes == 1 else np.uint16
+    image = np.frombuffer(content, np.uint8, 3 * pixels, offset).reshape(*size, 3)
+    mask = np.frombuffer(content, kind, pixels, offset + 3 * pixels).reshape(size)
+    return image, mask
 
 
 def _processes_fork() -> bool:
