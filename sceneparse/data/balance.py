@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.cache import cache_folder, save_array
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
 from sceneparse.errors import InputError, refusing
@@ -57,7 +58,11 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
             )
         )
     counts = np.stack(each).astype(np.int64)
-    _keep(cached, counts, say)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        save_array(cached, counts)
+    except OSError as error:
+        say(f"the counts cannot be kept for later runs: {error}")
     return counts
 
 
@@ -76,25 +81,9 @@ def _kept(path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> Pix
     return counts
 
 
-def cache_folder() -> Path:
-    """Where the user's caches lie: XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sceneparse"
-
-
 def _fingerprint(dataset: SegmentationDataset) -> str:
     digest = hashlib.sha256(repr(dataset.table).encode())
     for pair in dataset.pairs:
         state = pair.mask.stat()
         digest.update(f"{pair.mask.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
-
-
-def _keep(path: Path, counts: PixelCounts, say: Callable[[str], None]) -> None:
-    """Write aside and rename, so that a reader sees all or nothing."""
-    aside = path.with_suffix(f".{os.getpid()}.npy")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(aside, counts)
-        aside.replace(path)
-    except OSError as error:
-        say(f"the counts cannot be kept for later runs: {error}")

@@ -16,12 +16,12 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from sceneparse.data.balance import cache_folder
 from sceneparse.data.datasets import Pair, Sample, SegmentationDataset
 from sceneparse.data.labels import IGNORE_8_BIT, Labels
 from sceneparse.data.reading import image_size
@@ -29,6 +29,28 @@ from sceneparse.errors import InputError, reason_of, refusing
 
 # Raise it when the same files decode to other arrays.
 _DECODER_VERSION = 1
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user's caches, below XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sceneparse"
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an .npy file aside and rename it, so that a reader sees all or nothing of it.
+
+    Raises OSError and leaves nothing behind if it cannot be written.
+    """
+    # Through memory: if the disk is full, numpy's own error does not say so.
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    aside = path.with_suffix(f".{os.getpid()}")
+    try:
+        aside.write_bytes(content.getbuffer())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 class DiskCache(SegmentationDataset):
@@ -87,15 +109,9 @@ def _store(path: Path, image: NDArray[np.uint8], mask: Labels) -> None:
     parts = [("checksum", "<u4"), ("mask", mask.dtype, mask.shape), ("image", "u1", image.shape)]
     record = np.empty((), parts)
     record["checksum"], record["mask"], record["image"] = _checksum(image, mask), mask, image
-    # Through memory: if the disk is full, numpy's own error does not say so.
-    content = io.BytesIO()
-    np.save(content, record)
-    aside = path.with_suffix(f".{os.getpid()}")
     try:
-        aside.write_bytes(content.getbuffer())
-        aside.replace(path)
+        save_array(path, record)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise _cannot_write(path, error) from error
 
 
