@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from sceneparse.data.likeness import Likeness, alike_pairs
 
@@ -33,18 +35,9 @@ def split_images(
 
 
 def _groups(likenesses: Sequence[Likeness]) -> list[list[int]]:
-    """Join all that are alike, also by way of a third."""
-    leader = list(range(len(likenesses)))
-
-    def find(i: int) -> int:
-        while leader[i] != i:
-            leader[i] = leader[leader[i]]
-            i = leader[i]
-        return i
-
-    for i, j, _ in alike_pairs(likenesses, likenesses):
-        leader[find(i)] = find(j)
-    groups: dict[int, list[int]] = {}
-    for i in range(len(likenesses)):
-        groups.setdefault(find(i), []).append(i)
-    return list(groups.values())
+    """Group the indices of all images that are alike, also by way of a third image."""
+    size = len(likenesses)
+    edges = np.array([pair[:2] for pair in alike_pairs(likenesses, likenesses)], int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(edges)), edges.T), shape=(size, size))
+    _, group_of = connected_components(graph, directed=False)
+    return [np.flatnonzero(group_of == group).tolist() for group in np.unique(group_of)]
