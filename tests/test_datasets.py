@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sceneparse.data.datasets import DATASETS, Pair, PairList, SegmentationDataset, create_dataset
+from sceneparse.data.datasets import DATASETS, SegmentationDataset, create_dataset
 from sceneparse.data.doctor import check_samples, spread
 from sceneparse.errors import InputError
 
@@ -350,15 +349,3 @@ def test_real_ade20k(shared: Path) -> None:
         assert set(np.unique(mask)) <= {*range(150), 255}
         assert image.shape == (*raw.shape, 3)
         assert name.startswith("ADE_val_")
-
-
-def test_packed_pairs_are_those_that_were_packed() -> None:
-    names = ["a b.png", "\u00fc\u4e2d.png", b"caf\xe9.png".decode("utf-8", "surrogateescape"), "c"]
-    pairs = [Pair(Path("/data/i") / name, Path("m") / name, name) for name in names]
-    packed = PairList(pairs)
-    assert list(packed) == pairs
-    assert (packed[-1], packed[1:3], packed.index(pairs[2])) == (pairs[3], pairs[1:3], 2)
-    assert list(pickle.loads(pickle.dumps(packed))) == pairs
-    with pytest.raises(IndexError):
-        packed[4]
-    assert len(PairList([])) == 0

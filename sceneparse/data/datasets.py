@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,38 +39,6 @@ class Pair:
     name: str
 
 
-class PairList(Sequence[Pair]):
-    """Pairs packed into two arrays, so that worker processes share their memory.
-
-    Of a list of Python objects every worker would copy page after page, since looking at an
-    object counts a reference in it.
-    """
-
-    def __init__(self, pairs: Iterable[Pair]) -> None:
-        rows = [f"{p.image}\0{p.mask}\0{p.name}".encode("utf-8", _ESCAPED) for p in pairs]
-        self._text = np.frombuffer(b"".join(rows), dtype=np.uint8)
-        self._ends = np.cumsum([0, *map(len, rows)])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        row = self._text[self._ends[number] : self._ends[number + 1]].tobytes()
-        image, mask, name = row.decode("utf-8", _ESCAPED).split("\0")
-        return Pair(Path(image), Path(mask), name)
-
-
-# File names that are not UTF-8 come back as they were.
-_ESCAPED = "surrogateescape"
-
-
 Sample = tuple[NDArray[np.uint8], Labels, str]
 
 
@@ -78,7 +46,7 @@ class SegmentationDataset:
     """Pairs read on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name."""
 
     def __init__(self, pairs: Iterable[Pair], table: LabelTable) -> None:
-        self.pairs = PairList(pairs)
+        self.pairs = tuple(pairs)
         self.table = table
 
     def __len__(self) -> int:
