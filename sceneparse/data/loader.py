@@ -143,20 +143,25 @@ def _pack(images: Sequence[Tensor], masks: Sequence[Tensor], names: Sequence[str
 
 
 def _start_worker(main: int, _: int) -> None:
-    """Prepare a worker of the process `main`, which need not be its parent."""
+    """Prepare a data worker; `main` is the process id of the training process."""
     # Workers times OpenCV threads would fight for the cores that the network needs.
     cv2.setNumThreads(0)
-    # Signals to stop reach workers too; they leave it to the main process, which needs them still.
+    # A scheduler sends signals to stop to workers too. They must wait for the main process, which
+    # still needs them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with, args=(main,), daemon=True).start()
+        threading.Thread(target=_exit_when_told, args=(main,), daemon=True).start()
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 
-def _end_with(main: int) -> None:
-    """End a worker when its main process says so, or was killed."""
+def _exit_when_told(main: int) -> None:
+    """End a worker at the SIGTERM of its main process, or when that process is gone.
+
+    torch's own watchdog looks at the parent, which is a fork server since Python 3.14 and outlives
+    a killed main process.
+    """
     while Path(f"/proc/{main}").exists():
         told = signal.sigtimedwait({signal.SIGTERM}, 3)
         if told is not None and told.si_pid == main:
