@@ -171,37 +171,6 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             return
 
 
-def staged(batches: Iterable[Batch], compute: Compute) -> Iterator[Batch]:
-    """Copy each batch of the loader to a GPU while the one before is computed, one ahead.
-
-    The copies run in a stream of their own; elsewhere the batches come as they are.
-    """
-    if compute.device.type != "cuda":
-        yield from batches
-        return
-    side = torch.cuda.Stream(compute.device)
-    waiting: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(side):
-            images = compute.place_images(batch.images)
-            targets = batch.targets.to(compute.device, non_blocking=True)
-            coming = Batch(images, targets, batch.names), side.record_event()
-        if waiting is not None:
-            yield _arrived(*waiting)
-        waiting = coming
-    if waiting is not None:
-        yield _arrived(*waiting)
-
-
-def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """Let the present stream wait for a copy, whose memory is not used anew before it is done."""
-    stream = torch.cuda.current_stream()
-    stream.wait_event(copied)
-    for tensor in (batch.images, batch.targets):
-        tensor.record_stream(stream)
-    return batch
-
-
 _SMALLER_STEPS = "lower train.batch_size, raise train.accumulate, or lower augment.crop"
 _SMALLER_WINDOWS = "evaluate in windows (protocol slide) of a smaller crop"
 

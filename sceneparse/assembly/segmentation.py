@@ -37,7 +37,7 @@ from sceneparse.data.loader import (
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.distributed import Process, check_on_main, parallel_network
-from sceneparse.engine import Stepper, staged
+from sceneparse.engine import Stepper
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import create_protocol
@@ -105,7 +105,7 @@ def prepare_training(
         compute=compute,
         normalize=normalize,
         sampler=sampler,
-        batches=lambda: staged(batches(loader), compute),
+        batches=lambda: batches(loader),
         validate=partial(
             validate_segmentation,
             dataset=val_set,
