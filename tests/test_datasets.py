@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sceneparse.data.datasets import DATASETS, SegmentationDataset, create_dataset
-from sceneparse.data.doctor import check_samples, spread
+from sceneparse.data.datasets import DATASETS, SegmentationDataset, create_dataset, spread
+from sceneparse.data.quick_check import check_samples
 from sceneparse.errors import InputError
 
 

@@ -74,6 +74,11 @@ class SegmentationDataset:
             raise InputError(f"{path}: {error}") from error
 
 
+def spread(size: int, limit: int) -> list[int]:
+    """Return at most `limit` indices, evenly spread over 0..size-1."""
+    return sorted({int(index) for index in np.linspace(0, size - 1, min(size, limit)).round()})
+
+
 def classes_unless_named(name: str, root: str | Path, known: Sequence[str]) -> list[str] | None:
     """Return the classes that a model knows, for a folder that need not name them; else None."""
     unnamed = name == "folder" and not (Path(root) / "classes.txt").is_file()

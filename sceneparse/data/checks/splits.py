@@ -9,23 +9,27 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sceneparse.data.likeness import Likeness, alike_pairs
+from sceneparse.data.checks.duplicates import Fingerprint, duplicate_pairs
 
 
 def split_images(
-    images: Sequence[Path], likenesses: Sequence[Likeness], shares: Mapping[str, float], seed: int
+    images: Sequence[Path],
+    fingerprints: Sequence[Fingerprint],
+    shares: Mapping[str, float],
+    seed: int,
 ) -> dict[Path, str]:
-    """Deal groups of like images out to the splits, each in turn to the one that lacks most.
+    """Return the split of every image; duplicates share a split.
 
     `shares` are the wanted parts, e.g. {"train": 0.8, "val": 0.2}. The same files, shares and seed
-    give the same splits, whatever the order of the files.
+    give the same splits, in whatever order the files come.
     """
     order = sorted(range(len(images)), key=lambda i: images[i].as_posix())
-    groups = _groups([likenesses[i] for i in order])
+    groups = _groups([fingerprints[i] for i in order])
     generator = np.random.default_rng(seed)
     total, dealt = sum(shares.values()), dict.fromkeys(shares, 0)
     result = {}
-    # Large groups first, while every split has room for them.
+    # Large groups first, while every split has room for them. Each goes to the split that lacks
+    # most images.
     shuffled = [groups[i] for i in generator.permutation(len(groups))]
     for group in sorted(shuffled, key=len, reverse=True):
         split = max(shares, key=lambda name: shares[name] / total * len(images) - dealt[name])
@@ -34,10 +38,11 @@ def split_images(
     return result
 
 
-def _groups(likenesses: Sequence[Likeness]) -> list[list[int]]:
-    """Group the indices of all images that are alike, also by way of a third image."""
-    size = len(likenesses)
-    edges = np.array([pair[:2] for pair in alike_pairs(likenesses, likenesses)], int).reshape(-1, 2)
+def _groups(fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
+    """Group the indices of all duplicates, also of those that are linked by a third image."""
+    size = len(fingerprints)
+    pairs = [pair[:2] for pair in duplicate_pairs(fingerprints, fingerprints)]
+    edges = np.array(pairs, int).reshape(-1, 2)
     graph = coo_array((np.ones(len(edges)), edges.T), shape=(size, size))
     _, group_of = connected_components(graph, directed=False)
     return [np.flatnonzero(group_of == group).tolist() for group in np.unique(group_of)]
