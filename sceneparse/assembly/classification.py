@@ -24,7 +24,7 @@ from sceneparse.assembly.runs import (
 )
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import render_config
-from sceneparse.data.classes import LabelledImages, load_classes, split_off
+from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
 from sceneparse.distributed import Process
 from sceneparse.engine import Stepper

@@ -116,7 +116,8 @@ def _store(path: Path, image: NDArray[np.uint8], mask: Labels) -> None:
 
 
 def _checksum(image: NDArray[np.uint8], mask: Labels) -> int:
-    return zlib.crc32(np.ascontiguousarray(image), zlib.crc32(np.ascontiguousarray(mask)))
+    seed = zlib.crc32(np.ascontiguousarray(mask).data)
+    return zlib.crc32(np.ascontiguousarray(image).data, seed)
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:

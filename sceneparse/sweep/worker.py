@@ -29,7 +29,7 @@ from torch import nn
 
 from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
 from sceneparse.config.classification import ClsConfig, ClsDataSection
-from sceneparse.data.classes import LabelledImages
+from sceneparse.data.image_folders import LabelledImages
 from sceneparse.distributed import Process, join_processes
 from sceneparse.errors import InputError, NumericalError, Preempted
 from sceneparse.models.classification import create_classifier

@@ -1,4 +1,4 @@
-"""Images with one class each, held in memory whole: CIFAR, and any folder of class folders."""
+"""Read classification datasets, held in memory whole: class folders (SPLIT/CLASS/IMAGE) and CIFAR."""
 
 from __future__ import annotations
 
