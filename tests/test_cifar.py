@@ -15,8 +15,8 @@ from test_classification import official_resnet20
 from test_train_cls import CONFIG
 from test_train_seg import call
 
-from sceneparse.data.image_folders import load_classes
 from sceneparse.data.device_loader import evaluation_batches
+from sceneparse.data.image_folders import load_classes
 from sceneparse.engine import evaluate_classifier
 from sceneparse.inference.normalization import Normalization
 from sceneparse.precision import Compute

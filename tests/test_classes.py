@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import hflip, pad
 
-from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
+from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.errors import InputError
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +179,51 @@ def test_section_with_all_keys_commented_out_has_the_defaults(tmp_path: Path) ->
 def test_missing_file() -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml"):
         load_config("nowhere.yaml", (), SegConfig)
+
+
+# Settings that take the names of a table, and where the table is.
+NAMED = {
+    "data.dataset": (SegConfig, "sceneparse.data.datasets", "DATASETS"),
+    "data.sampling": (SegConfig, "sceneparse.data.sampling", "SAMPLING"),
+    "data.cache": (SegConfig, "sceneparse.data.cache", "CACHES"),
+    "model.head": (SegConfig, "sceneparse.models.heads", "HEADS"),
+    "model.attention": (SegConfig, "sceneparse.layers.attention", "ATTENTION"),
+    "model.norm": (SegConfig, "sceneparse.layers.norms", "NORMS"),
+    "loss.terms": (SegConfig, "sceneparse.losses", "LOSSES"),
+    "loss.class_weights": (SegConfig, "sceneparse.data.balance", "CLASS_WEIGHTS"),
+    "eval.protocol": (SegConfig, "sceneparse.inference.protocols", "PROTOCOLS"),
+    "eval.weighting": (SegConfig, "sceneparse.inference.windows", "WEIGHTINGS"),
+    "attention": (ClsConfig, "sceneparse.layers.attention", "ATTENTION"),
+}
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("key", NAMED)
+def test_a_new_entry_of_a_table_is_allowed_at_once(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, module, name = NAMED[key]
+    path = write(tmp_path, "data: {root: x}\n")
+    change = f"{key}={{brand_new: 1.0}}" if key == "loss.terms" else f"{key}=brand_new"
+    table = getattr(importlib.import_module(module), name)
+    with pytest.raises(InputError) as caught:
+        load_config(path, [change], kind)
+    assert f"{key}: unknown " in str(caught.value)
+    assert "'brand_new'; choose one of: " in str(caught.value)
+    assert sorted(table)[-1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    added = {**table, "brand_new": None} if isinstance(table, dict) else (*table, "brand_new")
+    monkeypatch.setattr(f"{module}.{name}", added)
+    assert "brand_new" in str(load_config(path, [change], kind))
+
+
+def test_configuration_is_read_without_torch(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {root: x}\n")
+    code = (
+        "import sys; from sceneparse.config.loading import load_config; "
+        "from sceneparse.config.segmentation import SegConfig; "
+        "from sceneparse.config.classification import ClsConfig; "
+        f"load_config({str(path)!r}, [], SegConfig); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "cv2"} & set(done.stdout.split()) == set()

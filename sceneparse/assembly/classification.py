@@ -24,8 +24,8 @@ from sceneparse.assembly.runs import (
 )
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import render_config
-from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
+from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.distributed import Process
 from sceneparse.engine import Stepper
 from sceneparse.errors import InputError, first_few

@@ -20,23 +20,34 @@ from sceneparse.errors import InputError, refusing
 PixelCounts = NDArray[np.int64]
 
 
-def class_weights(rule: str, counts: PixelCounts) -> list[float]:
-    """Weights that raise rare classes.
+def median_frequency(counts: PixelCounts) -> NDArray[np.float64]:
+    """Weight a class by the median of all frequencies over its own.
 
-    "median_frequency" (Eigen and Fergus, ICCV 2015, section 6.3.2): median of the frequencies over
-    a class's frequency, in the images it occurs in; 0 for a class that never occurs. "enet"
-    (Paszke et al., arXiv 1606.02147, section 4): 1 / ln(1.02 + share of all pixels).
+    The frequency is counted in the images that show the class; a class that never occurs has
+    weight 0. Eigen and Fergus, ICCV 2015, section 6.3.2.
     """
     pixels = counts.sum(0)
-    if rule == "enet":
-        weights = 1 / np.log(1.02 + pixels / pixels.sum())
-        return [float(weight) for weight in weights]
     occurs = pixels > 0
     image_pixels = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
     frequencies = pixels[occurs] / image_pixels[occurs]
-    result = np.zeros(len(pixels))
-    result[occurs] = np.median(frequencies) / frequencies
-    return [float(weight) for weight in result]
+    weights = np.zeros(len(pixels))
+    weights[occurs] = np.median(frequencies) / frequencies
+    return weights
+
+
+def enet(counts: PixelCounts) -> NDArray[np.float64]:
+    """Weight a class by 1 / ln(1.02 + share of all pixels).
+
+    Paszke et al., arXiv 1606.02147, section 4.
+    """
+    pixels = counts.sum(0)
+    weights: NDArray[np.float64] = 1 / np.log(1.02 + pixels / pixels.sum())
+    return weights
+
+
+def class_weights(rule: str, counts: PixelCounts) -> list[float]:
+    """Return a weight per class (K,), larger for rare classes, by a rule of CLASS_WEIGHTS."""
+    return [float(weight) for weight in CLASS_WEIGHTS[rule](counts)]
 
 
 def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> PixelCounts:
@@ -87,3 +98,9 @@ def _fingerprint(dataset: SegmentationDataset) -> str:
         state = pair.mask.stat()
         digest.update(f"{pair.mask.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
+
+
+CLASS_WEIGHTS: dict[str, Callable[[PixelCounts], NDArray[np.float64]]] = {
+    "median_frequency": median_frequency,
+    "enet": enet,
+}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sceneparse.data.classes import LabelledImages
+from sceneparse.data.image_folders import LabelledImages
 from sceneparse.data.loader import Batch
 from sceneparse.errors import InputError
 

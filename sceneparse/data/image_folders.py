@@ -1,4 +1,4 @@
-"""Read classification datasets, held in memory whole: class folders (SPLIT/CLASS/IMAGE) and CIFAR."""
+"""Classification datasets, held in memory whole: class folders (SPLIT/CLASS/IMAGE) and CIFAR."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
     if dataset == "folder":
         return _read_folder(inside(root, split, "the split"), size)
     if dataset not in _CIFAR:
-        raise unknown_name("data set", dataset, [*_CIFAR, "folder"])
+        raise unknown_name("data set", dataset, IMAGE_DATASETS)
     kind = _CIFAR[dataset]
     if not _is_there(kind, root):
         _download(kind, root, dataset)
@@ -76,6 +76,7 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
 
 
 _CIFAR: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+IMAGE_DATASETS = (*_CIFAR, "folder")
 
 
 def _is_there(kind: type[CIFAR10], root: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sceneparse.data.balance import class_weights
+from sceneparse.data.balance import CLASS_WEIGHTS, class_weights
 from sceneparse.data.checks.duplicates import Fingerprint, duplicate_pairs, fingerprint_of
 from sceneparse.data.datasets import Pair, SegmentationDataset
 from sceneparse.data.labels import count_labels
@@ -158,7 +158,7 @@ def summarise(
         "std": _deviation(used, pixels),
         "class_weights": {
             rule: [round(weight, 4) for weight in class_weights(rule, counts)]
-            for rule in ("median_frequency", "enet")
+            for rule in CLASS_WEIGHTS
             if counts.any()
         },
     }
