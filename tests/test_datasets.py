@@ -133,7 +133,7 @@ def test_list_file_with_spaces_in_names(root: Path) -> None:
 
 LIST_FAULTS = {
     "train/images/../../../a.png x.png": r"mine\.txt: 'train/images/\.\./.*' lies outside",
-    "a.png/.. b.png": "is a folder, where an image is expected",
+    "a.png/.. b.png": "is a folder; expected an image",
     f"{'a' * 300}.png train/labels/a.png": r"1 masks have no image: a\.png",
     "a\x1b[2J.png": r"line 1: expected 'image mask', got 'a\\x1b\[2J\.png'",
     "a\x85b.png c.png": "expected 'image mask', got 'a'",
@@ -260,14 +260,14 @@ def test_missing_root_and_split_are_named(root: Path, dataset: str) -> None:
 @pytest.mark.fault(6)
 def test_unknown_data_set_lists_the_valid_ones(root: Path) -> None:
     names = ", ".join(sorted(DATASETS))
-    with pytest.raises(InputError, match=f"unknown data set 'ade2k'; choose one of: {names}$"):
+    with pytest.raises(InputError, match=f"unknown dataset 'ade2k'; choose one of: {names}$"):
         create_dataset("ade2k", root, "train")
 
 
 def test_classes_go_with_a_folder_only(root: Path) -> None:
     (root / "classes.txt").unlink()
     assert create_dataset("folder", root, "train", ["a", "b"]).table.names == ["a", "b"]
-    with pytest.raises(InputError, match=r"data\.classes goes with dataset 'folder'; 'camvid'"):
+    with pytest.raises(InputError, match=r"data\.classes is for dataset 'folder' only; 'camvid'"):
         create_dataset("camvid", root, "train", ["a", "b"])
 
 

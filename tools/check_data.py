@@ -1,4 +1,4 @@
-"""Look at every file of a data set: damage, wrong labels, odd masks, images in two splits."""
+"""Check every file of a dataset: damage, wrong labels, odd masks, images in two splits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ exit code 2: training would fail, or an image occurs in two splits (unless --all
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Check every image and mask of a data set.", EXAMPLES)
-    result.add_argument("root", help="folder of the data set")
+    result = tool_parser("Check every image and mask of a dataset.", EXAMPLES)
+    result.add_argument("root", help="folder of the dataset")
     result.add_argument("--dataset", default="folder", help="layout: folder, camvid, ... (folder)")
     result.add_argument("--splits", nargs="+", default=["train", "val"], help="(train val)")
     result.add_argument(
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Examine all samples, print and write what was found, fail where training would."""
+    """Check all samples, print and write the findings; InputError if training would fail."""
     from sceneparse.data.checks.full import check_all_samples, find_duplicates, summarise
     from sceneparse.errors import InputError
     from sceneparse.logs import Progress
@@ -66,7 +66,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationDataset], list[str]]:
-    """Open every split that can be opened; say why the others cannot."""
+    """Return the splits that can be opened, and why the others cannot."""
     from sceneparse.data.datasets import create_dataset
     from sceneparse.errors import InputError
 
@@ -80,7 +80,7 @@ def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationData
 
 
 def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
-    """Name the splits in which nothing can be learned or scored, and why."""
+    """Return the splits from which nothing can be learned, and why."""
     from sceneparse.data.quick_check import why_useless
 
     failures = []

@@ -27,7 +27,7 @@ from sceneparse.config.types import (
 class DataSection(Section):
     """Which images and masks, and how they are read."""
 
-    dataset: Annotated[str, name_in("data set", "sceneparse.data.datasets.DATASETS")] = Field(
+    dataset: Annotated[str, name_in("dataset", "sceneparse.data.datasets.DATASETS")] = Field(
         "folder", description="layout of the dataset, a name of DATASETS in data/datasets.py"
     )
     root: str = Field(description="folder of the data set")

@@ -1,4 +1,4 @@
-"""How often each class occurs in a training set, and the class weights that follow from it."""
+"""Count the pixels of each class in a training set, and compute class weights from them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def class_weights(rule: str, counts: PixelCounts) -> list[float]:
 
 
 def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> PixelCounts:
-    """Count the pixels of every class in every mask of a data set.
+    """Return the pixels of every class in every mask of a dataset.
 
-    The counts are kept in the user's cache folder, by the masks' paths, sizes and dates, so that
-    only the first run reads all masks. Raises InputError for a mask that cannot be used.
+    The counts are kept in the user's cache folder, named by the masks' paths, sizes and dates, so
+    that only the first run reads all masks. Raises InputError for a mask that cannot be used.
     """
     cached = cache_folder() / f"class-pixels-{_fingerprint(dataset)}.npy"
     kept = _kept(cached, (len(dataset), dataset.table.num_classes), say)
@@ -78,7 +78,7 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
 
 
 def _kept(path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> PixelCounts | None:
-    """Read the counts of an earlier run; None where there are none, or they are damaged."""
+    """Return the counts of an earlier run; None if there are none or they are damaged."""
     if not path.is_file():
         return None
     try:

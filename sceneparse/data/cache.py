@@ -128,11 +128,11 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
 
 
 class MemoryCache(SegmentationDataset):
-    """A data set whose decoded samples stay in memory that all worker processes share.
+    """A dataset whose decoded samples stay in memory that all worker processes share.
 
-    Every sample is decoded when it is first asked for, by whichever process that is. A sample of
-    another size than its header says, turned by EXIF after the pixels, is decoded each time.
-    `sizes` are the images' heights and widths, where they are known already.
+    A sample is decoded when a process first needs it. If EXIF data after the pixels turn an image,
+    its size is not what its header says; it is then decoded each time.
+    `sizes` are the images' heights and widths, if they are already known.
     """
 
     def __init__(
@@ -141,15 +141,15 @@ class MemoryCache(SegmentationDataset):
         super().__init__(dataset.pairs, dataset.table)
         if not _processes_fork():
             raise InputError(
-                "data.cache: ram needs Linux, with processes that fork; set data.cache: disk"
+                "data.cache: ram needs Linux and processes that fork; set data.cache: disk"
             )
         self._label_bytes = _label_bytes(dataset)
         self._sizes = sizes or _sizes(dataset)
         # Images start at multiples of 8, so that 16-bit masks are aligned.
         lengths = [-(-h * w * (3 + self._label_bytes) // 8) * 8 for h, w in self._sizes]
         self._starts = [0, *np.cumsum(lengths).tolist()]
-        _refuse_too_large(self._starts[-1])
-        # Anonymous memory is inherited by forked workers and costs only what is written to it.
+        _require_free_memory(self._starts[-1])
+        # Forked workers inherit anonymous memory, and only pages that are written cost memory.
         self._content = mmap.mmap(-1, max(self._starts[-1], 1))
         self._ready = mmap.mmap(-1, len(self.pairs))
 
@@ -159,7 +159,7 @@ class MemoryCache(SegmentationDataset):
             image, mask, name = super().__getitem__(index)
             if mask.shape != self._sizes[index]:
                 return image, mask, name
-            # Two processes may do so at once; both write the same.
+            # Two processes may write at once; both write the same.
             views[0][:], views[1][:] = image, mask
             self._ready[index] = 1
         for view in views:
@@ -190,7 +190,7 @@ def _label_bytes(dataset: SegmentationDataset) -> int:
     return 1 if dataset.table.ignore_index == IGNORE_8_BIT else 2
 
 
-def _refuse_too_large(needed: int) -> None:
+def _require_free_memory(needed: int) -> None:
     free = _free_memory()
     if needed > free:
         raise InputError(
@@ -200,12 +200,12 @@ def _refuse_too_large(needed: int) -> None:
 
 
 def _free_memory() -> int:
-    """Bytes that Linux would give without swapping, no more than a container (cgroup) may have."""
+    """Return the bytes that are free without swapping, within the container's (cgroup) limit."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     limit = Path("/sys/fs/cgroup/memory.max")
-    most = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
-    return min(1024 * int(available), sys.maxsize if most == "max" else int(most))
+    maximum = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
+    return min(1024 * int(available), sys.maxsize if maximum == "max" else int(maximum))
 
 
 CACHES = {"ram": MemoryCache, "disk": DiskCache}
@@ -214,17 +214,17 @@ CACHES = {"ram": MemoryCache, "disk": DiskCache}
 def keep_decoded(
     dataset: SegmentationDataset, kind: str, say: Callable[[str], None]
 ) -> SegmentationDataset:
-    """Let a data set keep what it decodes: "none", one of CACHES, or "auto".
+    """Return a dataset that keeps decoded samples; `kind` is "none", "auto" or one of CACHES.
 
-    "auto" is "ram" where that takes no more than an eighth of the free memory, since each of the
-    machine's training processes has a memory of its own, and "none" elsewhere; it says which.
+    "auto" is "ram" if that takes at most an eighth of the free memory, because each training
+    process of the machine keeps its own copy; otherwise it is "none". It prints which.
     """
     if kind == "auto":
-        return _keep_where_it_fits(dataset, say)
+        return _keep_if_it_fits(dataset, say)
     return dataset if kind == "none" else CACHES[kind](dataset)
 
 
-def _keep_where_it_fits(
+def _keep_if_it_fits(
     dataset: SegmentationDataset, say: Callable[[str], None]
 ) -> SegmentationDataset:
     if not _processes_fork():

@@ -24,7 +24,7 @@ from sceneparse.files import inside, read_json
 
 
 def read(annotations: Path, images: Path) -> Source:
-    """Read COCO's instance JSON: class 0 is the background, small instances lie on large ones."""
+    """Read COCO's instance JSON: class 0 is the background, small instances cover large ones."""
     content = read_json(annotations)
     names, index_of = coco_classes(content)
     shapes: dict[int, list[Any]] = {entry["id"]: [] for entry in content["images"]}
@@ -61,7 +61,7 @@ def _draw_instances(
 
 
 def _decode_runs(path: Path, runs: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Run lengths of zeros and ones in turn, down the columns."""
+    """Turn run lengths of zeros and ones, down the columns, into a mask (H, W)."""
     if sum(runs) != shape[0] * shape[1]:
         raise InputError(
             f"{path}: run lengths of {sum(runs)} pixels for a {shape[1]}x{shape[0]} image"
@@ -72,7 +72,7 @@ def _decode_runs(path: Path, runs: Sequence[int], shape: tuple[int, ...]) -> NDA
 
 
 def _uncompress_runs(text: str) -> list[int]:
-    """Read COCO's text form: 5 bits per character, differences from the run before the last."""
+    """Decode COCO's text form: 5 bits per character, differences from the run before the last."""
     runs: list[int] = []
     value = shift = 0
     for character in text:
@@ -80,7 +80,7 @@ def _uncompress_runs(text: str) -> list[int]:
         value |= (code & 31) << shift
         shift += 5
         if code & 32:
-            if shift > _LONGEST_RUN:
+            if shift > _MAX_RUN_BITS:
                 raise ValueError("a run length of endless digits")
             continue
         if code & 16:  # the number is negative
@@ -90,4 +90,4 @@ def _uncompress_runs(text: str) -> list[int]:
     return runs
 
 
-_LONGEST_RUN = 60  # bits
+_MAX_RUN_BITS = 60

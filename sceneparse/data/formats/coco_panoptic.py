@@ -15,7 +15,7 @@ from sceneparse.files import inside, read_json
 
 
 def read(annotations: Path, images: Path) -> Source:
-    """Read COCO's panoptic JSON; the PNGs lie in the folder of the same name beside it."""
+    """Read COCO's panoptic JSON; the PNG files are in the folder of the same name beside it."""
     content = read_json(annotations)
     classes, index_of = coco_classes(content)
     ignore = ignore_index_for(len(classes))
@@ -37,12 +37,12 @@ def read(annotations: Path, images: Path) -> Source:
 
 
 def _draw_panoptic(path: Path, label_of: Mapping[int, int], ignore: int) -> Labels:
-    # The number of a segment is red + 256 green + 256^2 blue; of no segment 0.
+    # The number of a segment is red + 256 green + 256^2 blue; 0 is no segment.
     codes = {_swapped(number): label for number, label in label_of.items()}
     labels, unknown = labels_of_codes(read_image(path), {0: ignore, **codes})
     if unknown:
         names = first_few(sorted(map(_swapped, unknown)))
-        raise InputError(f"{path}: segments that the JSON does not know: {names}")
+        raise InputError(f"{path}: segments that the JSON file does not list: {names}")
     return labels
 
 

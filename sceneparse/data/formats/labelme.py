@@ -26,7 +26,7 @@ from sceneparse.files import inside, read_json
 def read(annotations: Path, root: Path | None = None) -> Source:
     """Read LabelMe's JSON files: polygons, rectangles and circles, later ones on top.
 
-    The images lie in `root`, by default the folder of the JSON files.
+    The images must be inside `root`, by default the folder of the JSON files.
     """
     files = sorted(annotations.glob("*.json"))
     contents = [(path, read_json(path)) for path in files]

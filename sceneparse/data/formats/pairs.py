@@ -15,7 +15,7 @@ from sceneparse.files import inside
 def read(table: Path, root: Path | None = None) -> Source:
     """Read a CSV with the columns image,mask (relative to the CSV); masks hold 0..K-1 and 255.
 
-    All lie in `root`, by default the CSV's folder.
+    All files must be inside `root`, by default the CSV's folder.
     """
     rows = read_table(table, ("image", "mask"))
     files = [

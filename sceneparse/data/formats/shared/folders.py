@@ -21,9 +21,13 @@ def write_folders(
     split_of: Mapping[Path, str],
     after_item: Callable[[], None],
 ) -> None:
-    """Write TARGET/SPLIT/images and labels, classes.txt and colors.txt; images are copied as is."""
+    """Write TARGET/SPLIT/images and labels, classes.txt and colors.txt; images are copied as is.
+
+    `split_of` gives the split of each image. Raises InputError for a mask that does not fit its
+    image, and OSError if a file cannot be written.
+    """
     for item in source.items:
-        mask = _checked(item, source)
+        mask = _draw_checked(item, source)
         folder = target / split_of[item.image]
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -37,8 +41,8 @@ def write_folders(
     (target / "colors.txt").write_text("".join(colors), "utf-8")
 
 
-def _checked(item: Item, source: Source) -> Labels:
-    """Draw a mask; it must be of the image's size and hold classes and the ignore label only."""
+def _draw_checked(item: Item, source: Source) -> Labels:
+    """Draw a mask; InputError unless it has the image's size and only known labels."""
     mask = item.mask()
     with open_image(item.image) as image:
         if (image.height, image.width) != mask.shape:
