@@ -12,6 +12,7 @@ import pytest
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.config.segmentation import SegConfig
+from sceneparse.config.types import Section
 from sceneparse.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -182,27 +183,28 @@ def test_missing_file() -> None:
 
 
 # Settings that take the names of a table, and where the table is.
-NAMED = {
-    "data.dataset": (SegConfig, "sceneparse.data.datasets", "DATASETS"),
-    "data.sampling": (SegConfig, "sceneparse.data.sampling", "SAMPLING"),
-    "data.cache": (SegConfig, "sceneparse.data.cache", "CACHES"),
-    "model.head": (SegConfig, "sceneparse.models.heads", "HEADS"),
-    "model.attention": (SegConfig, "sceneparse.layers.attention", "ATTENTION"),
-    "model.norm": (SegConfig, "sceneparse.layers.norms", "NORMS"),
-    "loss.terms": (SegConfig, "sceneparse.losses", "LOSSES"),
-    "loss.class_weights": (SegConfig, "sceneparse.data.balance", "CLASS_WEIGHTS"),
-    "eval.protocol": (SegConfig, "sceneparse.inference.protocols", "PROTOCOLS"),
-    "eval.weighting": (SegConfig, "sceneparse.inference.windows", "WEIGHTINGS"),
-    "attention": (ClsConfig, "sceneparse.layers.attention", "ATTENTION"),
-}
+NAMED = [
+    (SegConfig, "data.dataset", "sceneparse.data.datasets.DATASETS"),
+    (SegConfig, "data.sampling", "sceneparse.data.sampling.SAMPLING"),
+    (SegConfig, "data.cache", "sceneparse.data.cache.CACHES"),
+    (SegConfig, "model.head", "sceneparse.models.heads.HEADS"),
+    (SegConfig, "model.attention", "sceneparse.layers.attention.ATTENTION"),
+    (SegConfig, "model.norm", "sceneparse.layers.norms.NORMS"),
+    (SegConfig, "loss.terms", "sceneparse.losses.LOSSES"),
+    (SegConfig, "loss.class_weights", "sceneparse.data.balance.CLASS_WEIGHTS"),
+    (SegConfig, "eval.protocol", "sceneparse.inference.protocols.PROTOCOLS"),
+    (SegConfig, "eval.weighting", "sceneparse.inference.windows.WEIGHTINGS"),
+    (ClsConfig, "data.dataset", "sceneparse.data.image_folders.IMAGE_DATASETS"),
+    (ClsConfig, "attention", "sceneparse.layers.attention.ATTENTION"),
+]
 
 
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("key", NAMED)
+@pytest.mark.parametrize(("kind", "key", "table_path"), NAMED)
 def test_a_new_entry_of_a_table_is_allowed_at_once(
-    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Section], key: str, table_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, module, name = NAMED[key]
+    module, _, name = table_path.rpartition(".")
     path = write(tmp_path, "data: {root: x}\n")
     change = f"{key}={{brand_new: 1.0}}" if key == "loss.terms" else f"{key}=brand_new"
     table = getattr(importlib.import_module(module), name)
@@ -213,7 +215,7 @@ def test_a_new_entry_of_a_table_is_allowed_at_once(
     assert sorted(table)[-1] in str(caught.value)
     assert "\n" not in str(caught.value)
     added = {**table, "brand_new": None} if isinstance(table, dict) else (*table, "brand_new")
-    monkeypatch.setattr(f"{module}.{name}", added)
+    monkeypatch.setattr(table_path, added)
     assert "brand_new" in str(load_config(path, [change], kind))
 
 

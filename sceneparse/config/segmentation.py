@@ -48,7 +48,7 @@ class DataSection(Section):
     stream: Switch = Field(
         False, description="no incomplete last step: passes over the images follow one another"
     )
-    cache: Annotated[str, name_in("cache", "sceneparse.data.cache.CACHES", "none", "auto")] = Field(
+    cache: Annotated[str, name_in("cache", "sceneparse.data.cache.CACHES")] = Field(
         "none",
         description="keep decoded training images in memory (ram; auto: if it is ample), "
         "or on disk for later runs (disk)",

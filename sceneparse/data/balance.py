@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from sceneparse.data.cache import cache_folder, save_array
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
 from sceneparse.errors import InputError, refusing
+
+logger = logging.getLogger(__name__)
 
 # Pixels by image and class (N, K); ignored ones are not counted.
 PixelCounts = NDArray[np.int64]
@@ -50,17 +53,17 @@ def class_weights(rule: str, counts: PixelCounts) -> list[float]:
     return [float(weight) for weight in CLASS_WEIGHTS[rule](counts)]
 
 
-def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> PixelCounts:
+def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
     """Return the pixels of every class in every mask of a dataset.
 
     The counts are kept in the user's cache folder, named by the masks' paths, sizes and dates, so
     that only the first run reads all masks. Raises InputError for a mask that cannot be used.
     """
     cached = cache_folder() / f"class-pixels-{_fingerprint(dataset)}.npy"
-    kept = _kept(cached, (len(dataset), dataset.table.num_classes), say)
+    kept = _kept(cached, (len(dataset), dataset.table.num_classes))
     if kept is not None:
         return kept
-    say(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
+    logger.info(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         each = list(
             pool.map(
@@ -73,11 +76,11 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
         cached.parent.mkdir(parents=True, exist_ok=True)
         save_array(cached, counts)
     except OSError as error:
-        say(f"the counts cannot be kept for later runs: {error}")
+        logger.warning(f"the counts cannot be kept for later runs: {error}")
     return counts
 
 
-def _kept(path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> PixelCounts | None:
+def _kept(path: Path, shape: tuple[int, int]) -> PixelCounts | None:
     """Return the counts of an earlier run; None if there are none or they are damaged."""
     if not path.is_file():
         return None
@@ -87,7 +90,7 @@ def _kept(path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> Pix
             if counts.shape != shape or counts.dtype != np.int64:
                 raise ValueError(f"counts of shape {counts.shape}")
     except InputError as error:
-        say(str(error))
+        logger.warning(str(error))
         return None
     return counts
 

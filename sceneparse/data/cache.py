@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import mmap
 import multiprocessing
 import os
@@ -26,6 +27,8 @@ from sceneparse.data.datasets import Pair, Sample, SegmentationDataset
 from sceneparse.data.labels import IGNORE_8_BIT, Labels
 from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, reason_of, refusing
+
+logger = logging.getLogger(__name__)
 
 # Raise it when the same files decode to other arrays.
 _DECODER_VERSION = 1
@@ -208,33 +211,32 @@ def _free_memory() -> int:
     return min(1024 * int(available), sys.maxsize if maximum == "max" else int(maximum))
 
 
-CACHES = {"ram": MemoryCache, "disk": DiskCache}
+def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
+    """Keep samples in memory if that takes at most an eighth of the free memory.
 
-
-def keep_decoded(
-    dataset: SegmentationDataset, kind: str, say: Callable[[str], None]
-) -> SegmentationDataset:
-    """Return a dataset that keeps decoded samples; `kind` is "none", "auto" or one of CACHES.
-
-    "auto" is "ram" if that takes at most an eighth of the free memory, because each training
-    process of the machine keeps its own copy; otherwise it is "none". It prints which.
+    Not more, because each training process of the machine keeps its own copy.
     """
-    if kind == "auto":
-        return _keep_if_it_fits(dataset, say)
-    return dataset if kind == "none" else CACHES[kind](dataset)
-
-
-def _keep_if_it_fits(
-    dataset: SegmentationDataset, say: Callable[[str], None]
-) -> SegmentationDataset:
     if not _processes_fork():
-        say("decoded images are not kept (data.cache: auto): processes do not fork here")
+        logger.info("decoded images are not kept (data.cache: auto): processes do not fork here")
         return dataset
     sizes = _sizes(dataset)
     needed = sum(h * w for h, w in sizes) * (3 + _label_bytes(dataset))
     fits = needed <= _free_memory() / 8
-    say(
+    logger.info(
         f"decoded images are {'' if fits else 'not '}kept in memory (data.cache: auto): "
         f"{needed / 2**20:.0f} MB"
     )
     return MemoryCache(dataset, sizes) if fits else dataset
+
+
+def keep_decoded(dataset: SegmentationDataset, kind: str) -> SegmentationDataset:
+    """Return a dataset that keeps decoded samples as `kind`, a name of CACHES, says."""
+    return CACHES[kind](dataset)
+
+
+CACHES: dict[str, Callable[[SegmentationDataset], SegmentationDataset]] = {
+    "none": lambda dataset: dataset,
+    "auto": _keep_if_it_fits,
+    "ram": MemoryCache,
+    "disk": DiskCache,
+}
