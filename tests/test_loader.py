@@ -351,7 +351,7 @@ def test_worker_killed_while_the_main_process_computes_is_explained() -> None:
 @pytest.mark.fault(45)
 def test_stuck_worker_is_explained() -> None:
     loader = evaluation_loader(Stuck(1), rank=0, world_size=1, workers=1, timeout=0.3)
-    with pytest.raises(InputError, match=r"a data worker is silent; .* data\.timeout"):
+    with pytest.raises(InputError, match=r"no batch arrived in time; .* data\.timeout"):
         list(batches(loader))
 
 

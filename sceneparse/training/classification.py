@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import render_config
-from sceneparse.data.classes import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
+from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.errors import InputError, first_few
 from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import Classifier, create_classifier

@@ -16,14 +16,14 @@ from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
 from sceneparse.data.cache import keep_decoded
-from sceneparse.data.datasets import SegmentationDataset, create_dataset
-from sceneparse.data.doctor import check_samples, spread
+from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
 from sceneparse.data.loader import (
     AugmentedSamples,
     batches,
     evaluation_loader,
     training_loader,
 )
+from sceneparse.data.quick_check import check_samples
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.errors import InputError, unknown_name

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sceneparse.data.datasets import SegmentationDataset
-from sceneparse.data.doctor import spread
+from sceneparse.data.datasets import SegmentationDataset, spread
 from sceneparse.data.loader import Batch, batches
 from sceneparse.errors import Preempted
 from sceneparse.inference.normalization import Normalization
