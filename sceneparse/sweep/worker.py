@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from sceneparse.config.classification import ClsConfig, ClsDataSection
-from sceneparse.data.classes import LabelledImages
+from sceneparse.data.image_folders import LabelledImages
 from sceneparse.errors import InputError, NumericalError, Preempted
 from sceneparse.models.classification import create_classifier
 from sceneparse.runs.folder import is_run_folder
