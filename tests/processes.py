@@ -32,7 +32,7 @@ forkserver.set_forkserver_preload(
     [
         "sceneparse.assembly.segmentation",
         "sceneparse.assembly.classification",
-        "sceneparse.report.seeds",
+        "sceneparse.studies.seeds",
         "tests.processes",
     ]
 )

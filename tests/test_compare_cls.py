@@ -23,8 +23,8 @@ from sceneparse.benchmark.classifiers import count_costs, measure_costs
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
 from sceneparse.precision import Compute
-from sceneparse.report.costs import pareto_front
-from sceneparse.report.seeds import spread_of
+from sceneparse.studies.costs import pareto_front
+from sceneparse.studies.seeds import spread_of
 from tools import compare_cls, train_cls
 
 

@@ -22,7 +22,7 @@ from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.distributed import Process
 from sceneparse.errors import InputError, Preempted
-from sceneparse.report.seeds import spread_of
+from sceneparse.studies.seeds import spread_of
 from sceneparse.training import train
 from tools import train_cls
 

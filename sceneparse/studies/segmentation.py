@@ -7,29 +7,56 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 
 from sceneparse.assembly.runs import say_on_main
 from sceneparse.assembly.segmentation import model_arguments, prepare_training
 from sceneparse.checkpoint import load_segmentation_model, newest_intact
 from sceneparse.config.loading import load_config, read_settings, set_key, validate
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.config.study import StudyConfig
+from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.distributed import Process
 from sceneparse.durable import replace_folder
 from sceneparse.errors import InputError
-from sceneparse.evaluation import evaluate_dataset
+from sceneparse.evaluation.dataset import evaluate_dataset
+from sceneparse.evaluation.result import write_evaluation
 from sceneparse.inference.protocols import Protocol
 from sceneparse.machine import provenance
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.prediction.predictor import Predictor
-from sceneparse.report.evaluation import write_evaluation
 from sceneparse.run_folder import changed_settings
 from sceneparse.training import train
+
+# A row's name is a folder's name too.
+RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60)]
+
+
+class StudyConfig(Section):
+    """What is trained, and what it is compared with."""
+
+    config: str = Field(description="configuration of the runs, relative to this file")
+    split: str = Field("test", description="split that the runs are tested on")
+    reference: str = Field(description="the row that the others are compared with")
+    seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="a run for each, in each row")
+    rows: dict[RowName, dict[str, Any]] = Field(
+        min_length=1, description="what each row changes: {section.key: value}"
+    )
+
+    @model_validator(mode="after")
+    def _reference_is_a_row(self) -> StudyConfig:
+        if self.reference not in self.rows:
+            raise ValueError(
+                f"reference '{self.reference}' is none of rows: {', '.join(self.rows)}"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed is there twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -150,7 +177,6 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
             **costs_of(model, predictor.protocol, dataset),
             **provenance(process.device),
         },
-        after_image=lambda *_: None,
     )
     aside = run.scores.with_name(f".{run.scores.name}")
     aside.mkdir(parents=True, exist_ok=True)

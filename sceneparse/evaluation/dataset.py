@@ -1,4 +1,4 @@
-"""A whole evaluation: a data set's images through a predictor, counted exactly, with intervals."""
+"""A whole evaluation: a dataset's images through a predictor, counted exactly, with intervals."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.loader import Batch, batches, evaluation_loader, explained_worker_failures
 from sceneparse.distributed import Process
 from sceneparse.engine import Meter, evaluate
+from sceneparse.evaluation.examples import KeptLabels
+from sceneparse.evaluation.result import Evaluation, image_mean_iou
 from sceneparse.logs import Progress
 from sceneparse.metrics.bootstrap import bootstrap_mean_iou
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
 from sceneparse.metrics.confusion import ConfusionMatrix
 from sceneparse.prediction.predictor import Predictor
-from sceneparse.report.evaluation import Evaluation
-from sceneparse.report.pictures import Example, Picture
+from sceneparse.report.pictures import Picture
 
 # Called with each image (H, W, 3), its name and its predicted labels (H, W).
 AfterImage = Callable[[Picture, str, Any], None]
@@ -35,12 +36,14 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     with_calibration: bool = False,
     workers: int = 2,
     facts: Mapping[str, str],
-    after_image: AfterImage,
+    after_image: AfterImage | None = None,
+    kept: KeptLabels | None = None,
 ) -> Evaluation:
-    """Evaluate this process's share of a data set and add up over all processes.
+    """Evaluate this process's share of a dataset and add up over all processes.
 
     `rule` is one of ABSENT_CLASS_RULES, `resamples` 0 leaves intervals out, `facts` are printed
-    beside the scores. The result is the same, to the last count, on any number of processes.
+    beside the scores, `kept` collects labels for pictures. The result is the same, to the last
+    count, on any number of processes.
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)
@@ -52,9 +55,17 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     meters += [calibration] if with_calibration else []
     progress = Progress(len(dataset), "images", quiet=not process.is_main)
 
+    shown = iter(numbers)
+
     def after_batch(batch: Batch, labels: Tensor) -> None:
-        for image, name, found in zip(batch.images, batch.names, labels, strict=True):
-            after_image(image.permute(1, 2, 0).numpy(), name, found.cpu().numpy())
+        predicted = labels.cpu().numpy()
+        for image, name, found in zip(batch.images, batch.names, predicted, strict=True):
+            number = next(shown)
+            if after_image is not None:
+                after_image(image.permute(1, 2, 0).numpy(), name, found)
+            if kept is not None:
+                counts = matrix.by_image[number].cpu().numpy()
+                kept.add(number, found, float(image_mean_iou(counts)))
         progress.advance(len(batch.names) * process.world_size)
 
     loader = evaluation_loader(
@@ -86,9 +97,3 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
         calibration=calibration.curve() if with_calibration else None,
         facts=facts,
     )
-
-
-def predicted_example(predictor: Predictor, dataset: SegmentationDataset, index: int) -> Example:
-    """Predict one image of a data set, to be looked at beside its truth."""
-    image, truth, name = dataset[index]
-    return Example(name, image, truth, predictor.score(image[None]).labels()[0].cpu().numpy())
