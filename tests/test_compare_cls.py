@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import asdict
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sceneparse.benchmark.classifiers import count_costs, measure_costs
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
 from sceneparse.precision import Compute
+from sceneparse.report.tables import plain
 from sceneparse.studies.costs import pareto_front
 from sceneparse.studies.seeds import spread_of
 from tools import compare_cls, train_cls
@@ -66,7 +68,7 @@ def test_without_spread_nothing_is_tested(b: list[float]) -> None:
 def test_losses_that_are_not_finite_are_not_tested(lost: float) -> None:
     (found,) = compare_means({"a": [0.1, 0.2], "b": [0.3, lost]})
     assert not found.tested
-    assert json.dumps(spread_of([0.3, lost]).as_values(), allow_nan=False).count("null") == 5
+    assert json.dumps(plain(asdict(spread_of([0.3, lost]))), allow_nan=False).count("null") == 5
 
 
 def test_pareto_front_is_the_rising_staircase() -> None:

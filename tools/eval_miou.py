@@ -10,7 +10,7 @@ from sceneparse.cli import add_protocol_options, protocol_settings, run, tool_pa
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
-    from sceneparse.evaluation.examples import Shown
+    from sceneparse.evaluation.examples import KeptExamples
     from sceneparse.evaluation.result import Evaluation
 
 EXAMPLES = """\
@@ -97,7 +97,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
     from sceneparse.data.doctor import spread
     from sceneparse.distributed import join_processes
     from sceneparse.evaluation.dataset import evaluate_dataset
-    from sceneparse.evaluation.examples import KeptLabels
+    from sceneparse.evaluation.examples import KeptExamples
     from sceneparse.prediction.networks import load_network, source_of
     from sceneparse.prediction.predictor import Predictor
     from sceneparse.report.pictures import save_labels
@@ -107,7 +107,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
     split = options.split or model.meta["data"]["val_split"]
     root = options.data or model.meta["data"]["root"]
     output = prepare_output(options, split)
-    kept = KeptLabels(dataset, spread(len(dataset), 5))
+    kept = KeptExamples(dataset, spread(len(dataset), 5))
     with join_processes() as process:
         predictor = Predictor(
             model,
@@ -137,9 +137,8 @@ def evaluate_one(options: argparse.Namespace) -> None:
             after_image=save,
             kept=kept,
         )
-        shown = kept.collect()
         if process.is_main:
-            write_results(options, evaluation, shown, output)
+            write_results(options, evaluation, kept, output)
 
 
 def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> SegmentationDataset:
@@ -181,7 +180,7 @@ def prepare_output(options: argparse.Namespace, split: str) -> Path:
 
 
 def write_results(
-    options: argparse.Namespace, evaluation: Evaluation, shown: Shown, output: Path
+    options: argparse.Namespace, evaluation: Evaluation, kept: KeptExamples, output: Path
 ) -> None:
     """Print the tables and write the files beside them."""
     from sceneparse.evaluation.page import write_report
@@ -190,7 +189,7 @@ def write_results(
 
     print(text(evaluation))
     write_evaluation(output, evaluation)
-    examples = [shown.example(number) for number in shown.some]
+    examples = [kept.example(number) for number in kept.some]
     grid = example_grid(examples, evaluation.table.names, evaluation.table.colors)
     save_png(grid, output / "examples.png")
     print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}, {output / 'images.csv'}")
@@ -198,7 +197,7 @@ def write_results(
     for old in (output / "report.html", *(output / "plots").glob("*")):
         old.unlink(missing_ok=True)
     if options.report:
-        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, shown)
+        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, kept)
         print(f"report       {output / 'report.html'}, {output / 'plots'}")
 
 

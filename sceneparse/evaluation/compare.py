@@ -14,7 +14,7 @@ from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE, Stored
 from sceneparse.metrics.bootstrap import Difference, compare_paired, resamples_needed
 from sceneparse.metrics.confusion import TRUTH
-from sceneparse.report.plots import save_plot
+from sceneparse.report.plots import draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
 
 
@@ -182,17 +182,12 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
 def draw_differences(rows: Iterable[ScorePair]) -> Figure:
     """Draw the difference of each score with its interval, in points."""
     names, found = zip(*((row.name, row.difference) for row in rows), strict=True)
-    figure = Figure(figsize=(7, 1 + 0.28 * len(names)))
-    axes = figure.subplots()
+    label = "B - A in points of IoU, 95% intervals; grey: not separated"
+    figure, axes = named_lines(names, (7, 1 + 0.28 * len(names)), label)
     for place, difference in enumerate(found):
         better = "#2a7a3a" if difference.value > 0 else "#b53a3a"
         ink = better if difference.separated and difference.value else "#777"
-        ends = [100 * difference.interval.low, 100 * difference.interval.high]
-        axes.plot(ends, [place, place], color=ink, linewidth=2)
+        draw_interval(axes, place, difference.interval, ink, width=2)
         axes.plot(100 * difference.value, place, marker="o", color=ink)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.invert_yaxis()
-    axes.set_xlabel("B - A in points of IoU, 95% intervals; grey: not separated")
-    axes.grid(axis="x", alpha=0.3)
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.loader import Batch, batches, evaluation_loader, explained_worker_failures
 from sceneparse.distributed import Process
 from sceneparse.engine import Meter, evaluate
-from sceneparse.evaluation.examples import KeptLabels
+from sceneparse.evaluation.examples import KeptExamples
 from sceneparse.evaluation.result import Evaluation, image_mean_iou
 from sceneparse.logs import Progress
 from sceneparse.metrics.bootstrap import bootstrap_mean_iou
@@ -37,12 +37,12 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     workers: int = 2,
     facts: Mapping[str, str],
     after_image: AfterImage | None = None,
-    kept: KeptLabels | None = None,
+    kept: KeptExamples | None = None,
 ) -> Evaluation:
     """Evaluate this process's share of a dataset and add up over all processes.
 
     `rule` is one of ABSENT_CLASS_RULES, `resamples` 0 leaves intervals out, `facts` are printed
-    beside the scores, `kept` collects labels for pictures. The result is the same, to the last
+    beside the scores, `kept` gets what pictures may need. The result is the same, to the last
     count, on any number of processes.
     """
     table, device = dataset.table, predictor.compute.device
@@ -53,8 +53,6 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     meters: list[Meter] = [matrix]
     meters += [boundary] if with_boundary else []
     meters += [calibration] if with_calibration else []
-    progress = Progress(len(dataset), "images", quiet=not process.is_main)
-
     shown = iter(numbers)
 
     def after_batch(batch: Batch, labels: Tensor) -> None:
@@ -66,22 +64,10 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
             if kept is not None:
                 counts = matrix.by_image[number].cpu().numpy()
                 kept.add(number, found, float(image_mean_iou(counts)))
-        progress.advance(len(batch.names) * process.world_size)
 
-    loader = evaluation_loader(
-        dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
-    )
-    with explained_worker_failures():
-        evaluate(
-            predictor.model,
-            batches(loader),
-            meters,
-            infer=predictor.protocol,
-            normalize=predictor.normalize,
-            compute=predictor.compute,
-            after_batch=after_batch,
-        )
-    progress.close()
+    _count(predictor, dataset, process, meters, workers, after_batch)
+    if kept is not None:
+        kept.gather()
     by_image = matrix.by_image.cpu().numpy()
     intervals = bootstrap_mean_iou(by_image, resamples, rule) if resamples else (None, None)
     return Evaluation(
@@ -97,3 +83,34 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
         calibration=calibration.curve() if with_calibration else None,
         facts=facts,
     )
+
+
+def _count(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    process: Process,
+    meters: Sequence[Meter],
+    workers: int,
+    after_batch: Callable[[Batch, Tensor], None],
+) -> None:
+    """Let the meters count this process's share of a dataset, beside a progress bar."""
+    progress = Progress(len(dataset), "images", quiet=not process.is_main)
+
+    def advance(batch: Batch, labels: Tensor) -> None:
+        after_batch(batch, labels)
+        progress.advance(len(batch.names) * process.world_size)
+
+    loader = evaluation_loader(
+        dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
+    )
+    with explained_worker_failures():
+        evaluate(
+            predictor.model,
+            batches(loader),
+            meters,
+            infer=predictor.protocol,
+            normalize=predictor.normalize,
+            compute=predictor.compute,
+            after_batch=advance,
+        )
+    progress.close()

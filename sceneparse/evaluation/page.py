@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sceneparse.data.labels import Color
-from sceneparse.evaluation.examples import Shown
+from sceneparse.evaluation.examples import KeptExamples
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.metrics.bootstrap import Interval
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import Counts, ratio
 from sceneparse.report.pages import figure_uri, layer_uri, picture_uri, write_page
 from sceneparse.report.pictures import Example
-from sceneparse.report.plots import save_plot
+from sceneparse.report.plots import named_lines, save_plot
 
 _LONGEST = 480
 _MAX_CONFUSIONS = 15
@@ -34,20 +34,16 @@ def draw_classes(
     intervals: Sequence[Interval] | None = None,
 ) -> Figure:
     """Draw the IoU of each class in its colour, with intervals where given."""
-    figure = Figure(figsize=(7, 0.8 + 0.26 * len(names)))
-    axes = figure.subplots()
+    label = "IoU" if intervals is None else "IoU, with 95% intervals over images"
+    figure, axes = named_lines(names, (7, 0.8 + 0.26 * len(names)), label)
     places = np.arange(len(names))
     painted = [tuple(channel / 255 for channel in color) for color in colors]
     axes.barh(places, np.nan_to_num(iou), color=painted, edgecolor="#444", linewidth=0.5)
     if intervals is not None:
         for place, interval in zip(places, intervals, strict=True):
             axes.plot([interval.low, interval.high], [place, place], color="black", linewidth=1.5)
-    axes.set_yticks(places, names, parse_math=False)
-    axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.margins(y=0.01)
-    axes.set_xlabel("IoU" if intervals is None else "IoU, with 95% intervals over images")
-    axes.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -96,7 +92,7 @@ def draw_calibration(calibration: Calibration) -> Figure:
     return figure
 
 
-def write_report(folder: Path, title: str, evaluation: Evaluation, shown: Shown) -> None:
+def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptExamples) -> None:
     """Write report.html and plots/*.png and *.svg."""
     table = evaluation.table
     figures = {
@@ -114,7 +110,7 @@ def write_report(folder: Path, title: str, evaluation: Evaluation, shown: Shown)
 
 
 def _page_values(
-    title: str, evaluation: Evaluation, figures: Mapping[str, Figure], shown: Shown
+    title: str, evaluation: Evaluation, figures: Mapping[str, Figure], shown: KeptExamples
 ) -> dict[str, Any]:
     table = evaluation.table
     result = as_dict(evaluation)
@@ -138,7 +134,7 @@ def _page_values(
                 _figure(shown.example(number), evaluation.image_scores[number], table.colors)
                 for number in numbers
             ]
-            for heading, numbers in shown.by_score.items()
+            for heading, numbers in shown.by_score().items()
         },
         "legend": list(zip(table.names, table.colors, strict=True)),
     }
@@ -149,20 +145,16 @@ def _most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(wrong, axis=None)[::-1][:_MAX_CONFUSIONS]
-    rows = []
-    for truth, prediction in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        pixels = int(wrong[truth, prediction])
-        if pixels:
-            of_class = 100 * pixels / int(counts[truth].sum())
-            rows.append(
-                {
-                    "truth": names[truth],
-                    "prediction": names[prediction],
-                    "pixels": pixels,
-                    "of_class": of_class,
-                }
-            )
-    return rows
+    return [
+        {
+            "truth": names[truth],
+            "prediction": names[prediction],
+            "pixels": int(wrong[truth, prediction]),
+            "of_class": 100 * int(wrong[truth, prediction]) / int(counts[truth].sum()),
+        }
+        for truth, prediction in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[truth, prediction]
+    ]
 
 
 def _figure(example: Example, score: float, colors: Sequence[Color]) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from sceneparse.metrics.bootstrap import Interval
 
 _SUFFIXES = (".png", ".svg")
 
@@ -18,6 +20,30 @@ def save_plot(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in _SUFFIXES:
         figure.savefig(path.with_suffix(suffix), dpi=120, bbox_inches="tight")
+
+
+def named_lines(
+    names: Sequence[str],
+    size: tuple[float, float],
+    label: str,
+    layout: Any = None,  # noqa: ANN401
+) -> tuple[Figure, Axes]:
+    """Make axes with a line for each name, which may be anything, from top to bottom."""
+    figure = Figure(figsize=size, layout=layout)
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    return figure, axes
+
+
+def draw_interval(
+    axes: Axes, place: float, found: Interval, color: str, width: float, alpha: float = 1
+) -> None:
+    """Draw an interval of shares, in percent or points, on the line at `place`."""
+    ends = [100 * found.low, 100 * found.high]
+    axes.plot(ends, [place] * 2, color=color, linewidth=width, alpha=alpha)
 
 
 def add_legend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,10 @@ def write_comparison(
     `facts` tell how it came about: versions, machine, how costs were measured.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "compare.json", _as_dict(comparison, costs, facts))
-    write_csv(folder / "groups.csv", plain(_group_records(comparison, costs)))
-    pairs = [
-        {"measure": measure, **_pair_values(pair)}
-        for measure, pairs in comparison.pairs.items()
-        for pair in pairs
-    ]
+    values = _as_dict(comparison, costs, facts)
+    write_json(folder / "compare.json", values)
+    write_csv(folder / "groups.csv", plain([*map(_flat, values["groups"])]))
+    pairs = [{"measure": key, **pair} for key in comparison.pairs for pair in values[key]]
     if pairs:
         write_csv(folder / "pairs.csv", plain(pairs))
     groups = comparison.groups
@@ -126,14 +124,14 @@ def write_comparison(
         save_plot(figure, folder / title.lower().replace(" ", "_"))
     page = {
         "title": _TITLE,
-        "verdicts": verdicts(comparison),
+        "verdicts": values["verdicts"],
         "notes": comparison.notes,
         "tables": tables_of(comparison, costs),
         "plots": {title: figure_uri(figure) for title, figure in figures.items()},
         "facts": facts,
     }
-    (folder / "compare.md").write_text(_markdown(page), encoding="utf-8")
     write_page("classifiers.html", folder / "compare.html", page)
+    (folder / "compare.md").write_text(_markdown(page), encoding="utf-8")
 
 
 def _as_dict(
@@ -144,30 +142,14 @@ def _as_dict(
             "name": name,
             "folder": str(group.folder),
             "seeds": [curve.seed for curve in group.curves],
-            **{key: group.spreads[key].as_values() for key in _SPREADS},
+            **{key: asdict(group.spreads[key]) for key in _SPREADS},
             "costs": costs.get(name, {}),
         }
         for name, group in comparison.groups.items()
     ]
-    return {
-        "groups": groups,
-        **{key: [*map(_pair_values, pairs)] for key, pairs in comparison.pairs.items()},
-        "verdicts": verdicts(comparison),
-        "notes": comparison.notes,
-        "facts": facts,
-    }
-
-
-def _group_records(comparison: Comparison, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
-    records = []
-    for name, group in comparison.groups.items():
-        record: dict[str, Any] = {"name": name, "seeds": len(group.curves)}
-        for key in _SPREADS:
-            spread = group.spreads[key].as_values()
-            del spread["values"]
-            record |= {f"{key}_{of}": value for of, value in spread.items()}
-        records.append({**record, **costs.get(name, {})})
-    return records
+    pairs = {key: [*map(_pair_values, pairs)] for key, pairs in comparison.pairs.items()}
+    words = {"verdicts": verdicts(comparison), "notes": comparison.notes, "facts": facts}
+    return {"groups": groups, **pairs, **words}
 
 
 def _pair_values(pair: MeanDifference) -> dict[str, Any]:
@@ -181,6 +163,16 @@ def _pair_values(pair: MeanDifference) -> dict[str, Any]:
         "holm_p_value": pair.adjusted,
         "separated": pair.separated,
     }
+
+
+def _flat(group: Mapping[str, Any]) -> dict[str, Any]:
+    spreads = {
+        f"{key}_{of}": value
+        for key in _SPREADS
+        for of, value in group[key].items()
+        if of != "values"
+    }
+    return {"name": group["name"], "seeds": len(group["seeds"]), **spreads, **group["costs"]}
 
 
 def _markdown(page: Mapping[str, Any]) -> str:

@@ -66,40 +66,44 @@ class Comparison:
 
 def seed_folders(folder: Path) -> list[Path]:
     """Find the runs of a configuration: FOLDER/seed-N, by number."""
-    return sorted((path for path in folder.glob("seed-*") if path.is_dir()), key=_number)
-
-
-def _number(run: Path) -> int:
-    number = run.name.removeprefix("seed-")
-    return int(number) if number.isdecimal() else 0
+    runs = [path for path in folder.glob("seed-*") if path.is_dir()]
+    return sorted(runs, key=lambda run: (len(run.name), run.name))
 
 
 def read_group(folder: Path) -> Group:
     """Read the output folder of tools/train_cls.py (or the folder of one seed).
 
     Raises InputError if it is none, if its seeds were trained by different settings, or if two of
-    them are the same run.
+    them are the same run: a copy would make the spread too small.
     """
     runs = [folder] if (folder / "metrics.jsonl").is_file() else seed_folders(folder)
     if not runs:
-        raise InputError(f"'{folder}' holds no runs of tools/train_cls.py (seed-N)")
-    finished, unfinished = {}, []
+        raise InputError(
+            f"'{folder}' holds no runs of tools/train_cls.py (seed-N) and no evaluation"
+        )
+    finished: dict[str, tuple[Path, dict[str, Any]]] = {}
+    unfinished = []
     for run in runs:
         meta = _read_meta(run)
-        if meta is None:
-            unfinished.append(f"{run.name} (0 of ? epochs)")
-        elif meta["epoch"] < (epochs := meta["config"]["train"]["epochs"]):
-            unfinished.append(f"{run.name} ({meta['epoch']} of {epochs} epochs)")
-        else:
-            finished[run] = meta
-    metas = [*finished.values()]
-    _require_own_seeds(folder, finished)
+        done: int = meta["epoch"] if meta else 0
+        epochs: Any = meta["config"]["train"]["epochs"] if meta else "?"
+        if meta is None or done < epochs:
+            unfinished.append(f"{run.name} ({done} of {epochs} epochs)")
+            continue
+        seed = str(meta["config"]["seeds"]).strip("[]")
+        if seed in finished:
+            raise InputError(
+                f"'{folder}': {finished[seed][0].name} and {run.name} are runs of one seed, "
+                f"{seed}; move one of them away"
+            )
+        finished[seed] = run, meta
+    metas = [meta for _, meta in finished.values()]
     changed = _differing([_compared(meta) for meta in metas]).values()
     if changed:
         raise InputError(
             f"the seeds of '{folder}' were trained by different settings: {first_few(changed)}"
         )
-    curves = [_read_curves(run, meta) for run, meta in finished.items()]
+    curves = [_read_curves(run, meta) for run, meta in finished.values()]
     return Group(folder, curves, unfinished, metas[0] if metas else {})
 
 
@@ -123,19 +127,6 @@ def _read_curves(run: Path, meta: Mapping[str, Any]) -> SeedCurves:
     if found != epochs:
         raise InputError(f"{run / 'metrics.jsonl'} holds {found} of the {epochs} epochs of its run")
     return curves
-
-
-def _require_own_seeds(folder: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Raise InputError if a run is a copy of another: it would make the spread too small."""
-    names: dict[str, str] = {}
-    for run, meta in runs.items():
-        seed = str(meta["config"]["seeds"]).strip("[]")
-        if seed in names:
-            raise InputError(
-                f"'{folder}': {names[seed]} and {run.name} are runs of one seed, {seed}; move one "
-                "of them away"
-            )
-        names[seed] = run.name
 
 
 def _compared(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from sceneparse.errors import InputError, refusing
 from sceneparse.evaluation.result import Stored
-from sceneparse.metrics.bootstrap import Difference, compare_paired
+from sceneparse.metrics.bootstrap import Difference, Interval, compare_paired
 from sceneparse.metrics.significance import MeanDifference, compare_means
-from sceneparse.report.plots import add_legend, save_plot
+from sceneparse.report.plots import add_legend, draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
 from sceneparse.studies.costs import Costs, Kind, draw_panel
 from sceneparse.studies.seeds import Spread, spread_of
@@ -165,20 +165,17 @@ def write_rows(
 
 def draw_scores(rows: Sequence[StudyRow], split: str) -> Figure:
     """Draw the mean IoU of every seed, and the mean with its interval, for each row."""
-    figure = Figure(figsize=(7, 1.2 + 0.45 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    label = f"{split} mean IoU (%): each seed, mean, 95% interval of the mean"
+    size, names = (7, 1.2 + 0.45 * len(rows)), [row.name for row in rows]
+    figure, axes = named_lines(names, size, label, layout="constrained")
     for place, row in enumerate(rows):
         spread, ink = row.spread, f"C{place}"
         if not np.isnan(spread.low):
-            ends = [100 * spread.low, 100 * spread.high]
-            axes.plot(ends, [place] * 2, color=ink, linewidth=6, alpha=0.25)
+            interval = Interval(spread.low, spread.high)
+            draw_interval(axes, place, interval, ink, width=6, alpha=0.25)
         values = [100 * value for value in spread.values]
         axes.plot(values, [place] * len(values), "o", color=ink, markersize=5)
         axes.plot(100 * spread.mean, place, "|", color="black", markersize=16)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows], parse_math=False)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{split} mean IoU (%): each seed, mean, 95% interval of the mean")
-    axes.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -200,21 +197,18 @@ def draw_classes(rows: Sequence[StudyRow], reference: str) -> Figure:
     """Draw what each row gains over the reference in every class, with intervals over images."""
     compared = [row for row in rows if row.classes]
     names = rows[0].runs[0].scores.classes
-    figure = Figure(figsize=(8, 1.5 + 0.16 * len(names) * (len(compared) + 1)))
-    axes = figure.subplots()
+    size = (8, 1.5 + 0.16 * len(names) * (len(compared) + 1))
+    label = f"points of IoU over {reference}, 95% intervals over images"
+    figure, axes = named_lines(names, size, label)
     lines = {}
     for k, row in enumerate(compared):
         places = np.arange(len(names)) + (k - (len(compared) - 1) / 2) / (len(compared) + 1)
         color = f"C{[*rows].index(row)}"
         for place, difference in zip(places, row.classes, strict=True):
-            ends = [100 * difference.interval.low, 100 * difference.interval.high]
-            axes.plot(ends, [place] * 2, color=color, linewidth=1.5, alpha=0.5)
+            draw_interval(axes, place, difference.interval, color, width=1.5, alpha=0.5)
         values = [100 * difference.value for difference in row.classes]
         (lines[row.name],) = axes.plot(values, places, "o", color=color, markersize=4)
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f"points of IoU over {reference}, 95% intervals over images")
-    axes.grid(axis="x", alpha=0.3)
     add_legend(axes, lines, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

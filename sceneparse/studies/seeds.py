@@ -18,7 +18,7 @@ from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_text
 from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.plots import add_legend, save_plot
-from sceneparse.report.tables import Table, plain, write_csv, write_json
+from sceneparse.report.tables import Table, write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class Spread:
     deviation: float
     low: float
     high: float
-
-    def as_values(self) -> dict[str, Any]:
-        """Return plain values; what is not defined for one seed, or not finite, is null."""
-        values: dict[str, Any] = plain(asdict(self))
-        return values
 
     def cells(self, write: Callable[[float], str], no_interval: str = "-") -> list[str]:
         """Write mean, deviation and interval as cells of a table."""
