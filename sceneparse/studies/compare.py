@@ -41,7 +41,9 @@ def recognise(paths: Sequence[Path], output: Path | None) -> Recognised:
     """
     own = {place.resolve() for place in (output, *OUTPUTS.values()) if place is not None}
     found = {path: _what_is(path) for path in paths}
-    skipped = [path for path in found if path.resolve() in own or found[path] == _COMPARISON]
+    # An own folder that was broken off is still empty.
+    found |= {path: found[path] or _COMPARISON for path in paths if path.resolve() in own}
+    skipped = [path for path in found if found[path] == _COMPARISON]
     left = [path for path in paths if path not in skipped]
     if not left:
         raise InputError(f"{first_few(skipped)}: results of earlier comparisons; give runs")
@@ -62,9 +64,8 @@ def _what_is(path: Path) -> str:
     """Name what a folder holds by its files; "" if it is no run, evaluation or comparison."""
     if (path / COUNTS_FILE).is_file():
         return "an evaluation"
-    for name, kind in (("compare.json", _COMPARISON), ("study.json", _STUDY)):
-        if (path / name).is_file():
-            return kind
+    if (path / "study.json").is_file():
+        return _STUDY
     for run in [path, *seed_folders(path)]:
         if any(run.glob(f"eval_*/{COUNTS_FILE}")):
             return "a segmentation run"
@@ -74,7 +75,7 @@ def _what_is(path: Path) -> str:
                 with refusing(meta, "damaged or not of a run"):
                     is_classifier = description["task"] == "classification"
                 return "a classifier" if is_classifier else "a segmentation run"
-    return ""
+    return _COMPARISON if (path / "compare.json").is_file() else ""
 
 
 def _rows_of(study: Path) -> list[Path]:

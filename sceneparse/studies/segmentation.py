@@ -38,7 +38,7 @@ RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_len
 
 
 class StudyConfig(Section):
-    """What is trained, and what it is compared with."""
+    """Settings of tools/study_seg.py: rows of a table, each a run per seed."""
 
     config: str = Field(description="configuration of the runs, relative to this file")
     split: str = Field("test", description="split that the runs are tested on")
@@ -69,23 +69,23 @@ class StudyRun:
 
     @property
     def folder(self) -> Path:
-        """Where the run is."""
+        """Folder of the run."""
         return Path(self.config.output)
 
     @property
     def scores(self) -> Path:
-        """Where its test is."""
+        """Folder of its scores."""
         return self.folder / f"eval_{self.split}"
 
     @property
     def tested(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run is trained and tested."""
         return self.scores.is_dir()
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's YAML says, and its runs: all rows with the first seed, then the next."""
+    """The settings of a study and its runs: all rows with the first seed, then with the next."""
 
     config: StudyConfig
     output: Path
@@ -130,11 +130,11 @@ def check_runs(study: Study) -> None:
     for run in study.runs[: len(study.config.rows)]:
         with torch.device("meta"):
             create_segmentation_model(**model_arguments(run.config, classes))
-    _refuse_other_runs(study)
+    _require_same_settings(study)
 
 
-def _refuse_other_runs(study: Study) -> None:
-    """Raise InputError where the folder holds runs with other settings than the study's."""
+def _require_same_settings(study: Study) -> None:
+    """Raise InputError if the folder holds runs whose settings are not the study's."""
     for run in study.runs:
         written = run.folder / "config.yaml"
         if not written.is_file():
@@ -149,7 +149,7 @@ def _refuse_other_runs(study: Study) -> None:
 
 
 def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
-    """Train and test what is not yet finished; yields each such run when it is."""
+    """Train and test the runs that are not finished; yield each one once it is."""
     dataset = open_test_set(study)
     for run in study.runs:
         if not run.tested:
@@ -159,7 +159,7 @@ def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
 
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
-    """Test the last epoch as the run validates: nothing is chosen by any images."""
+    """Test the last epoch by the protocol of validation; no image chooses anything."""
     saved = newest_intact(run.folder, partial(say_on_main, process))
     assert saved is not None  # the run has ended
     model = load_segmentation_model(saved.folder)
