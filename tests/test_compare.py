@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from test_train_seg import call
 
+from sceneparse.cli import compare as compare_command
+from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH
-from tools import compare_cls, eval_miou
 
 CLASSES = ["sky", "road", "car"]
 STUDY = {
@@ -51,8 +52,8 @@ def test_two_evaluations_are_compared_as_evaluate_does(tmp_path: Path) -> None:
     store(first / "eval_val", 1)
     store(first / "eval_train", 3)
     options = ["--split", "val", "--output"]
-    assert call(compare_cls, first, second, *options, tmp_path / "a") == 0
-    assert call(eval_miou, "--compare", first, second, *options, tmp_path / "b") == 0
+    assert call(compare_command, first, second, *options, tmp_path / "a") == 0
+    assert call(evaluate_command, "--compare", first, second, *options, tmp_path / "b") == 0
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
         *("compare.json", "compare.csv", "differences.png", "differences.svg")
     }
@@ -72,7 +73,7 @@ def test_rows_of_seeds_are_compared_with_the_first(
     (study / "study.json").write_text(json.dumps(entries))
     output = tmp_path / "compared"
     # a study stands for its rows, in their order
-    assert call(compare_cls, study, "--output", output) == 0
+    assert call(compare_command, study, "--output", output) == 0
     printed = capsys.readouterr().out
     assert "fcn: not evaluated and left out: seed-3." in printed
     found = json.loads((output / "compare.json").read_text())
@@ -91,7 +92,7 @@ def test_rows_of_seeds_are_compared_with_the_first(
         assert (output / f"compare_{kind}.png").is_file()
 
     rows = [study / "mpm", study / "fcn"]
-    assert call(compare_cls, *rows, "--output", tmp_path / "turned") == 0
+    assert call(compare_command, *rows, "--output", tmp_path / "turned") == 0
     turned = (tmp_path / "turned/compare.md").read_text()
     assert f"| {100 * (means[0] - means[1]):+.2f}, separated |" in turned
 
@@ -99,7 +100,7 @@ def test_rows_of_seeds_are_compared_with_the_first(
 def test_three_evaluations_without_costs(tmp_path: Path) -> None:
     runs = [store(tmp_path / name / "eval_val", seed).parent for seed, name in enumerate("abc")]
     output = tmp_path / "compared"
-    assert call(compare_cls, *runs, "--output", output) == 0
+    assert call(compare_command, *runs, "--output", output) == 0
     table = (output / "compare.md").read_text()
     assert "| val mean IoU |" in table
     assert f"| a | {mean_iou(runs[0] / 'eval_val'):.4f} | - | 1 | - | - | - | - | - | - |" in table
@@ -115,7 +116,7 @@ def test_earlier_comparisons_are_skipped(
     results = []
     for _ in range(2):
         paths = sorted(path.relative_to(tmp_path) for path in (tmp_path / "runs").iterdir())
-        assert call(compare_cls, *paths) == 0
+        assert call(compare_command, *paths) == 0
         results.append((tmp_path / "runs/compare_eval/compare.json").read_text())
     assert len(paths) == 3
     assert results[0] == results[1]
@@ -125,11 +126,11 @@ def test_earlier_comparisons_are_skipped(
     # one that was broken off, and one of another name
     (tmp_path / "runs/compare_eval").rename(tmp_path / "runs/older")
     (tmp_path / "runs/compare_cls").mkdir()
-    assert call(compare_cls, *sorted((tmp_path / "runs").iterdir())) == 0
+    assert call(compare_command, *sorted((tmp_path / "runs").iterdir())) == 0
     printed = capsys.readouterr().out
     assert "older holds results of a comparison" in printed
     assert "compare_cls holds results of a comparison" in printed
-    assert call(compare_cls, "runs/older") == 2
+    assert call(compare_command, "runs/older") == 2
     assert "results of earlier comparisons; give runs" in capsys.readouterr().err
 
 
@@ -153,7 +154,7 @@ def test_what_cannot_be_mixed_is_refused(
         ([none, run, scores], mixed),
         ([none, scores, tmp_path / "nowhere"], "nowhere' is neither"),
         ([run, other, scores], "the masks of 12 images differ"),
-        ([run, trained], f"'{trained}' holds no evaluation; run tools/eval_miou.py"),
+        ([run, trained], f"'{trained}' holds no evaluation; run `sceneparse evaluate"),
         ([run, tmp_path / "damaged"], "damaged or not of a run"),
         ([run], "has nothing to be compared with"),
         ([run, scores, run], "given twice"),
@@ -161,7 +162,7 @@ def test_what_cannot_be_mixed_is_refused(
         ([none, eca, "--split", "val"], "--split changes nothing for classifiers"),
     ]
     for arguments, message in cases:
-        assert call(compare_cls, *arguments, "--output", tmp_path / "refused") == 2
+        assert call(compare_command, *arguments, "--output", tmp_path / "refused") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
         assert not (tmp_path / "refused").exists()

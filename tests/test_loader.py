@@ -29,9 +29,7 @@ from sceneparse.data.loader import (
 )
 from sceneparse.data.sampling import SAMPLING, EpochSampler
 from sceneparse.data.transforms import training_transform
-from sceneparse.engine import staged
 from sceneparse.errors import InputError
-from sceneparse.precision import Compute
 
 SIZE, BATCH = 29, 8
 
@@ -412,35 +410,3 @@ def test_targets_of_16_bits_keep_their_values(tmp_path: Path, workers: int) -> N
     loader = evaluation_loader(dataset, rank=0, world_size=1, workers=workers, timeout=60)
     (batch,) = batches(loader)
     assert batch.targets.tolist() == [mask.tolist()]
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
-        ),
-    ],
-)
-def test_staged_batches_arrive_whole_and_in_order(device: str) -> None:
-    random = torch.Generator().manual_seed(0)
-    read = [
-        Batch(
-            torch.randint(0, 256, (2, 3, 512, 512), dtype=torch.uint8, generator=random),
-            torch.randint(0, 9, (2, 512, 512), dtype=torch.uint8, generator=random),
-            (f"{number}.png",),
-        )
-        for number in range(5)
-    ]
-    work = torch.ones(1024, 1024, device=device)
-    found = []
-    for batch in staged(iter(read), Compute(torch.device(device))):
-        for _ in range(3):
-            work = work @ work / 1024  # the device is busy while the next one is copied
-        found.append(Batch(batch.images + 0, batch.targets + 0, batch.names))
-    assert [batch.names for batch in found] == [batch.names for batch in read]
-    for ours, expected in zip(found, read, strict=True):
-        assert torch.equal(ours.images.cpu(), expected.images)
-        assert torch.equal(ours.targets.cpu(), expected.targets)

@@ -22,10 +22,10 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_sweep_cls import GRID, ROOT, Write, epochs_of, planned, rows_at, write  # noqa: F401
 from test_train_seg import call
 
+from sceneparse.cli import sweep as sweep_command
 from sceneparse.sweep import study
 from sceneparse.sweep.plan import Plan
 from sceneparse.sweep.storage import open_storage
-from tools import sweep_cls
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def start(write: Write, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pop
     started = []
 
     def start(text: str, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "tools/sweep_cls.py"), str(write(text))]
+        command = [sys.executable, "-m", "sceneparse", "sweep", str(write(text))]
         process = subprocess.Popen(
             [*command, f"output={tmp_path / 'out'}", *arguments],
             cwd=ROOT,
@@ -85,7 +85,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(
     for row in rows:  # also what was reported is whole, and no epoch was trained twice
         assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 61))
         assert row.epochs == 60
-    assert "going on from" in (plan.folder(trial) / "train.log").read_text()
+    assert "resuming from" in (plan.folder(trial) / "train.log").read_text()
 
 
 def test_stopped_sweep_goes_on(
@@ -102,7 +102,7 @@ def test_stopped_sweep_goes_on(
     assert process.returncode == 75, printed
     assert "stopped: SIGTERM received; go on with the same command" in printed
     assert [row.state for row in rows_at(plan, place)] == ["waiting"] * 2
-    assert call(sweep_cls, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=60") == 0
+    assert call(sweep_command, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=60") == 0
     rows = rows_at(plan, place)
     assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
     assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 61))
@@ -155,7 +155,7 @@ def test_two_workers_share_a_database(
     # Epochs enough that one worker does not finish every trial before the other has started.
     long = "train.epochs=30"
     command = [path, f"output={tmp_path / 'out'}", "--workers=2", f"--storage={postgres}", long]
-    assert call(sweep_cls, *command) == 0
+    assert call(sweep_command, *command) == 0
     plan = planned(path, long)
     rows = rows_at(plan, postgres)
     assert [(row.state, row.attempts) for row in rows] == [("complete", 1)] * 4
@@ -165,11 +165,11 @@ def test_two_workers_share_a_database(
     assert not (tmp_path / "out/journal.log").exists()
 
     # a machine that comes later finds nothing left to do
-    assert call(sweep_cls, *command) == 0
-    assert call(sweep_cls, *command, "train.epochs=7") == 2
+    assert call(sweep_command, *command) == 0
+    assert call(sweep_command, *command, "train.epochs=7") == 2
     assert "train.epochs was 30, is 7" in capsys.readouterr().err
     wrong = postgres.replace("topsecret", "notsecret")
-    assert call(sweep_cls, *command[:3], f"--storage={wrong}", long) == 2
+    assert call(sweep_command, *command[:3], f"--storage={wrong}", long) == 2
     said = capsys.readouterr()
     assert "password authentication failed" in said.err
     written = (tmp_path / "out/sweep.json").read_text()

@@ -9,7 +9,7 @@ import torch
 from sceneparse.benchmark.classifiers import count_costs, measure_costs
 from sceneparse.benchmark.rows import Row
 from sceneparse.layers.attention import ATTENTION
-from sceneparse.precision import Compute
+from sceneparse.runtime.precision import Compute
 from sceneparse.studies.costs import COSTS
 
 _SIZE, _BATCH = 32, 128

@@ -12,8 +12,8 @@ from sceneparse.benchmark.limits import finish
 from sceneparse.benchmark.rows import Row, Work, cost_row, in_turns, time_row
 from sceneparse.data.loader import Batch
 from sceneparse.data.synthetic import write_dataset
-from sceneparse.engine import train_one_epoch
-from sceneparse.training import Training
+from sceneparse.training.loop import train_one_epoch
+from sceneparse.training.run import Training
 
 # From overridden settings to the parts of a run.
 Prepare = Callable[[Sequence[str]], Training]
@@ -67,7 +67,7 @@ class _Steps:
     def __call__(self) -> None:
         training = self.training
         self._waits.append(0.0)
-        train_one_epoch(
+        steps = train_one_epoch(
             training.parallel,
             self._timed(),
             training.stepper,
@@ -78,8 +78,9 @@ class _Steps:
             accumulate=1,
             seed=(training.seed,),
             first_step=0,
-            after_step=lambda *_: True,
         )
+        for _ in steps:
+            pass
         finish(training.process.device)
 
     def shares(self, seconds: Sequence[float]) -> list[float]:

@@ -83,7 +83,7 @@ class ClsTrainSection(Section):
     epochs: Count = Field(200, description="passes over the training images")
     batch_size: Count = Field(128, description="images per optimiser step")
     amp: Literal["auto", "bf16", "fp16", "off"] = Field(
-        "auto", description="mixed precision; auto: where it is measured or known to be faster"
+        "auto", description="mixed precision; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
     save_every: CountOrZero = Field(

@@ -187,7 +187,7 @@ class TrainSection(Section):
     )
     accumulate: Count = Field(1, description="pieces a batch is split into to save memory")
     amp: Literal["auto", "bf16", "fp16", "off"] = Field(
-        "auto", description="mixed precision; auto: where it is measured or known to be faster"
+        "auto", description="mixed precision; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
     compile: Switch = Field(

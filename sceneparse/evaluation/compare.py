@@ -48,7 +48,9 @@ def find_scores(folder: Path, split: str | None) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"'{folder}' holds no evaluation; run tools/eval_miou.py {folder} first")
+        raise InputError(
+            f"'{folder}' holds no evaluation; run `sceneparse evaluate {folder}` first"
+        )
     names = first_few(path.name for path in found)
     raise InputError(f"'{folder}' holds several evaluations ({names}); choose with --split")
 

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.loader import Batch, batches, evaluation_loader, explained_worker_failures
-from sceneparse.distributed import Process
-from sceneparse.engine import Meter, evaluate
 from sceneparse.evaluation.examples import KeptExamples
 from sceneparse.evaluation.result import Evaluation, image_mean_iou
-from sceneparse.logs import Progress
 from sceneparse.metrics.bootstrap import bootstrap_mean_iou
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
 from sceneparse.metrics.confusion import ConfusionMatrix
 from sceneparse.prediction.predictor import Predictor
 from sceneparse.report.pictures import Picture
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.progress import Progress
+from sceneparse.training.loop import Meter, evaluate
 
 # Called with each image (H, W, 3), its name and its predicted labels (H, W).
 AfterImage = Callable[[Picture, str, Any], None]

@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import SegmentationDataset
-from sceneparse.distributed import gather
 from sceneparse.report.pictures import Example
+from sceneparse.runtime.distributed import gather
 
 _WORST, _BEST = 6, 3
 

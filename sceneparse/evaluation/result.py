@@ -194,8 +194,8 @@ def read_evaluation(folder: Path) -> Stored:
     for name in (COUNTS_FILE, "eval.json"):
         if not (folder / name).is_file():
             raise InputError(
-                f"'{folder}' holds no evaluation ({name} is missing); run tools/eval_miou.py on it "
-                "first"
+                f"'{folder}' holds no evaluation ({name} is missing); run `sceneparse evaluate` on "
+                "it first"
             )
     arrays = read_arrays(folder / COUNTS_FILE)
     written = read_json(folder / "eval.json", LARGEST_DESCRIPTION)

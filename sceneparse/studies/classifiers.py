@@ -12,7 +12,7 @@ from typing import Any
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.metrics.significance import MeanDifference, compare_means
-from sceneparse.settings import flat
+from sceneparse.runs.folder import flat
 from sceneparse.studies.seeds import SeedCurves, Spread, read_seed, spreads_of
 
 # Settings that differ between seeds, or tell where things are.
@@ -71,7 +71,7 @@ def seed_folders(folder: Path) -> list[Path]:
 
 
 def read_group(folder: Path) -> Group:
-    """Read the output folder of tools/train_cls.py (or the folder of one seed).
+    """Read the output folder of `sceneparse classify` (or the folder of one seed).
 
     Raises InputError if it is none, if its seeds were trained by different settings, or if two of
     them are the same run: a copy would make the spread too small.
@@ -79,7 +79,7 @@ def read_group(folder: Path) -> Group:
     runs = [folder] if (folder / "metrics.jsonl").is_file() else seed_folders(folder)
     if not runs:
         raise InputError(
-            f"'{folder}' holds no runs of tools/train_cls.py (seed-N) and no evaluation"
+            f"'{folder}' holds no runs of `sceneparse classify` (seed-N) and no evaluation"
         )
     finished: dict[str, tuple[Path, dict[str, Any]]] = {}
     unfinished = []
@@ -111,13 +111,13 @@ def _read_meta(run: Path) -> dict[str, Any] | None:
     path = run / "last" / "meta.json"
     if not path.exists():
         return None
-    with refusing(path, "damaged or not of tools/train_cls.py"):
+    with refusing(path, "damaged or not of `sceneparse classify`"):
         meta: dict[str, Any] = read_json(path, LARGEST_DESCRIPTION)
         task, config = meta["task"], meta["config"]
         _ = config["train"]["epochs"] - meta["epoch"], config["seeds"], meta["classes"]
         _ = dict(meta["model"]), _compared(meta)
     if task != "classification":
-        raise InputError(f"'{run}' is not a run of tools/train_cls.py")
+        raise InputError(f"'{run}' is not a run of `sceneparse classify`")
     return meta
 
 

@@ -80,8 +80,8 @@ def read_seed(folder: Path) -> SeedCurves:
     """Read the curves of a run; raises InputError if it has none."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        raise InputError(f"'{folder}' holds no run of tools/train_cls.py")
-    with refusing(path, "damaged or not of tools/train_cls.py"):
+        raise InputError(f"'{folder}' holds no run of `sceneparse classify`")
+    with refusing(path, "damaged or not of `sceneparse classify`"):
         records = [json.loads(line) for line in read_text(path).splitlines()]
         after_epoch = [record for record in records if record["kind"] == "val"]
         columns = {

@@ -12,7 +12,6 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from sceneparse.logs import format_seconds
 from sceneparse.report.plots import save_plot
 from sceneparse.report.tables import Table, write_csv
 from sceneparse.report.trials import (
@@ -23,6 +22,7 @@ from sceneparse.report.trials import (
     importance_bars,
     parallel_coordinates,
 )
+from sceneparse.runtime.progress import format_seconds
 from sceneparse.sweep.plan import Params, Plan
 from sceneparse.sweep.study import MOST_KILLS, Attempts, in_state
 

@@ -28,7 +28,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sceneparse.errors import InputError, first_few
-from sceneparse.run_folder import changed_settings
+from sceneparse.runs.folder import changed_settings
 from sceneparse.sweep.plan import Params, Plan
 
 MOST_KILLS = 3

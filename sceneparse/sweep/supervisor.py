@@ -13,8 +13,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sceneparse.errors import InputError
-from sceneparse.logs import format_seconds
-from sceneparse.preemption import StopRequest
+from sceneparse.runtime.progress import format_seconds
+from sceneparse.runtime.signals import StopRequest
 from sceneparse.sweep.plan import Plan
 from sceneparse.sweep.results import Row, best_of, row_in_words, rows_of, write_tables
 from sceneparse.sweep.study import MOST_KILLS, Attempts, Watch, attempts_of, in_state, put_back

@@ -27,14 +27,14 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
-from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
 from sceneparse.config.classification import ClsConfig, ClsDataSection
 from sceneparse.data.classes import LabelledImages
-from sceneparse.distributed import Process, join_processes
 from sceneparse.errors import InputError, NumericalError, Preempted
 from sceneparse.models.classification import create_classifier
-from sceneparse.preemption import StopRequest
-from sceneparse.run_folder import is_run_folder
+from sceneparse.runs.folder import is_run_folder
+from sceneparse.runtime.distributed import Process, join_processes
+from sceneparse.runtime.progress import log_on_main
+from sceneparse.runtime.signals import StopRequest
 from sceneparse.sweep.plan import Params, Plan
 from sceneparse.sweep.storage import explained_failures, open_storage
 from sceneparse.sweep.study import (
@@ -46,8 +46,9 @@ from sceneparse.sweep.study import (
     suggest,
     take,
 )
-from sceneparse.training import Training, train
-from sceneparse.validation import Validated
+from sceneparse.training.classification import load_data, prepare_seed, seed_folder
+from sceneparse.training.run import Training, train
+from sceneparse.training.validation import Validated
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -83,6 +84,7 @@ def work(plan: Plan, storage: str, seat: Seat) -> None:
 
     Exits with code 2 where the storage is lost.
     """
+    log_on_main()
     torch.set_num_threads(max(1, torch.get_num_threads() // seat.places))
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(seat.place % torch.cuda.device_count())

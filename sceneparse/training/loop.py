@@ -1,0 +1,186 @@
+"""The loops: one epoch of training, one evaluation; all they use arrives as arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from sceneparse.data.loader import Batch
+from sceneparse.errors import InputError, NumericalError
+from sceneparse.inference.protocols import Infer
+from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.runtime.distributed import sum_over_processes
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.optim import Stepped, Stepper
+
+# Runs a network on normalised images (B, 3, H, W); returns what the loss needs.
+Forward = Callable[[nn.Module, Tensor], Any]
+
+
+def train_one_epoch(  # noqa: PLR0913 - all it uses
+    model: nn.Module,
+    batches: Iterable[Batch],
+    stepper: Stepper,
+    *,
+    forward: Forward,
+    loss_function: Callable[[Any, Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    accumulate: int,
+    seed: tuple[int, ...],
+    first_step: int,
+) -> Iterator[tuple[int, Stepped, list[str]]]:
+    """Train on `batches`, `accumulate` of them per step; stop reading to stop training.
+
+    Yields after every step: the number of steps done in this epoch (`first_step` were done before),
+    its result, and the names of its samples. Dropout draws from a generator seeded by `seed`, step
+    and batch, so that a resumed run repeats it. Raises InputError if the memory does not suffice.
+    """
+    model.train()
+    loss_sum, names = torch.zeros((), device=compute.device), list[str]()
+    for number, batch in enumerate(batches):
+        step, piece = divmod(number, accumulate)
+        if piece == 0:
+            stepper.begin(model)
+            loss_sum, names = torch.zeros((), device=compute.device), []
+        torch.manual_seed(_seed_from(*seed, first_step + step, piece))
+        step_ends = piece == accumulate - 1
+        with (
+            explained_lack_of_memory(batch, compute, _SMALLER_STEPS),
+            _sync_gradients(model, step_ends),
+        ):
+            images = normalize(compute.place_images(batch.images))
+            targets = batch.targets.to(compute.device, non_blocking=True)
+            with compute.autocast():
+                outputs = forward(model, images)
+            loss = loss_function(outputs, targets) / accumulate
+            stepper.scaler.scale(_nan_unless_finite(loss)).backward()
+            loss_sum += loss.detach()
+            names += batch.names
+            stepped = stepper.step(model, loss_sum) if step_ends else None
+        if stepped:
+            yield first_step + step + 1, stepped, names
+
+
+_SMALLER_STEPS = "lower train.batch_size, raise train.accumulate, or lower augment.crop"
+_SMALLER_WINDOWS = "evaluate in windows (protocol slide) of a smaller crop"
+
+
+@contextmanager
+def explained_lack_of_memory(batch: Batch, compute: Compute, remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error, on GPU or CPU, into InputError with the batch's size."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lacking = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        # The CPU's allocator has no exception type of its own.
+        if not lacking and "can't allocate memory" not in str(error):
+            raise
+        count, _, height, width = batch.images.shape
+        size = f"{count} images of {height}x{width}"
+        raise InputError(f"{compute.device} has too little memory for {size}; {remedy}") from error
+
+
+def _nan_unless_finite(loss: Tensor) -> Tensor:
+    """Return the loss, or NaN if it is not finite.
+
+    NaN makes all gradients NaN, so that every process notices in the sum of the gradients. An
+    infinite loss could have finite gradients.
+    """
+    return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+
+
+def _sync_gradients(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Return a context in which processes sum their gradients only at the end of a step."""
+    if isinstance(model, DistributedDataParallel) and not now:
+        return model.no_sync()
+    return nullcontext()
+
+
+def _seed_from(*numbers: int) -> int:
+    """Return a seed made of several numbers; neighbouring numbers give unrelated seeds."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
+
+
+class Meter(Protocol):
+    """Counts something during an evaluation; its counts are summed over all processes."""
+
+    needs_confidence: bool
+
+    def update(self, labels: Tensor, targets: Tensor, confidence: Tensor | None) -> None:
+        """Count predicted and true labels (B, H, W); `confidence`: of the predicted ones."""
+
+    def state(self) -> list[Tensor]:
+        """Return the tensors to sum over processes, in place."""
+
+
+@torch.inference_mode()
+def evaluate(
+    model: SegmentationNetwork,
+    batches: Iterable[Batch],
+    meters: Sequence[Meter],
+    *,
+    infer: Infer,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    after_batch: Callable[[Batch, Tensor], None],
+) -> None:
+    """Update the meters with this process's batches, then sum the counts of all processes.
+
+    `infer` is an inference protocol. `after_batch` gets every batch and its predicted labels
+    (B, H, W). Raises InputError if the memory does not suffice.
+    """
+    model.eval()
+    for batch in batches:
+        with explained_lack_of_memory(batch, compute, _SMALLER_WINDOWS):
+            images = normalize(compute.place_images(batch.images))
+            with compute.autocast():
+                scores = infer(model, images)
+            confidence: Tensor | None = None
+            if any(meter.needs_confidence for meter in meters):
+                labels, confidence = scores.labels_and_confidence()
+            else:
+                labels = scores.labels()
+        targets = batch.targets.to(compute.device, non_blocking=True)
+        for meter in meters:
+            meter.update(labels, targets, confidence)
+        after_batch(batch, labels)
+    for meter in meters:
+        for tensor in meter.state():
+            sum_over_processes(tensor)
+
+
+@torch.inference_mode()
+def evaluate_classifier(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+) -> tuple[float, float]:
+    """Return the mean cross entropy and the accuracy over this process's batches.
+
+    Raises NumericalError if the network's outputs are not finite.
+    """
+    model.eval()
+    counts, images = torch.zeros(2, dtype=torch.float64, device=compute.device), 0
+    for batch in batches:
+        with compute.autocast():
+            logits = model(normalize(compute.place_images(batch.images)))
+        targets = batch.targets.to(compute.device, non_blocking=True)
+        loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+        correct = (logits.argmax(dim=1) == targets).sum()
+        counts += torch.stack([loss.double(), correct.double()])
+        images += len(targets)
+    loss_sum, correct_sum = counts.tolist()
+    if not math.isfinite(loss_sum):
+        raise NumericalError("the network's outputs are not finite; lower optim.lr")
+    return loss_sum / images, correct_sum / images

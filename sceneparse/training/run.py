@@ -1,0 +1,275 @@
+"""A run from its finished parts to the end: epochs, validation, checkpoints; for both tasks."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from sceneparse.data.loader import Batch, explained_worker_failures
+from sceneparse.errors import NumericalError, Preempted
+from sceneparse.inference.normalization import Normalization
+from sceneparse.report.pictures import save_png
+from sceneparse.runs.lock import RunLock
+from sceneparse.runs.log import RunLog
+from sceneparse.runs.saving import save_checkpoint
+from sceneparse.runtime.distributed import Process, any_process, any_process_each, share_buffers
+from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.loop import Forward, train_one_epoch
+from sceneparse.training.optim import Stepped, Stepper
+from sceneparse.training.position import Position, StepRecord
+from sceneparse.training.validation import Validated
+
+logger = logging.getLogger(__name__)
+
+# From a network's outputs and the targets to a scalar.
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+class Sampler(Protocol):
+    """The order of the samples; it decides which batches the loader reads next."""
+
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one epoch."""
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Start the next pass in `epoch`, after its first `step` steps."""
+
+
+@dataclass
+class Training:
+    """The finished parts of a run.
+
+    `batches` reads one epoch in `sampler`'s order, `forward` runs the network on images, `loss`
+    compares its outputs with the targets, `validate` scores the network. A checkpoint is saved
+    after every epoch, and after every `save_every` steps (0: only after epochs). The run ends with
+    an error after `most_bad_steps` steps in a row without a finite loss and gradient.
+    """
+
+    folder: Path
+    process: Process
+    compute: Compute
+    normalize: Normalization
+    sampler: Sampler
+    batches: Callable[[], Iterable[Batch]]
+    validate: Callable[[nn.Module], Validated]
+    model: nn.Module
+    parallel: nn.Module
+    forward: Forward
+    stepper: Stepper
+    epochs: int
+    loss: Loss
+    seed: int
+    meta: dict[str, Any]
+    lock: RunLock
+    eval_every: int = 1
+    accumulate: int = 1
+    save_every: int = 0
+    most_bad_steps: int = 10
+    stop: StopRequest = field(default_factory=StopRequest)
+    position: Position = field(default_factory=Position)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and saved: the averaged one if there is one."""
+        averaged = self.stepper.averaged
+        return self.model if averaged is None else averaged.module
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps since the start of the run."""
+        return self.position.epoch * self.sampler.steps_per_epoch + self.position.step
+
+    @property
+    def epoch_done(self) -> bool:
+        """Whether all steps of the present epoch are done."""
+        return self.position.step == self.sampler.steps_per_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.position.epoch == self.epochs
+
+    def contains(self, position: Position) -> bool:
+        """Return whether this run passes through a position."""
+        return (
+            0 <= position.epoch <= self.epochs
+            and 0 <= position.step <= self.sampler.steps_per_epoch
+            and 0 <= position.seconds < math.inf
+        )
+
+
+def train(training: Training) -> None:
+    """Run the remaining epochs, each with validation and a checkpoint.
+
+    Raises Preempted after a signal, once the state is saved, and NumericalError if the loss stays
+    infinite or NaN.
+    """
+    position, sampler = training.position, training.sampler
+    with _opened(training) as (log, progress):
+        while not training.finished:
+            sampler.start_at(position.epoch, position.step)
+            steps = train_one_epoch(
+                training.parallel,
+                training.batches(),
+                training.stepper,
+                forward=training.forward,
+                loss_function=training.loss,
+                normalize=training.normalize,
+                compute=training.compute,
+                accumulate=training.accumulate,
+                seed=(training.seed, training.process.rank, position.epoch),
+                first_step=position.step,
+            )
+            _follow(steps, training, log, progress)
+            save(training, _end_epoch(training, log, progress))
+            stopping = any_process(training.stop.name is not None, training.process.device)
+            if stopping and not training.finished:
+                raise Preempted(
+                    f"{training.stop.name or 'a signal'} received, saved after step "
+                    f"{training.steps_done}; resume with the same command and --resume"
+                )
+
+
+@contextmanager
+def _opened(training: Training) -> Iterator[tuple[RunLog | None, Progress]]:
+    """Open the run's log (on the main process only), progress and signal handlers; close them."""
+    batch_size = training.sampler.batch_size
+    progress = Progress(
+        training.epochs * training.sampler.steps_per_epoch * batch_size,
+        "images",
+        done=training.steps_done * batch_size,
+        seconds=training.position.seconds,
+        quiet=not training.process.is_main,
+    )
+    with ExitStack() as stack:
+        stack.callback(training.lock.release)
+        stack.callback(progress.close)
+        stack.enter_context(log_to_stderr())
+        stack.enter_context(training.stop)
+        stack.enter_context(explained_worker_failures())
+        log = None
+        if training.process.is_main:
+            run_log = RunLog(training.folder, first_step=training.steps_done)
+            log = stack.enter_context(closing(run_log))
+        yield log, progress
+
+
+def _follow(
+    steps: Iterable[tuple[int, Stepped, list[str]]],
+    training: Training,
+    log: RunLog | None,
+    progress: Progress,
+) -> None:
+    """Take the steps of an epoch, to its end or to a signal: record them and save if it is time."""
+    position = training.position
+    record = StepRecord(
+        position,
+        f"epoch {position.epoch + 1}/{training.epochs}",
+        training.stepper.optimizer,
+        most_bad_steps=training.most_bad_steps,
+        log=log,
+        progress=progress,
+    )
+    for step, stepped, names in steps:
+        position.step = step
+        bad = not (stepped.moved or stepped.overflow)
+        stopping, bad = any_process_each(
+            [training.stop.name is not None, bad], training.process.device
+        )
+        if bad:
+            record.add_bad(training.steps_done, stepped, names)
+        else:
+            record.add(stepped)
+        record.write(training.steps_done, at_end=training.epoch_done)
+        progress.advance(training.sampler.batch_size, record.note)
+        due = training.save_every and training.steps_done % training.save_every == 0
+        if due and not training.epoch_done:
+            position.seconds = progress.seconds
+            with progress.paused():
+                save(training)
+        if stopping:
+            return
+
+
+def _end_epoch(training: Training, log: RunLog | None, progress: Progress) -> Validated | None:
+    """Count a finished epoch and validate if it is time; None: there was no whole validation."""
+    position = training.position
+    position.seconds = progress.seconds
+    if not training.epoch_done:
+        return None
+    position.epoch, position.step = position.epoch + 1, 0
+    if not training.finished and position.epoch % training.eval_every:
+        return None
+    try:
+        return _validate(training, log, progress)
+    except Preempted:
+        # The resumed run starts with the validation, at the end of the epoch.
+        position.epoch, position.step = position.epoch - 1, training.sampler.steps_per_epoch
+        return None
+
+
+def _validate(training: Training, log: RunLog | None, progress: Progress) -> Validated:
+    """Score the network, log the result, and write the picture of examples if there is one."""
+    share_buffers(training.evaluated)
+    with progress.paused():
+        found = training.validate(training.evaluated)
+    position = training.position
+    logger.info(
+        f"epoch {position.epoch}/{training.epochs}  {found.description}  "
+        f"(best {max(position.best, found.score):.4f})  trained {format_seconds(progress.seconds)}"
+    )
+    if log is None:
+        return found
+    seconds = round(progress.seconds, 1)
+    values = {"epoch": position.epoch, "seconds": seconds, **found.values}
+    log.write("val", training.steps_done, values)
+    if found.picture is not None:
+        log.picture("val", training.steps_done, found.picture)
+        name = f"epoch-{position.epoch:04d}.png"
+        save_png(found.picture, training.folder / "pictures" / name)
+    if training.finished and found.table:
+        logger.info(found.table)
+    return found
+
+
+def save(training: Training, found: Validated | None = None) -> None:
+    """Save a checkpoint of the run as it is now, with the result of a validation if there is one.
+
+    Raises NumericalError instead of saving infinite or NaN weights, and InputError if the disk is
+    full or read-only.
+    """
+    position = training.position
+    if found is not None and found.score > position.best:
+        position.best, position.best_step = found.score, training.steps_done
+    weights, own = training.evaluated.state_dict(), training.model.state_dict()
+    if not all(tensor.isfinite().all() for tensor in (*weights.values(), *own.values())):
+        raise NumericalError(
+            f"weights are not finite after step {training.steps_done}; lower optim.lr, or set "
+            "optim.clip_norm=1 (earlier checkpoints are intact)"
+        )
+    if not training.process.is_main:
+        return
+    save_checkpoint(
+        training.folder,
+        step=training.steps_done,
+        best_step=position.best_step,
+        weights=weights,
+        training={
+            "model": own,
+            "stepper": training.stepper.state_dict(),
+            "position": vars(position),
+        },
+        meta={**training.meta, **vars(position), "processes": training.process.world_size},
+    )
