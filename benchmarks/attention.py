@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.rows import Row
 from sceneparse.layers.attention import ATTENTION
-from sceneparse.report.costs import COSTS
 from sceneparse.runtime.precision import Compute
 from sceneparse.studies.classifier_costs import count_costs, measure_costs
+from sceneparse.studies.costs import COSTS
 
 _SIZE, _BATCH = 32, 128
 _UNITS = {1e6: "M", 2**20: "MB", 1: "/s"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from timeit import timeit
 
-from sceneparse.report.layout import Table
+from sceneparse.report.tables import Table
 
 Work = Callable[[], object]
 

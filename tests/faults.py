@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sceneparse.report.layout import Table
+from sceneparse.report.tables import Table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "faults.json"

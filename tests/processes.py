@@ -32,7 +32,7 @@ forkserver.set_forkserver_preload(
     [
         "sceneparse.training.segmentation",
         "sceneparse.training.classification",
-        "sceneparse.report.seeds",
+        "sceneparse.studies.seeds",
         "tests.processes",
     ]
 )

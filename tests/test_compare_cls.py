@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import asdict
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from sceneparse.cli import classify as classify_command
 from sceneparse.cli import compare as compare_command
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
-from sceneparse.report.costs import pareto_front
-from sceneparse.report.seeds import spread_of
+from sceneparse.report.tables import plain
 from sceneparse.runtime.precision import Compute
 from sceneparse.studies.classifier_costs import count_costs, measure_costs
+from sceneparse.studies.costs import pareto_front
+from sceneparse.studies.seeds import spread_of
 
 
 def test_holm_is_the_closed_test_of_bonferroni() -> None:
@@ -67,7 +69,7 @@ def test_without_spread_nothing_is_tested(b: list[float]) -> None:
 def test_losses_that_are_not_finite_are_not_tested(lost: float) -> None:
     (found,) = compare_means({"a": [0.1, 0.2], "b": [0.3, lost]})
     assert not found.tested
-    assert json.dumps(spread_of([0.3, lost]).as_values(), allow_nan=False).count("null") == 5
+    assert json.dumps(plain(asdict(spread_of([0.3, lost]))), allow_nan=False).count("null") == 5
 
 
 def test_pareto_front_is_the_rising_staircase() -> None:
@@ -186,8 +188,8 @@ def test_what_cannot_be_compared_is_refused(
     settings = ["data.size=12", f"output={other}"]
     assert call(classify_command, "--config", CONFIG, *small, *settings) == 0
     cases = [
-        ([tmp_path / "empty"], "holds no runs of tools/train_cls.py"),
-        ([tmp_path / "nowhere"], "holds no runs of tools/train_cls.py"),
+        ([tmp_path / "empty"], "holds no runs of `sceneparse classify`"),
+        ([tmp_path / "nowhere"], "holds no runs of `sceneparse classify`"),
         ([tmp_path / "begun"], "no run is finished"),
         ([none, none], "given twice"),
         ([none, tmp_path / "same"], "given twice"),
@@ -201,7 +203,7 @@ def test_what_cannot_be_compared_is_refused(
     for content, message in (
         (json.dumps(changed), "different settings: model is resnet20 and resnet32"),
         ("{", "cannot be read as JSON"),
-        (json.dumps({**meta, "task": "segmentation"}), "is not a run of tools/train_cls.py"),
+        (json.dumps({**meta, "task": "segmentation"}), "is not a run of `sceneparse classify`"),
     ):
         cases.append(([none, eca], message))
         meta_path.write_text(content)

@@ -15,7 +15,9 @@ from conftest import MakeRun, RunCommand
 from PIL import Image
 from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
+import sceneparse
 from sceneparse.cli import evaluate as evaluate_command
+from sceneparse.data.datasets import create_dataset
 
 PLOTS = [
     f"{name}.{kind}" for name in ("calibration", "classes", "confusion") for kind in ("png", "svg")
@@ -53,6 +55,31 @@ def test_everything_that_was_asked_for_is_written(
     assert "http" not in page.replace("http-equiv", "")
     assert page.count('class="layer prediction"') == 5
     assert 'type="range"' in page
+
+
+def test_examples_are_the_worst_and_the_best_predicted_once(
+    make_run: MakeRun, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    expected = {}
+    for index in range(12):
+        image, _, name = create_dataset("folder", scenes, "train")[index]
+        expected[name] = sceneparse.Predictor(run).score(image[None]).labels()[0].numpy()
+    shown = []
+    monkeypatch.setattr(sceneparse.Predictor, "score", None)  # a second time
+    monkeypatch.setattr(
+        "sceneparse.evaluation.page._figure", lambda *arguments: shown.append(arguments) or {}
+    )
+    monkeypatch.setattr("sceneparse.evaluation.page.write_page", lambda *_: None)
+    evaluated(run, "--split", "train", "--report")
+    with (run / "eval_train/images.csv").open() as file:
+        scores = {row["image"]: float(row["mean_iou"]) for row in csv.DictReader(file)}
+    found = [score for _, score, _ in shown]
+    ranked = sorted(scores.values())
+    assert found == pytest.approx([*ranked[:6], *ranked[:-4:-1]], abs=5e-5)
+    for example, score, _ in shown:
+        assert np.array_equal(example.prediction, expected[example.name])
+        assert score == pytest.approx(scores[example.name], abs=5e-5)
 
 
 def test_report_works_in_a_browser(make_run: MakeRun, tmp_path: Path) -> None:
@@ -112,10 +139,13 @@ def test_more_processes_than_images_count_the_same(
             done = run_command("evaluate", run, *options, processes=processes)
             assert done.returncode == 0, done.stderr
         with np.load(output / "counts.npz") as counts:
-            results.append((counts["by_image"], (output / "eval.csv").read_text()))
-    for by_image, table in results[1:]:
+            table, page = (output / "eval.csv").read_text(), (output / "report.html").read_text()
+            pictures = (output / "examples.png").read_bytes(), page.partition("<h3>")[2]
+            results.append((counts["by_image"], table, pictures))
+    for by_image, table, pictures in results[1:]:
         assert np.array_equal(by_image, results[0][0])
         assert table == results[0][1]
+        assert pictures == results[0][2]
 
 
 def test_comparison_says_what_is_separated(

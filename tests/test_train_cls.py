@@ -21,8 +21,8 @@ from sceneparse.cli import classify as classify_command
 from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.errors import InputError, Preempted
-from sceneparse.report.seeds import spread_of
 from sceneparse.runtime.distributed import Process
+from sceneparse.studies.seeds import spread_of
 from sceneparse.training.classification import load_data, prepare_seed
 from sceneparse.training.run import train
 

@@ -86,7 +86,7 @@ def milestones_too_late(config: ClsConfig) -> list[int]:
 
 def summarise(config: ClsConfig) -> None:
     """Print and write the mean and spread over the seeds, and draw the curves."""
-    from sceneparse.report.seeds import read_seed, seeds_table, write_summary
+    from sceneparse.studies.seeds import read_seed, seeds_table, write_summary
 
     output = Path(config.output)
     curves = [read_seed(output / f"seed-{seed}") for seed in config.seeds]

@@ -1,4 +1,4 @@
-"""Compare classifiers trained by `sceneparse classify`: accuracy with intervals, tests, costs."""
+"""Compare classifiers, or evaluations of segmentation models: intervals, tests, costs."""
 
 from __future__ import annotations
 
@@ -10,68 +10,117 @@ from typing import TYPE_CHECKING
 from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
-    from sceneparse.report.classifiers import Comparison
-    from sceneparse.report.costs import Costs
+    from sceneparse.studies.classifiers import Comparison
+    from sceneparse.studies.costs import Costs
 
 EXAMPLES = """\
   sceneparse compare runs/none runs/strip_pooling runs/eca
   sceneparse compare runs/cifar10/* --output results/cifar10
   sceneparse compare runs/none runs/strip_pooling --counted
+  sceneparse compare runs/fcn runs/mpm --split val
+  sceneparse compare runs/study_camvid
 
-Each RUN is an output folder of `sceneparse classify` with its seeds. Seeds that are not finished
-are left out, and said. Costs are measured on this machine, in the precision it would train in.
-OUTPUT gets compare.html (one file that works offline), compare.md, compare.json, groups.csv,
-pairs.csv, and the plots as PNG and SVG."""
+Each RUN is one of: an output folder of `sceneparse classify` with its seeds; a segmentation run
+(its eval_SPLIT); a folder of scores; a study or one of its rows. Seeds that are not finished are
+left out, and the output says so.
+Classifiers: OUTPUT gets compare.html (one file that works offline), compare.md, compare.json,
+groups.csv, pairs.csv, and the plots as PNG and SVG. Costs are measured on this machine, in the
+precision it would train in.
+Segmentation: two runs are compared class by class as by `sceneparse evaluate --compare`; several,
+or rows with seeds, are compared with the first one: OUTPUT gets compare.json, compare.md, plots."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = command_parser(
-        "compare", "Compare trained classifiers: accuracy, tests, costs.", EXAMPLES
+        "compare", "Compare trained classifiers or evaluations: scores, tests, costs.", EXAMPLES
     )
+    result.add_argument("runs", nargs="+", metavar="RUN", help="what is compared")
     result.add_argument(
-        "runs", nargs="+", metavar="RUN", help="output folder of `sceneparse classify`"
-    )
-    result.add_argument(
-        "--output", default="runs/compare_cls", metavar="FOLDER", help="where results go"
+        "--output",
+        metavar="FOLDER",
+        help="where results go; default runs/compare_cls, runs/compare_eval",
     )
     result.add_argument(
         "--counted",
         action="store_true",
-        help="count parameters, multiply-adds and kept bytes only; measure no memory and speed",
+        help="classifiers: count parameters, multiply-adds and kept bytes only; measure no memory "
+        "and speed",
     )
     result.add_argument(
-        "--batch", type=int, metavar="N", help="images at once in measurements; default: as trained"
+        "--batch",
+        type=int,
+        metavar="N",
+        help="classifiers: images at once in measurements; default: as trained",
     )
+    result.add_argument("--split", help="segmentation: which eval_SPLIT, if there are several")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Read the runs, compare, measure costs, write everything."""
+    """Find out what is to be compared, and compare it."""
     from sceneparse.errors import InputError
-    from sceneparse.report.classifier_page import tables_of, write_comparison
-    from sceneparse.report.classifier_tables import verdicts
-    from sceneparse.report.classifiers import compare_groups, read_group
+    from sceneparse.studies.compare import CLASSIFIERS, OUTPUTS, recognise
 
     if options.batch is not None and options.batch < 2:
         raise InputError(f"--batch must be at least 2, got {options.batch}")
-    comparison = compare_groups([read_group(Path(run)) for run in options.runs])
-    output = Path(options.output)
+    given = Path(options.output) if options.output else None
+    kind, paths, skipped = recognise([Path(run) for run in options.runs], given)
+    useless = ["split"] if kind == CLASSIFIERS else ["counted", "batch"]
+    for name in useless:
+        if getattr(options, name):
+            raise InputError(f"--{name} changes nothing for {kind}; leave it out")
+    for path in skipped:
+        print(f"{path} holds results of a comparison and is skipped")
+    output = given or OUTPUTS[kind]
+    work = compare_classifiers if kind == CLASSIFIERS else compare_evaluations
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        work(options, paths, output)
     except OSError as error:
-        raise InputError(f"cannot write results to '{output}': {error.strerror}") from error
+        raise InputError(f"cannot write results to '{output}': {error}") from error
+
+
+def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
+    """Read the runs, compare, measure costs, write everything."""
+    from sceneparse.studies.classifier_page import tables_of, verdicts, write_comparison
+    from sceneparse.studies.classifiers import compare_groups, read_group
+
+    comparison = compare_groups([read_group(path) for path in paths])
+    # Before minutes of measurements.
+    output.mkdir(parents=True, exist_ok=True)
     costs, facts = find_costs(options, comparison)
+    facts = {"runs": ", ".join(map(str, paths)), **facts}
     for table in tables_of(comparison, costs):
         print(f"\n{table.title}\n{table.as_text()}")
     print("\n" + "\n".join([*verdicts(comparison), *comparison.notes]))
-    try:
-        write_comparison(output, comparison, costs, facts)
-    except OSError as error:
-        raise InputError(f"cannot write results to '{output}': {error}") from error
+    write_comparison(output, comparison, costs, facts)
     print(f"\npage         {output / 'compare.html'}")
     print(f"tables       {output / 'compare.md'}, compare.json, groups.csv, pairs.csv")
     print(f"plots        {output / 'curves.png'}, {output / 'accuracy_against_cost.png'}")
+
+
+def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
+    """Compare two evaluations class by class, or several, or rows of seeds, with the first."""
+    from sceneparse.errors import InputError
+    from sceneparse.evaluation.compare import compare, text, write_comparison
+    from sceneparse.studies.compare import read_runs
+    from sceneparse.studies.rows import rows_of, table_of, write_rows
+
+    if len(paths) < 2:
+        raise InputError(f"'{paths[0]}' has nothing to be compared with; give two runs or more")
+    runs, notes = read_runs(paths, options.split)
+    first = runs[0]
+    if len(runs) == 2 and first.seed is None:
+        comparison = compare(first.scores, runs[1].scores, 10_000)
+        print(text(comparison))
+        write_comparison(output, comparison)
+        print(f"\nresults      {output}: compare.json, compare.csv, differences.png, .svg")
+        return
+    split = options.split or first.scores.folder.name.removeprefix("eval_")
+    rows = rows_of(runs, first.row)
+    print("\n".join([table_of(rows, split).as_text(), *notes]))
+    files = write_rows(output / "compare", runs, rows, first.row, split)
+    print(f"\nresults      {output / 'compare'}{', '.join(files)}")
 
 
 def find_costs(
@@ -87,7 +136,7 @@ def find_costs(
     first = next(iter(comparison.groups.values()))
     size = first.settings["data.size"] if first.settings["data.dataset"] == "folder" else 32
     costs = {name: count_costs(arguments, size) for name, arguments in models.items()}
-    facts = {"runs": ", ".join(options.runs), **version_rows()}
+    facts = version_rows()
     if options.counted:
         return costs, facts
     batch = options.batch or first.settings["train.batch_size"]

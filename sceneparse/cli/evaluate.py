@@ -11,8 +11,8 @@ from sceneparse.cli.options import add_protocol_options, protocol_settings
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
-    from sceneparse.prediction.predictor import Predictor
-    from sceneparse.report.evaluation import Evaluation
+    from sceneparse.evaluation.examples import KeptExamples
+    from sceneparse.evaluation.result import Evaluation
 
 EXAMPLES = """\
   sceneparse evaluate runs/quickstart
@@ -97,7 +97,9 @@ def main(options: argparse.Namespace) -> None:
 
 def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
-    from sceneparse.evaluation import evaluate_dataset
+    from sceneparse.data.datasets import spread
+    from sceneparse.evaluation.dataset import evaluate_dataset
+    from sceneparse.evaluation.examples import KeptExamples
     from sceneparse.prediction.networks import load_network, source_of
     from sceneparse.prediction.predictor import Predictor
     from sceneparse.report.pictures import save_labels
@@ -108,6 +110,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
     split = options.split or model.meta["data"]["val_split"]
     root = options.data or model.meta["data"]["root"]
     output = prepare_output(options, split)
+    kept = KeptExamples(dataset, spread(len(dataset), 5))
     with join_processes() as process:
         predictor = Predictor(
             model,
@@ -135,9 +138,10 @@ def evaluate_one(options: argparse.Namespace) -> None:
                 "precision": predictor.precision,
             },
             after_image=save,
+            kept=kept,
         )
         if process.is_main:
-            write_results(options, evaluation, predictor, dataset, output)
+            write_results(options, evaluation, kept, output)
 
 
 def open_dataset(options: argparse.Namespace, meta: dict[str, Any]) -> SegmentationDataset:
@@ -179,55 +183,40 @@ def prepare_output(options: argparse.Namespace, split: str) -> Path:
 
 
 def write_results(
-    options: argparse.Namespace,
-    evaluation: Evaluation,
-    predictor: Predictor,
-    dataset: SegmentationDataset,
-    output: Path,
+    options: argparse.Namespace, evaluation: Evaluation, kept: KeptExamples, output: Path
 ) -> None:
     """Print the tables and write the files beside them."""
-    from sceneparse.data.datasets import spread
-    from sceneparse.evaluation import predicted_example
-    from sceneparse.report.evaluation import text, write_evaluation
-    from sceneparse.report.evaluation_page import worst_and_best, write_report
+    from sceneparse.evaluation.page import write_report
+    from sceneparse.evaluation.result import text, write_evaluation
     from sceneparse.report.pictures import example_grid, save_png
 
     print(text(evaluation))
     write_evaluation(output, evaluation)
-    examples = [predicted_example(predictor, dataset, i) for i in spread(len(dataset), 5)]
-    grid = example_grid(examples, dataset.table.names, dataset.table.colors)
+    examples = [kept.example(number) for number in kept.some]
+    grid = example_grid(examples, evaluation.table.names, evaluation.table.colors)
     save_png(grid, output / "examples.png")
     print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}, {output / 'images.csv'}")
     print(f"pictures     {output / 'examples.png'}")
     for old in (output / "report.html", *(output / "plots").glob("*")):
         old.unlink(missing_ok=True)
     if options.report:
-        galleries = {
-            heading: [(predicted_example(predictor, dataset, i), score) for i, score in chosen]
-            for heading, chosen in worst_and_best(evaluation).items()
-        }
-        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, galleries)
+        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, kept)
         print(f"report       {output / 'report.html'}, {output / 'plots'}")
 
 
 def compare_two(options: argparse.Namespace) -> None:
     """Compare two finished evaluations on the same images."""
-    from sceneparse.report.comparison import compare, comparison_table, verdict, write_comparison
-    from sceneparse.report.evaluation import read_evaluation
-    from sceneparse.report.plots import differences, save_plot
+    from sceneparse.evaluation.compare import compare, find_scores, text, write_comparison
+    from sceneparse.evaluation.result import read_evaluation
 
     refuse_other_options(options)
-    first, second = (
-        read_evaluation(scores_folder(word, options.split)) for word in options.compare
-    )
-    comparison = compare(first, second, options.bootstrap or 10_000)
-    print(f"A            {first.folder}\nB            {second.folder}\n")
-    print(comparison_table(comparison), end="\n\n")
-    print(verdict(comparison))
-    name = f"compare_{first.folder.parent.name}_{second.folder.parent.name}_{second.folder.name}"
+    first, second = (find_scores(Path(word), options.split) for word in options.compare)
+    resamples = options.bootstrap or 10_000
+    comparison = compare(read_evaluation(first), read_evaluation(second), resamples)
+    print(text(comparison))
+    name = f"compare_{first.parent.name}_{second.parent.name}_{second.name}"
     output = Path(options.output or Path("runs") / name)
     write_comparison(output, comparison)
-    save_plot(differences(comparison), output / "differences")
     print(
         f"\nresults      {output / 'compare.json'}, compare.csv, differences.png, differences.svg"
     )
@@ -248,22 +237,3 @@ def refuse_other_options(options: argparse.Namespace) -> None:
             f"--compare reads finished evaluations; {first_few(given)} would change nothing: give "
             "it when evaluating each run"
         )
-
-
-def scores_folder(word: str, split: str | None) -> Path:
-    """Find the scores that a run, or the folder itself, stands for."""
-    from sceneparse.errors import InputError, first_few
-    from sceneparse.report.evaluation import COUNTS_FILE
-
-    folder = Path(word)
-    if (folder / COUNTS_FILE).is_file():
-        return folder
-    if split is not None:
-        return folder / f"eval_{Path(split).stem}"
-    found = sorted(path.parent for path in folder.glob(f"eval_*/{COUNTS_FILE}"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(f"'{word}' holds no evaluation; run `sceneparse evaluate {word}` first")
-    names = first_few(path.name for path in found)
-    raise InputError(f"'{word}' holds several evaluations ({names}); choose with --split")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
-    from sceneparse.assembly.study import Study
+    from sceneparse.studies.segmentation import Study
 
 EXAMPLES = """\
   sceneparse study study/camvid data.root=/data/camvid
@@ -40,9 +40,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Check all settings, carry out what is left, sum up after every run."""
-    from sceneparse.assembly.study import carry_out, check_runs, read_study
     from sceneparse.config.recipes import find_config
     from sceneparse.runtime.distributed import join_processes
+    from sceneparse.studies.segmentation import carry_out, check_runs, read_study
 
     study = read_study(find_config(options.study), options.overrides)
     if not options.summary:
@@ -59,34 +59,23 @@ def main(options: argparse.Namespace) -> None:
 def show(study: Study, results: str | None) -> None:
     """Print the table of what is finished and write the files."""
     from sceneparse.errors import InputError
-    from sceneparse.report.plots import save_plot
-    from sceneparse.report.study import (
-        draw_classes,
-        draw_costs,
-        draw_scores,
-        read_run,
-        rows_of,
-        table_of,
-        write_study,
-    )
+    from sceneparse.evaluation.result import read_evaluation
+    from sceneparse.studies.rows import read_run, rows_of, table_of, write_rows
 
-    tested = [read_run(r.row, r.config.seed, r.scores) for r in study.runs if r.tested]
+    tested = [
+        read_run(run.row, run.config.seed, read_evaluation(run.scores))
+        for run in study.runs
+        if run.tested
+    ]
     if not tested:
         raise InputError(f"'{study.output}' holds no finished run yet")
     split, reference = study.config.split, study.config.reference
     rows = rows_of(tested, reference)
-    table = table_of(rows, split)
-    print(f"\n{table.as_text()}\n\n{len(tested)} of {len(study.runs)} runs are finished")
+    print(f"\n{table_of(rows, split).as_text()}\n")
+    print(f"{len(tested)} of {len(study.runs)} runs are finished")
     name = Path(results or study.output / "study")
     try:
-        write_study(name.with_name(f"{name.name}.json"), tested, split)
-        name.with_name(f"{name.name}.md").write_text(table.as_markdown() + "\n", encoding="utf-8")
-        for kind, figure in {
-            "scores": draw_scores(rows, split),
-            "costs": draw_costs(rows, split),
-            "classes": draw_classes(rows, reference),
-        }.items():
-            save_plot(figure, name.with_name(f"{name.name}_{kind}"))
+        files = write_rows(name, tested, rows, reference, split)
     except OSError as error:
         raise InputError(f"cannot write results: {error}") from error
-    print(f"results      {name}.json, .md, _scores.png, _costs.png, _classes.png")
+    print(f"results      {name}{', '.join(files)}")

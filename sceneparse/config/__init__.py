@@ -1,1 +1,1 @@
-"""The settings of runs. Only the tools and `assembly` read them; the rest takes plain arguments."""
+"""The settings of runs, read by commands, training and studies; the rest takes plain arguments."""

@@ -1,1 +1,1 @@
-"""Many runs side by side: what they cost."""
+"""Many runs side by side: over seeds, against each other, beside what they cost."""

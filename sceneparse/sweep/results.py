@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from sceneparse.report.layout import Table, write_csv
 from sceneparse.report.plots import save_plot
+from sceneparse.report.tables import Table, write_csv
 from sceneparse.report.trials import (
     Axis,
     axis_of_choices,

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sceneparse.report.classifiers import Comparison, Row
-from sceneparse.report.layout import Table
+from sceneparse.metrics.significance import MeanDifference
 from sceneparse.report.plots import add_legend
-from sceneparse.report.words import points, verdict_word
+from sceneparse.report.tables import Table, points, verdict_word
+from sceneparse.studies.seeds import Spread
 
 # Costs of one net by the keys of COSTS.
 Costs = Mapping[str, float]
@@ -37,18 +37,18 @@ COSTS = {
 }
 
 
-def cost_table(comparison: Comparison, costs: Mapping[str, Costs]) -> Table:
-    """Lay out the gain over the first group beside each cost, and the cost's ratio to the first."""
-    first = comparison.rows[0].name
+def cost_table(gains: Sequence[MeanDifference], first: str, costs: Mapping[str, Costs]) -> Table:
+    """Lay out the gain over `first` beside each cost, and the cost's ratio to that of `first`."""
     kinds = _measured(costs)
-    rows = []
-    for row in comparison.rows:
-        gain = ["", ""]
-        if row.name != first:
-            difference = comparison.against_first(row.name)
-            gain = [points(difference.value), verdict_word(difference)]
-        cells = [_cell(kinds[k], costs[row.name][k], costs[first][k]) for k in kinds]
-        rows.append([row.name, *gain, *cells])
+    found = {gain.second: [points(gain.value), verdict_word(gain)] for gain in gains}
+    rows = [
+        [
+            name,
+            *found.get(name, ["", ""]),
+            *(_cell(kind, own[key], costs[first][key]) for key, kind in kinds.items()),
+        ]
+        for name, own in costs.items()
+    ]
     heads = ["", f"points over {first}", "", *(kind.head for kind in kinds.values())]
     return Table("Gain beside cost", heads, rows)
 
@@ -64,7 +64,7 @@ def _cell(kind: Kind, value: float, reference: float) -> str:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which (cost, gain) no other point beats: none costs as little and gains as much or more."""
+    """Find which (cost, gain) no other point beats: as cheap or cheaper and as good or better."""
     return [
         k
         for k, (cost, gain) in enumerate(points)
@@ -75,23 +75,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     ]
 
 
-def draw_front(
-    axes: Axes, costs: Sequence[float], means: Sequence[float], front: Sequence[int]
-) -> Line2D:
-    """Join the points of the front by a dashed line, the cheapest first."""
-    order = sorted(front, key=lambda k: costs[k])
-    (line,) = axes.plot(
-        [costs[k] for k in order],
-        [means[k] for k in order],
-        color="#777",
-        linestyle="--",
-        linewidth=1,
-        zorder=0,
-    )
-    return line
-
-
-def draw_trade_offs(comparison: Comparison, costs: Mapping[str, Costs]) -> Figure:
+def draw_trade_offs(accuracies: Mapping[str, Spread], costs: Mapping[str, Costs]) -> Figure:
     """Draw accuracy, with intervals over seeds, against each cost; the front is a dashed line."""
     kinds, lines = _measured(costs), {}
     columns = min(len(kinds), 3)
@@ -99,30 +83,48 @@ def draw_trade_offs(comparison: Comparison, costs: Mapping[str, Costs]) -> Figur
     figure = Figure(figsize=(4.5 * columns, 4 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (key, kind) in zip(panels, kinds.items(), strict=False):
-        values = [costs[row.name][key] / kind.unit for row in comparison.rows]
-        lines = _draw_panel(axes, kind, comparison.rows, values)
+        lines = draw_panel(axes, kind, accuracies, [costs[name][key] for name in accuracies])
+        axes.set_ylabel("test accuracy (%), last epoch")
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
     add_legend(figure, lines, loc="outside lower center", ncols=min(len(lines), 6))
     return figure
 
 
-def _draw_panel(
-    axes: Axes, kind: Kind, rows: Sequence[Row], values: Sequence[float]
+def draw_panel(
+    axes: Axes,
+    kind: Kind,
+    spreads: Mapping[str, Spread],
+    costs: Sequence[float],
+    *,
+    with_intervals: bool = True,
+    size: float = 6,
 ) -> dict[str, Line2D]:
-    means = [100 * row.accuracy.mean for row in rows]
+    """Draw the mean of each net in percent against its cost; return the lines for the legend.
+
+    Nets on the Pareto front are dots joined by a dashed line, the others crosses.
+    """
+    means = [100 * spread.mean for spread in spreads.values()]
+    values = [cost / kind.unit for cost in costs]
     signed = [-value if kind.more_is_better else value for value in values]
     front = pareto_front([*zip(signed, means, strict=True)])
     lines = {}
-    for k, row in enumerate(rows):
-        # The colours of the curves, which are drawn in the same order.
+    for k, (name, spread) in enumerate(spreads.items()):
+        # The colours of the other plots, which are drawn in the same order.
         ink, shape = f"C{k}", "o" if k in front else "x"
-        if row.seeds > 1:
-            span = [100 * max(row.accuracy.low, 0), 100 * min(row.accuracy.high, 1)]
-            axes.plot([values[k]] * 2, span, color=ink, linewidth=1.5, alpha=0.5)
-        (lines[row.name],) = axes.plot(values[k], means[k], shape, color=ink)
-    lines["Pareto front of the means"] = draw_front(axes, values, means, front)
+        if with_intervals and len(spread.values) > 1:
+            ends = [100 * max(spread.low, 0), 100 * min(spread.high, 1)]
+            axes.plot([values[k]] * 2, ends, color=ink, linewidth=1.5, alpha=0.5)
+        (lines[name],) = axes.plot(values[k], means[k], shape, color=ink, markersize=size)
+    order = sorted(front, key=lambda k: values[k])
+    (lines["Pareto front of the means"],) = axes.plot(
+        [values[k] for k in order],
+        [means[k] for k in order],
+        color="#777",
+        linestyle="--",
+        linewidth=1,
+        zorder=0,
+    )
     axes.set_xlabel(kind.head + (", more is better" if kind.more_is_better else ""))
-    axes.set_ylabel("test accuracy (%), last epoch")
     axes.grid(alpha=0.3)
     return lines

@@ -7,21 +7,23 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 
 from sceneparse.config.loading import load_config, read_settings, set_key, validate
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.config.study import StudyConfig
+from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.errors import InputError
-from sceneparse.evaluation import evaluate_dataset
+from sceneparse.evaluation.dataset import evaluate_dataset
+from sceneparse.evaluation.result import write_evaluation
 from sceneparse.inference.protocols import Protocol
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.prediction.predictor import Predictor
-from sceneparse.report.evaluation import write_evaluation
 from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings
@@ -31,6 +33,31 @@ from sceneparse.training.run import train
 from sceneparse.training.segmentation import model_arguments, prepare_training
 
 logger = logging.getLogger(__name__)
+
+# A row's name is a folder's name too.
+RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60)]
+
+
+class StudyConfig(Section):
+    """Settings of `sceneparse study`: rows of a table, each a run per seed."""
+
+    config: str = Field(description="configuration of the runs, relative to this file")
+    split: str = Field("test", description="split that the runs are tested on")
+    reference: str = Field(description="the row that the others are compared with")
+    seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="a run for each, in each row")
+    rows: dict[RowName, dict[str, Any]] = Field(
+        min_length=1, description="what each row changes: {section.key: value}"
+    )
+
+    @model_validator(mode="after")
+    def _reference_is_a_row(self) -> StudyConfig:
+        if self.reference not in self.rows:
+            raise ValueError(
+                f"reference '{self.reference}' is none of rows: {', '.join(self.rows)}"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed is there twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -43,23 +70,23 @@ class StudyRun:
 
     @property
     def folder(self) -> Path:
-        """Where the run is."""
+        """Folder of the run."""
         return Path(self.config.output)
 
     @property
     def scores(self) -> Path:
-        """Where its test is."""
+        """Folder of its scores."""
         return self.folder / f"eval_{self.split}"
 
     @property
     def tested(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run is trained and tested."""
         return self.scores.is_dir()
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's YAML says, and its runs: all rows with the first seed, then the next."""
+    """The settings of a study and its runs: all rows with the first seed, then with the next."""
 
     config: StudyConfig
     output: Path
@@ -104,11 +131,11 @@ def check_runs(study: Study) -> None:
     for run in study.runs[: len(study.config.rows)]:
         with torch.device("meta"):
             create_segmentation_model(**model_arguments(run.config, classes))
-    _refuse_other_runs(study)
+    _require_same_settings(study)
 
 
-def _refuse_other_runs(study: Study) -> None:
-    """Raise InputError where the folder holds runs with other settings than the study's."""
+def _require_same_settings(study: Study) -> None:
+    """Raise InputError if the folder holds runs whose settings are not the study's."""
     for run in study.runs:
         written = run.folder / "config.yaml"
         if not written.is_file():
@@ -123,7 +150,7 @@ def _refuse_other_runs(study: Study) -> None:
 
 
 def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
-    """Train and test what is not yet finished; yields each such run when it is."""
+    """Train and test the runs that are not finished; yield each one once it is."""
     dataset = open_test_set(study)
     for run in study.runs:
         if not run.tested:
@@ -133,7 +160,7 @@ def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
 
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
-    """Test the last epoch as the run validates: nothing is chosen by any images."""
+    """Test the last epoch by the protocol of validation; no image chooses anything."""
     saved = newest_intact(run.folder, logger.warning)
     assert saved is not None  # the run has ended
     model = load_segmentation_model(saved.folder)
@@ -151,7 +178,6 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
             **costs_of(model, predictor.protocol, dataset),
             **provenance(process.device),
         },
-        after_image=lambda *_: None,
     )
     aside = run.scores.with_name(f".{run.scores.name}")
     aside.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,16 @@ from scipy import stats
 from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_text
 from sceneparse.metrics.significance import LEVEL
-from sceneparse.report.layout import write_csv
 from sceneparse.report.plots import add_legend, save_plot
-from sceneparse.report.tables import plain
+from sceneparse.report.tables import Table, write_csv, write_json
 
 
 @dataclass(frozen=True)
 class SeedCurves:
     """What a run wrote down after each epoch: test accuracy and loss, and training loss (E,).
 
-    `best` is the epoch (from 0) with the best accuracy on the images held out of training, or,
-    where there are none, on the test images: then it is a leak, and named so.
+    `best` is the epoch (from 0) with the best accuracy on the images held out of training, or, if
+    there are none, on the test images: then it is a leak, and named so.
     """
 
     seed: str
@@ -48,15 +47,12 @@ class Spread:
     low: float
     high: float
 
-    def as_values(self) -> dict[str, Any]:
-        """Return plain values; what is not defined for one seed, or not finite, is null."""
-        return {
-            "values": [plain(value) for value in self.values],
-            "mean": plain(self.mean),
-            "deviation": plain(self.deviation),
-            "low": plain(self.low),
-            "high": plain(self.high),
-        }
+    def cells(self, write: Callable[[float], str], no_interval: str = "-") -> list[str]:
+        """Write mean, deviation and interval as cells of a table."""
+        if math.isnan(self.deviation):
+            return [write(self.mean), "-", no_interval]
+        interval = f"{write(self.low)} to {write(self.high)}"
+        return [write(self.mean), write(self.deviation), interval]
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -70,14 +66,23 @@ def spread_of(values: Sequence[float]) -> Spread:
     return Spread(tuple(values), mean, deviation, mean - half, mean + half)
 
 
+def spreads_of(curves: Sequence[SeedCurves]) -> dict[str, Spread]:
+    """Describe test accuracy and loss after the last and after the best epoch over the seeds."""
+    return {
+        "accuracy": spread_of([float(c.test_accuracy[-1]) for c in curves]),
+        "loss": spread_of([float(c.test_loss[-1]) for c in curves]),
+        "best_accuracy": spread_of([float(c.test_accuracy[c.best]) for c in curves]),
+        "best_loss": spread_of([float(c.test_loss[c.best]) for c in curves]),
+    }
+
+
 def read_seed(folder: Path) -> SeedCurves:
-    """Read the curves of a run; raises InputError where it has none."""
+    """Read the curves of a run; raises InputError if it has none."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        raise InputError(f"'{folder}' holds no run of tools/train_cls.py")
-    with refusing(path, "damaged or not of tools/train_cls.py"):
-        lines = read_text(path).splitlines()
-        records = [json.loads(line) for line in lines]
+        raise InputError(f"'{folder}' holds no run of `sceneparse classify`")
+    with refusing(path, "damaged or not of `sceneparse classify`"):
+        records = [json.loads(line) for line in read_text(path).splitlines()]
         after_epoch = [record for record in records if record["kind"] == "val"]
         columns = {
             name: np.array([record[name] for record in after_epoch])
@@ -106,40 +111,34 @@ def _train_loss(records: Sequence[Mapping[str, Any]], epochs: Sequence[int]) -> 
 
 
 def summary_of(curves: Sequence[SeedCurves]) -> dict[str, Spread]:
-    """Describe test accuracy and loss of the last and the best epoch over the seeds."""
+    """Return the spreads of the seeds by names that tell how the best epoch was chosen."""
     best = "best epoch by held-out images" if curves[0].held_out else "best epoch by test images"
-    return {
-        "accuracy, last epoch": spread_of([float(c.test_accuracy[-1]) for c in curves]),
-        "loss, last epoch": spread_of([float(c.test_loss[-1]) for c in curves]),
-        f"accuracy, {best}": spread_of([float(c.test_accuracy[c.best]) for c in curves]),
-        f"loss, {best}": spread_of([float(c.test_loss[c.best]) for c in curves]),
-    }
+    names = [f"{kind}, {epoch}" for epoch in ("last epoch", best) for kind in ("accuracy", "loss")]
+    return dict(zip(names, spreads_of(curves).values(), strict=True))
 
 
 def seeds_table(curves: Sequence[SeedCurves]) -> str:
     """Lay out a row for each measure on the test images: each seed, mean, deviation, interval."""
-    rows = summary_of(curves)
-    wide = max(map(len, rows))
-    seeds = "  ".join(f"{c.seed:>7}" for c in curves)
-    lines = [f"{'on the test images':<{wide}}  {seeds}     mean       sd  95% interval"]
-    for name, row in rows.items():
-        each = "  ".join(f"{value:7.4f}" for value in row.values)
-        interval = f"{row.low:.4f} to {row.high:.4f}" if len(curves) > 1 else "needs two seeds"
-        deviation = f"{row.deviation:7.4f}" if len(curves) > 1 else "      -"
-        lines.append(f"{name:<{wide}}  {each}  {row.mean:7.4f}  {deviation}  {interval}")
-    if not curves[0].held_out:
-        lines.append(
-            "The best epoch was chosen by the test images, which flatters it: report the last, or "
-            "set data.holdout."
-        )
-    return "\n".join(lines)
+    heads = ["on the test images", *(c.seed for c in curves), "mean", "sd", "95% interval"]
+    missing = "needs two seeds" if len(curves) == 1 else "-"
+    write = "{:.4f}".format
+    rows = [
+        [name, *map(write, row.values), *row.cells(write, missing)]
+        for name, row in summary_of(curves).items()
+    ]
+    table = Table("Seeds", heads, rows).as_text()
+    if curves[0].held_out:
+        return table
+    return (
+        f"{table}\nThe best epoch was chosen by the test images, which flatters it: report the "
+        "last, or set data.holdout."
+    )
 
 
 def write_summary(folder: Path, curves: Sequence[SeedCurves]) -> None:
     """Write summary.json, summary.csv (a row for each seed) and curves.png and .svg."""
     spreads = summary_of(curves)
-    rows = {name: row.as_values() for name, row in spreads.items()}
-    (folder / "summary.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "summary.json", {name: asdict(row) for name, row in spreads.items()})
     by_seed = [
         {"seed": c.seed, **{name: row.values[index] for name, row in spreads.items()}}
         for index, c in enumerate(curves)

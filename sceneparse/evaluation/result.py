@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sceneparse.metrics.confusion import (
     TRUTH,
     Counts,
     Scores,
+    class_iou,
     group_counts,
     mean_iou,
     scores_from_counts,
@@ -34,8 +35,9 @@ from sceneparse.report.tables import (
     scores_as_dict,
     totals_of,
     totals_table,
-    write_confusion,
-    write_scores,
+    write_csv,
+    write_json,
+    write_lines,
 )
 
 COUNTS_FILE = "counts.npz"
@@ -68,18 +70,25 @@ class Evaluation:
         counting = f"{self.rule}: {ABSENT_CLASS_RULES[self.rule]}"
         return {**self.facts, "protocol": self.protocol, "counting": counting, **boundary}
 
-    @property
+    @cached_property
     def scores(self) -> Scores:
         """Scores of each class and over all."""
         return scores_from_counts(self.counts, self.rule)
 
-    @property
+    @cached_property
+    def categories(self) -> tuple[list[str], Scores] | None:
+        """Names and scores of the groups of classes, if the dataset has groups."""
+        if self.table.categories is None:
+            return None
+        names, grouped = group_counts(self.counts, self.table.categories)
+        return names, scores_from_counts(grouped, self.rule)
+
+    @cached_property
     def totals(self) -> dict[str, float]:
         """All scores over all classes that were asked for, by name."""
         totals = totals_of(self.scores)
-        if self.table.categories is not None:
-            _, grouped = group_counts(self.counts, self.table.categories)
-            totals["mean IoU of categories"] = scores_from_counts(grouped, self.rule).mean_iou
+        if self.categories is not None:
+            totals["mean IoU of categories"] = self.categories[1].mean_iou
         if self.boundary is not None:
             totals["mean boundary IoU"] = self.boundary.mean_boundary_iou(self.rule)
             totals["mean boundary F1"] = self.boundary.mean_boundary_f1(self.rule)
@@ -87,11 +96,16 @@ class Evaluation:
             totals["calibration error"] = self.calibration.error
         return totals
 
-    @property
+    @cached_property
     def image_scores(self) -> NDArray[np.float64]:
         """Mean IoU of each image over the classes in its truth or prediction (N,)."""
-        right, truth, predicted = (self.by_image[:, row] for row in (RIGHT, TRUTH, PREDICTED))
-        return mean_iou(right, truth, predicted)
+        return image_mean_iou(self.by_image)
+
+
+def image_mean_iou(counts: Counts) -> NDArray[np.float64]:
+    """Compute the mean IoU of each image from its counts (..., 3, K); NaN if nothing counts."""
+    right, truth, predicted = (counts[..., row, :] for row in (RIGHT, TRUTH, PREDICTED))
+    return mean_iou(right, truth, predicted)
 
 
 def text(evaluation: Evaluation) -> str:
@@ -99,70 +113,60 @@ def text(evaluation: Evaluation) -> str:
     head = "\n".join(f"{name:<12} {value}" for name, value in evaluation.how.items())
     names = evaluation.table.names
     intervals = {"mean IoU": evaluation.interval} if evaluation.interval else {}
-    return "\n\n".join(
-        [
-            head,
-            score_table(evaluation.scores, names, evaluation.class_intervals),
-            totals_table(evaluation.totals, intervals),
-        ]
-    )
+    classes = score_table(evaluation.scores, names, evaluation.class_intervals)
+    return "\n\n".join([head, classes, totals_table(evaluation.totals, intervals)])
 
 
 def as_dict(evaluation: Evaluation) -> dict[str, Any]:
     """Collect everything but the counts as plain values."""
-    names = evaluation.table.names
+    names, totals = evaluation.table.names, evaluation.totals
     result = scores_as_dict(evaluation.scores, names, evaluation.protocol, evaluation.rule)
     result["how"] = evaluation.how
     result["images"] = len(evaluation.image_names)
     if evaluation.interval is not None:
-        result["mean_iou_interval"] = _pair(evaluation.interval)
+        result["mean_iou_interval"] = [evaluation.interval.low, evaluation.interval.high]
     for row, interval in zip(result["classes"], evaluation.class_intervals or [], strict=False):
-        row["iou_low"], row["iou_high"] = _pair(interval)
-    if evaluation.table.categories is not None:
-        groups, grouped = group_counts(evaluation.counts, evaluation.table.categories)
-        scores = scores_from_counts(grouped, evaluation.rule)
-        result["mean_category_iou"] = plain(scores.mean_iou)
-        result["categories"] = [
-            {"name": name, "iou": plain(iou)} for name, iou in zip(groups, scores.iou, strict=True)
-        ]
+        row["iou_low"], row["iou_high"] = interval.low, interval.high
+    if evaluation.categories is not None:
+        groups, scores = evaluation.categories
+        result["mean_category_iou"] = scores.mean_iou
+        rows = zip(groups, scores.iou, strict=True)
+        result["categories"] = [{"name": name, "iou": iou} for name, iou in rows]
     if evaluation.boundary is not None:
-        result["mean_boundary_iou"] = plain(evaluation.totals["mean boundary IoU"])
-        result["mean_boundary_f1"] = plain(evaluation.totals["mean boundary F1"])
-        measured = zip(
-            result["classes"],
-            evaluation.boundary.boundary_iou(),
-            evaluation.boundary.boundary_f1(),
-            strict=True,
-        )
-        for row, iou, f1 in measured:
-            row["boundary_iou"], row["boundary_f1"] = plain(iou), plain(f1)
+        result["mean_boundary_iou"] = totals["mean boundary IoU"]
+        result["mean_boundary_f1"] = totals["mean boundary F1"]
+        measured = (evaluation.boundary.boundary_iou(), evaluation.boundary.boundary_f1())
+        for row, iou, f1 in zip(result["classes"], *measured, strict=True):
+            row["boundary_iou"], row["boundary_f1"] = iou, f1
     if evaluation.calibration is not None:
-        result["calibration_error"] = plain(evaluation.calibration.error)
-    return result
+        result["calibration_error"] = evaluation.calibration.error
+    values: dict[str, Any] = plain(result)
+    return values
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.json, eval.csv, confusion.csv, images.csv and counts.npz."""
-    write_scores(folder, as_dict(evaluation))
-    write_confusion(folder / "confusion.csv", evaluation.counts, evaluation.table.names)
-    with (folder / "images.csv").open(
-        "w", newline="", encoding="utf-8", errors="surrogateescape"
-    ) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "mean_iou"])
-        for name, score in zip(evaluation.image_names, evaluation.image_scores, strict=True):
-            writer.writerow([name, "" if np.isnan(score) else f"{score:.4f}"])
+    result, names = as_dict(evaluation), evaluation.table.names
+    write_json(folder / "eval.json", result)
+    write_csv(folder / "eval.csv", result["classes"])
+    # A row per true class, a column per predicted one.
+    confusion = zip(names, evaluation.counts.tolist(), strict=True)
+    heads = ["truth \\ prediction", *names]
+    write_lines(folder / "confusion.csv", [heads, *([name, *row] for name, row in confusion)])
+    images = zip(evaluation.image_names, evaluation.image_scores, strict=True)
+    lines = [[name, "" if np.isnan(score) else f"{score:.4f}"] for name, score in images]
+    write_lines(folder / "images.csv", [["image", "mean_iou"], *lines])
     np.savez_compressed(
         folder / COUNTS_FILE,
         by_image=evaluation.by_image,
         images=np.array(evaluation.image_names),
-        classes=np.array(evaluation.table.names),
+        classes=np.array(names),
     )
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a comparison reads of an evaluation's folder."""
+    """What a comparison reads of an evaluation's folder; `by_image` (N, 3, K)."""
 
     folder: Path
     by_image: Counts
@@ -170,15 +174,28 @@ class Stored:
     classes: list[str]
     protocol: str
     rule: str
+    how: Mapping[str, Any]
+
+    @cached_property
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes of the rule."""
+        sums = self.by_image.sum(axis=0)
+        return float(mean_iou(sums[RIGHT], sums[TRUTH], sums[PREDICTED], self.rule))
+
+    @cached_property
+    def class_ious(self) -> list[float]:
+        """IoU of each class, NaN for one that is nowhere."""
+        sums = self.by_image.sum(axis=0)
+        return [float(iou) for iou in class_iou(sums[RIGHT], sums[TRUTH], sums[PREDICTED])]
 
 
 def read_evaluation(folder: Path) -> Stored:
-    """Read the counts of a finished evaluation; raises InputError where there are none."""
+    """Read the counts of a finished evaluation; raises InputError if there are none."""
     for name in (COUNTS_FILE, "eval.json"):
         if not (folder / name).is_file():
             raise InputError(
-                f"'{folder}' holds no evaluation ({name} is missing); run tools/eval_miou.py on it "
-                "first"
+                f"'{folder}' holds no evaluation ({name} is missing); run `sceneparse evaluate` on "
+                "it first"
             )
     arrays = read_arrays(folder / COUNTS_FILE)
     written = read_json(folder / "eval.json", LARGEST_DESCRIPTION)
@@ -190,8 +207,5 @@ def read_evaluation(folder: Path) -> Stored:
             raise ValueError(f"counts of shape {by_image.shape}")
         if rule not in ABSENT_CLASS_RULES:
             raise ValueError(f"unknown rule '{rule}'")
-    return Stored(folder, by_image, images, classes, protocol, rule)
-
-
-def _pair(interval: Interval) -> tuple[float | None, float | None]:
-    return plain(interval.low), plain(interval.high)
+        how = dict(written.get("how", {}))
+    return Stored(folder, by_image, images, classes, protocol, rule, how)

@@ -1,1 +1,0 @@
-"""Tables of runs: settings, seeds, and a test of each."""

@@ -1,0 +1,1 @@
+"""Evaluations of segmentation models: datasets scored, results written, two compared."""

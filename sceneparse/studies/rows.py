@@ -1,0 +1,214 @@
+"""Rows of segmentation runs: scores over seeds, and against one row, over seeds and images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sceneparse.errors import InputError, refusing
+from sceneparse.evaluation.result import Stored
+from sceneparse.metrics.bootstrap import Difference, Interval, compare_paired
+from sceneparse.metrics.significance import MeanDifference, compare_means
+from sceneparse.report.plots import add_legend, draw_interval, named_lines, save_plot
+from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
+from sceneparse.studies.costs import Costs, Kind, draw_panel
+from sceneparse.studies.seeds import Spread, spread_of
+
+_RESAMPLES = 10_000
+_COSTS = {
+    "multiply_adds": Kind("multiply-adds (G)", 1e9),
+    "parameters": Kind("parameters (M)", 1e6),
+}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: the row and seed it belongs to, its scores, and what a study wrote beside.
+
+    `costs` are seconds of training, parameters and multiply-adds, empty if nobody counted them;
+    `seed` is None for a run that is compared alone.
+    """
+
+    row: str
+    seed: int | None
+    scores: Stored
+    costs: Costs
+    made_by: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A row over its seeds: scores, and how it differs from the reference.
+
+    `over_seeds` is Welch's test on mean IoU, `over_images` the paired comparison of the counts of
+    all common seeds together; None for the reference itself.
+    """
+
+    name: str
+    runs: Sequence[FinishedRun]
+    spread: Spread
+    over_seeds: MeanDifference | None
+    over_images: Difference | None
+    classes: Sequence[Difference]
+
+    def cost(self, key: str) -> float:
+        """Return the mean of a cost over the runs; NaN if nobody counted it."""
+        return float(np.mean([run.costs.get(key, np.nan) for run in self.runs]))
+
+
+def read_run(row: str, seed: int | None, stored: Stored) -> FinishedRun:
+    """Read what a study wrote beside the scores of a run; raises InputError if it is damaged."""
+    with refusing(stored.folder / "eval.json", "not of a study"):
+        costs: dict[str, float] = {"seconds": float(stored.how["seconds"])}
+        costs |= {key: int(stored.how[key]) for key in ("parameters", "multiply_adds")}
+        made_by = {key: str(stored.how[key]) for key in ("commit", "machine", "torch", "date")}
+    return FinishedRun(row, seed, stored, costs, made_by)
+
+
+def rows_of(tested: Sequence[FinishedRun], reference: str) -> list[StudyRow]:
+    """Sum up the rows that have finished runs, each against the reference."""
+    by_row: dict[str, list[FinishedRun]] = {}
+    for run in tested:
+        by_row.setdefault(run.row, []).append(run)
+    if reference not in by_row:
+        raise InputError(f"no run of the reference '{reference}' has finished yet")
+    scores = {name: [run.scores.mean_iou for run in runs] for name, runs in by_row.items()}
+    # The reference first, so that a difference is what a row gains over it.
+    ordered = {reference: scores[reference], **scores}
+    seeds = {d.second: d for d in compare_means(ordered) if d.first == reference}
+    rows = []
+    for name, runs in by_row.items():
+        images, classes = _over_images(by_row[reference], runs)
+        rows.append(StudyRow(name, runs, spread_of(scores[name]), seeds.get(name), images, classes))
+    return rows
+
+
+def _over_images(
+    reference: Sequence[FinishedRun], runs: Sequence[FinishedRun]
+) -> tuple[Difference | None, Sequence[Difference]]:
+    """Compare on the same images, with the counts of all seeds that both have added up."""
+    common = {run.seed for run in reference} & {run.seed for run in runs}
+    if runs is reference or not common:
+        return None, []
+    first, second = (
+        np.sum([run.scores.by_image for run in side if run.seed in common], axis=0)
+        for side in (reference, runs)
+    )
+    return compare_paired(first, second, _RESAMPLES, runs[0].scores.rule)
+
+
+def table_of(rows: Sequence[StudyRow], split: str) -> Table:
+    """Lay out the rows, for a terminal or a page."""
+    heads = ["", f"{split} mean IoU", "95% over seeds", "seeds", "gain over seeds"]
+    heads += ["gain over images, 95%", "p", "parameters", "GMAC", "training"]
+    return Table("Study", heads, [_cells(row) for row in rows])
+
+
+def _cells(row: StudyRow) -> list[str]:
+    seeds, images = row.over_seeds, row.over_images
+    mean, _, interval = row.spread.cells("{:.4f}".format)
+    paired, p_value = "-", "-"
+    if images is not None:
+        paired = f"{points(images.value)} ({span(images.interval)})"
+        p_value = p_word(images.p_value)
+    return [
+        row.name,
+        mean,
+        interval,
+        str(len(row.runs)),
+        "-" if seeds is None else f"{points(seeds.value)}, {verdict_word(seeds)}",
+        paired,
+        p_value,
+        _cost_cell(row.cost("parameters") / 1e6, "{:.2f} M"),
+        _cost_cell(row.cost("multiply_adds") / 1e9, "{:.2f}"),
+        _cost_cell(row.cost("seconds") / 60, "{:.1f} min"),
+    ]
+
+
+def _cost_cell(value: float, form: str) -> str:
+    return "-" if np.isnan(value) else form.format(value)
+
+
+def write_rows(
+    path: Path, tested: Sequence[FinishedRun], rows: Sequence[StudyRow], reference: str, split: str
+) -> list[str]:
+    """Write PATH.json (an entry for each run), PATH.md and the pictures; return the suffixes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = [
+        {
+            "config": run.row,
+            "seed": run.seed,
+            "split": split,
+            "mean_iou": run.scores.mean_iou,
+            "classes": dict(zip(run.scores.classes, run.scores.class_ious, strict=True)),
+            **run.costs,
+            **run.made_by,
+        }
+        for run in tested
+    ]
+    write_json(path.with_name(f"{path.name}.json"), entries)
+    table = table_of(rows, split).as_markdown()
+    path.with_name(f"{path.name}.md").write_text(table + "\n", encoding="utf-8")
+    figures = {"scores": draw_scores(rows, split)}
+    if all(run.costs for run in tested):
+        figures["costs"] = draw_costs(rows, split)
+    figures["classes"] = draw_classes(rows, reference)
+    for kind, figure in figures.items():
+        save_plot(figure, path.with_name(f"{path.name}_{kind}"))
+    return [".json", ".md", *(f"_{kind}.png" for kind in figures)]
+
+
+def draw_scores(rows: Sequence[StudyRow], split: str) -> Figure:
+    """Draw the mean IoU of every seed, and the mean with its interval, for each row."""
+    label = f"{split} mean IoU (%): each seed, mean, 95% interval of the mean"
+    size, names = (7, 1.2 + 0.45 * len(rows)), [row.name for row in rows]
+    figure, axes = named_lines(names, size, label, layout="constrained")
+    for place, row in enumerate(rows):
+        spread, ink = row.spread, f"C{place}"
+        if not np.isnan(spread.low):
+            interval = Interval(spread.low, spread.high)
+            draw_interval(axes, place, interval, ink, width=6, alpha=0.25)
+        values = [100 * value for value in spread.values]
+        axes.plot(values, [place] * len(values), "o", color=ink, markersize=5)
+        axes.plot(100 * spread.mean, place, "|", color="black", markersize=16)
+    return figure
+
+
+def draw_costs(rows: Sequence[StudyRow], split: str) -> Figure:
+    """Draw mean IoU against multiply-adds and parameters; the front is a dashed line."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    spreads, lines = {row.name: row.spread for row in rows}, {}
+    for axes, (key, kind) in zip(panels, _COSTS.items(), strict=True):
+        costs = [row.cost(key) for row in rows]
+        lines = draw_panel(axes, kind, spreads, costs, with_intervals=False, size=8)
+        axes.locator_params(axis="x", nbins=5)
+    panels[0].set_ylabel(f"{split} mean IoU (%), mean over seeds")
+    add_legend(figure, lines, loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_classes(rows: Sequence[StudyRow], reference: str) -> Figure:
+    """Draw what each row gains over the reference in every class, with intervals over images."""
+    compared = [row for row in rows if row.classes]
+    names = rows[0].runs[0].scores.classes
+    size = (8, 1.5 + 0.16 * len(names) * (len(compared) + 1))
+    label = f"points of IoU over {reference}, 95% intervals over images"
+    figure, axes = named_lines(names, size, label)
+    lines = {}
+    for k, row in enumerate(compared):
+        places = np.arange(len(names)) + (k - (len(compared) - 1) / 2) / (len(compared) + 1)
+        color = f"C{[*rows].index(row)}"
+        for place, difference in zip(places, row.classes, strict=True):
+            draw_interval(axes, place, difference.interval, color, width=1.5, alpha=0.5)
+        values = [100 * difference.value for difference in row.classes]
+        (lines[row.name],) = axes.plot(values, places, "o", color=color, markersize=4)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    add_legend(axes, lines, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
