@@ -195,7 +195,7 @@ def test_every_tool_ends_here(path: Path) -> None:
 
 def test_nothing_else_ends_the_process() -> None:
     # Other ranks, workers, the processes that a sweep starts; a run that has not begun.
-    others = ("distributed", "data/loader", "sweep/worker", "preemption")
+    others = ("distributed", "data/loader", "studies/sweep/worker", "preemption")
     allowed = {"sceneparse/cli.py", *(f"sceneparse/{name}.py" for name in others)}
     for path in [*TOOLS, *(ROOT / "sceneparse").rglob("*.py")]:
         names = {

@@ -16,7 +16,7 @@ from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.models.heads import HEADS
-from sceneparse.sweep.plan import read_plan
+from sceneparse.studies.sweep.plan import read_plan
 from tools import (
     benchmark,
     check_data,
@@ -138,14 +138,14 @@ def imported_parts(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
     part = path.relative_to(ROOT / "sceneparse").parts[0].removesuffix(".py")
-    if part in {"__init__", "assembly", "sweep"}:  # the public names; what puts parts together
+    if part in {"__init__", "assembly", "studies"}:  # the public names; what puts parts together
         return
     assert imported_parts(path) - LEAVES <= ALLOWED[part]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_assembly_reads_the_configuration(path: Path) -> None:
-    if path.relative_to(ROOT / "sceneparse").parts[0] not in {"assembly", "config", "sweep"}:
+    if path.relative_to(ROOT / "sceneparse").parts[0] not in {"assembly", "config", "studies"}:
         assert "config" not in imported_parts(path)
 
 

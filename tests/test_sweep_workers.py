@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from test_classes import animals  # noqa: F401 - a fixture
 from test_sweep_cls import GRID, ROOT, Write, epochs_of, planned, rows_at, write  # noqa: F401
 from test_train_seg import call
 
-from sceneparse.sweep import study
-from sceneparse.sweep.plan import Plan
-from sceneparse.sweep.storage import open_storage
+from sceneparse.studies.sweep import search, study, supervisor, worker
+from sceneparse.studies.sweep.plan import Plan
+from sceneparse.studies.sweep.search import Params, Space
+from sceneparse.studies.sweep.storage import open_storage
 from tools import sweep_cls
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(
 ) -> None:
     process = start(LONG, "--workers=2", "train.epochs=60")
     plan = planned(write(LONG), "train.epochs=60")
-    place = str(plan.output / "journal.log")
+    place = str(plan.output / "sweep.db")
     pid, trial = worker_after_an_epoch(plan, place)
     os.kill(pid, signal.SIGKILL)
     printed = process.communicate(timeout=120)[0]
@@ -95,7 +98,7 @@ def test_stopped_sweep_goes_on(
 ) -> None:
     process = start(LONG, "train.epochs=60")
     plan = planned(write(LONG), "train.epochs=60")
-    place = str(plan.output / "journal.log")
+    place = str(plan.output / "sweep.db")
     worker_after_an_epoch(plan, place)
     process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=120)[0]
@@ -145,15 +148,30 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+def work_together(plan: Plan, place: str, seat: int, seats: int) -> None:
+    """Do what a worker does, but hold the first trial until all workers have one."""
+
+    def suggest(trial: Trial, space: Space) -> Params:
+        for _ in range(1200):
+            attempts = [a for of in study.attempts_of(trial.study).values() for a in of]
+            if len({a.user_attrs.get("worker") for a in attempts} - {None}) == seats:
+                return search.suggest(trial, space)
+            time.sleep(0.1)
+        raise AssertionError("the other worker has not begun")
+
+    worker.suggest = suggest
+    worker.work(plan, place, seat, seats)
+
+
 def test_two_workers_share_a_database(
     write: Write,
     tmp_path: Path,
     postgres: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = write(GRID.replace("1.0e+30", "0.01"))
-    # Epochs enough that one worker does not finish every trial before the other has started.
-    long = "train.epochs=30"
+    monkeypatch.setattr(supervisor, "work", work_together)
+    path, long = write(GRID.replace("1.0e+30", "0.01")), "train.epochs=3"
     command = [path, f"output={tmp_path / 'out'}", "--workers=2", f"--storage={postgres}", long]
     assert call(sweep_cls, *command) == 0
     plan = planned(path, long)
@@ -162,12 +180,12 @@ def test_two_workers_share_a_database(
     assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
     attempts = study.attempts_of(study.join_study(plan, open_storage(postgres)))
     assert len({of[0].user_attrs["worker"] for of in attempts.values()}) == 2
-    assert not (tmp_path / "out/journal.log").exists()
+    assert not (tmp_path / "out/sweep.db").exists()
 
     # a machine that comes later finds nothing left to do
     assert call(sweep_cls, *command) == 0
     assert call(sweep_cls, *command, "train.epochs=7") == 2
-    assert "train.epochs was 30, is 7" in capsys.readouterr().err
+    assert "train.epochs was 3, is 7" in capsys.readouterr().err
     wrong = postgres.replace("topsecret", "notsecret")
     assert call(sweep_cls, *command[:3], f"--storage={wrong}", long) == 2
     said = capsys.readouterr()
