@@ -7,9 +7,9 @@ TEST = OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest
 .PHONY: quickstart test study evidence faults fuzz clean
 
 quickstart: $(VENV)/.run
-	$(VENV)/bin/python tools/make_scenes.py data/quickstart
-	$(VENV)/bin/python tools/train_seg.py --config configs/quickstart.yaml --overwrite
-	$(VENV)/bin/python tools/eval_miou.py runs/quickstart
+	$(VENV)/bin/sceneparse scenes data/quickstart
+	$(VENV)/bin/sceneparse train --config quickstart --overwrite
+	$(VENV)/bin/sceneparse evaluate runs/quickstart
 	@cat tools/quickstart.txt
 
 test: $(VENV)/.dev
@@ -23,7 +23,7 @@ test: $(VENV)/.dev
 CAMVID ?= data/camvid
 WEIGHTS ?= imagenet
 study: $(VENV)/.run
-	$(VENV)/bin/python tools/study_seg.py configs/study/camvid.yaml data.root=$(CAMVID) \
+	$(VENV)/bin/sceneparse study study/camvid data.root=$(CAMVID) \
 		model.pretrained=$(WEIGHTS) output=runs/study_camvid --results results/camvid_study
 
 # What takes a GPU: the paper's ablation from scratch and from ImageNet weights, the blocks on CIFAR-10, the benchmark.
@@ -31,12 +31,12 @@ CIFAR ?= data
 BLOCKS = none strip_pooling se eca triplet gct cbam coordinate simam
 evidence: $(VENV)/.run
 	$(VENV)/bin/python tools/benchmark.py all --markdown --json runs/speed.json --picture runs/speed.png
-	$(VENV)/bin/python tools/study_seg.py configs/study/camvid_spnet50.yaml data.root=$(CAMVID) \
+	$(VENV)/bin/sceneparse study study/camvid_spnet50 data.root=$(CAMVID) \
 		model.pretrained=null output=runs/study_scratch
-	for block in $(BLOCKS); do $(VENV)/bin/python tools/train_cls.py --config configs/cifar10_resnet18.yaml \
+	for block in $(BLOCKS); do $(VENV)/bin/sceneparse classify --config cifar10_resnet18 \
 		data.root=$(CIFAR) attention=$$block seeds=0-4 output=runs/cifar10/$$block --resume || exit; done
-	$(VENV)/bin/python tools/compare_cls.py $(addprefix runs/cifar10/,$(BLOCKS)) --output runs/cifar10_blocks
-	$(VENV)/bin/python tools/study_seg.py configs/study/camvid_spnet50.yaml data.root=$(CAMVID) \
+	$(VENV)/bin/sceneparse compare $(addprefix runs/cifar10/,$(BLOCKS)) --output runs/cifar10_blocks
+	$(VENV)/bin/sceneparse study study/camvid_spnet50 data.root=$(CAMVID) \
 		output=runs/study_pretrained
 
 # Injects every fault, the slow ones too (about 20 minutes); rewrites the README's table.

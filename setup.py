@@ -25,8 +25,14 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["sceneparse", "sceneparse.*"]),
-    package_data={"sceneparse": ["py.typed", "data/labels/*.csv", "report/*.html"]},
+    # The recipes lie at the top of the repository, and inside the package once installed.
+    packages=[*find_packages(include=["sceneparse", "sceneparse.*"]), "sceneparse.configs"],
+    package_dir={"sceneparse.configs": "configs"},
+    package_data={
+        "sceneparse": ["py.typed", "data/labels/*.csv", "report/*.html"],
+        "sceneparse.configs": ["*.yaml", "study/*.yaml"],
+    },
+    entry_points={"console_scripts": ["sceneparse = sceneparse.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
         # Older releases have a hole in weights_only loading.

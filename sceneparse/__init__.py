@@ -5,20 +5,23 @@ The public names are loaded when first used, so that importing the package costs
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sceneparse.checkpoint import load_model
     from sceneparse.inference.prepare import prepare_for_inference
     from sceneparse.models import create_segmentation_model
     from sceneparse.models.classification import create_classifier
+    from sceneparse.models.pretrained import convert_official_spnet
     from sceneparse.prediction.predictor import Predictor
+    from sceneparse.runs.checkpoint import load_model
 
 __version__ = "0.1.0"
 __all__ = [
     "Predictor",
     "__version__",
+    "convert_official_spnet",
     "create_classifier",
     "create_segmentation_model",
     "load_model",
@@ -27,11 +30,15 @@ __all__ = [
 
 _HOMES = {
     "Predictor": "sceneparse.prediction.predictor",
+    "convert_official_spnet": "sceneparse.models.pretrained",
     "create_classifier": "sceneparse.models.classification",
     "create_segmentation_model": "sceneparse.models",
-    "load_model": "sceneparse.checkpoint",
+    "load_model": "sceneparse.runs.checkpoint",
     "prepare_for_inference": "sceneparse.inference.prepare",
 }
+
+# A library logs nothing unless its user configures logging; commands call log_on_main().
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

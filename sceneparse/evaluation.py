@@ -9,9 +9,6 @@ from torch import Tensor
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.loader import Batch, batches, evaluation_loader, explained_worker_failures
-from sceneparse.distributed import Process
-from sceneparse.engine import Meter, evaluate
-from sceneparse.logs import Progress
 from sceneparse.metrics.bootstrap import bootstrap_mean_iou
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
@@ -19,6 +16,9 @@ from sceneparse.metrics.confusion import ConfusionMatrix
 from sceneparse.prediction.predictor import Predictor
 from sceneparse.report.evaluation import Evaluation
 from sceneparse.report.pictures import Example, Picture
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.progress import Progress
+from sceneparse.training.loop import Meter, evaluate
 
 # Called with each image (H, W, 3), its name and its predicted labels (H, W).
 AfterImage = Callable[[Picture, str, Any], None]

@@ -1,7 +1,8 @@
-"""Small data sets written to disk once, and the ways tests run the tools."""
+"""Small data sets written to disk once, and the ways tests run commands."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
-from sceneparse.saving import save_checkpoint
+from sceneparse.runs.saving import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -25,12 +26,28 @@ torch.set_num_threads(2)
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """Take signals back from the tools that a test runs in this process."""
+    """Take signals back from the commands that a test runs in this process."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Collect what the package logs."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, collector = logging.getLogger("sceneparse"), Collector()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(collector)
+    yield lines
+    logger.removeHandler(collector)
 
 
 @pytest.fixture(scope="session")
@@ -49,19 +66,19 @@ def shared() -> Path:
     return SHARED
 
 
-RunTool = Callable[..., subprocess.CompletedProcess[str]]
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run_tool() -> RunTool:
-    """Run tools/NAME.py in a process of its own; `processes` > 1 runs it under torchrun."""
+def run_command() -> RunCommand:
+    """Run `sceneparse VERB ...` in a process of its own; `processes` > 1: under torchrun."""
 
-    def run(name: str, *arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    def run(verb: str, *arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable]
         if processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone"]
             launcher += [f"--nproc_per_node={processes}"]
-        command = [*launcher, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+        command = [*launcher, "-m", "sceneparse", verb, *map(str, arguments)]
         return subprocess.run(
             command,
             cwd=ROOT,

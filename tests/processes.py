@@ -20,18 +20,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sceneparse.checkpoint import newest_intact
+from sceneparse.runs.checkpoint import newest_intact
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {
-    "train_seg": ROOT / "configs" / "quickstart.yaml",
-    "train_cls": ROOT / "configs" / "cifar10_resnet18.yaml",
+    "train": ROOT / "configs" / "quickstart.yaml",
+    "classify": ROOT / "configs" / "cifar10_resnet18.yaml",
 }
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(
     [
-        "sceneparse.assembly.segmentation",
-        "sceneparse.assembly.classification",
+        "sceneparse.training.segmentation",
+        "sceneparse.training.classification",
         "sceneparse.report.seeds",
         "tests.processes",
     ]
@@ -39,15 +39,15 @@ forkserver.set_forkserver_preload(
 
 
 class Run:
-    """A training tool at work, with what it says in a file."""
+    """A training command at work, with what it prints in a file."""
 
-    def __init__(self, tool: str, settings: Sequence[str], *options: str) -> None:
+    def __init__(self, verb: str, settings: Sequence[str], *options: str) -> None:
         folder = Path([s.partition("=")[2] for s in settings if s.startswith("output=")][-1])
-        self.folder = folder / "seed-0" if tool == "train_cls" else folder
+        self.folder = folder / "seed-0" if verb == "classify" else folder
         self.log = folder.with_name(f"{folder.name}.log")
-        arguments = ["--config", str(CONFIGS[tool]), *settings, *options]
+        arguments = ["--config", str(CONFIGS[verb]), *settings, *options]
         self._process: ForkServerProcess = forkserver.Process(
-            target=_main, args=(tool, arguments, str(self.log))
+            target=_main, args=(verb, arguments, str(self.log))
         )
         self._process.start()
 
@@ -95,21 +95,21 @@ class Run:
         return 0 if saved is None else int(saved.meta["step"])
 
 
-def _main(tool: str, arguments: list[str], log: str) -> None:
+def _main(verb: str, arguments: list[str], log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(ROOT)
     torch.set_num_threads(2)
-    from sceneparse.cli import run  # noqa: PLC0415 - not in the process that tests
+    from sceneparse.cli.command import run  # noqa: PLC0415 - not in the process that tests
 
-    module = importlib.import_module(f"tools.{tool}")
+    module = importlib.import_module(f"sceneparse.cli.{verb}")
     run(module.parser(), module.main, arguments)
 
 
-def finish(tool: str, settings: Sequence[str], *options: str) -> Path:
+def finish(verb: str, settings: Sequence[str], *options: str) -> Path:
     """Train to the end; return the run folder."""
-    run = Run(tool, settings, *options)
+    run = Run(verb, settings, *options)
     assert run.wait() == 0, run.said
     return run.folder
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import sceneparse
 from sceneparse.layers.attention import ATTENTION, GatedChannelTransformation
 from sceneparse.layers.pooling import MixedPooling
-from sceneparse.optim import create_optimizer
+from sceneparse.training.optim import create_optimizer
 
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {**ATTENTION, "mixed_pooling": MixedPooling}
 

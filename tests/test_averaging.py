@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sceneparse.averaging import MovingAverage
+from sceneparse.training.ema import MovingAverage
 
 
 def test_average_is_that_of_pytorch() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from sceneparse.cli import run
+from sceneparse.cli import check as check_command
+from sceneparse.cli.command import run
 from sceneparse.data.likeness import alike_pairs, likeness_of
 from sceneparse.data.synthetic import write_dataset
-from tools import check_data
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def check(root: Path, *arguments: str) -> int:
     output = str(root / "report")
     with pytest.raises(SystemExit) as stop:
         run(
-            check_data.parser(),
-            check_data.main,
+            check_command.parser(),
+            check_command.main,
             [str(root), "--output", output, *arguments],
         )
     return int(stop.value.code or 0)
@@ -124,7 +124,7 @@ def test_real_camvid(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stop:
         arguments = [shared / "data/camvid", "--dataset", "camvid", "--splits", "train", "val"]
         words = [str(word) for word in (*arguments, "--output", tmp_path)]
-        run(check_data.parser(), check_data.main, words)
+        run(check_command.parser(), check_command.main, words)
     assert not stop.value.code
     report = json.loads((tmp_path / "data.json").read_text())
     # figures of the pack's own README

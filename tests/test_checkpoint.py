@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 
 import sceneparse
-from sceneparse.checkpoint import (
+from sceneparse.errors import InputError
+from sceneparse.models.pretrained import load_backbone, read_weights
+from sceneparse.runs.checkpoint import (
     newest_intact,
     read_meta,
     read_training_state,
     resolve_checkpoint,
 )
-from sceneparse.errors import InputError
-from sceneparse.models.pretrained import load_backbone, read_weights
-from sceneparse.saving import save_checkpoint
+from sceneparse.runs.saving import save_checkpoint
 
 MODEL = {
     "head": "fcn",
@@ -217,18 +217,17 @@ def test_weights_files_are_read_in_every_usual_form(tmp_path: Path, wrap: str, s
     assert all(torch.equal(state[name], value) for name, value in tensors.items())
 
 
-def test_real_mobilenet_weights_fill_the_backbone(shared: Path) -> None:
+def test_real_mobilenet_weights_fill_the_backbone(shared: Path, logged: list[str]) -> None:
     path = shared / "data/weights/mobilenetv2_100.safetensors"
-    said: list[str] = []
     model = sceneparse.create_segmentation_model(
         "fcn", "mobilenetv2_100", 11, output_stride=16, aux=False
     )
-    load_backbone(model.backbone, "mobilenetv2_100", str(path), stem="deep", say=said.append)
+    load_backbone(model.backbone, "mobilenetv2_100", str(path), stem="deep")
     weights = read_weights(path)
     own = model.backbone.features.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(own[name], weights[name]) for name in own)
     assert set(weights) - set(own) >= {"classifier.weight", "conv_head.weight"}
-    assert "left out its heads" in said[0]
+    assert "left out its heads" in logged[0]
 
 
 @pytest.mark.fault(41)
@@ -241,7 +240,7 @@ def test_weights_that_do_not_fit_are_summed_up(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
     with pytest.raises(InputError) as caught:
-        load_backbone(model.backbone, "resnet18", str(path), stem="plain", say=lambda _: None)
+        load_backbone(model.backbone, "resnet18", str(path), stem="plain")
     message = str(caught.value)
     for part in ("1 missing: bn1.bias", "1 unexpected: extra", "1 of another shape: conv1.weight"):
         assert part in message

@@ -15,12 +15,12 @@ from test_classification import official_resnet20
 from test_train_cls import CONFIG
 from test_train_seg import call
 
+from sceneparse.cli import classify as classify_command
 from sceneparse.data.classes import load_classes
 from sceneparse.data.device_loader import evaluation_batches
-from sceneparse.engine import evaluate_classifier
 from sceneparse.inference.normalization import Normalization
-from sceneparse.precision import Compute
-from tools import train_cls
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.loop import evaluate_classifier
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def test_damaged_files_are_refused(
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     output = tmp_path / "run"
-    assert call(train_cls, "--config", CONFIG, f"data.root={tmp_path}", f"output={output}") == 2
+    assert (
+        call(classify_command, "--config", CONFIG, f"data.root={tmp_path}", f"output={output}") == 2
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert "(data_batch_3): its checksums are not those of the original" in line
     assert not output.exists()
@@ -97,6 +99,6 @@ def test_a_net_learns_512_images_by_heart(cifar: Path, tmp_path: Path) -> None:
         "optim.milestones=[20]",
         f"output={tmp_path / 'run'}",
     ]
-    assert call(train_cls, "--config", CONFIG, *settings) == 0
+    assert call(classify_command, "--config", CONFIG, *settings) == 0
     lines = (tmp_path / "run/seed-0/metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["test_accuracy"] > 0.99

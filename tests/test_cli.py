@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import pickle
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import sceneparse
-from sceneparse.cli import run, tool_parser, version_block
+from sceneparse.cli.command import command_parser, run, version_block
+from sceneparse.cli.main import COMMANDS, main
 from sceneparse.errors import (
     Explained,
     InputError,
@@ -23,21 +24,21 @@ from sceneparse.errors import (
     reason_of,
     refusing,
 )
-from tests.conftest import ROOT, RunTool
+from tests.conftest import ROOT, RunCommand
 
-TOOLS = sorted((ROOT / "tools").glob("*.py"))
+COMMAND_FILES = [ROOT / f"sceneparse/cli/{verb}.py" for verb in COMMANDS]
 VERSIONS = ["sceneparse", "torch", "cuda", "python", "platform"]
 
 
 def end_of(error: BaseException | None, *arguments: str) -> int:
-    """Run a tool that raises `error`, and return its exit code."""
+    """Run a command that raises `error`, and return its exit code."""
 
-    def main(_: argparse.Namespace) -> None:
+    def failing(_: argparse.Namespace) -> None:
         if error is not None:
             raise error
 
     with pytest.raises(SystemExit) as stop:
-        run(tool_parser("A tool.", "  python tool.py"), main, arguments)
+        run(command_parser("fail", "A command.", "  sceneparse fail"), failing, arguments)
     return int(stop.value.code or 0)
 
 
@@ -95,12 +96,11 @@ HEAVY = {
 
 def test_help_and_import_load_nothing_heavy() -> None:
     code = f"""
-import runpy, sys
-import sceneparse
-for tool in {[str(tool) for tool in TOOLS]!r}:
-    sys.argv = [tool, "--help"]
+import sys
+from sceneparse.cli.main import main
+for arguments in [[], *([verb, "--help"] for verb in {list(COMMANDS)!r})]:
     try:
-        runpy.run_path(tool, run_name="__main__")
+        main(arguments)
     except SystemExit as stop:
         assert stop.code == 0
 sys.stderr.write(" ".join(sorted(sys.modules)))
@@ -109,7 +109,7 @@ sys.stderr.write(" ".join(sorted(sys.modules)))
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: ") == len(TOOLS)
+    assert done.stdout.count("usage: sceneparse ") == len(COMMANDS) + 1
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert "sceneparse" in loaded
     assert loaded & HEAVY == set()
@@ -118,7 +118,7 @@ sys.stderr.write(" ".join(sorted(sys.modules)))
 def test_a_report_is_possible_without_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "sceneparse.machine", raising=False)
+    monkeypatch.delitem(sys.modules, "sceneparse.runtime.versions", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert end_of(ImportError("no torch")) == 1
     assert "torch      cannot be imported" in capsys.readouterr().err
@@ -137,7 +137,9 @@ def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
 FORGED = "a\nerror: all is well\r\x1b[2K\x9b2J\u202e\u2028\udcff.png"
 
 
-def test_names_cannot_forge_lines(capsys: pytest.CaptureFixture[str], run_tool: RunTool) -> None:
+def test_names_cannot_forge_lines(
+    capsys: pytest.CaptureFixture[str], run_command: RunCommand
+) -> None:
     assert end_of(InputError(f"{FORGED}: damaged", f"{FORGED}: too")) == 2
     first, second = capsys.readouterr().err.split("\n")[:2]
     assert first.isprintable()
@@ -147,7 +149,7 @@ def test_names_cannot_forge_lines(capsys: pytest.CaptureFixture[str], run_tool: 
     *usage, last = capsys.readouterr().err.splitlines()
     assert all(line.startswith(("usage:", "  ")) for line in usage)
     assert last.isprintable()
-    done = run_tool("check_data", "nowhere", "--splits", FORGED)
+    done = run_command("check", "nowhere", "--splits", FORGED)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert line.isprintable()
@@ -184,20 +186,54 @@ def test_what_libraries_raise_becomes_ours(error: Exception, expected: str) -> N
     assert reason_of(ValueError("\n\n two\nlines")) == "two"
 
 
-@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
-def test_every_tool_ends_here(path: Path) -> None:
-    if path.stem == "__init__":
-        return
-    last = ast.parse(path.read_text(encoding="utf-8")).body[-1]
-    assert isinstance(last, ast.If)
-    assert ast.unparse(last) == "if __name__ == '__main__':\n    run(parser(), main)"
+def end_of_command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return int(stop.value.code or 0)
+
+
+def test_every_command_has_a_file_and_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    shared = {"__init__", "command", "main", "options"}
+    files = {path.stem for path in (ROOT / "sceneparse/cli").glob("*.py")} - shared
+    assert files == set(COMMANDS)
+    assert end_of_command() == end_of_command("--help") == 0
+    listed = capsys.readouterr().out
+    for verb, purpose in COMMANDS.items():
+        assert listed.count(f"  {verb:<8}  {purpose}\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("verb", "hint"),
+    [("trian", "did you mean 'train'?"), ("x\ny", "choose from train, evaluate, predict")],
+)
+def test_an_unknown_command_is_one_line(
+    verb: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of_command(verb, "--config", "x") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: unknown command")
+    assert hint in line
+
+
+def test_tools_are_the_commands() -> None:
+    verbs = {"train_seg.py": "train", "eval_miou.py": "evaluate", "train_cls.py": "classify"}
+    for file, verb in verbs.items():
+        done = subprocess.run(
+            [sys.executable, str(ROOT / f"tools/{file}"), "--help"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.startswith(f"usage: sceneparse {verb} ")
 
 
 def test_nothing_else_ends_the_process() -> None:
     # Other ranks, workers, the processes that a sweep starts; a run that has not begun.
-    others = ("distributed", "data/loader", "studies/sweep/worker", "preemption")
-    allowed = {"sceneparse/cli.py", *(f"sceneparse/{name}.py" for name in others)}
-    for path in [*TOOLS, *(ROOT / "sceneparse").rglob("*.py")]:
+    others = ("runtime/distributed", "runtime/signals", "data/loader", "studies/sweep/worker")
+    commands = ("cli/command", "cli/main")
+    allowed = {f"sceneparse/{name}.py" for name in (*commands, *others)}
+    for path in (ROOT / "sceneparse").rglob("*.py"):
         names = {
             ast.unparse(node)
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

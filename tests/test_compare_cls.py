@@ -20,12 +20,13 @@ from test_train_cls import CONFIG, output_of, small  # noqa: F401 - a fixture
 from test_train_seg import call
 
 from sceneparse.benchmark.classifiers import count_costs, measure_costs
+from sceneparse.cli import classify as classify_command
+from sceneparse.cli import compare as compare_command
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
-from sceneparse.precision import Compute
 from sceneparse.report.costs import pareto_front
 from sceneparse.report.seeds import spread_of
-from tools import compare_cls, train_cls
+from sceneparse.runtime.precision import Compute
 
 
 def test_holm_is_the_closed_test_of_bonferroni() -> None:
@@ -111,7 +112,7 @@ def runs(small: list[str]) -> list[str]:  # noqa: F811
     for attention, seeds in (("none", "0-2"), ("eca", "0-1"), ("strip_pooling", "5")):
         output = output_of(small).with_name(attention)
         settings = [f"attention={attention}", f"seeds={seeds}", f"output={output}"]
-        assert call(train_cls, "--config", CONFIG, *small, *settings) == 0
+        assert call(classify_command, "--config", CONFIG, *small, *settings) == 0
         folders.append(str(output))
     return folders
 
@@ -129,7 +130,7 @@ def test_everything_is_written(
     (begun / "seed-0").mkdir(parents=True)
     output = tmp_path / "compared"
     # the baseline comes first, wherever it was named
-    assert call(compare_cls, *runs[::-1], begun, "--output", output, "--counted") == 0
+    assert call(compare_command, *runs[::-1], begun, "--output", output, "--counted") == 0
     printed = capsys.readouterr().out
     assert "none: not finished and left out: seed-2 (2 of 3 epochs), seed-3 (0 of ? ep" in printed
     assert f"'{begun}': not finished and left out: seed-0 (0 of ? epochs)" in printed
@@ -183,7 +184,7 @@ def test_what_cannot_be_compared_is_refused(
     meta = json.loads(meta_path.read_text())
     other = tmp_path / "other"
     settings = ["data.size=12", f"output={other}"]
-    assert call(train_cls, "--config", CONFIG, *small, *settings) == 0
+    assert call(classify_command, "--config", CONFIG, *small, *settings) == 0
     cases = [
         ([tmp_path / "empty"], "holds no runs of tools/train_cls.py"),
         ([tmp_path / "nowhere"], "holds no runs of tools/train_cls.py"),
@@ -215,7 +216,7 @@ def check_refused(
     arguments, message = case
     capsys.readouterr()
     output = tmp_path / "refused"
-    assert call(compare_cls, *arguments, "--output", output) == 2
+    assert call(compare_command, *arguments, "--output", output) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not output.exists()

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sceneparse.cli import run
+from sceneparse.cli import convert as convert_command
+from sceneparse.cli.command import run
 from sceneparse.data.coco import _uncompress_runs
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.likeness import Likeness
 from sceneparse.data.splitting import split_images
-from tools import convert_data
 
 RANDOM = np.random.default_rng(3)
 HEIGHT, WIDTH = 24, 32
@@ -38,8 +38,8 @@ def images(tmp_path: Path) -> Path:
 def convert(target: Path, *arguments: object) -> int:
     with pytest.raises(SystemExit) as stop:
         run(
-            convert_data.parser(),
-            convert_data.main,
+            convert_command.parser(),
+            convert_command.main,
             [str(arguments[0]), str(target), *map(str, arguments[1:])],
         )
     return int(stop.value.code or 0)

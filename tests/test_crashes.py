@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from sceneparse import saving
-from sceneparse.checkpoint import newest_intact, read_training_state
 from sceneparse.errors import InputError
+from sceneparse.runs import saving
+from sceneparse.runs.checkpoint import newest_intact, read_training_state
 from tests.test_checkpoint import save_little
 
 # All that changes a disk; those that write contents do half of it before they fail.

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeRun, RunTool
+from conftest import MakeRun, RunCommand
 from PIL import Image
 from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
-from tools import eval_miou
+from sceneparse.cli import evaluate as evaluate_command
 
 PLOTS = [
     f"{name}.{kind}" for name in ("calibration", "classes", "confusion") for kind in ("png", "svg")
@@ -23,7 +23,7 @@ PLOTS = [
 
 
 def evaluated(run: Path, *options: object) -> Path:
-    assert call(eval_miou, run, "--workers", 0, *options) == 0
+    assert call(evaluate_command, run, "--workers", 0, *options) == 0
     return run / "eval_val"
 
 
@@ -94,7 +94,7 @@ def test_report_works_in_a_browser(make_run: MakeRun, tmp_path: Path) -> None:
 
 @pytest.mark.fault(32)
 def test_more_processes_than_images_count_the_same(
-    make_run: MakeRun, run_tool: RunTool, scenes: Path, tmp_path: Path
+    make_run: MakeRun, run_command: RunCommand, scenes: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "two"
     shutil.copytree(scenes, root)
@@ -109,7 +109,7 @@ def test_more_processes_than_images_count_the_same(
         if processes == 1:
             evaluated(run, *options)
         else:
-            done = run_tool("eval_miou", run, *options, processes=processes)
+            done = run_command("evaluate", run, *options, processes=processes)
             assert done.returncode == 0, done.stderr
         with np.load(output / "counts.npz") as counts:
             results.append((counts["by_image"], (output / "eval.csv").read_text()))
@@ -126,7 +126,7 @@ def test_comparison_says_what_is_separated(
     evaluated(second)
     capsys.readouterr()
     output = tmp_path / "compared"
-    assert call(eval_miou, "--compare", first, second, "--output", output) == 0
+    assert call(evaluate_command, "--compare", first, second, "--output", output) == 0
     printed = capsys.readouterr().out
     result = json.loads((output / "compare.json").read_text())
     assert result["verdict"] in printed
@@ -146,7 +146,7 @@ def test_comparison_says_what_is_separated(
         "differences.svg",
     }
 
-    assert call(eval_miou, "--compare", first, first, "--output", output) == 0
+    assert call(evaluate_command, "--compare", first, first, "--output", output) == 0
     assert "Not separated: A" in capsys.readouterr().out
 
 
@@ -155,17 +155,17 @@ def test_comparison_of_different_things_is_refused(
 ) -> None:
     first, second = make_run("first"), make_run("second")
     evaluated(first)
-    assert call(eval_miou, "--compare", first, second) == 2
-    assert "holds no evaluation; run tools/eval_miou.py" in capsys.readouterr().err
-    assert call(eval_miou, second, "--split", "train", "--output", second / "eval_val") == 0
-    assert call(eval_miou, "--compare", first, second) == 2
+    assert call(evaluate_command, "--compare", first, second) == 2
+    assert "holds no evaluation; run `sceneparse evaluate" in capsys.readouterr().err
+    assert call(evaluate_command, second, "--split", "train", "--output", second / "eval_val") == 0
+    assert call(evaluate_command, "--compare", first, second) == 2
     assert "has 5 images" in capsys.readouterr().err
     other = tmp_path / "other"
     shutil.copytree(scenes, other)
     mask = other / "val/labels/scene_00013.png"
     Image.fromarray(np.roll(np.asarray(Image.open(mask)), 5, axis=0) // 2).save(mask)
     evaluated(second, "--data", other)
-    assert call(eval_miou, "--compare", first, second) == 2
+    assert call(evaluate_command, "--compare", first, second) == 2
     assert "the masks of 1 images differ between the two: scene_00013" in capsys.readouterr().err
     stored = second / "eval_val/counts.npz"
     whole = stored.read_bytes()
@@ -175,7 +175,7 @@ def test_comparison_of_different_things_is_refused(
     )
     for damaged in (b"PK", whole[:-100], flipped):
         stored.write_bytes(damaged)
-        assert call(eval_miou, "--compare", first, second) == 2
+        assert call(evaluate_command, "--compare", first, second) == 2
         assert "counts.npz: damaged" in capsys.readouterr().err
 
 
@@ -223,7 +223,9 @@ def test_results_never_leave_their_folder(make_run: MakeRun, scenes: Path, tmp_p
     )
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     run = make_run(root=root)
-    assert call(eval_miou, run, "--split", "list.txt", "--save", "overlay", "--workers", 0) == 0
+    assert (
+        call(evaluate_command, run, "--split", "list.txt", "--save", "overlay", "--workers", 0) == 0
+    )
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     saved = sorted((run / "eval_list/overlay").rglob("*.png"))
     assert [path.name for path in saved] == ["scene_00012.png", "scene_00013.png"]
@@ -263,6 +265,6 @@ def test_bad_options_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(make_run().parent)
-    assert call(eval_miou, *arguments) == 2
+    assert call(evaluate_command, *arguments) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line

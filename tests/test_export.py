@@ -20,12 +20,13 @@ from torch.nn import functional as F
 
 import sceneparse
 from sceneparse import export
+from sceneparse.cli import evaluate as evaluate_command
+from sceneparse.cli import export as export_command
+from sceneparse.cli import predict as predict_command
 from sceneparse.errors import InputError
 from sceneparse.export.quantization import quantize
 from sceneparse.layers.pooling import pooling_matrix
 from tests.conftest import MakeRun
-from tools import eval_miou, predict
-from tools import export as export_tool
 
 pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'sceneparse[export]'")
 
@@ -119,7 +120,7 @@ def test_graph_with_the_traced_size_in_it_is_removed(
     path.write_bytes(b"of an earlier export")
     # The grid cells of the size that is traced at, whatever size comes.
     monkeypatch.setattr("sceneparse.layers.pooling.pool_to_grid", baked)
-    assert call(export_tool, run, "--format", "onnx") == 1
+    assert call(export_command, run, "--format", "onnx") == 1
     assert "model.onnx computes something else than its model" in capsys.readouterr().err
     assert not list(run.glob("*model*"))
 
@@ -160,18 +161,20 @@ def test_tools_run_exported_files(
     expected = mean_iou_of(run, "--dtype", "float32")
     assert expected == pytest.approx(mean_iou_of(run), abs=1e-3)
     for kind in ("onnx", "pt2", "safetensors"):
-        assert call(export_tool, run, "--format", kind) == 0
+        assert call(export_command, run, "--format", kind) == 0
         assert capsys.readouterr().out.count("difference at") == 3
         assert mean_iou_of(run / f"model.{kind}") == pytest.approx(expected, abs=1e-3)
     how = json.loads((run / "eval_val_model_onnx/eval.json").read_text())["how"]
     assert how["precision"] == "float32, by ONNX Runtime"
     image = next((scenes / "val/images").iterdir())
-    assert call(predict, run / "model.onnx", image, "--output", tmp_path / "predictions") == 0
+    assert (
+        call(predict_command, run / "model.onnx", image, "--output", tmp_path / "predictions") == 0
+    )
     assert (tmp_path / "predictions/index" / f"{image.stem}.png").is_file()
 
 
 def mean_iou_of(source: Path, *options: object) -> float:
-    assert call(eval_miou, source, "--workers", 0, "--bootstrap", 0, *options) == 0
+    assert call(evaluate_command, source, "--workers", 0, "--bootstrap", 0, *options) == 0
     suffix = f"_{source.name.replace('.', '_')}" if source.is_file() else ""
     folder = source.parent if source.is_file() else source
     scores = json.loads((folder / f"eval_val{suffix}/eval.json").read_text())
@@ -183,9 +186,9 @@ def test_int8_labels_nearly_alike(
 ) -> None:
     run = make_run()
     given = ("--format", "onnx", "--int8", "--calibrate", scenes, "--images", 8)
-    assert call(export_tool, run, *given) == 0
+    assert call(export_command, run, *given) == 0
     assert capsys.readouterr().out.count("equal labels at scale") == 3
-    assert call(export_tool, run, "--format", "onnx") == 0
+    assert call(export_command, run, "--format", "onnx") == 0
     whole, small = run / "model.onnx", run / "model_int8.onnx"
     assert small.stat().st_size < 0.6 * whole.stat().st_size
     assert operators(small) >= {"QuantizeLinear", "DequantizeLinear"}
@@ -267,7 +270,7 @@ def test_fixed_size(tmp_path: Path) -> None:
 def test_bad_options_are_named(
     make_run: MakeRun, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(export_tool, make_run(), *arguments) == 2
+    assert call(export_command, make_run(), *arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -341,5 +344,5 @@ def test_folder_that_cannot_be_written_is_named(
     kind: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = f"/proc/self/model.{kind}"
-    assert call(export_tool, make_run(), "--format", kind, "--output", path) == 2
+    assert call(export_command, make_run(), "--format", kind, "--output", path) == 2
     assert f"error: cannot write '{path}': " in capsys.readouterr().err.splitlines()[-1]

@@ -21,19 +21,22 @@ from safetensors.torch import save, save_file
 from test_train_seg import call
 
 import sceneparse
-from sceneparse.assembly.segmentation import prepare_training
-from sceneparse.checkpoint import read_training_state
+from sceneparse.cli import evaluate as evaluate_command
+from sceneparse.cli import predict as predict_command
+from sceneparse.cli import train as train_command
+from sceneparse.cli import weights as weights_command
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.synthetic import write_dataset
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.models.pretrained import read_weights
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.runs.checkpoint import read_training_state
+from sceneparse.runtime.distributed import Process
 from sceneparse.tensor_files import read_tensors
-from sceneparse.training import train
+from sceneparse.training.run import train
+from sceneparse.training.segmentation import prepare_training
 from tests.conftest import ROOT, MakeRun
-from tools import convert_weights, eval_miou, predict, train_seg
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
@@ -69,7 +72,7 @@ def sha256(path: Path) -> str:
 def say_no(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Predict with a checkpoint; it must end with exit code 2 and one line."""
     capsys.readouterr()
-    code = call(predict, run, photos, "--output", run.parent / "out")
+    code = call(predict_command, run, photos, "--output", run.parent / "out")
     (line,) = capsys.readouterr().err.splitlines()
     assert code == 2
     assert line.startswith("error: ")
@@ -221,7 +224,7 @@ def test_names_of_a_checkpoint_lead_nowhere(
         (run / "last").resolve()
     )
     seal((run / "last").resolve())
-    assert call(eval_miou, run, "--workers", 0) == 2
+    assert call(evaluate_command, run, "--workers", 0) == 2
     assert "lies outside the data folder" in capsys.readouterr().err
 
 
@@ -252,7 +255,7 @@ def test_pickles_are_not_run(name: str, tmp_path: Path) -> None:
         read_training_state(tmp_path)
     with pytest.raises(InputError, match=r"training\.pt: (refused|damaged)"):
         read_weights(tmp_path / "training.pt")
-    code = call(convert_weights, tmp_path / "training.pt", tmp_path / "out.safetensors")
+    code = call(weights_command, tmp_path / "training.pt", tmp_path / "out.safetensors")
     assert code == 2
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -307,7 +310,7 @@ def test_forged_training_state(
     state = read_training_state((run / "last").resolve())
     STATES[name](state)
     forge(run, "training.pt", torch_bytes(state))
-    code = call(train_seg, "--config", QUICKSTART, *settings, f"output={run}", "--resume")
+    code = call(train_command, "--config", QUICKSTART, *settings, f"output={run}", "--resume")
     if name == "as it was":
         assert code == 0
         return
@@ -385,7 +388,7 @@ def test_weights_that_are_no_numbers_end_at_the_first_image(
     state["head.classifier.1.bias"].fill_(float("nan"))
     save_file(state, tmp_path / "x.safetensors")
     forge(run, "model.safetensors", (tmp_path / "x.safetensors").read_bytes())
-    code = call(predict, run, scenes / "val/images", "--output", tmp_path / "out")
+    code = call(predict_command, run, scenes / "val/images", "--output", tmp_path / "out")
     assert code == NumericalError.exit_code
 
 

@@ -29,9 +29,9 @@ from sceneparse.data.loader import (
 )
 from sceneparse.data.sampling import SAMPLING, EpochSampler
 from sceneparse.data.transforms import training_transform
-from sceneparse.engine import staged
 from sceneparse.errors import InputError
-from sceneparse.precision import Compute
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.loop import staged
 
 SIZE, BATCH = 29, 8
 

@@ -16,16 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import sceneparse.assembly.segmentation as assembly
+import sceneparse.training.segmentation as assembly
+from sceneparse.cli import train as train_command
 from sceneparse.data.loader import Batch
-from sceneparse.engine import explained_lack_of_memory
 from sceneparse.errors import InputError
-from sceneparse.precision import Compute
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.loop import explained_lack_of_memory
 from tests.conftest import ROOT
 from tests.test_train_seg import QUICKSTART, call, folder_of
-from tools import train_seg
 
-TRAIN = [sys.executable, str(ROOT / "tools/train_seg.py"), "--config", str(QUICKSTART)]
+TRAIN = [sys.executable, "-m", "sceneparse", "train", "--config", str(QUICKSTART)]
 
 
 def in_shell(script: str, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess:
@@ -159,7 +159,7 @@ def test_training_goes_on_without_the_tensorboard_package(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert call(train_seg, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
+    assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
     assert "no TensorBoard from here on" in capsys.readouterr().err
     assert (folder_of(tiny) / "metrics.jsonl").read_text().count("\n") == 2
 
@@ -176,7 +176,7 @@ def test_training_goes_on_when_the_tensorboard_folder_is_deleted(
         return plain(*arguments, **settings)
 
     monkeypatch.setattr(assembly, "segmentation_loss", deleting)
-    assert call(train_seg, "--config", QUICKSTART, *tiny, "train.epochs=2") == 0
+    assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=2") == 0
     said = capsys.readouterr().err
     assert said.count("no TensorBoard from here on") == 1
     assert "tensorboard has gone" in said

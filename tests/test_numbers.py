@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim.lr_scheduler import LambdaLR
 
-import sceneparse.assembly.segmentation as assembly
-from sceneparse.assembly.segmentation import prepare_training
-from sceneparse.averaging import MovingAverage
-from sceneparse.checkpoint import newest_intact
+import sceneparse.training.segmentation as assembly
+from sceneparse.cli import train as train_command
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.loader import Batch
-from sceneparse.distributed import Process
-from sceneparse.engine import Stepped, Stepper, train_one_epoch
 from sceneparse.errors import NumericalError
 from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
-from sceneparse.precision import Compute
-from sceneparse.training import save
+from sceneparse.runs.checkpoint import newest_intact
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.precision import Compute
+from sceneparse.training.ema import MovingAverage
+from sceneparse.training.loop import Stepped, Stepper, train_one_epoch
+from sceneparse.training.run import save
+from sceneparse.training.segmentation import prepare_training
 from tests.processes import forkserver
 from tests.test_train_seg import QUICKSTART, call, folder_of
-from tools import train_seg
 
 BAD_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "nan": lambda loss: loss * math.nan,
@@ -188,7 +188,7 @@ def test_run_gives_up_after_bad_steps_in_a_row(
 
     settings = [*tiny, "train.most_bad_steps=3", "train.epochs=4", "train.amp=off"]
     monkeypatch.setattr(assembly, "segmentation_loss", sick)
-    assert call(train_seg, "--config", QUICKSTART, *settings) == 3
+    assert call(train_command, "--config", QUICKSTART, *settings) == 3
     said = capsys.readouterr().err
     assert "error: 3 steps in a row, up to step 9, without a finite loss and gradient" in said
     assert "step 2 left out: its loss (nan) or a gradient is not finite; samples: scene_" in said
@@ -203,7 +203,7 @@ def test_run_gives_up_after_bad_steps_in_a_row(
     assert saved is not None
     assert saved.meta["step"] == 6
     monkeypatch.undo()
-    assert call(train_seg, "--config", QUICKSTART, *settings, "--resume") == 0
+    assert call(train_command, "--config", QUICKSTART, *settings, "--resume") == 0
 
 
 @pytest.mark.fault(27)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sceneparse.cli.main import COMMANDS
 from sceneparse.data.synthetic import write_dataset
 from tests.conftest import ROOT
 
-TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "__init__")
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted((ROOT / "sceneparse").rglob("*.py"))
@@ -49,14 +49,14 @@ def run_refusing(code: str, *arguments: object) -> subprocess.CompletedProcess[s
     )
 
 
-# Runs tools one after the other, in one process: most of their time is importing.
+# Runs commands one after the other, in one process: most of their time is importing.
 RUNNING = """
-def run_tool(name, *arguments):
-    sys.argv = [f"tools/{name}.py", *map(str, arguments)]
+from sceneparse.cli.main import main
+def run_command(verb, *arguments):
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        main([verb, *map(str, arguments)])
     except SystemExit as end:
-        assert not end.code, (name, end.code)
+        assert not end.code, (verb, end.code)
 """
 
 
@@ -76,12 +76,12 @@ def test_imports_and_help_connect_to_nothing() -> None:
 import importlib
 for name in {MODULES!r}:
     importlib.import_module(name)
-for tool in {TOOLS!r}:
-    run_tool(tool, "--help")
+for verb in {list(COMMANDS)!r}:
+    run_command(verb, "--help")
 """
     done = run_refusing(RUNNING + code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: ") == len(TOOLS)
+    assert done.stdout.count("usage: ") == len(COMMANDS)
 
 
 @pytest.mark.fault(50)
@@ -93,11 +93,11 @@ def test_a_whole_run_connects_to_nothing(tmp_path: Path) -> None:
         *("model.base_width=8", "model.width=8", "train.epochs=1", "train.batch_size=4"),
     ]
     code = f"""
-run_tool("train_seg", "--config", "configs/quickstart.yaml", *{settings!r})
-run_tool("eval_miou", {str(tmp_path / "run")!r}, "--report", "--workers", 1)
-run_tool("predict", {str(tmp_path / "run")!r}, {str(tmp_path / "data/val/images")!r},
+run_command("train", "--config", "quickstart", *{settings!r})
+run_command("evaluate", {str(tmp_path / "run")!r}, "--report", "--workers", 1)
+run_command("predict", {str(tmp_path / "run")!r}, {str(tmp_path / "data/val/images")!r},
          "--output", {str(tmp_path / "out")!r})
-run_tool("check_data", {str(tmp_path / "data")!r}, "--output", {str(tmp_path / "check")!r})
+run_command("check", {str(tmp_path / "data")!r}, "--output", {str(tmp_path / "check")!r})
 """
     done = run_refusing(RUNNING + code)
     assert done.returncode == 0, done.stderr

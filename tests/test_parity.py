@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sceneparse
-from sceneparse.cli import run
+from sceneparse.cli import weights as weights_command
+from sceneparse.cli.command import run
 from sceneparse.errors import InputError
 from sceneparse.layers.pooling import MixedPooling, StripPooling
 from sceneparse.models.pretrained import convert_official_spnet, load_strict, read_weights
-from tools import convert_weights
 
 
 def fill(name: str, shape: list[int]) -> Tensor:
@@ -123,7 +123,7 @@ def test_published_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     def convert() -> int:
         with pytest.raises(SystemExit) as stop:
-            run(convert_weights.parser(), convert_weights.main, [str(source), str(target)])
+            run(weights_command.parser(), weights_command.main, [str(source), str(target)])
         return int(stop.value.code or 0)
 
     assert convert() == 0

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from sceneparse import precision
-from sceneparse.assembly.segmentation import prepare_training
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError
-from sceneparse.precision import amp_name, choose_dtype
-from sceneparse.training import train
+from sceneparse.runtime import precision
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.precision import amp_name, choose_dtype
+from sceneparse.training.run import train
+from sceneparse.training.segmentation import prepare_training
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

@@ -18,13 +18,13 @@ from test_inference import EveryPixel, model_of
 from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
 from sceneparse import Predictor
+from sceneparse.cli import predict as predict_command
 from sceneparse.errors import InputError
 from sceneparse.inference import protocols
 from sceneparse.inference.protocols import create_protocol
 from sceneparse.prediction import predictor as predictor_module
 from sceneparse.prediction.inputs import equal_size_batches, find_sources
 from sceneparse.prediction.video import VideoReader, VideoWriter
-from tools import predict
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def photos(scenes: Path, tmp_path: Path) -> Path:
 
 def predict_to(tmp_path: Path, run: Path, *arguments: object) -> tuple[int, Path]:
     output = tmp_path / "out"
-    return call(predict, run, "--output", output, "--amp", "off", *arguments), output
+    return call(predict_command, run, "--output", output, "--amp", "off", *arguments), output
 
 
 def test_folder_becomes_files_of_every_kind(
     make_run: MakeRun, photos: Path, tmp_path: Path
 ) -> None:
     run = make_run()
-    code, output = predict_to(tmp_path, run, photos, "--save", *predict.KINDS)
+    code, output = predict_to(tmp_path, run, photos, "--save", *predict_command.KINDS)
     assert code == 0
     shares = json.loads((output / "shares.json").read_text())
     assert set(shares) == {"a", "b", "inner/a", "c"}
@@ -342,7 +342,7 @@ def test_bad_input_is_one_line(
 ) -> None:
     run = make_run()
     monkeypatch.chdir(photos)
-    assert call(predict, run, *arguments) == 2
+    assert call(predict_command, run, *arguments) == 2
     (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("error: ")]
     assert message in line
 

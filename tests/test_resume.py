@@ -18,7 +18,7 @@ import pytest
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
-from sceneparse.checkpoint import newest_intact
+from sceneparse.runs.checkpoint import newest_intact
 from tests.processes import CONFIGS, ROOT, Run, assert_same_state, finish
 
 # The run, and what it is resumed with.
@@ -59,7 +59,7 @@ def killed_and_resumed(tool: str, settings: list[str], changes: list[str], step:
     run.send(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL, "the run ended before it was killed"
     finish(tool, [*settings, *changes], "--resume")
-    assert f"going on from {run.folder}/checkpoints/step-" in run.said
+    assert f"resuming from {run.folder}/checkpoints/step-" in run.said
     assert psutil.wait_procs(workers, timeout=15)[1] == []
     return run.folder
 
@@ -72,9 +72,9 @@ def test_killed_segmentation_goes_on_exactly(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     own, changes = SEGMENTATION[variant]
     settings = [*tiny, *own, "train.save_every=1", "train.epochs=3"]
-    whole = finish("train_seg", [*settings, f"output={tmp_path / 'whole'}", "train.save_every=0"])
+    whole = finish("train", [*settings, f"output={tmp_path / 'whole'}", "train.save_every=0"])
     parts = killed_and_resumed(
-        "train_seg", [*settings, f"output={tmp_path / 'parts'}"], changes, step=4
+        "train", [*settings, f"output={tmp_path / 'parts'}"], changes, step=4
     )
     assert_same_state(parts, whole)
     assert records(parts) == records(whole)
@@ -88,8 +88,8 @@ def test_killed_classification_goes_on_exactly(
     own: list[str],
 ) -> None:
     settings = [*small, *own, "train.save_every=1", "train.epochs=6"]
-    whole = finish("train_cls", [*settings, f"output={tmp_path / 'whole'}", "train.save_every=2"])
-    parts = killed_and_resumed("train_cls", [*settings, f"output={tmp_path / 'parts'}"], [], step=4)
+    whole = finish("classify", [*settings, f"output={tmp_path / 'whole'}", "train.save_every=2"])
+    parts = killed_and_resumed("classify", [*settings, f"output={tmp_path / 'parts'}"], [], step=4)
     assert_same_state(parts, whole)
     assert records(parts) == records(whole)
 
@@ -102,11 +102,11 @@ def test_killed_at_random_times_every_run_resumes(
     """Checkpoints are written after every step, so that many kills strike there."""
     generator = random.Random(kills)
     settings = [*tiny, "train.save_every=1", "train.amp=off", "train.epochs=5"]
-    whole = finish("train_seg", [*settings, f"output={tmp_path / 'whole'}"])
+    whole = finish("train", [*settings, f"output={tmp_path / 'whole'}"])
     done, number = 0, 0
     while done < kills:
         own = [*settings, f"output={tmp_path / str(number)}"]
-        run = Run("train_seg", own, "--resume")
+        run = Run("train", own, "--resume")
         time.sleep(generator.uniform(0.1, 3))
         run.send(signal.SIGKILL)
         if run.wait() == -signal.SIGKILL:
@@ -114,16 +114,16 @@ def test_killed_at_random_times_every_run_resumes(
         else:
             assert_same_state(run.folder, whole)
             number += 1
-    folder = finish("train_seg", own, "--resume")
+    folder = finish("train", own, "--resume")
     assert_same_state(folder, whole)
 
 
 def torchrun(settings: list[str], *options: str, processes: int = 2) -> subprocess.Popen[str]:
     """Start segmentation under torchrun."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launcher += [f"--nproc_per_node={processes}", *options, "tools/train_seg.py"]
+    launcher += [f"--nproc_per_node={processes}", *options, "-m", "sceneparse", "train"]
     return subprocess.Popen(
-        [*launcher, "--config", str(CONFIGS["train_seg"]), *settings],
+        [*launcher, "--config", str(CONFIGS["train"]), *settings],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -135,7 +135,7 @@ def torchrun(settings: list[str], *options: str, processes: int = 2) -> subproce
 def ranks_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     """Find the training processes of a torchrun, by rank."""
     children = psutil.Process(launcher.pid).children()
-    ranks = [child for child in children if "tools/train_seg.py" in " ".join(child.cmdline())]
+    ranks = [child for child in children if "-m sceneparse train" in " ".join(child.cmdline())]
     return sorted(ranks, key=lambda child: int(child.environ()["RANK"]))
 
 
@@ -154,7 +154,7 @@ def test_torchrun_restarts_a_killed_run_which_ends_the_same(
     ranks_of(parts)[victim].kill()
     said = parts.communicate(timeout=240)[0]
     assert parts.returncode == 0, said
-    assert "going on from" in said
+    assert "resuming from" in said
     assert "a bug in sceneparse" not in said
     assert time.monotonic() - killed < 60
     assert_same_state(tmp_path / "parts", tmp_path / "whole")
@@ -181,12 +181,12 @@ def test_all_processes_end_when_one_is_killed(tiny: list[str]) -> None:
 @pytest.mark.slow
 def test_torchrun_does_not_resume_what_it_did_not_begin(tiny: list[str]) -> None:
     short = [*tiny, "train.epochs=1"]
-    folder = finish("train_seg", short)
+    folder = finish("train", short)
     before = (folder / "metrics.jsonl").read_text()
     run = torchrun(short, "--max-restarts=1")
     said = run.communicate(timeout=120)[0]
     assert run.returncode != 0
-    assert said.count("holds a run; go on with --resume") == 2
+    assert said.count("holds a run; resume it with --resume") == 2
     assert (folder / "metrics.jsonl").read_text() == before
 
 
@@ -201,7 +201,7 @@ def test_resumed_by_fewer_processes_keeps_the_order_and_says_what_changes(
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)[0]
     assert "SIGTERM received, saved after step" in said
-    finish("train_seg", [*settings, "train.epochs=20"], "--resume")
+    finish("train", [*settings, "train.epochs=20"], "--resume")
     assert "2 processes before, 1 now: the same samples in the same order, but" in (
         (tmp_path / "run.log").read_text()
     )

@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 import torch
 
+from sceneparse.cli import train as train_command
 from sceneparse.errors import InputError
-from sceneparse.run_lock import LOCK_FILE, RunLock
+from sceneparse.runs.lock import LOCK_FILE, RunLock
 from tests.conftest import ROOT
 from tests.test_train_seg import QUICKSTART, call, folder_of
-from tools import train_seg
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from sceneparse.run_lock import RunLock
-lock = RunLock(Path(sys.argv[1]), print)
+from sceneparse.runs.lock import RunLock
+lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
 time.sleep(60)
@@ -49,19 +49,21 @@ def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.fault(43)
-def test_second_process_is_refused_and_the_lock_of_a_dead_one_taken_over(tmp_path: Path) -> None:
-    said: list[str] = []
-    lock = RunLock(tmp_path, said.append)
+def test_second_process_is_refused_and_the_lock_of_a_dead_one_taken_over(
+    tmp_path: Path, logged: list[str]
+) -> None:
+    lock = RunLock(tmp_path)
     with held_elsewhere(tmp_path) as other:
         who = f"process {other.pid} on {socket.gethostname()}"
         with pytest.raises(InputError, match=f"is in use by {who}; wait for it, or .*output="):
             lock.acquire()
-    assert said == []
-    lock = RunLock(tmp_path, said.append)
+    assert logged == []
+    lock = RunLock(tmp_path)
     lock.acquire()
-    assert said == [f"{who} ended without a word; its lock is taken over"]
+    assert logged == [f"{who} died; its lock is taken over"]
     lock.release()
-    RunLock(tmp_path, pytest.fail).acquire()
+    RunLock(tmp_path).acquire()
+    assert len(logged) == 1
 
 
 @pytest.mark.fault(43)
@@ -72,7 +74,7 @@ def test_training_refuses_a_folder_in_use(
     folder.mkdir()
     with held_elsewhere(folder):
         for option in ("--resume", "--overwrite"):
-            assert call(train_seg, "--config", QUICKSTART, *tiny, option) == 2
+            assert call(train_command, "--config", QUICKSTART, *tiny, option) == 2
             assert "is in use by process" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
 
@@ -89,21 +91,24 @@ def test_training_refuses_a_folder_in_use(
     ],
 )
 def test_name_decides_where_the_file_system_has_no_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: object, expected: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[str],
+    holder: object,
+    expected: str,
 ) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", no_locks)
     (tmp_path / LOCK_FILE).write_text(json.dumps(holder) if isinstance(holder, dict) else "{" * 9)
-    said: list[str] = []
-    lock = RunLock(tmp_path, said.append)
+    lock = RunLock(tmp_path)
     try:
         lock.acquire()
     except InputError as error:
-        said.append(str(error))
-    assert expected in "".join(said)
-    assert bool(said) == bool(expected)
+        logged.append(str(error))
+    assert expected in "".join(logged)
+    assert bool(logged) == bool(expected)
 
 
 def test_folders_of_others_are_safe(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +116,7 @@ def test_folders_of_others_are_safe(tiny: list[str], capsys: pytest.CaptureFixtu
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
     for options in ([], ["--overwrite"], ["--resume"]):
-        assert call(train_seg, "--config", QUICKSTART, *tiny, *options) == 2
+        assert call(train_command, "--config", QUICKSTART, *tiny, *options) == 2
         assert "is not a run folder; choose another one" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
@@ -123,12 +128,12 @@ def test_run_that_ended_before_its_first_checkpoint_is_started(
     folder = folder_of(tiny)
     folder.mkdir()
     (folder / LOCK_FILE).write_text("")  # killed while it made its folder
-    assert call(train_seg, "--config", QUICKSTART, *short) == 2
-    assert "go on with --resume, start anew with --overwrite" in capsys.readouterr().err
-    assert call(train_seg, "--config", QUICKSTART, *short, "--resume") == 0
+    assert call(train_command, "--config", QUICKSTART, *short) == 2
+    assert "resume it with --resume, start over with --overwrite" in capsys.readouterr().err
+    assert call(train_command, "--config", QUICKSTART, *short, "--resume") == 0
     assert "no checkpoint yet; the run starts from the beginning" in capsys.readouterr().out
     metrics = (folder / "metrics.jsonl").read_text()
-    assert call(train_seg, "--config", QUICKSTART, *short, "--resume") == 0
+    assert call(train_command, "--config", QUICKSTART, *short, "--resume") == 0
     assert (folder / "metrics.jsonl").read_text() == metrics
 
 
@@ -142,11 +147,11 @@ def test_resume_with_other_settings_is_refused_unless_asked(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def resumed(*settings: str) -> tuple[int, str]:
-        code = call(train_seg, "--config", QUICKSTART, *tiny, "--resume", *settings)
+        code = call(train_command, "--config", QUICKSTART, *tiny, "--resume", *settings)
         said = capsys.readouterr()
         return code, said.out + said.err
 
-    assert call(train_seg, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
+    assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
     code, said = resumed("train.epochs=3", "optim.lr=0.3")
     assert code == 2
     assert "train.epochs was 1, is 3" in said

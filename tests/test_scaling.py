@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from sceneparse.benchmark.classifiers import saved_bytes
-from sceneparse.distributed import Process, parallel_network
-from sceneparse.engine import _share_gradients
+from sceneparse.cli import train as train_command
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model
+from sceneparse.runtime.distributed import Process, parallel_network
+from sceneparse.training.loop import _share_gradients
 from tests.conftest import ROOT
 from tests.processes import forkserver
 from tests.test_train_seg import QUICKSTART, call
-from tools import train_seg
 
 CPU = torch.device("cpu")
 
@@ -125,7 +125,7 @@ def test_run_with_checkpointed_blocks_ends_with_the_same_weights(
         output = tmp_path / str(number)
         settings = [*tiny, "train.epochs=1", "train.amp=off", f"output={output}"]
         settings.append(f"train.gradient_checkpointing={thrifty}")
-        assert call(train_seg, "--config", QUICKSTART, *settings) == 0
+        assert call(train_command, "--config", QUICKSTART, *settings) == 0
         (saved,) = output.glob("checkpoints/*/model.safetensors")
         weights.append(saved.read_bytes())
     assert weights[0] == weights[1]
@@ -142,7 +142,7 @@ def test_run_with_compiled_network_learns_the_same(tiny: list[str], tmp_path: Pa
     for compiled in ("true", "false"):
         output = tmp_path / compiled
         settings = [*tiny, "train.amp=off", f"output={output}", f"train.compile={compiled}"]
-        assert call(train_seg, "--config", QUICKSTART, *settings) == 0
+        assert call(train_command, "--config", QUICKSTART, *settings) == 0
         lines = (output / "metrics.jsonl").read_text().splitlines()
         losses.append([row["loss"] for row in map(json.loads, lines) if row["kind"] == "train"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)

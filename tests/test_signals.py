@@ -15,8 +15,8 @@ import pytest
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
-from sceneparse.checkpoint import newest_intact
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.runs.checkpoint import newest_intact
 from tests.conftest import ROOT
 from tests.processes import Run, assert_same_state, finish
 
@@ -35,45 +35,45 @@ def stop(run: Run, number: signal.Signals) -> int:
 def test_stopped_in_every_phase_and_resumed(tiny: list[str], tmp_path: Path) -> None:
     # Multi-scale windows make a validation of seconds.
     settings = [*tiny, "train.amp=off", "eval.every=1", "eval.protocol=spnet", "eval.base=128"]
-    whole = finish("train_seg", [*settings, f"output={tmp_path / 'whole'}"])
+    whole = finish("train", [*settings, f"output={tmp_path / 'whole'}"])
     settings.append(f"output={tmp_path / 'parts'}")
     metrics = tmp_path / "parts" / "metrics.jsonl"
 
-    run = Run("train_seg", settings)
+    run = Run("train", settings)
     run.wait_for(run.log.exists)
     time.sleep(0.1)
     assert stop(run, signal.SIGUSR1) == 0
     assert "SIGUSR1 received, nothing to save" in run.said
 
-    run = Run("train_seg", settings, "--resume")
+    run = Run("train", settings, "--resume")
     run.wait_for((tmp_path / "parts" / "tensorboard").exists)  # the first batch
     step = stop(run, signal.SIGINT)
     assert 1 <= step <= 3
-    assert "stopping as soon as the state is saved; Ctrl-C once more quits at once" in run.said
+    assert "stopping as soon as the state is saved; Ctrl-C again quits at once" in run.said
 
-    run = Run("train_seg", settings, "--resume")
+    run = Run("train", settings, "--resume")
     run.wait_for(lambda: metrics.exists() and '"train", "step": 3' in metrics.read_text())
     time.sleep(0.2)  # in the validation
     assert stop(run, signal.SIGTERM) == 3
     assert "epoch 1/2" not in run.said
     assert "SIGTERM received, saved after step 3" in run.said
 
-    run = Run("train_seg", settings, "--resume")
+    run = Run("train", settings, "--resume")
     run.wait_for((tmp_path / "parts/checkpoints/.step-00000003").exists)  # saving the validated
     assert stop(run, signal.SIGTERM) in range(3, 6)
 
-    finish("train_seg", settings, "--resume")
+    finish("train", settings, "--resume")
     assert_same_state(run.folder, whole)
 
 
 @pytest.mark.fault(44)
 def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
     slow = [*tiny, "train.save_every=1", "augment.crop=[321,481]", "train.batch_size=12"]
-    run = Run("train_seg", [*slow, "model.base_width=32", "train.epochs=9"])
+    run = Run("train", [*slow, "model.base_width=32", "train.epochs=9"])
     run.wait_for((run.folder / "last").exists)
     time.sleep(0.5)  # in a step that takes seconds
     run.send(signal.SIGINT)
-    run.wait_for(lambda: "once more" in run.said)
+    run.wait_for(lambda: "Ctrl-C again" in run.said)
     start = time.monotonic()
     run.send(signal.SIGINT)
     assert run.wait() == -signal.SIGINT
@@ -85,7 +85,7 @@ def test_second_interrupt_quits_at_once(tiny: list[str]) -> None:
 def test_signal_that_comes_too_late_changes_nothing() -> None:
     """Python gives up its handlers before libraries end, which takes them a while."""
     code = (
-        "from sceneparse.preemption import leave_at_signals; leave_at_signals()\n"
+        "from sceneparse.runtime.signals import leave_at_signals; leave_at_signals()\n"
         "import atexit, torch, cv2; atexit.register(print, 'ending', flush=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
@@ -101,7 +101,7 @@ def test_signal_that_comes_too_late_changes_nothing() -> None:
 @pytest.mark.fault(44)
 def test_next_seed_does_not_begin_after_a_signal(small: list[str]) -> None:  # noqa: F811
     settings = [*small, "seeds=0-1", "train.save_every=1"]
-    run = Run("train_cls", settings)
+    run = Run("classify", settings)
     run.wait_for((run.folder / "last").exists)
     stop(run, signal.SIGTERM)
     assert not (run.folder.parent / "seed-1").exists()
@@ -112,7 +112,7 @@ def test_next_seed_does_not_begin_after_a_signal(small: list[str]) -> None:  # n
 def test_quickstart_is_stopped_at_20_random_times(tmp_path: Path) -> None:
     """Cold starts, the quickstart's own sizes, a validation after every epoch."""
     write_dataset(tmp_path / "data", {"train": 80, "val": 20}, size=(240, 360))
-    tool = [sys.executable, "tools/train_seg.py", "--config", "configs/quickstart.yaml"]
+    tool = [sys.executable, "-m", "sceneparse", "train", "--config", "quickstart"]
     tool += [f"data.root={tmp_path / 'data'}", "eval.every=1", "train.epochs=5"]
     tool += ["train.save_every=7", "train.amp=off"]
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}

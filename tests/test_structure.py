@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,40 +13,26 @@ import torch
 
 import sceneparse
 from sceneparse.assembly.study import read_study
+from sceneparse.cli.main import COMMANDS
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
+from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.models.heads import HEADS
 from sceneparse.studies.sweep.plan import read_plan
-from tools import (
-    benchmark,
-    check_data,
-    compare_cls,
-    convert_data,
-    convert_weights,
-    eval_miou,
-    export,
-    make_scenes,
-    predict,
-    study_seg,
-    sweep_cls,
-    train_cls,
-    train_seg,
-)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted((ROOT / "sceneparse").rglob("*.py"))
-LEAVES = {"errors", "files", "settings"}
+LEAVES = {"errors", "files"}
+# The modules outside of config and studies that read the configuration.
+CONFIGURED = {"training/segmentation.py", "training/classification.py"}
 
 # Which parts of sceneparse each part may import; errors and files are open to all.
 ALLOWED = {
     "errors": set(),
-    "settings": set(),
     "files": set(),
     "tensor_files": set(),
-    "cli": {"machine"},
-    "machine": set(),
     "config": {"config"},
     "layers": {"layers"},
     "models": {"models", "layers", "tensor_files"},
@@ -53,77 +40,34 @@ ALLOWED = {
     "benchmark": {
         "benchmark",
         "data",
-        "distributed",
-        "engine",
         "export",
         "inference",
         "layers",
-        "machine",
         "models",
-        "precision",
         "report",
+        "runtime",
         "training",
     },
     "losses": {"layers"},
     "metrics": {"metrics"},
-    "optim": set(),
-    "precision": {"distributed"},
-    "preemption": set(),
-    "distributed": set(),
-    "durable": set(),
-    "logs": {"durable"},
+    "runtime": {"runtime"},
+    "runs": {"models", "runs", "tensor_files"},
     "inference": {"inference", "models"},
-    "checkpoint": {"durable", "models", "tensor_files"},
     "export": {"data", "export", "inference", "layers", "models"},
-    "report": {"report", "metrics", "data"},
-    "prediction": {
-        "checkpoint",
-        "data",
-        "inference",
-        "models",
-        "precision",
-        "prediction",
-        "report",
-    },
-    "evaluation": {
-        "data",
-        "distributed",
-        "engine",
-        "logs",
-        "metrics",
-        "prediction",
-        "report",
-    },
-    "saving": {"checkpoint", "durable"},
-    "run_folder": {"durable", "logs", "run_lock"},
-    "run_lock": set(),
-    "averaging": set(),
-    "engine": {"averaging", "data", "distributed", "inference", "models", "precision"},
-    "validation": {
-        "data",
-        "distributed",
-        "engine",
-        "inference",
-        "metrics",
-        "models",
-        "precision",
-        "preemption",
-        "report",
-    },
-    "position": {"distributed", "engine", "logs"},
+    "report": {"report", "metrics", "data", "runs"},
+    "prediction": {"data", "inference", "models", "prediction", "report", "runs", "runtime"},
+    "evaluation": {"data", "metrics", "prediction", "report", "runtime", "training"},
     "training": {
         "data",
-        "distributed",
-        "engine",
         "inference",
-        "logs",
-        "position",
-        "precision",
-        "preemption",
+        "layers",
+        "losses",
+        "metrics",
+        "models",
         "report",
-        "run_lock",
-        "saving",
-        "validation",
+        "runs",
+        "runtime",
+        "training",
     },
 }
 
@@ -137,15 +81,22 @@ def imported_parts(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
-    part = path.relative_to(ROOT / "sceneparse").parts[0].removesuffix(".py")
-    if part in {"__init__", "assembly", "studies"}:  # the public names; what puts parts together
+    name = path.relative_to(ROOT / "sceneparse")
+    part = name.parts[0].removesuffix(".py")
+    # the public names; the commands; what puts parts together
+    if part in {"__init__", "__main__", "cli", "assembly", "studies"}:
         return
-    assert imported_parts(path) - LEAVES <= ALLOWED[part]
+    configured = {"config"} if name.as_posix() in CONFIGURED else set()
+    assert imported_parts(path) - LEAVES - configured <= ALLOWED[part]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_assembly_reads_the_configuration(path: Path) -> None:
-    if path.relative_to(ROOT / "sceneparse").parts[0] not in {"assembly", "config", "studies"}:
+def test_few_modules_read_the_configuration(path: Path) -> None:
+    name = path.relative_to(ROOT / "sceneparse")
+    if (
+        name.parts[0] not in {"assembly", "cli", "config", "studies"}
+        and name.as_posix() not in CONFIGURED
+    ):
         assert "config" not in imported_parts(path)
 
 
@@ -241,49 +192,49 @@ def test_nothing_runs_what_a_file_holds(path: Path) -> None:
     assert dangers_in(path.read_text(encoding="utf-8")) == []
 
 
-def readme_commands(tool: str) -> list[list[str]]:
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.DOTALL)
-    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    return [words[words.index(tool) + 1 :] for words in lines if tool in words]
+def commands_in(text: str) -> dict[str, list[list[str]]]:
+    """Find `sceneparse VERB ...` in shell lines: the arguments after each verb."""
+    found: dict[str, list[list[str]]] = {verb: [] for verb in COMMANDS}
+    text = re.sub(r"\$\((\w+)\)", r"\1", text)  # variables of make
+    uses = r"(?:^|[\s/@])sceneparse ([a-z][^\n;|&]*)"
+    for words in re.findall(uses, text.replace("\\\n", " "), flags=re.MULTILINE):
+        verb, *arguments = shlex.split(words, comments=True)
+        found[verb].append(arguments)
+    return found
 
 
-def test_readme_sweeps_and_studies_are_whole() -> None:
-    for words in readme_commands("tools/sweep_cls.py"):
-        options = sweep_cls.parser().parse_intermixed_args(words)
-        assert read_plan(ROOT / options.sweep, options.overrides, options.trials).starts()
-    for words in readme_commands("tools/study_seg.py"):
-        options = study_seg.parser().parse_intermixed_args(words)
-        assert read_study(ROOT / options.study, options.overrides).runs
+def check_commands(commands: dict[str, list[list[str]]]) -> None:
+    """Parse every command; settings and recipes are checked as the command itself would."""
+    for verb, uses in commands.items():
+        parser = import_module(f"sceneparse.cli.{verb}").parser()
+        for words in uses:
+            options = parser.parse_intermixed_args(words)
+            if verb in {"train", "classify"}:
+                kind = SegConfig if verb == "train" else ClsConfig
+                load_config(find_config(options.config), options.overrides, kind)
+            if verb == "study":
+                assert read_study(find_config(options.study), options.overrides).runs
+            if verb == "sweep":
+                plan = read_plan(find_config(options.sweep), options.overrides, options.trials)
+                assert plan.starts()
 
 
-def test_readme_commands_parse() -> None:
-    training = readme_commands("tools/train_seg.py")
-    evaluating = readme_commands("tools/eval_miou.py")
-    making = readme_commands("tools/make_scenes.py")
-    assert training
-    assert evaluating
-    assert making
-    for words in training:
-        options = train_seg.parser().parse_intermixed_args(words)
-        load_config(ROOT / options.config, options.overrides, SegConfig)
-    for words in readme_commands("tools/train_cls.py"):
-        options = train_cls.parser().parse_intermixed_args(words)
-        load_config(ROOT / options.config, options.overrides, ClsConfig)
-    for words in evaluating:
-        eval_miou.parser().parse_args(words)
-    for tool in (
-        convert_weights,
-        check_data,
-        compare_cls,
-        convert_data,
-        benchmark,
-        predict,
-        export,
-    ):
-        for words in readme_commands(f"tools/{tool.__name__.removeprefix('tools.')}.py"):
-            tool.parser().parse_args(words)
-    for words in making:
-        make_scenes.parser().parse_args(words)
+def shell_blocks(page: str) -> str:
+    return "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", page, flags=re.DOTALL))
+
+
+def test_readme_commands_are_true() -> None:
+    commands = commands_in(shell_blocks(README))
+    assert all(commands[verb] for verb in ("train", "evaluate", "predict", "export", "scenes"))
+    check_commands(commands)
+
+
+def test_make_commands_are_true() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = commands_in(makefile)
+    assert len(commands["study"]) == 3
+    assert len(commands["classify"]) == len(commands["compare"]) == 1
+    check_commands(commands)
 
 
 def test_readme_paths_exist() -> None:

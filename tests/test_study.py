@@ -1,4 +1,4 @@
-"""Studies: every row and seed once, tested as tools/eval_miou.py tests, finished ones kept."""
+"""Studies: every row and seed once, tested as `sceneparse evaluate` tests, finished ones kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 from test_train_seg import call
 
+from sceneparse.cli import evaluate as evaluate_command
+from sceneparse.cli import study as study_command
 from sceneparse.data.synthetic import write_dataset
-from tools import eval_miou, study_seg
 
 BASE = """
 data: {workers: 0}
@@ -42,7 +43,7 @@ def test_rows_and_seeds_are_tested_once(
     study: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, settings = study
-    assert call(study_seg, path, *settings) == 0
+    assert call(study_command, path, *settings) == 0
     assert "4 of 4 runs are finished" in capsys.readouterr().out
     written = tmp_path / "out" / "study.json"
     entries = json.loads(written.read_text())
@@ -50,7 +51,7 @@ def test_rows_and_seeds_are_tested_once(
     assert order == [("fcn", 0), ("psp", 0), ("fcn", 3), ("psp", 3)]
     for entry in entries:
         last = tmp_path / "out" / entry["config"] / f"seed-{entry['seed']}" / "last"
-        assert call(eval_miou, last, "--output", tmp_path / "again") == 0
+        assert call(evaluate_command, last, "--output", tmp_path / "again") == 0
         again = json.loads((tmp_path / "again" / "eval.json").read_text())
         assert entry["mean_iou"] == again["mean_iou"]
         assert entry["classes"] == {row["name"]: row["iou"] for row in again["classes"]}
@@ -62,7 +63,7 @@ def test_rows_and_seeds_are_tested_once(
 
     metrics = tmp_path / "out/psp/seed-3/metrics.jsonl"
     before = metrics.stat().st_mtime_ns
-    assert call(study_seg, path, *settings) == 0
+    assert call(study_command, path, *settings) == 0
     assert metrics.stat().st_mtime_ns == before
 
 
@@ -70,7 +71,7 @@ def test_unfinished_runs_are_left_out(
     study: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, settings = study
-    assert call(study_seg, path, *settings, "--summary") == 2
+    assert call(study_command, path, *settings, "--summary") == 2
     assert "holds no finished run yet" in capsys.readouterr().err
 
 
@@ -97,7 +98,7 @@ def test_bad_studies_train_nothing(
 ) -> None:
     path, settings = study
     path.write_text(text)
-    assert call(study_seg, path, *settings, *filter(None, [setting])) == 2
+    assert call(study_command, path, *settings, *filter(None, [setting])) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "out").exists()
@@ -107,6 +108,6 @@ def test_runs_of_other_settings_are_refused(
     study: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, settings = study
-    assert call(study_seg, path, *settings) == 0
-    assert call(study_seg, path, *settings, "optim.lr=0.5") == 2
+    assert call(study_command, path, *settings) == 0
+    assert call(study_command, path, *settings, "optim.lr=0.5") == 2
     assert "holds another run: optim.lr was" in capsys.readouterr().err

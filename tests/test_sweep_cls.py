@@ -14,12 +14,13 @@ from optuna.trial import Trial, TrialState
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
+from sceneparse.cli import sweep as sweep_command
+from sceneparse.runtime.progress import log_on_main
 from sceneparse.studies.sweep import results, search, study, worker
 from sceneparse.studies.sweep.plan import Plan, read_plan
 from sceneparse.studies.sweep.search import Params, Space
 from sceneparse.studies.sweep.storage import open_storage
-from sceneparse.validation import Validated
-from tools import sweep_cls
+from sceneparse.training.validation import Validated
 
 ROOT = Path(__file__).parents[1]
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
@@ -82,7 +83,7 @@ def test_grid_visits_every_combination_once(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [write(GRID), f"output={tmp_path / 'out'}", "--workers=2"]
-    assert call(sweep_cls, *command) == 0
+    assert call(sweep_command, *command) == 0
     printed = capsys.readouterr().out
     with (tmp_path / "out/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -109,7 +110,7 @@ def test_grid_visits_every_combination_once(
 
     # the same command only shows what came of it
     before = (tmp_path / "out/sweep.db").read_bytes()
-    assert call(sweep_cls, *command) == 0
+    assert call(sweep_command, *command) == 0
     assert (tmp_path / "out/sweep.db").read_bytes() == before
     assert "4 trials, 4 done" in capsys.readouterr().out
 
@@ -156,7 +157,7 @@ BAD = {
 def test_bad_sweeps_are_named_and_leave_nothing(
     write: Write, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(sweep_cls, write(text), f"output={tmp_path / 'out'}") == 2
+    assert call(sweep_command, write(text), f"output={tmp_path / 'out'}") == 2
     assert BAD[text] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -181,7 +182,7 @@ def test_bad_commands_are_one_line(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert call(sweep_cls, write(GRID), f"output={tmp_path / 'out'}", *arguments) == 2
+    assert call(sweep_command, write(GRID), f"output={tmp_path / 'out'}", *arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
@@ -195,7 +196,7 @@ def test_what_is_no_database_is_refused(
 ) -> None:
     (tmp_path / "sweep.log").write_text(text)
     settings = [f"output={tmp_path / 'out'}", f"--storage={tmp_path / 'sweep.log'}"]
-    assert call(sweep_cls, write(GRID), *settings) == 2
+    assert call(sweep_command, write(GRID), *settings) == 2
     said = capsys.readouterr().err
     assert "sweep.log: file is not a database; a journal is of an earlier version" in said
     assert (tmp_path / "sweep.log").read_text() == text
@@ -210,7 +211,7 @@ def test_damaged_database_is_refused(
     content = path.read_bytes()
     damaged = content[:4096] + bytes(len(content) - 4096)
     path.write_bytes(damaged)
-    assert call(sweep_cls, write(GRID), f"output={plan.output}") == 2
+    assert call(sweep_command, write(GRID), f"output={plan.output}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "database disk image is malformed" in line
     assert path.read_bytes() == damaged
@@ -221,7 +222,7 @@ def test_sweep_of_an_earlier_version_is_refused(
 ) -> None:
     (tmp_path / "out/trial-0000").mkdir(parents=True)
     (tmp_path / "out/journal.log").write_text('{"op_code": 0}\n')
-    assert call(sweep_cls, write(GRID), f"output={tmp_path / 'out'}") == 2
+    assert call(sweep_command, write(GRID), f"output={tmp_path / 'out'}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds a sweep of an earlier version of sceneparse (journal.log); finish it" in line
     assert len(list((tmp_path / "out").iterdir())) == 2
@@ -230,8 +231,8 @@ def test_sweep_of_an_earlier_version_is_refused(
 def test_missing_optuna_names_the_remedy(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sweep_cls, "find_spec", lambda name: None if name == "optuna" else name)
-    assert call(sweep_cls, write(GRID)) == 2
+    monkeypatch.setattr(sweep_command, "find_spec", lambda name: None if name == "optuna" else name)
+    assert call(sweep_command, write(GRID)) == 2
     assert "pip install 'sceneparse[sweep]'" in capsys.readouterr().err
 
 
@@ -297,7 +298,7 @@ def test_bayes_trains_no_choice_twice(write: Write) -> None:
 def test_hopeless_trials_are_pruned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([1.0] * 15 + [2.0] * 3)
     monkeypatch.setattr(
-        "sceneparse.assembly.classification.validate_classifier",
+        "sceneparse.training.classification.validate_classifier",
         lambda *_, **__: Validated(0.0, "", {"test_loss": next(losses)}),
     )
     text = (
@@ -320,7 +321,7 @@ def test_a_sweep_whose_trials_all_fail_says_why(
 ) -> None:
     path = write(GRID.replace("[0.1, 1.0e+30]", "[1.0e+30, 1.0e+31]"))
     assert [row.state for row in work_here(planned(path))] == ["failed"] * 4
-    assert call(sweep_cls, path, f"output={tmp_path / 'out'}") == 2
+    assert call(sweep_command, path, f"output={tmp_path / 'out'}") == 2
     printed = capsys.readouterr()
     assert printed.out.count("NumericalError: the network's outputs") == 4
     assert "all 4 trials failed, the first one: NumericalError" in printed.err
@@ -332,18 +333,18 @@ def test_another_plan_is_refused_with_what_differs(
     plan = planned(write(GRID))
     study.open_study(plan, open_storage(str(plan.output / "sweep.db")))
     command = [write(GRID.replace("eca", "gct")), f"output={tmp_path / 'out'}", "train.epochs=5"]
-    assert call(sweep_cls, *command) == 2
+    assert call(sweep_command, *command) == 2
     said = capsys.readouterr().err
     assert "train.epochs was 2, is 5" in said
     assert "sweep.parameters.attention.attributes.choices was ['none', 'eca'], is" in said
     # trials that wait already would be run all the same
     fewer = [write(GRID), f"output={tmp_path / 'out'}", "--trials=2"]
-    assert call(sweep_cls, *fewer) == 2
+    assert call(sweep_command, *fewer) == 2
     assert "has 4 trials already; give as many by --trials" in capsys.readouterr().err
     command[0] = write(GRID.replace("eca", "gct"))
     (plan.output / "sweep.db").unlink()
     (plan.output / "trial-0000").mkdir()
-    assert call(sweep_cls, *command) == 2
+    assert call(sweep_command, *command) == 2
     assert "holds the trials of another sweep" in capsys.readouterr().err
 
 
@@ -364,6 +365,7 @@ def test_trials_of_vanished_machines_run_again_and_doubles_do_not(
     opened = study.open_study(plan, storage)
     for trial, params in enumerate(plan.starts()):  # by another machine, at the same moment
         opened.enqueue_trial(params, {"trial": trial})
+    log_on_main()
     silent, _, unfinished = (opened.ask().number for _ in range(3))
     vanish(storage, silent)
     for _ in range(2):

@@ -17,14 +17,14 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
 import sceneparse
-from sceneparse.assembly.classification import load_data, prepare_seed
+from sceneparse.cli import classify as classify_command
 from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
-from sceneparse.distributed import Process
 from sceneparse.errors import InputError, Preempted
 from sceneparse.report.seeds import spread_of
-from sceneparse.training import train
-from tools import train_cls
+from sceneparse.runtime.distributed import Process
+from sceneparse.training.classification import load_data, prepare_seed
+from sceneparse.training.run import train
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/cifar10_resnet18.yaml"
@@ -84,7 +84,7 @@ def test_seeds_become_runs_and_a_summary(
     small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [*small, "optim.milestones=[2, 9]", "seeds=0-2", "attention=strip_pooling"]
-    assert call(train_cls, "--config", CONFIG, *settings) == 0
+    assert call(classify_command, "--config", CONFIG, *settings) == 0
     printed = capsys.readouterr().out
     assert "optim.milestones [9] are not reached in train.epochs 3" in printed
     output = output_of(small)
@@ -123,18 +123,18 @@ def test_seeds_become_runs_and_a_summary(
         (output / f"seed-2/{name}").unlink()
     before = (output / "seed-1/metrics.jsonl").read_text()
     again = [*settings, "seeds=1-3"]
-    assert call(train_cls, "--config", CONFIG, *again, "--resume") == 0
+    assert call(classify_command, "--config", CONFIG, *again, "--resume") == 0
     assert (output / "seed-1/metrics.jsonl").read_text() == before
     assert len((output / "seed-2/metrics.jsonl").read_text().splitlines()) == len(lines)
     assert len(json.loads((output / "summary.json").read_text())["loss, last epoch"]["values"]) == 3
-    assert call(train_cls, "--config", CONFIG, *again) == 2
-    assert "holds a run; go on with --resume" in capsys.readouterr().err
+    assert call(classify_command, "--config", CONFIG, *again) == 2
+    assert "holds a run; resume it with --resume" in capsys.readouterr().err
 
 
 def test_held_out_images_choose_the_best_epoch(
     small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(train_cls, "--config", CONFIG, *small, "data.holdout=4") == 0
+    assert call(classify_command, "--config", CONFIG, *small, "data.holdout=4") == 0
     printed = capsys.readouterr().out
     assert "best epoch by held-out images" in printed
     assert "flatters" not in printed
@@ -206,7 +206,7 @@ def test_spread_is_students() -> None:
 def test_bad_settings_are_one_line_and_leave_no_run(
     small: list[str], settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(train_cls, "--config", CONFIG, *small, *settings) == 2
+    assert call(classify_command, "--config", CONFIG, *small, *settings) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
     assert message in line
     assert not output_of(small).exists()

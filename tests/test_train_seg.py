@@ -1,4 +1,4 @@
-"""tools/train_seg.py and tools/eval_miou.py from end to end on small scenes."""
+"""`sceneparse train` and `sceneparse evaluate` from end to end on small scenes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sceneparse.cli import run
+from sceneparse.cli import evaluate as evaluate_command
+from sceneparse.cli import train as train_command
+from sceneparse.cli.command import run
 from sceneparse.data.synthetic import write_dataset
-from tests.conftest import ROOT, RunTool
-from tools import eval_miou, train_seg
+from tests.conftest import ROOT, RunCommand
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
@@ -33,7 +34,7 @@ def folder_of(overrides: list[str]) -> Path:
 
 def test_train_and_evaluate(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of(tiny)
-    assert call(train_seg, "--config", QUICKSTART, *tiny, "model.aux=true") == 0
+    assert call(train_command, "--config", QUICKSTART, *tiny, "model.aux=true") == 0
     for name in ("config.yaml", "metrics.jsonl", "last/model.safetensors", "best/meta.json"):
         assert (folder / name).is_file(), name
     assert list((folder / "tensorboard").glob("events.*"))
@@ -46,7 +47,7 @@ def test_train_and_evaluate(tiny: list[str], capsys: pytest.CaptureFixture[str])
     final = next(record for record in records if record["kind"] == "val" and record["epoch"] == 2)
 
     capsys.readouterr()
-    assert call(eval_miou, folder / "last", "--save", "index", "color", "overlay") == 0
+    assert call(evaluate_command, folder / "last", "--save", "index", "color", "overlay") == 0
     printed = capsys.readouterr().out
     output = folder / "eval_val_last"
     result = json.loads((output / "eval.json").read_text())
@@ -71,13 +72,15 @@ def test_train_and_evaluate(tiny: list[str], capsys: pytest.CaptureFixture[str])
     assert [list(map(int, line.split(",")[1:])) for line in written] == counts.tolist()
 
 
-def test_two_processes_train_and_score_as_one_does(tiny: list[str], run_tool: RunTool) -> None:
+def test_two_processes_train_and_score_as_one_does(
+    tiny: list[str], run_command: RunCommand
+) -> None:
     folder = folder_of(tiny)
-    trained = run_tool("train_seg", "--config", QUICKSTART, *tiny, "train.epochs=1", processes=2)
+    trained = run_command("train", "--config", QUICKSTART, *tiny, "train.epochs=1", processes=2)
     assert trained.returncode == 0, trained.stderr
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (validated,) = [record for record in records if record["kind"] == "val"]
-    assert call(eval_miou, folder / "last") == 0
+    assert call(evaluate_command, folder / "last") == 0
     result = json.loads((folder / "eval_val_last" / "eval.json").read_text())
     assert result["mean_iou"] == pytest.approx(validated["mean_iou"])
     assert sum(row["pixels"] for row in result["classes"]) == 5 * 64 * 96
@@ -110,9 +113,9 @@ def test_official_layouts_train_and_evaluate(
     else:
         root, num_classes = request.getfixturevalue("shared") / "data" / "ade20k", 150
     settings = [*tiny, f"data.dataset={dataset}", f"data.root={root}", "train.epochs=1"]
-    assert call(train_seg, "--config", QUICKSTART, *settings, "train.batch_size=2") == 0
+    assert call(train_command, "--config", QUICKSTART, *settings, "train.batch_size=2") == 0
     options = ["--protocol", "slide", "--crop", 64, 96, "--save", "index", "raw"]
-    assert call(eval_miou, folder_of(tiny), *options) == 0
+    assert call(evaluate_command, folder_of(tiny), *options) == 0
     result = json.loads((folder_of(tiny) / "eval_val" / "eval.json").read_text())
     assert len(result["classes"]) == num_classes
     assert "sliding window 64x96" in result["protocol"]
@@ -168,7 +171,7 @@ def test_unusable_data_is_one_line_and_no_run_folder(
     root = tmp_path / "data"
     write_dataset(root, {"train": 4, "val": 2}, size=(48, 64))
     damage(root)
-    assert call(train_seg, "--config", QUICKSTART, *tiny, f"data.root={root}") == 2
+    assert call(train_command, "--config", QUICKSTART, *tiny, f"data.root={root}") == 2
     said = capsys.readouterr()
     assert expected in said.err
     assert said.err.count("\n") == 1
@@ -201,7 +204,7 @@ def test_unusable_data_is_one_line_and_no_run_folder(
 def test_unusable_settings_are_one_line_and_no_run_folder(
     tiny: list[str], capsys: pytest.CaptureFixture[str], override: str, expected: str
 ) -> None:
-    assert call(train_seg, "--config", QUICKSTART, *tiny, *override.split()) == 2
+    assert call(train_command, "--config", QUICKSTART, *tiny, *override.split()) == 2
     said = capsys.readouterr()
     assert expected in said.err
     assert said.err.count("\n") == 1
@@ -237,47 +240,48 @@ def test_settings_work_together(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert call(train_seg, "--config", QUICKSTART, *tiny, *settings, "train.epochs=1") == 0
-    assert call(eval_miou, folder_of(tiny)) == 0
+    assert call(train_command, "--config", QUICKSTART, *tiny, *settings, "train.epochs=1") == 0
+    assert call(evaluate_command, folder_of(tiny)) == 0
     assert (
-        call(train_seg, "--config", QUICKSTART, *tiny, *settings, "train.epochs=1", "--resume") == 0
+        call(train_command, "--config", QUICKSTART, *tiny, *settings, "train.epochs=1", "--resume")
+        == 0
     )
 
 
 def test_half_written_record_does_not_stop_a_resumed_run(tiny: list[str]) -> None:
     short = [*tiny, "train.epochs=1"]
-    assert call(train_seg, "--config", QUICKSTART, *short) == 0
+    assert call(train_command, "--config", QUICKSTART, *short) == 0
     records = folder_of(tiny) / "metrics.jsonl"
     before = records.read_text()
     records.write_text(before + '{"kind": "train", "st')
-    assert call(train_seg, "--config", QUICKSTART, *short, "--resume") == 0
+    assert call(train_command, "--config", QUICKSTART, *short, "--resume") == 0
     assert records.read_text() == before
 
 
 def test_wrong_checkpoint_and_wrong_data_for_evaluation(
     tiny: list[str], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(eval_miou, tmp_path / "nothing") == 2
+    assert call(evaluate_command, tmp_path / "nothing") == 2
     assert "does not exist; give a run folder" in capsys.readouterr().err
-    assert call(train_seg, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
+    assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=1") == 0
     other = tmp_path / "other"
     shutil.copytree(scenes, other)
     (other / "classes.txt").write_text("cat\ndog\n")
     (other / "colors.txt").unlink()
-    assert call(eval_miou, folder_of(tiny), "--data", other) == 2
+    assert call(evaluate_command, folder_of(tiny), "--data", other) == 2
     assert "the data has 2 classes (cat, ...)" in capsys.readouterr().err
     (other / "classes.txt").unlink()
-    assert call(eval_miou, folder_of(tiny), "--data", other, "--workers", 0) == 0
-    assert call(eval_miou, folder_of(tiny), "--workers", -1) == 2
-    assert call(eval_miou, folder_of(tiny) / "config.yaml") == 2
+    assert call(evaluate_command, folder_of(tiny), "--data", other, "--workers", 0) == 0
+    assert call(evaluate_command, folder_of(tiny), "--workers", -1) == 2
+    assert call(evaluate_command, folder_of(tiny) / "config.yaml") == 2
     assert "is a file; give a run folder" in capsys.readouterr().err
 
 
-def test_help_and_print_config_answer_without_loading_torch(run_tool: RunTool) -> None:
-    for tool, option in (("train_seg", "--help"), ("eval_miou", "--help"), ("make_scenes", "-h")):
-        done = run_tool(tool, option)
+def test_help_and_print_config_answer_without_loading_torch(run_command: RunCommand) -> None:
+    for verb, option in (("train", "--help"), ("evaluate", "--help"), ("scenes", "-h")):
+        done = run_command(verb, option)
         assert done.returncode == 0
-        assert f"python tools/{tool}.py" in done.stdout
-    done = run_tool("train_seg", "--config", QUICKSTART, "optim.lr=1e-3", "--print-config")
+        assert f"usage: sceneparse {verb} " in done.stdout
+    done = run_command("train", "--config", QUICKSTART, "optim.lr=1e-3", "--print-config")
     assert "lr: 0.001" in done.stdout
     assert "# learning rate of the backbone" in done.stdout

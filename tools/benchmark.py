@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli import run, tool_parser
+from sceneparse.cli.command import command_parser, run
 
 if TYPE_CHECKING:
     from sceneparse.benchmark.rows import Row
-    from sceneparse.training import Training
+    from sceneparse.training.run import Training
 
 _QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
 EXAMPLES = """\
@@ -27,7 +27,9 @@ EXAMPLES = """\
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = tool_parser("Measure ours and a reference in turns, in one run.", EXAMPLES)
+    result = command_parser(
+        "benchmark", "Measure ours and a reference in turns, in one run.", EXAMPLES
+    )
     result.add_argument(
         "what",
         choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],
@@ -87,10 +89,10 @@ def _quickstart(settings: Sequence[str]) -> Training:
     """Prepare a run of the quickstart with some settings changed."""
     import torch
 
-    from sceneparse.assembly.segmentation import prepare_training
     from sceneparse.config.loading import load_config
     from sceneparse.config.segmentation import SegConfig
-    from sceneparse.distributed import Process
+    from sceneparse.runtime.distributed import Process
+    from sceneparse.training.segmentation import prepare_training
 
     config = load_config(_QUICKSTART, settings, SegConfig)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

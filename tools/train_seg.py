@@ -1,68 +1,8 @@
-"""Train a segmentation model: YAML -> data -> model -> training -> mean IoU -> pictures."""
+"""Train a segmentation model; the same as `sceneparse train`."""
 
-from __future__ import annotations
+import sys
 
-import argparse
-from typing import TYPE_CHECKING
-
-from sceneparse.cli import add_training_options, run, run_options, tool_parser
-from sceneparse.preemption import leave_at_signals
-
-if TYPE_CHECKING:
-    from sceneparse.config.segmentation import SegConfig
-
-EXAMPLES = """\
-  python tools/train_seg.py --config configs/quickstart.yaml
-  python tools/train_seg.py --config configs/camvid_mobilenet.yaml data.root=/data/camvid
-  python tools/train_seg.py --config configs/ade20k_spnet50.yaml train.batch_size=8 optim.lr=5e-3
-  python tools/train_seg.py --config configs/quickstart.yaml --print-config
-  python tools/train_seg.py --config configs/quickstart.yaml --resume
-  torchrun --nproc_per_node=4 tools/train_seg.py --config configs/cityscapes_spnet101.yaml
-
-Any key of the configuration can be set as section.key=value; --print-config explains them all.
-The run folder (output, default runs/NAME_OF_THE_CONFIG) gets config.yaml, metrics.jsonl,
-tensorboard/, pictures/ and the checkpoints last and best."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    result = tool_parser("Train a segmentation model.", EXAMPLES)
-    add_training_options(result)
-    return result
-
-
-def main(options: argparse.Namespace) -> None:
-    """Load the configuration and train, unless it is only to be printed."""
-    leave_at_signals()
-    from sceneparse.config.loading import load_config, render_config
-    from sceneparse.config.segmentation import SegConfig
-
-    config = load_config(options.config, options.overrides, SegConfig)
-    if options.print_config:
-        print(render_config(config, explain=True), end="")
-        return
-    train_model(config, run_options(options))
-
-
-def train_model(config: SegConfig, earlier: dict[str, bool]) -> None:
-    """Join the other processes and train; `earlier` says what becomes of an earlier run."""
-    # Imported late so that --help and --print-config answer at once.
-    from sceneparse.assembly.segmentation import prepare_training
-    from sceneparse.distributed import join_processes
-    from sceneparse.training import train
-
-    with join_processes() as process:
-        train(prepare_training(config, process, **earlier))
-        if process.is_main:
-            print_next_steps(config)
-
-
-def print_next_steps(config: SegConfig) -> None:
-    """Say where everything is and what to do with it."""
-    print(f"run folder   {config.output}  (checkpoints best and last, pictures, metrics.jsonl)")
-    print(f"evaluate     python tools/eval_miou.py {config.output}")
-    print(f"curves       tensorboard --logdir {config.output}")
-
+from sceneparse.cli.main import main
 
 if __name__ == "__main__":
-    run(parser(), main)
+    main(["train", *sys.argv[1:]])

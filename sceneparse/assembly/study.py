@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from sceneparse.assembly.runs import say_on_main
-from sceneparse.assembly.segmentation import model_arguments, prepare_training
-from sceneparse.checkpoint import load_segmentation_model, newest_intact
 from sceneparse.config.loading import load_config, read_settings, set_key, validate
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.study import StudyConfig
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
-from sceneparse.distributed import Process
-from sceneparse.durable import replace_folder
 from sceneparse.errors import InputError
 from sceneparse.evaluation import evaluate_dataset
 from sceneparse.inference.protocols import Protocol
-from sceneparse.machine import provenance
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.prediction.predictor import Predictor
 from sceneparse.report.evaluation import write_evaluation
-from sceneparse.run_folder import changed_settings
-from sceneparse.training import train
+from sceneparse.runs.atomic import replace_folder
+from sceneparse.runs.checkpoint import load_segmentation_model, newest_intact
+from sceneparse.runs.folder import changed_settings
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.versions import provenance
+from sceneparse.training.run import train
+from sceneparse.training.segmentation import model_arguments, prepare_training
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
     """Test the last epoch as the run validates: nothing is chosen by any images."""
-    saved = newest_intact(run.folder, partial(say_on_main, process))
+    saved = newest_intact(run.folder, logger.warning)
     assert saved is not None  # the run has ended
     model = load_segmentation_model(saved.folder)
     predictor = Predictor(model, device=str(process.device))

@@ -9,8 +9,8 @@ import torch
 from sceneparse.benchmark.classifiers import count_costs, measure_costs
 from sceneparse.benchmark.rows import Row
 from sceneparse.layers.attention import ATTENTION
-from sceneparse.precision import Compute
 from sceneparse.report.costs import COSTS
+from sceneparse.runtime.precision import Compute
 
 _SIZE, _BATCH = 32, 128
 _UNITS = {1e6: "M", 2**20: "MB", 1: "/s"}

@@ -15,7 +15,7 @@ from torch.nn import functional
 from sceneparse.benchmark.memory import in_a_process, peak_memory
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.costs import count_multiply_adds, count_parameters
-from sceneparse.precision import Compute
+from sceneparse.runtime.precision import Compute
 
 # Arguments of create_classifier.
 Arguments = Mapping[str, Any]

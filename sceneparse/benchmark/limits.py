@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sceneparse.benchmark.rows import Work
 from sceneparse.data.synthetic import render_scene
-from sceneparse.machine import device_words, version_rows
+from sceneparse.runtime.versions import describe_device, version_rows
 
 # Large enough for the full rate, small enough for a hundredth of a second.
 _MATRIX, _MATRIX_ON_GPU = 2048, 8192
@@ -34,7 +34,7 @@ def machine_words() -> str:
     rates["GB/s of memory copied"] = copy_rate(device)
     rates["megapixels/s of JPEG decoded by one thread"] = decode_rate()
     at_most = ", ".join(f"{rate:.0f} {unit}" for unit, rate in rates.items())
-    return f"{device_words(device)}; {installed}; {date.today().isoformat()}\nat most {at_most}"
+    return f"{describe_device(device)}; {installed}; {date.today().isoformat()}\nat most {at_most}"
 
 
 def gflops(name: str, device: torch.device) -> float:

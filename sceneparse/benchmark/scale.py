@@ -16,9 +16,9 @@ from torch import nn
 from sceneparse.benchmark.limits import finish
 from sceneparse.benchmark.memory import in_a_process, peak_memory
 from sceneparse.benchmark.rows import Row, Work, cost_row, in_turns, rate_row, time_row
-from sceneparse.distributed import Process, parallel_network
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model
+from sceneparse.runtime.distributed import Process, parallel_network
 
 _CLASSES, _CROP, _IMAGES = 19, 257, 2
 _STEPS, _REPEATS = 3, 3

@@ -12,8 +12,8 @@ from sceneparse.benchmark.limits import finish
 from sceneparse.benchmark.rows import Row, Work, cost_row, in_turns, time_row
 from sceneparse.data.loader import Batch
 from sceneparse.data.synthetic import write_dataset
-from sceneparse.engine import train_one_epoch
-from sceneparse.training import Training
+from sceneparse.training.loop import train_one_epoch
+from sceneparse.training.run import Training
 
 # From overridden settings to the parts of a run.
 Prepare = Callable[[Sequence[str]], Training]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
 from sceneparse.errors import InputError, refusing
+
+logger = logging.getLogger(__name__)
 
 # Pixels by image and class (N, K); ignored ones are not counted.
 PixelCounts = NDArray[np.int64]
@@ -38,17 +40,17 @@ def class_weights(rule: str, counts: PixelCounts) -> list[float]:
     return [float(weight) for weight in result]
 
 
-def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> PixelCounts:
+def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
     """Count the pixels of every class in every mask of a data set.
 
     The counts are kept in the user's cache folder, by the masks' paths, sizes and dates, so that
     only the first run reads all masks. Raises InputError for a mask that cannot be used.
     """
     cached = cache_folder() / f"class-pixels-{_fingerprint(dataset)}.npy"
-    kept = _kept(cached, (len(dataset), dataset.table.num_classes), say)
+    kept = _kept(cached, (len(dataset), dataset.table.num_classes))
     if kept is not None:
         return kept
-    say(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
+    logger.info(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         each = list(
             pool.map(
@@ -57,11 +59,11 @@ def count_pixels(dataset: SegmentationDataset, say: Callable[[str], None]) -> Pi
             )
         )
     counts = np.stack(each).astype(np.int64)
-    _keep(cached, counts, say)
+    _keep(cached, counts)
     return counts
 
 
-def _kept(path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> PixelCounts | None:
+def _kept(path: Path, shape: tuple[int, int]) -> PixelCounts | None:
     """Read the counts of an earlier run; None where there are none, or they are damaged."""
     if not path.is_file():
         return None
@@ -71,7 +73,7 @@ def _kept(path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> Pix
             if counts.shape != shape or counts.dtype != np.int64:
                 raise ValueError(f"counts of shape {counts.shape}")
     except InputError as error:
-        say(str(error))
+        logger.warning(str(error))
         return None
     return counts
 
@@ -89,7 +91,7 @@ def _fingerprint(dataset: SegmentationDataset) -> str:
     return digest.hexdigest()[:32]
 
 
-def _keep(path: Path, counts: PixelCounts, say: Callable[[str], None]) -> None:
+def _keep(path: Path, counts: PixelCounts) -> None:
     """Write aside and rename, so that a reader sees all or nothing."""
     aside = path.with_suffix(f".{os.getpid()}.npy")
     try:
@@ -97,4 +99,4 @@ def _keep(path: Path, counts: PixelCounts, say: Callable[[str], None]) -> None:
         np.save(aside, counts)
         aside.replace(path)
     except OSError as error:
-        say(f"the counts cannot be kept for later runs: {error}")
+        logger.warning(f"the counts cannot be kept for later runs: {error}")

@@ -8,13 +8,14 @@ written aside, renamed, checked by checksum once per process, and made anew wher
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import multiprocessing
 import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from sceneparse.data.datasets import Pair, Sample, SegmentationDataset
 from sceneparse.data.labels import IGNORE_8_BIT, Labels
 from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Raise it when the same files decode to other arrays.
 _DECODER_VERSION = 1
@@ -194,29 +197,25 @@ def _free_memory() -> int:
 CACHES = {"ram": MemoryCache, "disk": DiskCache}
 
 
-def keep_decoded(
-    dataset: SegmentationDataset, kind: str, say: Callable[[str], None]
-) -> SegmentationDataset:
+def keep_decoded(dataset: SegmentationDataset, kind: str) -> SegmentationDataset:
     """Let a data set keep what it decodes: "none", one of CACHES, or "auto".
 
     "auto" is "ram" where that takes no more than an eighth of the free memory, since each of the
-    machine's training processes has a memory of its own, and "none" elsewhere; it says which.
+    machine's training processes has a memory of its own, and "none" elsewhere; it logs which.
     """
     if kind == "auto":
-        return _keep_where_it_fits(dataset, say)
+        return _keep_where_it_fits(dataset)
     return dataset if kind == "none" else CACHES[kind](dataset)
 
 
-def _keep_where_it_fits(
-    dataset: SegmentationDataset, say: Callable[[str], None]
-) -> SegmentationDataset:
+def _keep_where_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
     if not _processes_fork():
-        say("decoded images are not kept (data.cache: auto): processes do not fork here")
+        logger.info("decoded images are not kept (data.cache: auto): processes do not fork here")
         return dataset
     sizes = _sizes(dataset)
     needed = sum(h * w for h, w in sizes) * (3 + _label_bytes(dataset))
     fits = needed <= _free_memory() / 8
-    say(
+    logger.info(
         f"decoded images are {'' if fits else 'not '}kept in memory (data.cache: auto): "
         f"{needed / 2**20:.0f} MB"
     )

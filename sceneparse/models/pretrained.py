@@ -5,8 +5,9 @@ Files are safetensors, or .pth/.pt/.th, of which only tensors and plain values a
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.models.resnet import ResNet
 from sceneparse.models.timm_backbone import TimmBackbone
 from sceneparse.tensor_files import read_safetensors, read_tensors, require_plain
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
@@ -118,13 +121,11 @@ def _kind(tensor: Tensor) -> tuple[bool, bool]:
     return tensor.is_floating_point(), tensor.is_complex()
 
 
-def load_backbone(
-    backbone: nn.Module, name: str, pretrained: str, *, stem: str, say: Callable[[str], None]
-) -> None:
+def load_backbone(backbone: nn.Module, name: str, pretrained: str, *, stem: str) -> None:
     """Fill a backbone with weights: "imagenet" (downloaded by timm) or the path of a file.
 
     A file holds an ImageNet model of the backbone's kind, or a whole model of ours. `name` and
-    `stem` are those the backbone was built with. `say` is told what was left out.
+    `stem` are those the backbone was built with. What was left out is logged.
     """
     if pretrained == "imagenet":
         source, state = _imagenet_weights(backbone, name, stem)
@@ -141,7 +142,7 @@ def load_backbone(
     else:
         dropped = _load_resnet(backbone, state, source)
     left_out = f"; left out its heads: {first_few(dropped, 4)}" if dropped else ""
-    say(f"backbone weights from {source}{left_out}")
+    logger.info(f"backbone weights from {source}{left_out}")
 
 
 def convert_official_spnet(state_dict: Mapping[str, Any]) -> State:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sceneparse.checkpoint import load_segmentation_model, resolve_checkpoint
 from sceneparse.models.exported import OnnxNetwork, load_safetensors
 from sceneparse.models.graph_archive import GraphNetwork
 from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.runs.checkpoint import load_segmentation_model, resolve_checkpoint
 
 
 def load_network(source: str | Path) -> SegmentationNetwork:

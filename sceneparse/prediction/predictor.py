@@ -28,9 +28,9 @@ from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationNetwork
-from sceneparse.precision import Compute, choose_dtype
 from sceneparse.prediction.networks import load_network
 from sceneparse.report.pictures import Picture, colorize, named_overlay
+from sceneparse.runtime.precision import Compute, choose_dtype
 
 # Larger images are predicted tile by tile, so that memory does not grow with them.
 LARGEST_WHOLE = 9_000_000

@@ -13,7 +13,7 @@ from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.metrics.significance import MeanDifference, compare_means
 from sceneparse.report.seeds import SeedCurves, Spread, read_seed, spread_of
-from sceneparse.settings import flat
+from sceneparse.runs.folder import flat
 
 # Settings that differ between seeds, or say where things are.
 _NOT_COMPARED = ("output", "seeds", "data.root")

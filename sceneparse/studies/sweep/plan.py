@@ -21,17 +21,11 @@ from optuna.distributions import (
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import one_or_many, problems_of, read_settings, set_key, validate
 from sceneparse.errors import InputError
-from sceneparse.studies.sweep.search import (
-    METHODS,
-    Direction,
-    Distribution,
-    Params,
-    Space,
-    as_choice,
-)
-from sceneparse.studies.sweep.settings import EarlySection, ParameterSection, SweepConfig
+from sceneparse.studies.sweep.search import METHODS, Direction, Params, Space, as_choice
+from sceneparse.studies.sweep.settings import EarlySection, SweepConfig
 
-MAX_TRIALS = 100_000
+# The state of every waiting trial is read each second.
+MAX_TRIALS = 10_000
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,12 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
     given = {override.partition("=")[0] for override in overrides}
     searched = {key: section.searched for key, section in sweep.parameters.items()}
     space = {key: d for key, d in searched.items() if d is not None}
-    listed = {key: _listed(sweep.parameters[key], d) for key, d in space.items()}
+    listed = {
+        key: (d.low, d.high)
+        if isinstance(d, FloatDistribution | IntDistribution)
+        else sweep.parameters[key].values
+        for key, d in space.items()
+    }
     _check_values(path, settings, sweep, listed)
     for key, section in sweep.parameters.items():
         if key in space and key in given:
@@ -164,30 +163,21 @@ def _check_values(
         raise one_or_many(f"{path}: parameters", problems)
 
 
-def _listed(section: ParameterSection, distribution: Distribution) -> Sequence[Any]:
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        return distribution.low, distribution.high
-    return section.values
-
-
 def _number_of_trials(path: Path, sweep: SweepConfig, asked: int | None, space: Space) -> int:
     if not space:
         raise InputError(f"{path}: parameters: nothing is searched, each has a single value")
     wanted = asked or sweep.run_cap
-    if wanted is not None and wanted > MAX_TRIALS:
-        raise InputError(f"{path}: {wanted} trials are more than the {MAX_TRIALS} of a sweep")
-    if sweep.method != "grid":
-        if wanted is None:
-            raise InputError(f"{path}: {sweep.method} never ends; give run_cap, or --trials")
-        return wanted
-    ranges = [key for key, d in space.items() if not isinstance(d, CategoricalDistribution)]
-    if ranges:
-        raise InputError(f"{path}: a grid needs values, but a range is given for {ranges[0]}")
-    size = math.prod(len(sweep.parameters[key].values) for key in space)
-    number = min(size, wanted or size)
-    if number > MAX_TRIALS:
+    if sweep.method == "grid":
+        ranges = [key for key, d in space.items() if not isinstance(d, CategoricalDistribution)]
+        if ranges:
+            raise InputError(f"{path}: a grid needs values, but a range is given for {ranges[0]}")
+        size = math.prod(len(sweep.parameters[key].values) for key in space)
+        wanted = min(size, wanted or size)
+    if wanted is None:
+        raise InputError(f"{path}: {sweep.method} never ends; give run_cap, or --trials")
+    if wanted > MAX_TRIALS:
         raise InputError(
-            f"{path}: the grid has {size} trials, more than the {MAX_TRIALS} of a sweep; leave "
-            "values out, or give run_cap"
+            f"{path}: {wanted:,} trials are more than the {MAX_TRIALS:,} of a sweep; leave values "
+            "out, or give run_cap"
         )
-    return number
+    return wanted

@@ -17,9 +17,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
-from sceneparse.logs import format_seconds
 from sceneparse.report.layout import Table, write_csv
 from sceneparse.report.plots import save_plot
+from sceneparse.runtime.progress import format_seconds
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.search import Params
 from sceneparse.studies.sweep.storage import MAX_KILLS
@@ -90,20 +90,16 @@ def _note(last: FrozenTrial) -> str:
 
 def best_of(plan: Plan, rows: Sequence[Row]) -> Row | None:
     """Return the complete trial with the best value."""
-    complete = [row for row in _ranked(plan, rows) if row.state == "complete"]
-    return complete[0] if complete else None
+    return next((row for row in _ranked(plan, rows) if row.state == "complete"), None)
 
 
 def _ranked(plan: Plan, rows: Sequence[Row]) -> list[Row]:
     """Sort what ended: complete ones by value, then pruned, then failed ones."""
-    order = list(_STATES.values())
-    sign = 1 if plan.direction == "minimize" else -1
-
-    def rank(row: Row) -> tuple[int, float, int]:
-        value = float("inf") if row.value is None else sign * row.value
-        return order.index(row.state), value, row.trial
-
-    return sorted((row for row in rows if row.ended), key=rank)
+    order, sign = list(_STATES.values()), 1 if plan.direction == "minimize" else -1
+    return sorted(
+        (row for row in rows if row.ended),
+        key=lambda row: (order.index(row.state), sign * (row.value or 0), row.trial),
+    )
 
 
 def describe(plan: Plan, row: Row) -> str:
@@ -119,15 +115,9 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
     lines = []
     for row in _ranked(plan, rows):
         value = "-" if row.value is None else f"{row.value:.4f}"
-        lines.append(
-            [
-                str(row.trial),
-                f"({value})" if row.state == "pruned" else value,
-                *(_text(row.params.get(key, "-")) for key in plan.space),
-                format_seconds(row.seconds),
-                row.note,
-            ]
-        )
+        value = f"({value})" if row.state == "pruned" else value
+        params = [_text(row.params.get(key, "-")) for key in plan.space]
+        lines.append([str(row.trial), value, *params, format_seconds(row.seconds), row.note])
     heads = ["trial", plan.metric, *plan.space, "time", "note"]
     return Table("Trials", heads, lines).as_text(numbers=False)
 
@@ -161,14 +151,12 @@ def write_tables(plan: Plan, rows: Sequence[Row], extra: Mapping[str, Any] | Non
     plan.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     (plan.output / "sweep.json").write_text(text, encoding="utf-8")
-    write_csv(plan.output / "sweep.csv", [_record(plan, row) for row in rows])
-
-
-def _record(plan: Plan, row: Row) -> dict[str, Any]:
-    rest = asdict(row)
-    first = {"trial": rest.pop("trial"), **{key: row.params.get(key) for key in plan.space}}
-    del rest["params"]
-    return {**first, "state": rest.pop("state"), plan.metric: rest.pop("value"), **rest}
+    records = []
+    for record in found["trials"]:
+        trial, state, value, params = map(record.pop, ("trial", "state", "value", "params"))
+        searched = {key: params.get(key) for key in plan.space}
+        records.append({"trial": trial, **searched, "state": state, plan.metric: value, **record})
+    write_csv(plan.output / "sweep.csv", records)
 
 
 def write_results(plan: Plan, attempts: Attempts) -> dict[str, str]:

@@ -11,14 +11,8 @@ from pydantic import Field, GetPydanticSchema, PlainValidator, model_validator
 from pydantic_core import core_schema
 
 from sceneparse.config.types import Count, Section
-from sceneparse.studies.sweep.search import (
-    DISTRIBUTIONS,
-    METHODS,
-    METRICS,
-    PRUNERS,
-    Direction,
-    Distribution,
-)
+from sceneparse.studies.sweep import search
+from sceneparse.studies.sweep.search import DISTRIBUTIONS, METHODS, METRICS, PRUNERS
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
@@ -46,7 +40,7 @@ class MetricSection(Section):
     goal: str | None = Field(None, description="null: minimize a loss, maximize an accuracy")
 
     @property
-    def direction(self) -> Direction:
+    def direction(self) -> search.Direction:
         """Whether less or more is better."""
         return METRICS[self.name]
 
@@ -82,7 +76,7 @@ class ParameterSection(Section):
         return "int_uniform" if whole else "uniform"
 
     @property
-    def searched(self) -> Distribution | None:
+    def searched(self) -> search.Distribution | None:
         """What Optuna chooses from; None if the value is the same in all trials."""
         keys, build = DISTRIBUTIONS[self.kind]
         return build(*(getattr(self, key) for key in keys))

@@ -7,8 +7,8 @@ none any more is queued again. Here it is opened, and its failures are explained
 from __future__ import annotations
 
 import copy
+import logging
 import sqlite3
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,20 +22,15 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
+from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    IntegrityError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
 from sqlalchemy.pool import QueuePool
 
 from sceneparse.errors import InputError, refusing
 
-DATABASE_ERRORS = (StorageInternalError, SQLAlchemyError)
+_log = logging.getLogger(__name__)
+
+DATABASE_ERRORS = (StorageInternalError, exc.SQLAlchemyError)
 MAX_KILLS = 3
 # A worker gives a sign of life every 10 seconds, and counts as dead after a minute without one.
 SECONDS_BETWEEN_SIGNS = 10
@@ -67,7 +62,7 @@ def retry(study: Study, attempt: FrozenTrial, reason: str = "gave no sign of lif
     if reason:
         then = "it is run again" if retries - stops < MAX_KILLS else "it is given up"
         worker = f"its worker {attrs.get('worker', '')}"
-        sys.stdout.write(f"trial {attrs.get('trial')}: {worker} {reason}; {then}\n")
+        _log.info("trial %s: %s %s; %s", attrs.get("trial"), worker, reason, then)
     again = RetryHeartbeatStaleTrialCallback(MAX_KILLS + stops, inherit_intermediate_values=True)
     again(study, copy.deepcopy(attempt))
 
@@ -104,12 +99,14 @@ def _open(name: str, url: str, engine: dict[str, Any], tries: int = 3) -> RDBSto
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=retry,
         )
-    except (*DATABASE_ERRORS, RuntimeError) as error:  # or tables of another version of Optuna
+    # Or the driver is missing, or the tables are of another version of Optuna.
+    except (*DATABASE_ERRORS, ImportError, RuntimeError) as error:
         # Commands that start at the same moment create the tables at the same moment.
-        if tries > 1 and isinstance(error, IntegrityError | ProgrammingError):
+        twice = isinstance(error, exc.IntegrityError | exc.ProgrammingError)
+        if tries > 1 and (twice or "already exists" in str(error)):
             time.sleep(1)
             return _open(name, url, engine, tries - 1)
-        verb = "reach" if isinstance(error, OperationalError) else "use"
+        verb = "reach" if isinstance(error, exc.OperationalError) else "use"
         raise InputError(f"cannot {verb} the database {name}: {_reason(error)}") from error
 
 
@@ -118,7 +115,7 @@ def _database_url(place: str) -> URL:
     try:
         url = make_url(place)
         name = url.get_backend_name()
-    except (ArgumentError, ValueError):  # the message may hold the password
+    except (exc.ArgumentError, ValueError):  # the message may hold the password
         raise InputError(
             "--storage is not of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE; write "
             "/, : and @ in a password as %2F, %3A and %40"

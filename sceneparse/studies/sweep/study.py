@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sceneparse.errors import InputError, first_few
-from sceneparse.run_folder import changed_settings
+from sceneparse.runs.folder import changed_settings
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.search import PRUNERS
 from sceneparse.studies.sweep.storage import retries_of, retry

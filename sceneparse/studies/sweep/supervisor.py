@@ -1,13 +1,13 @@
-"""The parent of a sweep's workers: starts them, replaces dead ones, prints what happens."""
+"""The parent of a sweep's workers: starts them, replaces dead ones, logs what happens."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 from optuna.storages import fail_stale_trials
@@ -15,22 +15,17 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from sceneparse.errors import InputError
-from sceneparse.logs import format_seconds
-from sceneparse.preemption import StopRequest
+from sceneparse.runtime.progress import format_seconds
+from sceneparse.runtime.signals import StopRequest
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.results import Row, best_of, describe, rows_of, write_tables
-from sceneparse.studies.sweep.storage import (
-    GRACE_SECONDS,
-    MAX_KILLS,
-    SECONDS_BETWEEN_SIGNS,
-    retry,
-)
-from sceneparse.studies.sweep.study import Attempts, attempts_of, in_state
+from sceneparse.studies.sweep.storage import GRACE_SECONDS, MAX_KILLS, retry
+from sceneparse.studies.sweep.study import attempts_of, in_state
 from sceneparse.studies.sweep.worker import work
 
+_log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_LINES = 60.0
-_LOOKS_AFTER_PAUSE = 2 * SECONDS_BETWEEN_SIGNS
 # If the first trials that end all failed, the sweep itself is at fault.
 _MAX_FAILURES_AT_FIRST = 5
 
@@ -41,19 +36,20 @@ def supervise(plan: Plan, place: str, study: Study, workers: int) -> str | None:
     Returns when no trial waits or runs, on other machines either, after a signal, or when the
     first trials all failed. Raises InputError if workers die before they have begun a trial.
     """
-    crew, news = _Crew(plan, place, workers), _News(plan, attempts_of(study), workers)
+    crew = _Crew(plan, place, workers)
+    news = _News(plan, rows_of(plan, attempts_of(study)), workers)
     looked, patience = time.time(), 0
     with StopRequest() as stop:
         try:
             while stop.name is None:
                 # After a pause of the machine, its own workers first need time for a sign of life.
                 paused = time.time() - looked > GRACE_SECONDS / 2
-                looked, patience = time.time(), _LOOKS_AFTER_PAUSE if paused else patience - 1
+                looked, patience = time.time(), GRACE_SECONDS if paused else patience - 1
                 if patience < 0:
                     fail_stale_trials(study)
                 crew.clear(study)
                 attempts = attempts_of(study)
-                news.tell(attempts)
+                news.tell(rows_of(plan, attempts))
                 waiting = len(in_state(attempts, TrialState.WAITING))
                 running = len(in_state(attempts, TrialState.RUNNING))
                 if news.hopeless or not (waiting or running or crew.at_work):
@@ -110,7 +106,7 @@ class _Crew:
                 )
 
     def end(self, end: Callable[[BaseProcess], None]) -> None:
-        """End the processes: by `terminate` they save their runs and queue their trials again."""
+        """End the processes; those that are terminated save their runs and queue them again."""
         for process in self.at_work:
             end(process)
         for process in self.at_work:
@@ -118,46 +114,39 @@ class _Crew:
 
 
 class _News:
-    """Prints what has happened since the last look: a line for each trial that ended."""
+    """Logs what has happened since the last look: a line for each trial that ended."""
 
-    def __init__(self, plan: Plan, attempts: Attempts, workers: int) -> None:
-        self._plan = plan
-        rows = rows_of(plan, attempts)
-        self._old = self._told = {row.trial for row in rows if row.ended}
-        self._start = self._said = time.monotonic()
-        self.hopeless = False
-        _say(
+    def __init__(self, plan: Plan, rows: list[Row], workers: int) -> None:
+        self._plan, self.hopeless = plan, False
+        self._told = self._old = {row.trial for row in rows if row.ended}
+        self._start = self._logged = time.monotonic()
+        _log.info(
             f"sweep {plan.name}: {len(rows)} trials, {len(self._old)} done; {plan.method}, "
             f"{plan.direction} {plan.metric}; {workers} worker{'s' * (workers > 1)}"
         )
 
-    def tell(self, attempts: Attempts) -> None:
-        """Print what is new in the study; now and then, what is running."""
-        rows = rows_of(self._plan, attempts)
-        ended = [row for row in rows if row.ended and row.trial not in self._old]
-        failures = [row for row in ended if row.state == "failed"]
-        self.hopeless = len(ended) == len(failures) >= _MAX_FAILURES_AT_FIRST
-        new = [row for row in ended if row.trial not in self._told]
-        for row in new:
-            self._told = self._told | {row.trial}
-            self._line(describe(self._plan, row), rows)
-        if new:
-            write_tables(self._plan, rows)
-        elif time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
+    def tell(self, rows: list[Row]) -> None:
+        """Log what is new; now and then, what is running."""
+        ended = {row.trial: row for row in rows if row.ended and row.trial not in self._old}
+        states = [row.state for row in ended.values()]
+        self.hopeless = states.count("failed") == len(states) >= _MAX_FAILURES_AT_FIRST
+        new = [row for trial, row in ended.items() if trial not in self._told]
+        lines = [describe(self._plan, row) for row in new]
+        if not new and time.monotonic() - self._logged > _SECONDS_BETWEEN_LINES:
             running = [f"{r.trial} ({r.epochs} epochs)" for r in rows if r.state == "running"]
-            self._line(f"running: {', '.join(running) or 'none'}", rows)
+            lines = [f"running: {', '.join(running) or 'none'}"]
+        if new:
+            self._told = self._old | ended.keys()
+            write_tables(self._plan, rows)
+        if lines:
+            self._logged = time.monotonic()
+            _log.info("%s  %s", "\n".join(lines), self._position(rows))
 
-    def _line(self, text: str, rows: Sequence[Row]) -> None:
-        self._said = time.monotonic()
-        best = best_of(self._plan, rows)
-        words = [text] if best is None else [text, f"(best {best.value:.4f}, trial {best.trial})"]
-        words.append(f"{len(self._told)}/{len(rows)}")
+    def _position(self, rows: list[Row]) -> str:
+        words, best = [f"{len(self._told)}/{len(rows)}"], best_of(self._plan, rows)
+        if best is not None:
+            words.insert(0, f"(best {best.value:.4f}, trial {best.trial})")
         now, left = len(self._told - self._old), len(rows) - len(self._told)
         if now and left:
-            words.append(f"{format_seconds((self._said - self._start) / now * left)} left")
-        _say("  ".join(words))
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+            words.append(f"{format_seconds((self._logged - self._start) / now * left)} left")
+        return "  ".join(words)

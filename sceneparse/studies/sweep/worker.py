@@ -22,20 +22,21 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from torch import nn
 
-from sceneparse.assembly.classification import load_data, prepare_seed, seed_folder
 from sceneparse.config.classification import ClsConfig, ClsDataSection
 from sceneparse.data.classes import LabelledImages
-from sceneparse.distributed import Process, join_processes
 from sceneparse.errors import InputError, NumericalError, Preempted, one_line
 from sceneparse.models.classification import create_classifier
-from sceneparse.preemption import StopRequest
-from sceneparse.run_folder import is_run_folder
+from sceneparse.runs.folder import is_run_folder
+from sceneparse.runtime.distributed import Process, join_processes
+from sceneparse.runtime.progress import log_on_main
+from sceneparse.runtime.signals import StopRequest
 from sceneparse.studies.sweep import storage
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.search import suggest
 from sceneparse.studies.sweep.study import attempts_of, in_state, join_study
-from sceneparse.training import Training, train
-from sceneparse.validation import Validated
+from sceneparse.training.classification import load_data, prepare_seed, seed_folder
+from sceneparse.training.run import Training, train
+from sceneparse.training.validation import Validated
 
 
 def check_runs(plan: Plan) -> None:
@@ -55,6 +56,7 @@ def work(plan: Plan, place: str, seat: int, seats: int) -> None:
     `place` is that of the storage, `seat` the number of this worker among those of the machine.
     Exits with code 2 if the storage is lost.
     """
+    log_on_main()
     torch.set_num_threads(max(1, torch.get_num_threads() // seats))
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(seat % torch.cuda.device_count())

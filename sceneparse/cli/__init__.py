@@ -1,0 +1,1 @@
+"""The commands of `sceneparse`: one file for each, `main` finds them."""

@@ -1,0 +1,148 @@
+"""Look at every file of a data set: damage, wrong labels, odd masks, images in two splits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sceneparse.cli.command import command_parser
+
+if TYPE_CHECKING:
+    from sceneparse.data.datasets import SegmentationDataset
+    from sceneparse.data.examine import Facts, Twins
+    from sceneparse.data.labels import LabelTable
+
+EXAMPLES = """\
+  sceneparse check data/quickstart
+  sceneparse check /data/camvid --dataset camvid --splits train val test
+  sceneparse check /data/cityscapes --dataset cityscapes --output checks/cityscapes
+
+exit code 2: training would fail, or an image occurs in two splits (unless --allow-twins)"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    result = command_parser("check", "Check every image and mask of a data set.", EXAMPLES)
+    result.add_argument("root", help="folder of the data set")
+    result.add_argument("--dataset", default="folder", help="layout: folder, camvid, ... (folder)")
+    result.add_argument("--splits", nargs="+", default=["train", "val"], help="(train val)")
+    result.add_argument(
+        "--output", help="folder for data.json and data.html (default: runs/check_NAME)"
+    )
+    result.add_argument(
+        "--allow-twins", action="store_true", help="images in two splits are no failure"
+    )
+    return result
+
+
+def main(options: argparse.Namespace) -> None:
+    """Examine all samples, print and write what was found, fail where training would."""
+    from sceneparse.data.examine import examine, find_twins, summarise
+    from sceneparse.errors import InputError
+    from sceneparse.runtime.progress import Progress
+
+    output = Path(options.output or f"runs/check_{Path(options.root).resolve().name}")
+    datasets, layout_problems = open_splits(options)
+    progress = Progress(sum(map(len, datasets.values())), "samples")
+    facts = examine(datasets, lambda: progress.advance(1))
+    progress.close()
+    twins = find_twins(facts)
+    table = next(iter(datasets.values())).table if datasets else None
+    if table is None:
+        raise InputError("; ".join(layout_problems))
+    summary = summarise(facts, twins, table.names)
+    failures = layout_problems + [f"{p['split']}: {p['problem']}" for p in summary["problems"]]
+    failures += useless_splits(summary, table)
+    print_summary(summary, failures)
+    if twins and not options.allow_twins:
+        failures.append(f"{len(twins)} pairs of images occur in two splits")
+    write_reports(output, options, datasets, facts, twins, summary, failures)
+    print(f"\nreport       {output / 'data.html'}, {output / 'data.json'}")
+    if failures:
+        raise InputError(f"{len(failures)} problems, the first: {failures[0]}")
+
+
+def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationDataset], list[str]]:
+    """Open every split that can be opened; say why the others cannot."""
+    from sceneparse.data.datasets import create_dataset
+    from sceneparse.errors import InputError
+
+    datasets, problems = {}, []
+    for split in options.splits:
+        try:
+            datasets[split] = create_dataset(options.dataset, options.root, split, complete=False)
+        except InputError as error:
+            problems.append(f"{split}: {error}")
+    return datasets, problems
+
+
+def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
+    """Name the splits in which nothing can be learned or scored, and why."""
+    from sceneparse.data.doctor import why_useless
+
+    failures = []
+    for split, facts in summary["splits"].items():
+        found = {k for k, row in enumerate(facts["classes"]) if row["pixels"]}
+        found |= {table.ignore_index} if facts["ignored_pixels"] else set()
+        reason = why_useless(found, table) if facts["usable"] else None
+        failures += [f"{split}: {reason}"] if reason else []
+    return failures
+
+
+def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
+    """Print a table per split, then what is wrong and what is odd."""
+    from sceneparse.errors import first_few, one_line
+
+    for split, facts in summary["splits"].items():
+        sizes = first_few(f"{size} ({count})" for size, count in facts["sizes"].items())
+        print(f"\n{split}: {facts['usable']} of {facts['samples']} samples usable; sizes {sizes}")
+        counted = sum(row["pixels"] for row in facts["classes"])
+        total = max(counted + facts["ignored_pixels"], 1)
+        wide = max(len(row["name"]) for row in facts["classes"])
+        for row in facts["classes"]:
+            share = f"{100 * row['pixels'] / total:8.3f}%"
+            print(f"  {row['name']:<{wide}} {share} in {row['images']} images")
+        print(f"  {'(ignored)':<{wide}} {100 * facts['ignored_pixels'] / total:8.3f}%")
+    first = next(iter(summary["splits"]))
+    print(f"\nof {first}: mean {summary['mean']}  std {summary['std']}")
+    for rule, weights in summary["class_weights"].items():
+        print(f"class weights, {rule}: {weights}")
+    sections = {
+        "problems": list(failures),
+        "odd masks": [f"{s['mask']}: {s['reason']}" for s in summary["suspicious"]],
+        "images in two splits": [f"{t['first']} = {t['second']}" for t in summary["twins"]],
+    }
+    for heading, lines in sections.items():
+        print(f"\n{heading}: {len(lines)}")
+        for line in lines[:20]:
+            print(f"  {one_line(line)}")
+        if len(lines) > 20:
+            print(f"  and {len(lines) - 20} more, in data.json")
+
+
+def write_reports(
+    output: Path,
+    options: argparse.Namespace,
+    datasets: dict[str, SegmentationDataset],
+    facts: Sequence[Facts],
+    twins: Sequence[Twins],
+    summary: dict[str, Any],
+    failures: Sequence[str],
+) -> None:
+    """Write data.json and data.html."""
+    from sceneparse.errors import InputError
+    from sceneparse.report.data_page import page_values
+    from sceneparse.report.pages import write_page
+
+    title = f"{options.root} ({options.dataset})"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**summary, "failures": list(failures)}, indent=1)
+        (output / "data.json").write_text(text, encoding="utf-8")
+        values = page_values(title, datasets, facts, twins, summary, failures)
+        write_page("data_page.html", output / "data.html", values)
+    except OSError as error:
+        raise InputError(f"cannot write the report to '{output}': {error.strerror}") from error

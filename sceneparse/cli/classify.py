@@ -1,0 +1,102 @@
+"""Train classifiers with attention blocks: a run for each seed, then their mean and spread."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sceneparse.cli.command import command_parser
+from sceneparse.cli.options import add_training_options, run_options
+from sceneparse.runtime.signals import leave_at_signals
+
+if TYPE_CHECKING:
+    from sceneparse.config.classification import ClsConfig
+
+EXAMPLES = """\
+  sceneparse classify --config cifar10_resnet18
+  sceneparse classify --config cifar10_resnet18 attention=strip_pooling seeds=0-4
+  sceneparse classify --config cifar100_resnet18 model=timm:resnet18
+  sceneparse classify --config cifar10_resnet18 seeds=0-4 --resume
+
+Any key of the configuration can be set as section.key=value; --print-config explains them all.
+Every seed is a run of its own in OUTPUT/seed-N, as `sceneparse train` makes them; OUTPUT gets
+summary.json, summary.csv and curves.png. --resume goes on with the seeds that have begun, leaves
+finished ones as they are, and starts the others, also those stopped before a checkpoint."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    result = command_parser("classify", "Train image classifiers, one for each seed.", EXAMPLES)
+    add_training_options(result)
+    return result
+
+
+def main(options: argparse.Namespace) -> None:
+    """Load the configuration and the data, train each seed, summarise."""
+    leave_at_signals()
+    from sceneparse.config.classification import ClsConfig
+    from sceneparse.config.loading import load_config, render_config
+    from sceneparse.config.recipes import find_config
+
+    config = load_config(find_config(options.config), options.overrides, ClsConfig)
+    if options.print_config:
+        print(render_config(config, explain=True), end="")
+        return
+    train_seeds(config, run_options(options))
+    summarise(config)
+
+
+def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
+    """Train every seed that is not finished; `earlier` says what becomes of an earlier run."""
+    # Imported late so that --help and --print-config answer at once.
+    from sceneparse.errors import InputError, Preempted
+    from sceneparse.runs.folder import validate_folder
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.training.classification import load_data, prepare_seed, seed_folder
+    from sceneparse.training.run import train
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("`sceneparse classify` runs in one process; start it without torchrun")
+    for seed in config.seeds:
+        validate_folder(
+            seed_folder(config, seed), resume=earlier["resume"], overwrite=earlier["overwrite"]
+        )
+    if late := milestones_too_late(config):
+        print(f"optim.milestones {late} are not reached in train.epochs {config.train.epochs}")
+    data = load_data(config)
+    with join_processes() as process:
+        for seed in config.seeds:
+            training = prepare_seed(config, seed, data, process, **earlier)
+            print(
+                f"seed {seed}: {config.model}, attention {config.attention}, "
+                f"{training.epochs} epochs on {process.device.type} in {training.compute.name}"
+                + (", finished already" if training.finished else "")
+            )
+            train(training)
+            if training.stop.name is not None and seed != config.seeds[-1]:
+                raise Preempted(
+                    f"{training.stop.name} received, seed {seed} is finished; go on with the same "
+                    "command and --resume"
+                )
+
+
+def milestones_too_late(config: ClsConfig) -> list[int]:
+    """Return the epochs at which the learning rate would fall, had training not ended."""
+    milestones = config.optim.milestones if config.optim.schedule == "step" else []
+    return [epoch for epoch in milestones if epoch >= config.train.epochs]
+
+
+def summarise(config: ClsConfig) -> None:
+    """Print and write the mean and spread over the seeds, and draw the curves."""
+    from sceneparse.report.seeds import read_seed, seeds_table, write_summary
+
+    output = Path(config.output)
+    curves = [read_seed(output / f"seed-{seed}") for seed in config.seeds]
+    print("\n" + seeds_table(curves))
+    write_summary(output, curves)
+    print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl)")
+    print(
+        f"summary      {output / 'summary.json'}, {output / 'summary.csv'}, {output / 'curves.png'}"
+    )

@@ -1,0 +1,66 @@
+"""Train a segmentation model: YAML -> data -> model -> training -> mean IoU -> pictures."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sceneparse.cli.command import command_parser
+from sceneparse.cli.options import add_training_options, run_options
+from sceneparse.runtime.signals import leave_at_signals
+
+if TYPE_CHECKING:
+    from sceneparse.config.segmentation import SegConfig
+
+EXAMPLES = """\
+  sceneparse train --config quickstart
+  sceneparse train --config camvid_mobilenet data.root=/data/camvid
+  sceneparse train --config ade20k_spnet50 train.batch_size=8 optim.lr=5e-3
+  sceneparse train --config quickstart --print-config
+  sceneparse train --config quickstart --resume
+  torchrun --nproc_per_node=4 -m sceneparse train --config cityscapes_spnet101
+
+Any key of the configuration can be set as section.key=value; --print-config explains them all.
+The run folder (output, default runs/NAME_OF_THE_CONFIG) gets config.yaml, metrics.jsonl,
+tensorboard/, pictures/ and the checkpoints last and best."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    result = command_parser("train", "Train a segmentation model.", EXAMPLES)
+    add_training_options(result)
+    return result
+
+
+def main(options: argparse.Namespace) -> None:
+    """Load the configuration and train, unless it is only to be printed."""
+    leave_at_signals()
+    from sceneparse.config.loading import load_config, render_config
+    from sceneparse.config.recipes import find_config
+    from sceneparse.config.segmentation import SegConfig
+
+    config = load_config(find_config(options.config), options.overrides, SegConfig)
+    if options.print_config:
+        print(render_config(config, explain=True), end="")
+        return
+    train_model(config, run_options(options))
+
+
+def train_model(config: SegConfig, earlier: dict[str, bool]) -> None:
+    """Join the other processes and train; `earlier` says what becomes of an earlier run."""
+    # Imported late so that --help and --print-config answer at once.
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.training.run import train
+    from sceneparse.training.segmentation import prepare_training
+
+    with join_processes() as process:
+        train(prepare_training(config, process, **earlier))
+        if process.is_main:
+            print_next_steps(config)
+
+
+def print_next_steps(config: SegConfig) -> None:
+    """Say where everything is and what to do with it."""
+    print(f"run folder   {config.output}  (checkpoints best and last, pictures, metrics.jsonl)")
+    print(f"evaluate     sceneparse evaluate {config.output}")
+    print(f"curves       tensorboard --logdir {config.output}")

@@ -1,0 +1,72 @@
+"""The recipes that come with sceneparse: configurations in `configs/`, found by name.
+
+The first line of each is a comment of three parts: data set | network | expected score and time.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from sceneparse.errors import InputError
+from sceneparse.files import is_file, read_text
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe's name and what its first line says."""
+
+    name: str
+    dataset: str
+    network: str
+    expected: str
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the recipes: in the installed package, or beside it in a clone."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def recipe_paths() -> dict[str, Path]:
+    """Return the file of every recipe; in a sub-folder, its name holds a slash."""
+    folder = recipe_folder()
+    files = sorted(folder.rglob("*.yaml"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def list_recipes() -> list[Recipe]:
+    """Describe all recipes, sorted by name."""
+    return [
+        Recipe(name, *(part.strip() for part in summary.split("|")))
+        for name, path in recipe_paths().items()
+        for summary in [path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")]
+    ]
+
+
+def find_config(given: str, folder: Path | None = None) -> Path:
+    """Return the configuration that `given` names: a file (relative to `folder`), or a recipe.
+
+    A file comes first. Raises InputError with the nearest names for a recipe that does not exist.
+    """
+    path = Path(folder or "", given)
+    if is_file(path) or path.suffix in {".yaml", ".yml"}:
+        return path  # reading it says what is wrong with it
+    recipes = recipe_paths()
+    if given in recipes:
+        return recipes[given]
+    if path.exists():
+        raise InputError(f"'{given}' is not a file; give a YAML file or the name of a recipe")
+    nearest = difflib.get_close_matches(given, recipes, n=3, cutoff=0.4) or list(recipes)
+    raise InputError(
+        f"there is no file and no recipe '{given}'; the nearest recipes: {', '.join(nearest)} "
+        "(`sceneparse recipes` lists all)"
+    )
+
+
+def read_recipe(name: str) -> str:
+    """Return the text of a recipe, with its comments."""
+    return read_text(find_config(name))

@@ -1,0 +1,1 @@
+"""Run folders: locks, checkpoints, logs, and files that are complete or absent."""

@@ -1,0 +1,187 @@
+"""Checkpoints: folders that are complete or absent, verified by checksum, free of pickled code.
+
+A run folder holds checkpoints/step-XXXXXXXX and two links, `last` and `best`. A checkpoint holds
+model.safetensors (the weights that are evaluated), training.pt (what resuming needs; loads with
+weights_only=True), meta.json (how to rebuild the model, classes, normalisation, checksums of both)
+and meta.json.sha256. The links are for people: nothing here depends on them. saving.py writes all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import LARGEST_DESCRIPTION, read_bytes, read_json
+from sceneparse.models import create_segmentation_model
+from sceneparse.models.classification import Classifier, create_classifier
+from sceneparse.models.described import check_description
+from sceneparse.models.rebuilding import rebuild
+from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.runs.atomic import sha256_of
+from sceneparse.tensor_files import read_safetensors, read_tensors
+
+MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
+SUM_FILE = f"{META_FILE}.sha256"
+FORMAT = 3
+_LONGEST_SUM = 1000
+
+
+class Saved(NamedTuple):
+    """A checkpoint whose files all matched their checksums."""
+
+    folder: Path
+    meta: dict[str, Any]
+
+
+def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
+    """Find the newest checkpoint of a run that is intact, and say which ones are not.
+
+    None: the run has no checkpoint yet. Raises InputError where it has some, but all are damaged.
+    """
+    damages = []
+    for folder in step_folders(run):
+        try:
+            saved = Saved(folder, _verified_meta(folder))
+        except InputError as error:
+            damages.append(str(error))
+            continue
+        for damage in damages:
+            say(f"{damage}; falling back to {folder}")
+        return saved
+    if damages:
+        raise InputError(
+            f"'{run}' holds no intact checkpoint: {first_few(damages)}; start anew with --overwrite"
+        )
+    return None
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """Find the checkpoint folder that a path stands for: itself, or the best of a run folder.
+
+    Raises InputError, also where a run's newest checkpoint cannot say which is the best: scores
+    are of the checkpoint that was asked for or of none.
+    """
+    path = Path(path)
+    if (path / META_FILE).is_file():
+        return path.resolve()
+    for newest in step_folders(path):
+        best_step = _hinting(newest, read_own_meta)["best_step"]
+        return newest.with_name(step_name(best_step)) if best_step else newest
+    state = "does not exist"
+    if path.exists():
+        state = "holds no checkpoint" if path.is_dir() else "is a file"
+    raise InputError(
+        f"'{path}' {state}; give a run folder, or a checkpoint folder with {META_FILE}"
+    )
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Read and verify a checkpoint: its meta.json, after every file matched its checksum.
+
+    Raises InputError that names what is damaged, and the intact checkpoints beside it.
+    """
+    return _hinting(folder, _verified_meta)
+
+
+def read_training_state(folder: Path) -> dict[str, Any]:
+    """Read what resuming needs; only tensors and plain values load."""
+    state: dict[str, Any] = read_tensors(folder / TRAINING_FILE)
+    return state
+
+
+def load_model(path: str | Path) -> SegmentationModel | Classifier:
+    """Rebuild the model of a run folder (its best checkpoint) or checkpoint folder, in eval mode.
+
+    Its `classes`, `mean`, `std` and, of segmentation, `colors` are those it was trained with, its
+    `meta` is all the checkpoint knows. Raises InputError where anything is damaged or missing.
+    """
+    folder = resolve_checkpoint(path)
+    meta = read_meta(folder)
+    arguments, weights = meta["model"], read_safetensors(folder / MODEL_FILE)
+    model: SegmentationModel | Classifier
+    if _is_classifier(meta):
+        model = rebuild(create_classifier, arguments, weights, str(folder))
+    else:
+        model = rebuild(create_segmentation_model, arguments, weights, str(folder))
+    model.meta = meta
+    return model.eval()
+
+
+def load_segmentation_model(path: str | Path) -> SegmentationModel:
+    """Rebuild a model as `load_model`; raises InputError where it is a classifier."""
+    model = load_model(path)
+    if not isinstance(model, SegmentationModel):
+        raise InputError(
+            f"'{path}' holds a classifier of tools/train_cls.py; give a run of tools/train_seg.py"
+        )
+    return model
+
+
+def _is_classifier(meta: Mapping[str, Any]) -> bool:
+    return meta.get("task") == "classification"
+
+
+def step_name(step: int) -> str:
+    """Return the name of a checkpoint folder."""
+    return f"step-{step:08d}"
+
+
+def step_folders(run: Path) -> list[Path]:
+    """List the checkpoints of a run, the newest first; one that was to be replaced is older."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(folders, key=lambda folder: (folder.stem, not folder.suffix), reverse=True)
+
+
+def sum_line(folder: Path) -> str:
+    """Return the line that `sha256sum -c` reads."""
+    return f"{sha256_of(folder / META_FILE)}  {META_FILE}\n"
+
+
+def read_own_meta(folder: Path) -> dict[str, Any]:
+    """Read meta.json, after it matched its own checksum."""
+    path = folder / META_FILE
+    for name in (META_FILE, SUM_FILE):
+        if not (folder / name).exists():
+            raise InputError(f"{folder} lacks {name}: it is incomplete or of another version")
+    with refusing(path, "damaged or not of a checkpoint"):
+        if read_bytes(folder / SUM_FILE, _LONGEST_SUM) != sum_line(folder).encode():
+            raise InputError(f"{path} is damaged: its checksum differs from {SUM_FILE}")
+        meta = check_description(read_json(path, LARGEST_DESCRIPTION), path)
+        written, _, _ = meta["format"], dict(meta["sha256"]), step_name(meta["best_step"])
+    if written != FORMAT:
+        raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
+    return meta
+
+
+def _verified_meta(folder: Path) -> dict[str, Any]:
+    """Read meta.json, after all files matched their checksums."""
+    meta = read_own_meta(folder)
+    for name in (MODEL_FILE, TRAINING_FILE):
+        try:
+            intact = sha256_of(folder / name) == meta["sha256"].get(name)
+        except OSError as error:
+            raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from error
+        if not intact:
+            raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
+    return meta
+
+
+def _hinting(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Read a checkpoint; where it is damaged, name the intact ones of the same run."""
+    try:
+        return read(folder)
+    except InputError as error:
+        others = [other for other in folder.parent.glob("step-*") if _is_intact(other)]
+        if not others:
+            raise
+        raise InputError(f"{error}; intact beside it: {first_few(sorted(others))}") from error
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        _verified_meta(folder)
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,141 @@
+"""The folder of a run: when it may be used, which settings may change on resuming, its creation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sceneparse.errors import InputError, first_few
+from sceneparse.runs.atomic import replace_text
+from sceneparse.runs.lock import LOCK_FILE, RunLock
+from sceneparse.runs.log import drop_records_after
+
+# Settings that a resumed run may change: they do not affect what is computed.
+_FREE_SETTINGS = (
+    "output",
+    "data.root",
+    "data.cache",
+    "data.workers",
+    "data.timeout",
+    "data.check",
+    "train.save_every",
+    "train.most_bad_steps",
+)
+# Settings that make it another run: samples and their order, network, the optimiser's state.
+_FIXED_SETTINGS = (
+    "seed",
+    "seeds",
+    "data",
+    "model",
+    "attention",
+    "stem",
+    "train.batch_size",
+    "train.ema",
+    "optim.name",
+)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a run was started in a folder, even one that was killed at once."""
+    started = (folder / LOCK_FILE).is_file()
+    return started or ((folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file())
+
+
+def validate_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise InputError unless the folder is empty, or holds a run to resume or overwrite."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not is_run_folder(folder):
+        raise InputError(
+            f"'{folder}' exists and is not a run folder; choose another one with output=FOLDER"
+        )
+    if not (resume or overwrite):
+        raise InputError(
+            f"'{folder}' holds a run; resume it with --resume, start over with --overwrite, or "
+            "choose another folder with output=FOLDER"
+        )
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted keys; an empty section is a value."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
+
+
+def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe the settings that differ, except those that do not affect what is computed."""
+    before, after = flat(saved), flat(now)
+    return [
+        f"{key} was {before.get(key)}, is {after.get(key)}"
+        for key in {**before, **after}
+        if key not in _FREE_SETTINGS and before.get(key) != after.get(key)
+    ]
+
+
+def validate_changes(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, accept: bool
+) -> list[str]:
+    """Return the changed settings of a resumed run.
+
+    Raises InputError if there are any and `accept` is false, or if they make it another run.
+    """
+    changed = changed_settings(saved, now)
+    fixed = [change for change in changed if _is_fixed(change.split()[0])]
+    if fixed:
+        raise InputError(
+            f"this is another run: {first_few(fixed)}; resume with the same settings, or start it "
+            "with output=FOLDER"
+        )
+    if changed and not accept:
+        raise InputError(
+            f"the configuration differs from the run's: {first_few(changed)}; resume with the same "
+            "settings or with --accept-changes, or start another run with output=FOLDER"
+        )
+    return changed
+
+
+def _is_fixed(key: str) -> bool:
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED_SETTINGS)
+
+
+def create_run_folder(
+    folder: Path,
+    config: str,
+    lock: RunLock,
+    *,
+    launch: str | None,
+    steps_done: int,
+    overwrite: bool,
+) -> None:
+    """Lock the folder, write config.yaml and drop the records of steps that will be repeated.
+
+    `config`: the resolved configuration as YAML. `launch`: see RunLock.sign. Raises InputError if
+    the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        if overwrite:
+            _empty(folder)
+        lock.sign(launch)
+        (folder / "pictures").mkdir(exist_ok=True)
+        replace_text(folder / "config.yaml", config)
+        drop_records_after(folder / "metrics.jsonl", steps_done)
+    except OSError as error:
+        raise InputError(f"cannot write the run folder '{folder}': {error.strerror}") from error
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything except the lock, which is held."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()

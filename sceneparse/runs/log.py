@@ -1,0 +1,76 @@
+"""The log of a run: metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sceneparse.runs.atomic import replace_text
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Writes one JSON line per record, and the same numbers and pictures to TensorBoard.
+
+    metrics.jsonl has all numbers. If TensorBoard is missing or fails, one log line reports it.
+    """
+
+    def __init__(self, run: Path, *, first_step: int) -> None:
+        self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
+        self._folder = run / "tensorboard"
+        self._board: Any = None
+        try:
+            # Imported here, since not every machine has it.
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+            self._board = SummaryWriter(str(self._folder), purge_step=first_step + 1)
+        except Exception as error:
+            self._disable_board(error)
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Record `values` under `kind` ("train", "val"); numbers become TensorBoard scalars too."""
+        record = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._to_board("add_scalar", f"{kind}/{name}", value, step)
+
+    def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
+        """Show an RGB picture (H, W, 3) in TensorBoard."""
+        self._to_board("add_image", name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._file.close()
+        self._to_board("close")
+
+    def _to_board(self, method: str, *arguments: object, **settings: object) -> None:
+        if self._board is None:
+            return
+        try:
+            if not any(self._folder.glob("events.*")):
+                raise FileNotFoundError(f"{self._folder} has gone")
+            getattr(self._board, method)(*arguments, **settings)
+        except Exception as error:
+            self._disable_board(error)
+
+    def _disable_board(self, error: Exception) -> None:
+        """Continue without TensorBoard after any error: a run is worth more than its curves."""
+        self._board = None
+        logger.warning(f"no TensorBoard from here on ({error}); metrics.jsonl has all numbers")
+
+
+def drop_records_after(path: Path, step: int) -> None:
+    """Create metrics.jsonl, or drop the records of steps that a resumed run will repeat."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # A killed run can leave its last line half written.
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    replace_text(path, "".join(line + "\n" for line in kept))

@@ -1,0 +1,166 @@
+"""One process or many (torchrun): rank, device, and sums over all processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from sceneparse.errors import InputError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process among those of the run, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def join_processes() -> Iterator[Process]:
+    """Join the processes that torchrun started, or be the only one.
+
+    Uses NCCL on GPUs and gloo on CPUs. Raises InputError if another process of the run ends.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" not in os.environ:
+        yield Process(0, 1, device)
+        return
+    _init_group("nccl" if cuda else "gloo")
+    try:
+        yield Process(dist.get_rank(), dist.get_world_size(), device)
+    except RuntimeError as error:
+        # gloo has no exception type of its own for a lost peer.
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise InputError("another process of the run has ended; see its error") from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _init_group(backend: str) -> None:
+    """Create the process group, under keys of its own each time torchrun starts the processes.
+
+    torchrun keeps its store when it restarts processes (torch 2.14): they would find the addresses
+    of the dead ones there, and wait for them.
+    """
+    store, rank, world_size = next(rendezvous("env://"))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined] # missing in stubs
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
+
+
+def parallel_network(model: nn.Module, process: Process, *, accumulate: int = 1) -> nn.Module:
+    """Wrap a network so that all processes sum its gradients, every `accumulate` passes.
+
+    With a static graph, DDP learns once which gradients it can sum while the rest is still being
+    computed. With several passes per sum, a static graph fails in torch 2.14 (pytorch/pytorch pull
+    request 187732).
+    """
+    if process.world_size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[process.device.index] if process.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=accumulate == 1,
+    )
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all processes, in place; return it."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Return on every process whether the flag is set on at least one."""
+    return any_process_each([flag], device)[0]
+
+
+def any_process_each(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Return for each flag whether it is set on at least one process, in one exchange."""
+    if not dist.is_initialized():
+        return list(flags)
+    counts = sum_over_processes(torch.tensor(flags, dtype=torch.int64, device=device))
+    return [count > 0 for count in counts.tolist()]
+
+
+def gather(value: Value) -> list[Value]:
+    """Return the values of all processes by rank, on every process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Copy the batch norm statistics of rank 0, which saves them, to every process."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def check_on_main(process: Process, check: Callable[[], object]) -> None:
+    """Run `check` on rank 0 only; if it raises InputError, the others exit with code 2."""
+    failed = False
+    try:
+        if process.is_main:
+            check()
+    except InputError:
+        failed = True
+        raise
+    finally:
+        if any_process(failed, process.device) and not process.is_main:
+            sys.exit(InputError.exit_code)
+
+
+def from_main(process: Process, find: Callable[[], Value]) -> Value:
+    """Return the result of `find` on rank 0, on every process; raises as `check_on_main`."""
+    found: list[Value] = []
+    check_on_main(process, lambda: found.append(find()))
+    received: list[Any] = found or [None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(received, src=0)
+    result: Value = received[0]
+    return result
+
+
+def launch_name() -> str | None:
+    """Return a name of the torchrun command that started this process, if any.
+
+    The name stays the same when torchrun restarts the process.
+    """
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Without --rdzv-id every run is called "none".
+    return f"{socket.gethostname()}:{os.getppid()}" if run == "none" else run
+
+
+def restarted_by_torchrun() -> bool:
+    """Return whether torchrun restarted this process after a failure (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -1,0 +1,137 @@
+"""What the terminal shows of a long job: log lines, and progress with rate and time left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+_SECONDS_PER_LINE = 15.0
+
+
+class _TerminalHandler(logging.Handler):
+    """Prints log lines of the main process, above the progress bar if there is one."""
+
+    stream_name = "stdout"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(lambda _: os.environ.get("RANK", "0") == "0")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Looked up each time, since redirect_stdout and tests exchange the streams.
+        stream = getattr(sys, self.stream_name)
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
+
+
+_terminal = _TerminalHandler()
+
+
+def log_on_main() -> None:
+    """Print the package's log lines on stdout, once for all processes; for commands.
+
+    Without this call the package logs as any library does: not at all, unless the program that
+    uses it configures `logging`. Calling it twice changes nothing.
+    """
+    logger = logging.getLogger("sceneparse")
+    logger.setLevel(logging.INFO)
+    # Libraries that configure the root logger would print every line a second time.
+    logger.propagate = False
+    logger.addHandler(_terminal)
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Print log lines on stderr, where progress is shown, instead of stdout."""
+    _terminal.stream_name = "stderr"
+    try:
+        yield
+    finally:
+        _terminal.stream_name = "stdout"
+
+
+class Progress:
+    """A bar on a terminal, a plain line every 15 seconds elsewhere: position, rate, time left.
+
+    `total`: units of the whole job; None: unknown. `done`: units that were finished in `seconds`
+    before, if a run is resumed. `quiet`: show nothing.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        unit: str,
+        *,
+        done: int = 0,
+        seconds: float = 0.0,
+        quiet: bool = False,
+    ) -> None:
+        self._total, self._unit, self._count, self._first = total, unit, done, done
+        self._seconds_before = seconds
+        self._start = self._last_line = time.monotonic()
+        self._quiet = quiet
+        bar = not quiet and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit=unit, leave=False) if bar else None
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count `amount` more units; `note` is shown beside the position."""
+        self._count += amount
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(amount)
+        elif time.monotonic() - self._last_line > _SECONDS_PER_LINE:
+            self._last_line = time.monotonic()
+            self.write(f"{note}  {self._position}")
+
+    @property
+    def _position(self) -> str:
+        if self._total is None:
+            return f"{self._count} {self._unit}  {self.rate:.1f}/s"
+        left = format_seconds((self._total - self._count) / self.rate)
+        return f"{self._count}/{self._total} {self._unit}  {self.rate:.1f}/s  {left} left"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work, including those before, without pauses."""
+        return self._seconds_before + time.monotonic() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Units per second."""
+        elapsed = max(time.monotonic() - self._start, 1e-6)
+        return max(self._count - self._first, 1e-6) / elapsed
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Exclude the time of other work, such as validation, from rate and seconds."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._start += time.monotonic() - before
+
+    def write(self, text: str) -> None:
+        """Print a line on stderr, above the bar."""
+        if not self._quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Remove the bar from the terminal."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a duration: 45s, 3m20s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,117 @@
+"""Validations: what a network of either task is worth now, to say, log and show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.doctor import spread
+from sceneparse.data.loader import Batch, batches
+from sceneparse.errors import Preempted
+from sceneparse.inference.normalization import Normalization
+from sceneparse.inference.protocols import Protocol
+from sceneparse.metrics.confusion import ConfusionMatrix, scores_from_counts
+from sceneparse.report.pictures import ExampleCollector, Picture, example_grid
+from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
+from sceneparse.runtime.distributed import any_process
+from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.loop import evaluate, evaluate_classifier
+
+if TYPE_CHECKING:
+    from sceneparse.models.segmentation import SegmentationNetwork
+
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What a validation found: a score, the higher the better, and what to say, log and show."""
+
+    score: float
+    words: str
+    values: Mapping[str, Any]
+    table: str = ""
+    picture: Picture | None = None
+
+
+def until_stopped(
+    batches: Iterable[Batch], stop: StopRequest, device: torch.device
+) -> Iterator[Batch]:
+    """Give batches until a signal arrives at any of the processes; then raise Preempted on all."""
+    for batch in batches:
+        if stop.name is not None:
+            break
+        yield batch
+    # Processes have unequal shares of the batches, so that they can agree only after them.
+    if any_process(stop.name is not None, device):
+        raise Preempted("the validation was broken off")
+
+
+def validate_segmentation(
+    model: nn.Module,
+    *,
+    dataset: SegmentationDataset,
+    loader: DataLoader[Any],
+    protocol: Protocol,
+    normalize: Normalization,
+    compute: Compute,
+    stop: StopRequest,
+) -> Validated:
+    """Score a split at the images' own size, with a picture of some examples."""
+    table, pairs = dataset.table, dataset.pairs
+    collector = ExampleCollector({pairs[index].name for index in spread(len(pairs), _EXAMPLES)})
+    matrix = ConfusionMatrix(table.num_classes, table.ignore_index, device=compute.device)
+    evaluate(
+        cast("SegmentationNetwork", model),
+        until_stopped(batches(loader), stop, compute.device),
+        [matrix],
+        infer=protocol,
+        normalize=normalize,
+        compute=compute,
+        after_batch=collector.add,
+    )
+    scores = scores_from_counts(matrix.counts.cpu().numpy())
+    return Validated(
+        score=scores.mean_iou,
+        words=f"val mean IoU {scores.mean_iou:.4f}  pixel accuracy {scores.pixel_accuracy:.4f}",
+        values=scores_as_dict(scores, table.names, protocol.words),
+        table=score_table(scores, table.names) + "\n\n" + totals_table(totals_of(scores), {}),
+        picture=example_grid(collector.examples, table.names, table.colors),
+    )
+
+
+def validate_classifier(
+    model: nn.Module,
+    *,
+    test: Sequence[Batch],
+    held_out: Sequence[Batch],
+    normalize: Normalization,
+    compute: Compute,
+    stop: StopRequest,
+) -> Validated:
+    """Score the test images and, where there are some, those held out of training.
+
+    The score is of the images held out: choosing an epoch by the test images would be a leak.
+    """
+    parts = {"test": test, "holdout": held_out}
+    values: dict[str, float] = {}
+    for name, part in parts.items():
+        if part:
+            loss, accuracy = evaluate_classifier(
+                model,
+                until_stopped(part, stop, compute.device),
+                normalize=normalize,
+                compute=compute,
+            )
+            values[f"{name}_loss"], values[f"{name}_accuracy"] = loss, accuracy
+    chosen = "holdout" if held_out else "test"
+    words = f"{chosen} accuracy {values[f'{chosen}_accuracy']:.4f}"
+    words += f"  loss {values[f'{chosen}_loss']:.4f}"
+    return Validated(values[f"{chosen}_accuracy"], words, values)

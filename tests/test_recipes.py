@@ -1,0 +1,49 @@
+"""The recipes that come with the package: found by name, listed, copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sceneparse.cli.main import main
+from sceneparse.config.recipes import find_config, list_recipes, recipe_paths
+from sceneparse.errors import InputError
+from tests.conftest import ROOT
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_every_recipe_is_listed_and_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    listed = printed(capsys, "recipes").splitlines()
+    assert len(listed) == len(files) == len(list_recipes())
+    for line, recipe in zip(listed, list_recipes(), strict=True):
+        assert line.split()[0] == recipe.name
+        assert line.endswith(recipe.expected)
+        path = recipe_paths()[recipe.name]
+        assert path == ROOT / f"configs/{recipe.name}.yaml"
+        assert printed(capsys, "recipes", recipe.name) == path.read_text(encoding="utf-8")
+
+
+def test_a_file_comes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("quickstart") == ROOT / "configs/quickstart.yaml"
+    (tmp_path / "quickstart").write_text("seed: 1")
+    assert find_config("quickstart") == Path("quickstart")
+    assert find_config("mine.yaml") == Path("mine.yaml")
+    assert find_config("camvid_half.yaml", ROOT / "configs/study").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [("camvid_mobilnet", "camvid_mobilenet"), ("ade20k_spnet_50", "ade20k_spnet50")],
+)
+def test_a_misspelt_recipe_names_the_nearest(given: str, named: str) -> None:
+    with pytest.raises(InputError, match=f"no recipe '{given}'; the nearest recipes: .*{named}"):
+        find_config(given)
