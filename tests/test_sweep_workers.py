@@ -151,6 +151,23 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
+def test_trial_of_a_vanished_machine_is_resumed_by_another_one(
+    write: Write, start: Callable[..., subprocess.Popen[str]], tmp_path: Path, postgres: str
+) -> None:
+    process = start(LONG, f"--storage={postgres}", "train.epochs=30")
+    plan = planned(write(LONG), "train.epochs=30")
+    pid, trial = worker_after_an_epoch(plan, postgres, process)
+    for number in (process.pid, pid):
+        os.kill(number, signal.SIGKILL)
+    assert [row.state for row in rows_at(plan, postgres)] == ["running", "waiting"]
+    settings = [f"output={tmp_path / 'out'}", f"--storage={postgres}", "train.epochs=30"]
+    assert call(sweep_command, write(LONG), *settings) == 0
+    rows = rows_at(plan, postgres)
+    assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
+    assert epochs_of(plan.folder(trial) / "seed-0") == list(range(1, 31))
+
+
 def work_together(plan: Plan, place: str, seat: int, seats: int) -> None:
     """Do what a worker does, but hold the first trial until all workers have one."""
 

@@ -17,6 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
+from sceneparse.errors import reason_of
 from sceneparse.report.layout import Table, write_csv
 from sceneparse.report.plots import save_plot
 from sceneparse.runtime.progress import format_seconds
@@ -171,9 +172,12 @@ def write_results(plan: Plan, attempts: Attempts) -> dict[str, str]:
     }
     if not missing and len({trial.value for trial in complete}) == 1:
         missing["importance.png"] = "all complete trials have the same value"
-    for name, (_, draw) in _PICTURES.items():
+    for name in _PICTURES:
         if f"{name}.png" not in missing:
-            _draw(plan, study, name, draw)
+            try:
+                _draw(plan, study, name)
+            except ValueError as error:  # as for a value that matplotlib takes for a formula
+                missing[f"{name}.png"] = f"cannot be drawn: {reason_of(error)}"
     importance = {}
     if "importance.png" not in missing:
         importance = get_param_importances(study, evaluator=_IMPORTANCE)
@@ -181,7 +185,8 @@ def write_results(plan: Plan, attempts: Attempts) -> dict[str, str]:
     return missing
 
 
-def _draw(plan: Plan, study: Study, name: str, draw: Callable[..., Any]) -> None:
+def _draw(plan: Plan, study: Study, name: str) -> None:
+    _, draw = _PICTURES[name]
     mpl.use("Agg")
     with warnings.catch_warnings(), mpl.rc_context():  # Optuna changes the style
         warnings.simplefilter("ignore")
