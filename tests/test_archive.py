@@ -12,7 +12,7 @@ import pytest
 from torchvision.datasets import CIFAR10
 
 from sceneparse.data.archive import unpack
-from sceneparse.data.classes import load_classes
+from sceneparse.data.image_folders import load_classes
 from sceneparse.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("nothing_outside")

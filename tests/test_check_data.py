@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from sceneparse.cli import check as check_command
 from sceneparse.cli.command import run
-from sceneparse.data.likeness import alike_pairs, likeness_of
+from sceneparse.data.checks.duplicates import duplicate_pairs, fingerprint_of
 from sceneparse.data.synthetic import write_dataset
 
 
@@ -163,14 +163,14 @@ def test_pictures_in_two_splits_are_found(
     assert check(root, "--allow-twins") == 0
 
 
-def test_likeness_tells_pictures_apart(pristine: Path) -> None:
+def test_fingerprints_tell_pictures_apart(pristine: Path) -> None:
     images = [np.asarray(Image.open(p)) for p in sorted((pristine / "train/images").iterdir())]
-    likenesses = [likeness_of(image) for image in images]
-    again = likeness_of(images[3])
-    assert [(i, j) for i, j, _ in alike_pairs([again], likenesses)] == [(0, 3)]
-    assert alike_pairs(likenesses, likenesses) == []
-    grey = likeness_of(np.full((40, 40, 3), 9, np.uint8))
-    assert alike_pairs([grey], [likeness_of(np.full((40, 40, 3), 9, np.uint8))]) == []
+    fingerprints = [fingerprint_of(image) for image in images]
+    again = fingerprint_of(images[3])
+    assert [(i, j) for i, j, _ in duplicate_pairs([again], fingerprints)] == [(0, 3)]
+    assert duplicate_pairs(fingerprints, fingerprints) == []
+    grey = fingerprint_of(np.full((40, 40, 3), 9, np.uint8))
+    assert duplicate_pairs([grey], [fingerprint_of(np.full((40, 40, 3), 9, np.uint8))]) == []
 
 
 @pytest.mark.fault(16)

@@ -16,8 +16,8 @@ from test_train_cls import CONFIG
 from test_train_seg import call
 
 from sceneparse.cli import classify as classify_command
-from sceneparse.data.classes import load_classes
 from sceneparse.data.device_loader import evaluation_batches
+from sceneparse.data.image_folders import load_classes
 from sceneparse.inference.normalization import Normalization
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.loop import evaluate_classifier

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import hflip, pad
 
-from sceneparse.data.classes import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
+from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.errors import InputError
 
 
@@ -67,7 +67,7 @@ def test_unusable_data_are_named(animals: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "train/dog/b.png")
     with pytest.raises(InputError, match=r"1 of 2 images cannot be used: .*a\.png"):
         load_classes("folder", tmp_path, "train")
-    with pytest.raises(InputError, match="unknown data set 'mnist'; choose one of: cifar10"):
+    with pytest.raises(InputError, match="unknown dataset 'mnist'; choose one of: cifar10"):
         load_classes("mnist", tmp_path, "train")
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py/data_batch_1").write_bytes(b"not it")

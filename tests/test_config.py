@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.config.segmentation import SegConfig
+from sceneparse.config.types import Section
 from sceneparse.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -176,3 +180,52 @@ def test_section_with_all_keys_commented_out_has_the_defaults(tmp_path: Path) ->
 def test_missing_file() -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml"):
         load_config("nowhere.yaml", (), SegConfig)
+
+
+# Settings that take the names of a table, and where the table is.
+NAMED = [
+    (SegConfig, "data.dataset", "sceneparse.data.datasets.DATASETS"),
+    (SegConfig, "data.sampling", "sceneparse.data.sampling.SAMPLING"),
+    (SegConfig, "data.cache", "sceneparse.data.cache.CACHES"),
+    (SegConfig, "model.head", "sceneparse.models.heads.HEADS"),
+    (SegConfig, "model.attention", "sceneparse.layers.attention.ATTENTION"),
+    (SegConfig, "model.norm", "sceneparse.layers.norms.NORMS"),
+    (SegConfig, "loss.terms", "sceneparse.losses.LOSSES"),
+    (SegConfig, "loss.class_weights", "sceneparse.data.balance.CLASS_WEIGHTS"),
+    (SegConfig, "eval.protocol", "sceneparse.inference.protocols.PROTOCOLS"),
+    (SegConfig, "eval.weighting", "sceneparse.inference.windows.WEIGHTINGS"),
+    (ClsConfig, "data.dataset", "sceneparse.data.image_folders.IMAGE_DATASETS"),
+    (ClsConfig, "attention", "sceneparse.layers.attention.ATTENTION"),
+]
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize(("kind", "key", "table_path"), NAMED)
+def test_a_new_entry_of_a_table_is_allowed_at_once(
+    kind: type[Section], key: str, table_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, name = table_path.rpartition(".")
+    path = write(tmp_path, "data: {root: x}\n")
+    change = f"{key}={{brand_new: 1.0}}" if key == "loss.terms" else f"{key}=brand_new"
+    table = getattr(importlib.import_module(module), name)
+    with pytest.raises(InputError) as caught:
+        load_config(path, [change], kind)
+    assert f"{key}: unknown " in str(caught.value)
+    assert "'brand_new'; choose one of: " in str(caught.value)
+    assert sorted(table)[-1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    added = {**table, "brand_new": None} if isinstance(table, dict) else (*table, "brand_new")
+    monkeypatch.setattr(table_path, added)
+    assert "brand_new" in str(load_config(path, [change], kind))
+
+
+def test_configuration_is_read_without_torch(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {root: x}\n")
+    code = (
+        "import sys; from sceneparse.config.loading import load_config; "
+        "from sceneparse.config.segmentation import SegConfig; "
+        "from sceneparse.config.classification import ClsConfig; "
+        f"load_config({str(path)!r}, [], SegConfig); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "cv2"} & set(done.stdout.split()) == set()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +17,12 @@ from PIL import Image
 
 from sceneparse.cli import convert as convert_command
 from sceneparse.cli.command import run
-from sceneparse.data.coco import _uncompress_runs
+from sceneparse.data import formats
+from sceneparse.data.checks.duplicates import Fingerprint
+from sceneparse.data.checks.splits import split_images
 from sceneparse.data.datasets import create_dataset
-from sceneparse.data.likeness import Likeness
-from sceneparse.data.splitting import split_images
+from sceneparse.data.formats.coco_instances import _uncompress_runs
+from sceneparse.errors import InputError
 
 RANDOM = np.random.default_rng(3)
 HEIGHT, WIDTH = 24, 32
@@ -197,29 +201,31 @@ def test_coco_instances(images: Path, tmp_path: Path) -> None:
     assert np.array_equal(written["b"], np.where(blob == 1, 2, 1))
 
 
-def likeness(seed: int) -> Likeness:
+def fingerprint(seed: int) -> Fingerprint:
     random = np.random.default_rng(seed)
-    return Likeness(random.random(256) < 0.5, random.integers(0, 255, (32, 32)).astype(np.uint8))
+    return Fingerprint(random.random(256) < 0.5, random.integers(0, 255, (32, 32)).astype(np.uint8))
 
 
-def test_splits_keep_like_images_together_and_shares() -> None:
+def test_splits_keep_duplicates_together_and_shares() -> None:
     paths = [Path(f"{i:03d}.jpg") for i in range(200)]
-    likenesses = [likeness(i // 4) for i in range(200)]  # 50 groups of four
+    fingerprints = [fingerprint(i // 4) for i in range(200)]  # 50 groups of four
     shares = {"train": 0.7, "val": 0.2, "test": 0.1}
-    splits = split_images(paths, likenesses, shares, seed=1)
+    splits = split_images(paths, fingerprints, shares, seed=1)
     counts = {name: sum(split == name for split in splits.values()) for name in shares}
     assert counts == {"train": 140, "val": 40, "test": 20}
     for start in range(0, 200, 4):
         assert len({splits[path] for path in paths[start : start + 4]}) == 1
-    backwards = split_images(paths[::-1], likenesses[::-1], shares, seed=1)
+    backwards = split_images(paths[::-1], fingerprints[::-1], shares, seed=1)
     assert backwards == splits
-    assert split_images(paths, likenesses, shares, seed=2) != splits
+    assert split_images(paths, fingerprints, shares, seed=2) != splits
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["voc"], "voc needs --masks and --images"),
+        (["pairs"], "pairs needs --table"),
+        (["pairs", "--table", "x.csv", "--masks", "m"], "pairs takes no --masks; its options are"),
         (["pairs", "--table", "nowhere.csv"], "nowhere.csv: cannot be read: No such file"),
         (["pairs", "--table", "x.csv", "--split", "train"], "--split takes e.g. train=0.8"),
         (["labelme", "--annotations", "/nowhere"], "the source holds no images"),
@@ -294,3 +300,18 @@ def test_images_elsewhere_must_be_allowed(
     assert "'../images/a.jpg' lies outside the data folder" in capsys.readouterr().err
     assert convert(tmp_path / "out", *arguments, "--root", tmp_path) == 0
     assert set(masks_of(tmp_path / "out")) == set("ab")
+
+
+def test_a_module_is_a_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Adding a format touches one file."""
+    assert "coco-instances" in formats.FORMATS
+    (tmp_path / "copied_formats").mkdir()
+    shutil.copy(formats.__file__, tmp_path / "copied_formats/__init__.py")
+    new = tmp_path / "copied_formats/new_tool.py"
+    new.write_text("def read(masks, root=None): return masks, root")
+    monkeypatch.syspath_prepend(tmp_path)
+    copied = importlib.import_module("copied_formats")
+    assert copied.FORMATS == ("new-tool",)
+    assert copied.read_source("new-tool", {"masks": tmp_path, "root": None}) == (tmp_path, None)
+    with pytest.raises(InputError, match="unknown format 'voc'; choose one of: new-tool"):
+        copied.read_source("voc", {})

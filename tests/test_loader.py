@@ -30,8 +30,6 @@ from sceneparse.data.loader import (
 from sceneparse.data.sampling import SAMPLING, EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.errors import InputError
-from sceneparse.runtime.precision import Compute
-from sceneparse.training.loop import staged
 
 SIZE, BATCH = 29, 8
 
@@ -353,7 +351,7 @@ def test_worker_killed_while_the_main_process_computes_is_explained() -> None:
 @pytest.mark.fault(45)
 def test_stuck_worker_is_explained() -> None:
     loader = evaluation_loader(Stuck(1), rank=0, world_size=1, workers=1, timeout=0.3)
-    with pytest.raises(InputError, match=r"a data worker is silent; .* data\.timeout"):
+    with pytest.raises(InputError, match=r"no batch arrived in time; .* data\.timeout"):
         list(batches(loader))
 
 
@@ -412,35 +410,3 @@ def test_targets_of_16_bits_keep_their_values(tmp_path: Path, workers: int) -> N
     loader = evaluation_loader(dataset, rank=0, world_size=1, workers=workers, timeout=60)
     (batch,) = batches(loader)
     assert batch.targets.tolist() == [mask.tolist()]
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
-        ),
-    ],
-)
-def test_staged_batches_arrive_whole_and_in_order(device: str) -> None:
-    random = torch.Generator().manual_seed(0)
-    read = [
-        Batch(
-            torch.randint(0, 256, (2, 3, 512, 512), dtype=torch.uint8, generator=random),
-            torch.randint(0, 9, (2, 512, 512), dtype=torch.uint8, generator=random),
-            (f"{number}.png",),
-        )
-        for number in range(5)
-    ]
-    work = torch.ones(1024, 1024, device=device)
-    found = []
-    for batch in staged(iter(read), Compute(torch.device(device))):
-        for _ in range(3):
-            work = work @ work / 1024  # the device is busy while the next one is copied
-        found.append(Batch(batch.images + 0, batch.targets + 0, batch.names))
-    assert [batch.names for batch in found] == [batch.names for batch in read]
-    for ours, expected in zip(found, read, strict=True):
-        assert torch.equal(ours.images.cpu(), expected.images)
-        assert torch.equal(ours.targets.cpu(), expected.targets)

@@ -26,7 +26,8 @@ from sceneparse.runs.checkpoint import newest_intact
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.ema import MovingAverage
-from sceneparse.training.loop import Stepped, Stepper, train_one_epoch
+from sceneparse.training.loop import train_one_epoch
+from sceneparse.training.optim import Stepped, Stepper
 from sceneparse.training.run import save
 from sceneparse.training.segmentation import prepare_training
 from tests.processes import forkserver
@@ -62,13 +63,7 @@ def take_steps(
 ) -> list[tuple[Stepped, list[str]]]:
     """Train on some random batches; return what became of the steps."""
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
-    done: list[tuple[Stepped, list[str]]] = []
-
-    def after_step(_: int, stepped: Stepped, names: Any) -> bool:
-        done.append((stepped, list(names)))
-        return True
-
-    train_one_epoch(
+    steps = train_one_epoch(
         model,
         [Batch(images, torch.zeros(2), ("a", "b")) for _ in range(count)],
         stepper,
@@ -79,9 +74,8 @@ def take_steps(
         accumulate=1,
         seed=(0,),
         first_step=0,
-        after_step=after_step,
     )
-    return done
+    return [(stepped, names) for _, stepped, names in steps]
 
 
 def all_state(model: nn.Module, stepper: Stepper) -> dict[str, Any]:
@@ -191,7 +185,7 @@ def test_run_gives_up_after_bad_steps_in_a_row(
     assert call(train_command, "--config", QUICKSTART, *settings) == 3
     said = capsys.readouterr().err
     assert "error: 3 steps in a row, up to step 9, without a finite loss and gradient" in said
-    assert "step 2 left out: its loss (nan) or a gradient is not finite; samples: scene_" in said
+    assert "step 2 skipped: its loss (nan) or a gradient is not finite; samples: scene_" in said
     folder = folder_of(settings)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     left_out = [line for line in lines if line["kind"] == "left_out"]

@@ -18,7 +18,7 @@ from sceneparse.cli import train as train_command
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model
 from sceneparse.runtime.distributed import Process, parallel_network
-from sceneparse.training.loop import _share_gradients
+from sceneparse.training.loop import _sync_gradients
 from tests.conftest import ROOT
 from tests.processes import forkserver
 from tests.test_train_seg import QUICKSTART, call
@@ -81,7 +81,7 @@ def one_of_two(rank: int, store: str, accumulate: int, results: Any) -> None:
     parallel = parallel_network(model, Process(rank, 2, CPU), accumulate=accumulate)
     for step in range(4):
         for piece in range(accumulate):
-            with _share_gradients(parallel, piece == accumulate - 1):
+            with _sync_gradients(parallel, piece == accumulate - 1):
                 loss = parallel(images_of(rank, step, piece)).square().mean() / accumulate
                 loss.backward()
         optimizer.step()

@@ -117,8 +117,10 @@ def test_grid_visits_every_combination_once(
 
 BAD = {
     "methd: grid\n": "methd: unknown key, did you mean 'method'",
-    GRID.replace("grid", "sobol"): "method: input should be 'grid', 'random' or 'bayes'",
-    GRID.replace("test_loss", "loss"): "metric.name: input should be 'test_loss'",
+    GRID.replace(
+        "grid", "sobol"
+    ): "method: unknown method 'sobol'; choose one of: bayes, grid, random",
+    GRID.replace("test_loss", "loss"): "metric.name: unknown metric 'loss'; choose one of: holdout",
     GRID.replace("goal: min", "goal: max"): "goal of test_loss must be minimize, got maximize",
     GRID.replace("test_loss", "holdout_loss"): "holdout_loss needs data.holdout above 0",
     GRID + "program: train.py\n": "program: input should be 'tools/train_cls.py'",
@@ -136,7 +138,7 @@ BAD = {
     GRID + "  optim.gamma: {min: 0.1, max: 0.2}\n": "a grid needs values, but a range is given for",
     GRID + "  optim.gamma: {min: 1}\n": "give value, or values, or min and max",
     GRID + "  optim.gamma: {distribution: normal, min: 0, max: 1}\n": (
-        "distribution 'normal' is not offered; choose one of: constant, categorical, uniform"
+        "unknown distribution 'normal'; choose one of: categorical, constant, int_uniform"
     ),
     GRID + "  model: {values: [resnet20, resnet19]}\n": "unknown model 'resnet19'",
     GRID.replace("eca", "magic"): "unknown attention 'magic'",

@@ -216,7 +216,7 @@ def test_missing_cifar_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def no_network(*_: object, **__: object) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr("sceneparse.data.classes.download_url", no_network)
+    monkeypatch.setattr("sceneparse.data.image_folders.download_url", no_network)
     config = load_config(CONFIG, [f"data.root={tmp_path}"], ClsConfig)
     with pytest.raises(InputError, match=r"could not be downloaded .*Network is unreachable"):
         load_data(config)

@@ -185,7 +185,7 @@ def test_unusable_data_is_one_line_and_no_run_folder(
         ("optim.lrr=1", "did you mean 'lr'"),
         ("model.head=spnet", "unknown head 'spnet'; choose one of: deeplabv3, "),
         ("model.backbone=resnet81", "unknown backbone 'resnet81'"),
-        ("data.dataset=cityscape", "unknown data set 'cityscape'; choose one of: ade20k"),
+        ("data.dataset=cityscape", "unknown dataset 'cityscape'; choose one of: ade20k"),
         ("model.pretrained=nothing.pth", "weights file 'nothing.pth' does not exist"),
         ("train.batch_size=64", "12 training images are fewer than train.batch_size 64"),
         ("train.amp=fp16", "fp16 needs a GPU"),

@@ -318,13 +318,16 @@ def test_named_transforms_are_applied_and_what_they_add_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
-        ({"name": "GausNoise"}, "no transform 'GausNoise'; near it: GaussNoise"),
+        ({"name": "GausNoise"}, "no transform 'GausNoise'; nearest: GaussNoise"),
         ({"p": 0.5}, "no transform 'None'"),
         ({"name": "Compose", "transforms": []}, "no transform 'Compose'"),
         ({"name": "GaussNoise", "var_limit": 3, "q": 1}, "GaussNoise has no argument var_limit, q"),
         ({"name": "GaussNoise", "std_range": "much"}, "GaussNoise cannot be built"),
-        ({"name": "Resize", "height": 8, "width": 8}, "sizes must stay"),
-        ({"name": "Normalize"}, "float32; sizes must stay, and normalisation comes later"),
+        ({"name": "Resize", "height": 8, "width": 8}, "sizes and types must stay"),
+        (
+            {"name": "Normalize"},
+            "float32; sizes and types must stay the same; normalisation is done later",
+        ),
         ({"name": "RandomCrop", "height": 99, "width": 99}, "cannot be applied"),
     ],
 )

@@ -1,1 +1,1 @@
-"""From configurations to the finished parts of runs: the one place that reads every section."""
+"""Tables of runs: settings, seeds, and a test of each."""

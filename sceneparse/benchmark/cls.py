@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from sceneparse.benchmark.rows import Row, compare
-from sceneparse.data.classes import LabelledImages
 from sceneparse.data.device_loader import DeviceLoader
+from sceneparse.data.image_folders import LabelledImages
 from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import create_classifier
 

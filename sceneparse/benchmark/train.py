@@ -67,7 +67,7 @@ class _Steps:
     def __call__(self) -> None:
         training = self.training
         self._waits.append(0.0)
-        train_one_epoch(
+        steps = train_one_epoch(
             training.parallel,
             self._timed(),
             training.stepper,
@@ -78,8 +78,9 @@ class _Steps:
             accumulate=1,
             seed=(training.seed,),
             first_step=0,
-            after_step=lambda *_: True,
         )
+        for _ in steps:
+            pass
         finish(training.process.device)
 
     def shares(self, seconds: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Look at every file of a data set: damage, wrong labels, odd masks, images in two splits."""
+"""Check every file of a dataset: damage, wrong labels, odd masks, images in two splits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
+    from sceneparse.data.checks.full import Duplicates, SampleFacts
     from sceneparse.data.datasets import SegmentationDataset
-    from sceneparse.data.examine import Facts, Twins
     from sceneparse.data.labels import LabelTable
 
 EXAMPLES = """\
@@ -25,8 +25,8 @@ exit code 2: training would fail, or an image occurs in two splits (unless --all
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = command_parser("check", "Check every image and mask of a data set.", EXAMPLES)
-    result.add_argument("root", help="folder of the data set")
+    result = command_parser("check", "Check every image and mask of a dataset.", EXAMPLES)
+    result.add_argument("root", help="folder of the dataset")
     result.add_argument("--dataset", default="folder", help="layout: folder, camvid, ... (folder)")
     result.add_argument("--splits", nargs="+", default=["train", "val"], help="(train val)")
     result.add_argument(
@@ -39,34 +39,34 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Examine all samples, print and write what was found, fail where training would."""
-    from sceneparse.data.examine import examine, find_twins, summarise
+    """Check all samples, print and write the findings; InputError if training would fail."""
+    from sceneparse.data.checks.full import check_all_samples, find_duplicates, summarise
     from sceneparse.errors import InputError
     from sceneparse.runtime.progress import Progress
 
     output = Path(options.output or f"runs/check_{Path(options.root).resolve().name}")
     datasets, layout_problems = open_splits(options)
     progress = Progress(sum(map(len, datasets.values())), "samples")
-    facts = examine(datasets, lambda: progress.advance(1))
+    facts = check_all_samples(datasets, lambda: progress.advance(1))
     progress.close()
-    twins = find_twins(facts)
+    duplicates = find_duplicates(facts)
     table = next(iter(datasets.values())).table if datasets else None
     if table is None:
         raise InputError("; ".join(layout_problems))
-    summary = summarise(facts, twins, table.names)
+    summary = summarise(facts, duplicates, table.names)
     failures = layout_problems + [f"{p['split']}: {p['problem']}" for p in summary["problems"]]
     failures += useless_splits(summary, table)
     print_summary(summary, failures)
-    if twins and not options.allow_twins:
-        failures.append(f"{len(twins)} pairs of images occur in two splits")
-    write_reports(output, options, datasets, facts, twins, summary, failures)
+    if duplicates and not options.allow_twins:
+        failures.append(f"{len(duplicates)} pairs of images occur in two splits")
+    write_reports(output, options, datasets, facts, duplicates, summary, failures)
     print(f"\nreport       {output / 'data.html'}, {output / 'data.json'}")
     if failures:
         raise InputError(f"{len(failures)} problems, the first: {failures[0]}")
 
 
 def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationDataset], list[str]]:
-    """Open every split that can be opened; say why the others cannot."""
+    """Return the splits that can be opened, and why the others cannot."""
     from sceneparse.data.datasets import create_dataset
     from sceneparse.errors import InputError
 
@@ -80,8 +80,8 @@ def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationData
 
 
 def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
-    """Name the splits in which nothing can be learned or scored, and why."""
-    from sceneparse.data.doctor import why_useless
+    """Return the splits from which nothing can be learned, and why."""
+    from sceneparse.data.quick_check import why_useless
 
     failures = []
     for split, facts in summary["splits"].items():
@@ -127,8 +127,8 @@ def write_reports(
     output: Path,
     options: argparse.Namespace,
     datasets: dict[str, SegmentationDataset],
-    facts: Sequence[Facts],
-    twins: Sequence[Twins],
+    facts: Sequence[SampleFacts],
+    duplicates: Sequence[Duplicates],
     summary: dict[str, Any],
     failures: Sequence[str],
 ) -> None:
@@ -142,7 +142,7 @@ def write_reports(
         output.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**summary, "failures": list(failures)}, indent=1)
         (output / "data.json").write_text(text, encoding="utf-8")
-        values = page_values(title, datasets, facts, twins, summary, failures)
+        values = page_values(title, datasets, facts, duplicates, summary, failures)
         write_page("data_page.html", output / "data.html", values)
     except OSError as error:
         raise InputError(f"cannot write the report to '{output}': {error.strerror}") from error

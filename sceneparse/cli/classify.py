@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
-from sceneparse.cli.options import add_training_options, run_options
+from sceneparse.cli.options import add_training_options, read_config, run_options
 from sceneparse.runtime.signals import leave_at_signals
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ EXAMPLES = """\
 
 Any key of the configuration can be set as section.key=value; --print-config explains them all.
 Every seed is a run of its own in OUTPUT/seed-N, as `sceneparse train` makes them; OUTPUT gets
-summary.json, summary.csv and curves.png. --resume goes on with the seeds that have begun, leaves
-finished ones as they are, and starts the others, also those stopped before a checkpoint."""
+summary.json, summary.csv and curves.png. --resume resumes the seeds that were started, skips
+finished ones, and starts the others, including those stopped before a checkpoint."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,22 +34,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Load the configuration and the data, train each seed, summarise."""
+    """Read the configuration and the data, train each seed, summarise."""
     leave_at_signals()
     from sceneparse.config.classification import ClsConfig
-    from sceneparse.config.loading import load_config, render_config
-    from sceneparse.config.recipes import find_config
 
-    config = load_config(find_config(options.config), options.overrides, ClsConfig)
-    if options.print_config:
-        print(render_config(config, explain=True), end="")
-        return
-    train_seeds(config, run_options(options))
-    summarise(config)
+    config = read_config(options, ClsConfig)
+    if config is not None:
+        train_seeds(config, run_options(options))
+        summarise(config)
 
 
 def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
-    """Train every seed that is not finished; `earlier` says what becomes of an earlier run."""
+    """Train every seed that is not finished; `earlier`: how to treat earlier runs."""
     # Imported late so that --help and --print-config answer at once.
     from sceneparse.errors import InputError, Preempted
     from sceneparse.runs.folder import validate_folder
@@ -77,13 +73,13 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
             train(training)
             if training.stop.name is not None and seed != config.seeds[-1]:
                 raise Preempted(
-                    f"{training.stop.name} received, seed {seed} is finished; go on with the same "
+                    f"{training.stop.name} received, seed {seed} is finished; resume with the same "
                     "command and --resume"
                 )
 
 
 def milestones_too_late(config: ClsConfig) -> list[int]:
-    """Return the epochs at which the learning rate would fall, had training not ended."""
+    """Return the milestones that training ends before, in epochs."""
     milestones = config.optim.milestones if config.optim.schedule == "step" else []
     return [epoch for epoch in milestones if epoch >= config.train.epochs]
 

@@ -1,15 +1,11 @@
-"""Make a data set in the ordinary folder layout from what people have."""
+"""Convert a dataset of another format into the folder layout."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
-
-if TYPE_CHECKING:
-    from sceneparse.data.source import Source
 
 EXAMPLES = """\
   sceneparse convert voc data/mine --masks SegmentationClass --images JPEGImages
@@ -21,26 +17,19 @@ EXAMPLES = """\
 
 colors: a CSV with the columns name,r,g,b; a class named ignore or void is not trained on.
 pairs: a CSV with the columns image,mask, relative to the file; masks hold 0..K-1, 255 is ignored.
-Images that look alike go into one split; the same seed gives the same splits."""
+Near-duplicate images go into one split; the same seed gives the same splits."""
 
-NEEDED = {
-    "voc": ("masks", "images"),
-    "colors": ("masks", "images", "table"),
-    "pairs": ("table",),
-    "labelme": ("annotations",),
-    "coco-panoptic": ("annotations", "images"),
-    "coco-instances": ("annotations", "images"),
-}
-# Whose files say where the images lie.
-ROOTED = ("pairs", "labelme")
+OPTIONS = ("images", "masks", "annotations", "table", "root")
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
+    from sceneparse.data.formats import FORMATS
+
     result = command_parser(
-        "convert", "Convert a data set into folders of images and masks.", EXAMPLES
+        "convert", "Convert a dataset into folders of images and masks.", EXAMPLES
     )
-    result.add_argument("format", choices=sorted(NEEDED))
+    result.add_argument("format", choices=FORMATS)
     result.add_argument("target", help="folder to make, e.g. data/mine")
     result.add_argument("--images", type=Path, help="folder of the images")
     result.add_argument("--masks", type=Path, help="folder of the masks")
@@ -58,16 +47,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=SHARE",
         help="splits and their shares (train=0.8 val=0.2)",
     )
-    result.add_argument("--seed", type=int, default=0, help="another seed, other splits (0)")
+    result.add_argument("--seed", type=int, default=0, help="random seed of the splits (0)")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
     """Read the source, split its images, write the folders."""
-    from sceneparse.data.convert import read_source, write_folders
-    from sceneparse.data.likeness import likeness_of
+    from sceneparse.data.checks.duplicates import fingerprint_of
+    from sceneparse.data.checks.splits import split_images
+    from sceneparse.data.formats import read_source
+    from sceneparse.data.formats.shared.folders import write_folders
     from sceneparse.data.reading import read_image
-    from sceneparse.data.splitting import split_images
     from sceneparse.errors import InputError
     from sceneparse.runtime.progress import Progress
 
@@ -75,23 +65,15 @@ def main(options: argparse.Namespace) -> None:
     if target.exists() and any(target.iterdir()):
         raise InputError(f"'{target}' is not empty; choose another folder")
     shares = split_shares(options.split)
-    needed = {name: getattr(options, name) for name in NEEDED[options.format]}
-    missing = [f"--{name}" for name, path in needed.items() if path is None]
-    if missing:
-        raise InputError(f"{options.format} needs {' and '.join(missing)}")
-    if options.format in ROOTED:
-        needed["root"] = options.root
-    elif options.root is not None:
-        raise InputError(f"--root goes with {' and '.join(ROOTED)}")
-    source: Source = read_source(options.format, **needed)
+    source = read_source(options.format, {name: getattr(options, name) for name in OPTIONS})
     images = [item.image for item in source.items]
     refuse_ambiguous(images)
     progress = Progress(2 * len(images), "images")
-    likenesses = []
+    fingerprints = []
     for image in images:
-        likenesses.append(likeness_of(read_image(image)))
+        fingerprints.append(fingerprint_of(read_image(image)))
         progress.advance(1)
-    splits = split_images(images, likenesses, shares, options.seed)
+    splits = split_images(images, fingerprints, shares, options.seed)
     try:
         write_folders(source, target, splits, lambda: progress.advance(1))
     except OSError as error:

@@ -186,7 +186,7 @@ def write_results(
     output: Path,
 ) -> None:
     """Print the tables and write the files beside them."""
-    from sceneparse.data.doctor import spread
+    from sceneparse.data.datasets import spread
     from sceneparse.evaluation import predicted_example
     from sceneparse.report.evaluation import text, write_evaluation
     from sceneparse.report.evaluation_page import worst_and_best, write_report

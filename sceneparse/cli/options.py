@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from sceneparse.config.types import Section
+
+Settings = TypeVar("Settings", bound="Section")
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a training run: its configuration, and what becomes of an earlier run."""
+    """Add the options of a training run: its configuration, and how to treat an earlier run."""
     parser.add_argument(
         "--config",
         required=True,
@@ -24,20 +29,32 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--resume",
         action="store_true",
-        help="go on exactly where the run in the folder ended; start it where there is none",
+        help="continue exactly where the run in the folder ended; start it if there is none",
     )
     start.add_argument(
-        "--overwrite", action="store_true", help="delete the run in the folder and start anew"
+        "--overwrite", action="store_true", help="delete the run in the folder and start over"
     )
     parser.add_argument(
         "--accept-changes",
         action="store_true",
-        help="with --resume: go on although settings differ from the run's; they are shown",
+        help="with --resume: accept settings that differ from the run's; they are printed",
     )
 
 
+def read_config(options: argparse.Namespace, kind: type[Settings]) -> Settings | None:
+    """Load the configuration; with --print-config print it and return None. Raises InputError."""
+    from sceneparse.config.loading import load_config, render_config
+    from sceneparse.config.recipes import find_config
+
+    config = load_config(find_config(options.config), options.overrides, kind)
+    if not options.print_config:
+        return config
+    print(render_config(config, explain=True), end="")
+    return None
+
+
 def run_options(options: argparse.Namespace) -> dict[str, bool]:
-    """Collect what add_training_options says about an earlier run."""
+    """Return how to treat an earlier run, as arguments of `prepare_training`, `prepare_seed`."""
     return {name: getattr(options, name) for name in ("resume", "overwrite", "accept_changes")}
 
 

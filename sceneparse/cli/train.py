@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
-from sceneparse.cli.options import add_training_options, run_options
+from sceneparse.cli.options import add_training_options, read_config, run_options
 from sceneparse.runtime.signals import leave_at_signals
 
 if TYPE_CHECKING:
@@ -33,34 +33,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Load the configuration and train, unless it is only to be printed."""
+    """Read the configuration, build the parts of the run, and train."""
     leave_at_signals()
-    from sceneparse.config.loading import load_config, render_config
-    from sceneparse.config.recipes import find_config
     from sceneparse.config.segmentation import SegConfig
 
-    config = load_config(find_config(options.config), options.overrides, SegConfig)
-    if options.print_config:
-        print(render_config(config, explain=True), end="")
+    config = read_config(options, SegConfig)
+    if config is None:
         return
-    train_model(config, run_options(options))
-
-
-def train_model(config: SegConfig, earlier: dict[str, bool]) -> None:
-    """Join the other processes and train; `earlier` says what becomes of an earlier run."""
     # Imported late so that --help and --print-config answer at once.
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.training.run import train
     from sceneparse.training.segmentation import prepare_training
 
     with join_processes() as process:
-        train(prepare_training(config, process, **earlier))
+        train(prepare_training(config, process, **run_options(options)))
         if process.is_main:
             print_next_steps(config)
 
 
 def print_next_steps(config: SegConfig) -> None:
-    """Say where everything is and what to do with it."""
+    """Print where the results are, and the commands to look at them."""
     print(f"run folder   {config.output}  (checkpoints best and last, pictures, metrics.jsonl)")
     print(f"evaluate     sceneparse evaluate {config.output}")
     print(f"curves       tensorboard --logdir {config.output}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sceneparse.config.types import (
+    Attention,
     Color,
     Count,
     CountOrZero,
@@ -17,6 +18,7 @@ from sceneparse.config.types import (
     Section,
     Seed,
     Switch,
+    name_in,
 )
 
 _MOST_SEEDS = 1000
@@ -26,7 +28,9 @@ Seeds = Annotated[list[Seed], Field(min_length=1, max_length=_MOST_SEEDS)]
 class ClsDataSection(Section):
     """Which images, and which part of them is for training."""
 
-    dataset: str = Field("cifar10", description="cifar10, cifar100, or folder (SPLIT/CLASS/IMAGE)")
+    dataset: Annotated[str, name_in("dataset", "sceneparse.data.image_folders.IMAGE_DATASETS")] = (
+        Field("cifar10", description="cifar10, cifar100, or folder (SPLIT/CLASS/IMAGE)")
+    )
     root: str = Field("data", description="folder of the data set; CIFAR is downloaded to it")
     train_split: str = Field("train", description="of dataset folder")
     test_split: str = Field("test", description="of dataset folder")
@@ -83,7 +87,7 @@ class ClsTrainSection(Section):
     epochs: Count = Field(200, description="passes over the training images")
     batch_size: Count = Field(128, description="images per optimiser step")
     amp: Literal["auto", "bf16", "fp16", "off"] = Field(
-        "auto", description="mixed precision; auto: where it is measured or known to be faster"
+        "auto", description="mixed precision; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
     save_every: CountOrZero = Field(
@@ -100,7 +104,9 @@ class ClsConfig(Section):
 
     output: str = Field("runs/unnamed", description="folder of the runs; default: runs/NAME")
     model: str = Field("resnet18", description="resnet18/34/50, resnet20/32/44/56/110, timm:NAME")
-    attention: str = Field("none", description="blocks in every residual block, of ATTENTION")
+    attention: Annotated[str, Attention] = Field(
+        "none", description="blocks in every residual block, a name of ATTENTION"
+    )
     stem: Literal["cifar", "imagenet"] = Field(
         "cifar", description="cifar: 3x3 at full size; imagenet: 7x7, stride 2, pooling"
     )

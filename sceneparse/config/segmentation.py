@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sceneparse.config.types import (
+    Attention,
     Color,
     Count,
     CountOrZero,
@@ -19,14 +20,15 @@ from sceneparse.config.types import (
     Size,
     Switch,
     Workers,
+    name_in,
 )
 
 
 class DataSection(Section):
     """Which images and masks, and how they are read."""
 
-    dataset: str = Field(
-        "folder", description="folder, camvid, cityscapes, ade20k, pascal_context_59 or _60"
+    dataset: Annotated[str, name_in("dataset", "sceneparse.data.datasets.DATASETS")] = Field(
+        "folder", description="layout of the dataset, a name of DATASETS in data/datasets.py"
     )
     root: str = Field(description="folder of the data set")
     train_split: str = Field("train", description="split name, or a list file under root")
@@ -38,16 +40,18 @@ class DataSection(Section):
     std: tuple[Deviation, Deviation, Deviation] = Field(
         (0.229, 0.224, 0.225), description="RGB standard deviation of images in 0..1"
     )
-    sampling: Literal["uniform", "class_balanced", "rare_crops"] = Field(
-        "uniform", description="which images come how often; rare_crops also shows rare classes"
+    sampling: Annotated[str, name_in("sampling", "sceneparse.data.sampling.SAMPLING")] = Field(
+        "uniform",
+        description="how often each image comes, a name of SAMPLING in data/sampling.py; "
+        "rare_crops also shows rare classes",
     )
     stream: Switch = Field(
         False, description="no incomplete last step: passes over the images follow one another"
     )
-    cache: Literal["none", "auto", "ram", "disk"] = Field(
+    cache: Annotated[str, name_in("cache", "sceneparse.data.cache.CACHES")] = Field(
         "none",
-        description="keep decoded training images in memory (auto: where it is ample), "
-        "or on disk for later runs",
+        description="keep decoded training images in memory (ram; auto: if it is ample), "
+        "or on disk for later runs (disk)",
     )
     workers: Workers = Field(2, description="processes that read and augment; 0 = none")
     timeout: Positive = Field(300.0, description="seconds until a silent worker counts as hung")
@@ -85,9 +89,11 @@ class AugmentSection(Section):
 class ModelSection(Section):
     """The network; the number of classes comes from the data set."""
 
-    head: str = Field("strip_pooling", description="a name of HEADS in models/heads.py")
+    head: Annotated[str, name_in("head", "sceneparse.models.heads.HEADS")] = Field(
+        "strip_pooling", description="a name of HEADS in models/heads.py"
+    )
     backbone: str = Field("resnet50", description="resnet18/34/50/101/152, or any timm model name")
-    attention: str | None = Field(
+    attention: Annotated[str | None, Attention] = Field(
         None,
         description="blocks in ResNets, a name of ATTENTION in layers/attention.py; "
         "null: strip_pooling, in timm models none",
@@ -102,7 +108,7 @@ class ModelSection(Section):
     width: Count | None = Field(
         None, description="channels inside the head; null: half the backbone's"
     )
-    norm: Literal["batch", "sync", "group", "frozen"] = Field(
+    norm: Annotated[str, name_in("norm", "sceneparse.layers.norms.NORMS")] = Field(
         "sync",
         description="batch norm per process, over all GPUs (sync), or with the pretrained "
         "statistics (frozen); or group norm",
@@ -140,13 +146,19 @@ class ModelSection(Section):
 class LossSection(Section):
     """What is minimised: a weighted sum of losses."""
 
-    terms: dict[str, Positive] = Field(
-        {"cross_entropy": 1.0}, min_length=1, description="losses of losses.py and their weights"
+    terms: Annotated[dict[str, Positive], name_in("loss", "sceneparse.losses.LOSSES")] = Field(
+        {"cross_entropy": 1.0},
+        min_length=1,
+        description="names of LOSSES in losses.py and their weights",
     )
     aux_weight: NotNegative = Field(0.4, description="weight of the auxiliary head's loss")
-    class_weights: Literal["auto", "median_frequency", "enet"] | list[NotNegative] | None = Field(
+    class_weights: Annotated[
+        str | list[NotNegative] | None,
+        name_in("rule for class weights", "sceneparse.data.balance.CLASS_WEIGHTS", "auto"),
+    ] = Field(
         None,
-        description="one per class, or by a rule from the training masks; auto: median_frequency",
+        description="a weight per class, or a name of CLASS_WEIGHTS in data/balance.py, which "
+        "computes them from the training masks; auto: median_frequency",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(
         0.0, description="of cross_entropy"
@@ -187,7 +199,7 @@ class TrainSection(Section):
     )
     accumulate: Count = Field(1, description="pieces a batch is split into to save memory")
     amp: Literal["auto", "bf16", "fp16", "off"] = Field(
-        "auto", description="mixed precision; auto: where it is measured or known to be faster"
+        "auto", description="mixed precision; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"
     )
     channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
     compile: Switch = Field(
@@ -219,8 +231,12 @@ class EvalSection(Section):
     """Validation at the images' own size, with the functions of tools/eval_miou.py."""
 
     every: Count = Field(1, description="epochs between validations; the last epoch always has one")
-    protocol: Literal["whole", "slide", "spnet", "mmseg_whole", "mmseg_slide"] = Field(
-        "whole", description="whole image, sliding window, or as others test"
+    protocol: Annotated[str, name_in("protocol", "sceneparse.inference.protocols.PROTOCOLS")] = (
+        Field(
+            "whole",
+            description="whole image, sliding window (slide), or as others test; a name of "
+            "PROTOCOLS in inference/protocols.py",
+        )
     )
     crop: Size | None = Field(None, description="window of slide; null: the training crop")
     base: Count | None = Field(
@@ -233,9 +249,9 @@ class EvalSection(Section):
     mirror: Switch | None = Field(
         None, description="average with the mirror image; null: as the protocol has it"
     )
-    weighting: Literal["uniform", "gaussian"] = Field(
-        "uniform", description="of overlapping windows"
-    )
+    weighting: Annotated[
+        str, name_in("weighting of windows", "sceneparse.inference.windows.WEIGHTINGS")
+    ] = Field("uniform", description="weights of the pixels in overlapping windows")
 
 
 class SegConfig(Section):

@@ -1,4 +1,4 @@
-"""Images and masks: strict reading, data set layouts, label tables, augmentation, loading."""
+"""Images and masks: strict reading, dataset layouts, label tables, augmentation, loading."""
 
 import os
 

@@ -1,16 +1,18 @@
-"""How often each class occurs in a training set, and the class weights that follow from it."""
+"""Count the pixels of each class in a training set, and compute class weights from them."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.cache import cache_folder, save_array
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
 from sceneparse.errors import InputError, refusing
@@ -21,30 +23,41 @@ logger = logging.getLogger(__name__)
 PixelCounts = NDArray[np.int64]
 
 
-def class_weights(rule: str, counts: PixelCounts) -> list[float]:
-    """Weights that raise rare classes.
+def median_frequency(counts: PixelCounts) -> NDArray[np.float64]:
+    """Weight a class by the median of all frequencies over its own.
 
-    "median_frequency" (Eigen and Fergus, ICCV 2015, section 6.3.2): median of the frequencies over
-    a class's frequency, in the images it occurs in; 0 for a class that never occurs. "enet"
-    (Paszke et al., arXiv 1606.02147, section 4): 1 / ln(1.02 + share of all pixels).
+    The frequency is counted in the images that show the class; a class that never occurs has
+    weight 0. Eigen and Fergus, ICCV 2015, section 6.3.2.
     """
     pixels = counts.sum(0)
-    if rule == "enet":
-        weights = 1 / np.log(1.02 + pixels / pixels.sum())
-        return [float(weight) for weight in weights]
     occurs = pixels > 0
     image_pixels = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
     frequencies = pixels[occurs] / image_pixels[occurs]
-    result = np.zeros(len(pixels))
-    result[occurs] = np.median(frequencies) / frequencies
-    return [float(weight) for weight in result]
+    weights = np.zeros(len(pixels))
+    weights[occurs] = np.median(frequencies) / frequencies
+    return weights
+
+
+def enet(counts: PixelCounts) -> NDArray[np.float64]:
+    """Weight a class by 1 / ln(1.02 + share of all pixels).
+
+    Paszke et al., arXiv 1606.02147, section 4.
+    """
+    pixels = counts.sum(0)
+    weights: NDArray[np.float64] = 1 / np.log(1.02 + pixels / pixels.sum())
+    return weights
+
+
+def class_weights(rule: str, counts: PixelCounts) -> list[float]:
+    """Return a weight per class (K,), larger for rare classes, by a rule of CLASS_WEIGHTS."""
+    return [float(weight) for weight in CLASS_WEIGHTS[rule](counts)]
 
 
 def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
-    """Count the pixels of every class in every mask of a data set.
+    """Return the pixels of every class in every mask of a dataset.
 
-    The counts are kept in the user's cache folder, by the masks' paths, sizes and dates, so that
-    only the first run reads all masks. Raises InputError for a mask that cannot be used.
+    The counts are kept in the user's cache folder, named by the masks' paths, sizes and dates, so
+    that only the first run reads all masks. Raises InputError for a mask that cannot be used.
     """
     cached = cache_folder() / f"class-pixels-{_fingerprint(dataset)}.npy"
     kept = _kept(cached, (len(dataset), dataset.table.num_classes))
@@ -59,12 +72,16 @@ def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
             )
         )
     counts = np.stack(each).astype(np.int64)
-    _keep(cached, counts)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        save_array(cached, counts)
+    except OSError as error:
+        logger.warning(f"the counts cannot be kept for later runs: {error}")
     return counts
 
 
 def _kept(path: Path, shape: tuple[int, int]) -> PixelCounts | None:
-    """Read the counts of an earlier run; None where there are none, or they are damaged."""
+    """Return the counts of an earlier run; None if there are none or they are damaged."""
     if not path.is_file():
         return None
     try:
@@ -78,11 +95,6 @@ def _kept(path: Path, shape: tuple[int, int]) -> PixelCounts | None:
     return counts
 
 
-def cache_folder() -> Path:
-    """Where the user's caches lie: XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sceneparse"
-
-
 def _fingerprint(dataset: SegmentationDataset) -> str:
     digest = hashlib.sha256(repr(dataset.table).encode())
     for pair in dataset.pairs:
@@ -91,12 +103,7 @@ def _fingerprint(dataset: SegmentationDataset) -> str:
     return digest.hexdigest()[:32]
 
 
-def _keep(path: Path, counts: PixelCounts) -> None:
-    """Write aside and rename, so that a reader sees all or nothing."""
-    aside = path.with_suffix(f".{os.getpid()}.npy")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(aside, counts)
-        aside.replace(path)
-    except OSError as error:
-        logger.warning(f"the counts cannot be kept for later runs: {error}")
+CLASS_WEIGHTS: dict[str, Callable[[PixelCounts], NDArray[np.float64]]] = {
+    "median_frequency": median_frequency,
+    "enet": enet,
+}

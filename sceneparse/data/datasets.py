@@ -1,6 +1,6 @@
-"""Data set layouts: functions (root, split) -> image and mask pairs, and the table of their names.
+"""Dataset layouts: functions (root, split) -> image and mask pairs, and the table of their names.
 
-A layout function holds the facts of that data set only; reading and checking are shared.
+A layout function holds the facts of that dataset only; reading and checking are shared.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,49 +26,17 @@ from sceneparse.files import inside, is_file, read_text
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 MASK_FOLDERS = ("labels", "masks", "annotations")
-# A million lines.
-_LARGEST_LIST = 2**28
+# Bytes of a list file: about a million lines.
+_MAX_LIST_SIZE = 2**28
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image, its mask, and the name it goes by in tables and output files."""
+    """An image, its mask, and the name of both in tables and output files."""
 
     image: Path
     mask: Path
     name: str
-
-
-class PairList(Sequence[Pair]):
-    """Pairs packed into two arrays, so that worker processes share their memory.
-
-    Of a list of Python objects every worker would copy page after page, since looking at an
-    object counts a reference in it.
-    """
-
-    def __init__(self, pairs: Iterable[Pair]) -> None:
-        rows = [f"{p.image}\0{p.mask}\0{p.name}".encode("utf-8", _ESCAPED) for p in pairs]
-        self._text = np.frombuffer(b"".join(rows), dtype=np.uint8)
-        self._ends = np.cumsum([0, *map(len, rows)])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        row = self._text[self._ends[number] : self._ends[number + 1]].tobytes()
-        image, mask, name = row.decode("utf-8", _ESCAPED).split("\0")
-        return Pair(Path(image), Path(mask), name)
-
-
-# File names that are not UTF-8 come back as they were.
-_ESCAPED = "surrogateescape"
 
 
 Sample = tuple[NDArray[np.uint8], Labels, str]
@@ -78,7 +46,7 @@ class SegmentationDataset:
     """Pairs read on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name."""
 
     def __init__(self, pairs: Iterable[Pair], table: LabelTable) -> None:
-        self.pairs = PairList(pairs)
+        self.pairs = tuple(pairs)
         self.table = table
 
     def __len__(self) -> int:
@@ -95,7 +63,7 @@ class SegmentationDataset:
         return image, self._encode(raw, pair.mask), pair.name
 
     def mask(self, index: int) -> Labels:
-        """Read the mask of a sample only: train ids (H, W)."""
+        """Read only the mask of a sample: train ids (H, W)."""
         path = self.pairs[index].mask
         return self._encode(read_mask(path), path)
 
@@ -106,8 +74,13 @@ class SegmentationDataset:
             raise InputError(f"{path}: {error}") from error
 
 
+def spread(size: int, limit: int) -> list[int]:
+    """Return at most `limit` indices, evenly spread over 0..size-1."""
+    return sorted({int(index) for index in np.linspace(0, size - 1, min(size, limit)).round()})
+
+
 def classes_unless_named(name: str, root: str | Path, known: Sequence[str]) -> list[str] | None:
-    """Return the classes that a model knows, for a folder that need not name them; else None."""
+    """Return the classes `known` to a model for a folder without classes.txt; otherwise None."""
     unnamed = name == "folder" and not (Path(root) / "classes.txt").is_file()
     return list(known) if unnamed else None
 
@@ -120,14 +93,14 @@ def create_dataset(
     *,
     complete: bool = True,
 ) -> SegmentationDataset:
-    """Find the pairs of a split ("train", "val", ... or a list file under root) of a data set.
+    """Return a split of a dataset: "train", "val", ... or a list file under root.
 
-    `classes` names the classes of dataset "folder" where ROOT/classes.txt does not. Raises
-    InputError for an unknown data set, a missing folder and, unless `complete` is False, for
-    images without masks and masks without images.
+    `dataset` is a name of DATASETS. `classes` names the classes of dataset "folder", instead of
+    ROOT/classes.txt. Raises InputError for an unknown dataset, a missing folder and, unless
+    `complete` is False, for images without masks and masks without images.
     """
     if dataset not in DATASETS:
-        raise unknown_name("data set", dataset, DATASETS)
+        raise unknown_name("dataset", dataset, DATASETS)
     root = Path(root)
     if not root.is_dir():
         raise InputError(
@@ -136,21 +109,23 @@ def create_dataset(
     inside(root, split, "the split")
     layout = DATASETS[dataset]
     if classes is not None and layout.table is not None:
-        raise InputError(f"data.classes goes with dataset 'folder'; '{dataset}' has its own table")
+        raise InputError(
+            f"data.classes is for dataset 'folder' only; '{dataset}' has its own table"
+        )
     table = folder_table(root, classes) if layout.table is None else load_label_table(layout.table)
     listed = split.endswith((".txt", ".csv", ".tsv"))
     pairs = _listed_pairs(root, root / split) if listed else layout.find_pairs(root, split)
     if not pairs:
         raise InputError(f"split '{split}' of {root} is empty")
     if complete:
-        _refuse_incomplete(pairs)
+        _require_complete(pairs)
     if dataset == "cityscapes" and pairs[0].mask.stem.endswith("_labelTrainIds"):
         table = table.of_train_ids()
     return SegmentationDataset(pairs, table)
 
 
 def _folder_pairs(root: Path, split: str) -> list[Pair]:
-    """ROOT/SPLIT/{images,labels} or ROOT/{images,labels}/SPLIT (labels, masks or annotations)."""
+    """Pair ROOT/SPLIT/{images,labels} or ROOT/{images,labels}/SPLIT; labels as MASK_FOLDERS."""
     for images in (root / split / "images", root / "images" / split):
         if not images.is_dir():
             continue
@@ -169,7 +144,7 @@ def _folder_pairs(root: Path, split: str) -> list[Pair]:
 
 
 def _camvid_pairs(root: Path, split: str) -> list[Pair]:
-    """SegNet's 480x360 release: SPLIT and SPLITannot; or SPLIT/images and SPLIT/labels."""
+    """Pair SPLIT and SPLITannot of SegNet's 480x360 release; or SPLIT/images and SPLIT/labels."""
     if (root / f"{split}annot").is_dir():
         return match_by_stem(root / split, root / f"{split}annot")
     return _folder_pairs(root, split)
@@ -178,7 +153,7 @@ def _camvid_pairs(root: Path, split: str) -> list[Pair]:
 def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     """Pair leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with gtFine/.../*_gtFine_labelIds.png.
 
-    Where the official scripts made *_labelTrainIds.png and no labelIds are there, those are used.
+    Without labelIds, the *_labelTrainIds.png of the official scripts are used.
     """
     images, masks = _folder(root / "leftImg8bit" / split), root / "gtFine" / split
     stems = {
@@ -202,14 +177,14 @@ _CITYSCAPES_MASKS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 
 
 def _ade20k_pairs(root: Path, split: str) -> list[Pair]:
-    """ADEChallengeData2016: images/{training,validation}/*.jpg and annotations/.../*.png."""
+    """Pair images/{training,validation}/*.jpg and annotations/.../*.png of ADEChallengeData2016."""
     root = _inner(root, "ADEChallengeData2016")
     folder = {"train": "training", "val": "validation"}.get(split, split)
     return match_by_stem(root / "images" / folder, root / "annotations" / folder)
 
 
 def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
-    """VOC2010 with SegmentationClassContext/*.png (60 ids) and ImageSets/SegmentationContext."""
+    """Pair VOC2010 images with SegmentationClassContext/*.png (60 ids), as ImageSets lists them."""
     root = _inner(root, "VOCdevkit/VOC2010", "VOC2010")
     split_file = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
     pairs = []
@@ -228,8 +203,8 @@ def match_by_stem(images: Path, masks: Path) -> list[Pair]:
         Pair(path, by_stem.pop(path.stem, masks / f"{path.stem}.png"), path.stem)
         for path in image_files
     ]
-    alone = [Pair(images / f"{stem}.jpg", mask, stem) for stem, mask in by_stem.items()]
-    return pairs + alone
+    without_image = [Pair(images / f"{stem}.jpg", mask, stem) for stem, mask in by_stem.items()]
+    return pairs + without_image
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -264,19 +239,19 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
 
 
 def _name_below(root: Path, image: Path) -> str:
-    """Name an image by its place below the root; results are written under this name."""
+    """Return an image's path below the root, without suffix; results are written by this name."""
     if image == root:
-        raise InputError(f"'{image}' is a folder, where an image is expected")
+        raise InputError(f"'{image}' is a folder; expected an image")
     return image.relative_to(root).with_suffix("").as_posix()
 
 
 def _read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path, _LARGEST_LIST).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, _MAX_LIST_SIZE).splitlines() if line.strip()]
 
 
 def _folder(path: Path) -> Path:
     if not path.is_dir():
-        raise InputError(f"folder '{path}' does not exist; is data.root right, is the split?")
+        raise InputError(f"folder '{path}' does not exist; check data.root and the split")
     return path
 
 
@@ -284,7 +259,7 @@ def _inner(root: Path, *candidates: str) -> Path:
     return next((root / name for name in candidates if (root / name).is_dir()), root)
 
 
-def _refuse_incomplete(pairs: Sequence[Pair]) -> None:
+def _require_complete(pairs: Sequence[Pair]) -> None:
     without_image = [pair for pair in pairs if not is_file(pair.image)]
     without_mask = [pair for pair in pairs if not is_file(pair.mask)]
     absent = [pair for pair in without_image if not is_file(pair.mask)]
@@ -307,7 +282,7 @@ def _refuse_incomplete(pairs: Sequence[Pair]) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies on disk, and its label table (None: made from the folder itself)."""
+    """How a dataset is stored, and its label table (None: made from the folder itself)."""
 
     find_pairs: Callable[[Path, str], list[Pair]]
     table: str | None

@@ -1,7 +1,7 @@
-"""Batches of small images without workers: the whole set on the device, cropped and mirrored there.
+"""Batches of small images without workers: the whole set is on the device and augmented there.
 
-A pass over the set draws its random numbers from (seed, epoch) alone, on the CPU, so that every
-device gives the same batches bit for bit.
+Random numbers are drawn on the CPU from (seed, epoch) alone, so that every device gives the same
+batches bit for bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sceneparse.data.classes import LabelledImages
+from sceneparse.data.image_folders import LabelledImages
 from sceneparse.data.loader import Batch
 from sceneparse.errors import InputError
 
@@ -20,10 +20,9 @@ from sceneparse.errors import InputError
 class DeviceLoader:
     """Training batches: random order, random crop after padding with raw zeros, random mirror.
 
-    That is the CIFAR recipe (He et al., section 4.2); `padding` 0 leaves crops out. The last
-    batch of a pass may be smaller.
-    Yields Batch of images uint8 (B, 3, H, W) and targets (B,) on the device, with their indices in
-    the set as names.
+    The CIFAR recipe of He et al. (CVPR 2016, section 4.2); `padding` 0: no crops. The last batch
+    of an epoch may be smaller. Yields Batch of images uint8 (B, 3, H, W) and targets (B,) on the
+    device, with their indices in the set as names.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class DeviceLoader:
         self._epoch, self._first_step = 0, 0
 
     def start_at(self, epoch: int, step: int) -> None:
-        """Let the next pass be `epoch`, without its first `step` batches."""
+        """Start the next iteration at this step of this epoch."""
         self._epoch, self._first_step = epoch, step
 
     def __iter__(self) -> Iterator[Batch]:
@@ -64,7 +63,7 @@ class DeviceLoader:
             yield Batch(images, targets, tuple(map(str, indices.tolist())))
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """Draw the order of a pass, and for each place in it the window that is shown."""
+        """Draw the order of an epoch (N,) and the window of each of its images (N,)."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
         order = torch.randperm(self._size, generator=generator)
         mirrored = torch.randint(0, 1 + self._mirror, (self._size,), generator=generator)
@@ -75,15 +74,15 @@ class DeviceLoader:
 
 
 def _padded(images: Tensor, padding: int, mirror: bool) -> Tensor:
-    """Put zeros around images, and their mirror images behind them."""
+    """Pad images with zeros, and append their mirror images."""
     padded = F.pad(images, (padding,) * 4)
     return torch.cat([padded, padded.flip(-1)]) if mirror else padded
 
 
 def _windows(images: Tensor, height: int, width: int) -> Tensor:
-    """View the crops of images by the place of their first byte: (bytes, 3, height, width).
+    """View all crops of the images, indexed by their first byte: (bytes, 3, height, width).
 
-    Picking out of one such view is several times faster than by image, row and column.
+    One index is several times faster than an index of image, row and column.
     """
     _, channels, rows, columns = images.shape
     last = (channels - 1) * rows * columns + (height - 1) * columns + width - 1
@@ -94,7 +93,7 @@ def _windows(images: Tensor, height: int, width: int) -> Tensor:
 def evaluation_batches(
     data: LabelledImages, batch_size: int, device: torch.device | str = "cpu"
 ) -> list[Batch]:
-    """Cut a set into batches in its own order, on the device."""
+    """Return a set as batches in its own order, on the device."""
     images, targets = data.images.to(device), data.targets.to(device)
     return [
         Batch(*pair, ())

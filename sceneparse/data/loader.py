@@ -38,9 +38,9 @@ class Batch(NamedTuple):
 
 
 class Samples(Dataset[Any]):
-    """Samples as tensors; an unusable file is returned as its error, not raised.
+    """Samples as tensors; for an unusable file the error is returned, not raised.
 
-    Raised in a worker, an error would reach the main process wrapped in another traceback.
+    If a worker raised it, it would reach the main process wrapped in another traceback.
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
@@ -52,7 +52,7 @@ class Samples(Dataset[Any]):
     def load(
         self, index: int, change: Callable[[Any, Any], tuple[Any, Any]] | None = None
     ) -> tuple[Tensor, Tensor, str] | InputError:
-        """Read a sample and `change` image and mask, if asked to."""
+        """Read a sample; `change` maps (image, mask) to another (image, mask)."""
         try:
             image, mask, name = self.dataset[index]
             if change is not None:
@@ -69,7 +69,7 @@ class Samples(Dataset[Any]):
 
 
 class AugmentedSamples(Samples):
-    """Augmented samples by draw; the same draw gives the same sample in any process."""
+    """Augmented samples, indexed by Draw; a draw gives the same sample in any process."""
 
     def __init__(self, dataset: SegmentationDataset, transform: A.Compose, seed: int) -> None:
         super().__init__(dataset)
@@ -106,9 +106,9 @@ def _collate(samples: Sequence[Any]) -> Batch | _Packed | InputError:
 
 
 class _Packed(NamedTuple):
-    """A batch on its way from a worker, in one piece of shared memory.
+    """A batch from a worker, in one piece of shared memory.
 
-    The main process asks the worker for every piece anew, which takes longer than to read it.
+    Each piece costs a request to the worker, which takes longer than reading the piece.
     """
 
     content: Tensor
@@ -118,14 +118,14 @@ class _Packed(NamedTuple):
 
     @property
     def targets(self) -> Tensor:
-        """View the targets, which come first, where labels of several bytes are aligned."""
+        """View the targets (B, H, W). They come first, so that labels of 32 bits are aligned."""
         count, (height, width) = len(self.names), self.size
         end = count * height * width * self.label_type.itemsize
         return self.content[:end].view(self.label_type).view(count, height, width)
 
     @property
     def images(self) -> Tensor:
-        """View the images."""
+        """View the images (B, 3, H, W)."""
         count, (height, width) = len(self.names), self.size
         return self.content[-count * 3 * height * width :].view(count, 3, height, width)
 
@@ -133,8 +133,8 @@ class _Packed(NamedTuple):
 def _pack(images: Sequence[Tensor], masks: Sequence[Tensor], names: Sequence[str]) -> _Packed:
     height, width = masks[0].shape
     length = len(masks) * height * width * (3 + masks[0].itemsize)
-    # Shared here, where an error reaches the main process: the thread that sends batches only
-    # prints its errors, and the main process would wait for the time-out.
+    # Shared here, so that an error reaches the main process. The thread that sends batches only
+    # prints errors, and the main process would wait for the time-out.
     content = torch.empty(length, dtype=torch.uint8).share_memory_()
     packed = _Packed(content, (height, width), masks[0].dtype, tuple(names))
     torch.stack(list(images), out=packed.images)
@@ -143,20 +143,25 @@ def _pack(images: Sequence[Tensor], masks: Sequence[Tensor], names: Sequence[str
 
 
 def _start_worker(main: int, _: int) -> None:
-    """Prepare a worker of the process `main`, which need not be its parent."""
+    """Prepare a data worker; `main` is the process id of the training process."""
     # Workers times OpenCV threads would fight for the cores that the network needs.
     cv2.setNumThreads(0)
-    # Signals to stop reach workers too; they leave it to the main process, which needs them still.
+    # A scheduler sends signals to stop to workers too. They must wait for the main process, which
+    # still needs them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with, args=(main,), daemon=True).start()
+        threading.Thread(target=_exit_when_told, args=(main,), daemon=True).start()
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 
-def _end_with(main: int) -> None:
-    """End a worker when its main process says so, or was killed."""
+def _exit_when_told(main: int) -> None:
+    """End a worker at the SIGTERM of its main process, or when that process is gone.
+
+    torch's own watchdog looks at the parent, which is a fork server since Python 3.14 and outlives
+    a killed main process.
+    """
     while Path(f"/proc/{main}").exists():
         told = signal.sigtimedwait({signal.SIGTERM}, 3)
         if told is not None and told.si_pid == main:
@@ -165,7 +170,7 @@ def _end_with(main: int) -> None:
 
 
 def _end_worker(error: BaseException, _: object) -> NoReturn:
-    """End a worker that cannot send a batch, so that the main process learns of it at once."""
+    """End a worker that cannot send a batch, so that the main process notices at once."""
     os.write(2, f"a data worker cannot send a batch: {error}\n".encode())
     os._exit(1)
 
@@ -183,7 +188,7 @@ def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
 def training_loader(
     samples: AugmentedSamples, sampler: EpochSampler, *, workers: int, timeout: float
 ) -> DataLoader[Any]:
-    """Load the micro-batches that `sampler` names; the workers live on between epochs."""
+    """Load the micro-batches that `sampler` yields; workers stay alive between epochs."""
     options = _loader_options(workers, timeout)
     return DataLoader(samples, batch_sampler=sampler, persistent_workers=workers > 0, **options)
 
@@ -191,14 +196,14 @@ def training_loader(
 def evaluation_loader(
     dataset: SegmentationDataset, *, rank: int, world_size: int, workers: int, timeout: float
 ) -> DataLoader[Any]:
-    """Load every `world_size`-th sample at its own size: each image on exactly one process."""
+    """Load every `world_size`-th sample in its own size: each image in exactly one process."""
     indices = range(rank, len(dataset), world_size)
     options = _loader_options(min(workers, len(indices)), timeout)
     return DataLoader(Samples(dataset), batch_size=1, sampler=indices, **options)
 
 
 def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Iterate a loader, raising the InputError of an unusable file here."""
+    """Yield the batches of a loader; raises the InputError of an unusable file."""
     with explained_worker_failures():
         for batch in loader:
             if isinstance(batch, InputError):
@@ -208,10 +213,10 @@ def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
 
 @contextmanager
 def explained_worker_failures() -> Iterator[None]:
-    """Turn the failures of data workers into InputError with the remedy.
+    """Turn failures of data workers into InputError with the remedy.
 
-    torch reports a killed worker wherever the main process happens to be, so that this belongs
-    around whole loops.
+    torch may report a killed worker at any line of the main process, so use this around a whole
+    loop.
     """
     try:
         yield
@@ -224,11 +229,11 @@ def explained_worker_failures() -> Iterator[None]:
         raise InputError(remedy) from error
 
 
-_DIED = "a data worker died, likely for lack of memory; lower data.workers"
+_DIED = "a data worker died, probably for lack of memory; lower data.workers"
 
 
 def _remedy(failure: str) -> str | None:
-    """Tell what to do about a failure of data workers; torch has no types of its own for these."""
+    """Return the remedy for a failure of data workers, by its text: torch has no types for them."""
     if "Too many open files" in failure:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"more than {limit} open files; raise `ulimit -n`, or lower data.workers"
@@ -240,5 +245,5 @@ def _remedy(failure: str) -> str | None:
     if "exited unexpectedly" in failure or "killed by signal" in failure:
         return _DIED
     if "DataLoader timed out" in failure:
-        return "a data worker is silent; is the disk stuck? else raise data.timeout"
+        return "no batch arrived in time; check the disk or raise data.timeout"
     return None

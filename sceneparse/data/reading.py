@@ -1,6 +1,6 @@
 """Strict decoding: an image becomes RGB uint8, a mask becomes raw label indices, or an error.
 
-A file that is truncated, of another kind, or too large never passes in silence.
+A file that is truncated, of another kind, or too large is always an error.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sceneparse.errors import InputError, one_line, refusing
 
-# Pillow knows dozens more, some of which hand files to other programs (EPS to Ghostscript).
+# Pillow knows dozens more; some of them pass files to other programs (EPS to Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# A few bytes can stand for any number of pixels. Decoding takes up to 8 bytes for each, of
-# progressive JPEG 12, of WebP 16: less than 1 GB in all.
+# A few bytes can stand for any number of pixels. Decoding takes up to 8 bytes per pixel, 12 for
+# progressive JPEG and 16 for WebP: less than 1 GB in total.
 LARGEST_IMAGE = 120_000_000
-_LARGEST_PROGRESSIVE, _LARGEST_WEBP = 80_000_000, 50_000_000
-_LONGEST_SIDE = 65_535
-_LARGEST_FILE = 2**30
-# A progressive JPEG has about ten; each costs a pass over all its pixels.
-_MOST_SCANS = 100
-# What the best compression of PNG comes to.
-_LARGEST_DEFLATE_RATIO = 1032
+_MAX_PROGRESSIVE_PIXELS, _MAX_WEBP_PIXELS = 80_000_000, 50_000_000
+_MAX_SIDE = 65_535
+_MAX_FILE_SIZE = 2**30
+# A progressive JPEG has about ten scans; each costs a pass over all its pixels.
+_MAX_SCANS = 100
+# The best compression that PNG can reach.
+_MAX_DEFLATE_RATIO = 1032
 
 # Pillow opens 16-bit grey as any of these, depending on the format.
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 
-# Pillow spreads 2- and 4-bit grey over 0..255; a mask wants the stored values back.
+# Pillow scales 2- and 4-bit grey to 0..255; a mask needs the stored values.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _GREY_STEP = "grey_step"
 _PIXELS_AT_ONCE = 2**22
-_LARGEST_TILE = 2**24
+_MAX_TILE_PIXELS = 2**24
 _ORIENTATION = 0x0112  # of EXIF
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF
 _DAMAGED = "damaged or truncated"
@@ -50,15 +50,15 @@ _DAMAGED = "damaged or truncated"
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode an image of any mode to RGB uint8 (H, W, 3), upright by its EXIF orientation.
 
-    Alpha is dropped; 16-bit values are scaled to 8 bits, floating-point ones from 0..1. Of several
-    frames or pages the first is taken, with a warning. Raises InputError naming the file.
+    Alpha is dropped; 16-bit values are scaled to 8 bits, floating-point values from 0..1. Of
+    several frames or pages the first is used, with a warning. Raises InputError naming the file.
     """
     return rgb_array(_decode(path), path)
 
 
 def rgb_array(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
     """Convert an upright image of any mode as read_image does; errors name `path`."""
-    with refusing(path, _DAMAGED):  # a palette can be missing
+    with refusing(path, _DAMAGED):  # a palette may be missing
         return _in_bands(image, lambda band: _as_rgb(band, path))
 
 
@@ -72,7 +72,7 @@ def _as_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
 
 
 def _in_bands(image: Image.Image, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
-    """Convert an image some rows at a time: the copies in between would hold it twice more."""
+    """Convert an image some rows at a time, because whole copies would take twice the memory."""
     rows = max(_PIXELS_AT_ONCE // image.width, 1)
     if rows >= image.height:
         return convert(image)
@@ -123,35 +123,35 @@ def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image without decoding it; raises InputError naming a file that is none."""
+    """Open an image without decoding it; raises InputError for a file that is no image."""
     _require_file(path)
     return _open(path, path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Tell height and width of an upright image from its header alone."""
+    """Return height and width of an upright image, read from its header alone."""
     with open_image(path) as image:
         with refusing(path, _DAMAGED):
-            # Of a PNG whose EXIF does not come first, Pillow would decode all pixels to find it.
-            here = image.format != "PNG" or "exif" in image.info
-            sideways = here and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+            # If EXIF does not come first in a PNG, Pillow would decode all pixels to find it.
+            exif_is_known = image.format != "PNG" or "exif" in image.info
+            sideways = exif_is_known and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def _require_file(path: Path) -> None:
-    """Raise InputError for a pipe or device, which may have no end, and for what is no image."""
+    """Raise InputError for a pipe or device, which may be endless, a folder or a huge file."""
     with refusing(path, "cannot be read"):
         state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a pipe or device"
         raise InputError(f"{path}: not an image file but {kind}")
-    if state.st_size > _LARGEST_FILE:
+    if state.st_size > _MAX_FILE_SIZE:
         raise InputError(f"{path}: {state.st_size >> 20} MB are more than an image can have")
 
 
 def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
     with refusing(path, "cannot be read"), warnings.catch_warnings():
-        # Pillow warns of large images and refuses huge ones; a large one is not an error.
+        # Pillow warns about large images and rejects huge ones; a large one is no error.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             image = Image.open(source, formats=_FORMATS)
@@ -159,20 +159,20 @@ def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
             raise InputError(
                 f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
             ) from error
-    largest = _largest(image)
-    if image.width * image.height > largest or max(image.size) > _LONGEST_SIDE:
+    max_pixels = _max_pixels(image)
+    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
         raise InputError(
             f"{path}: cannot be read: Image size {image.width}x{image.height} is over "
-            f"{largest / 1e6:.0f} million pixels or {_LONGEST_SIDE} a side; cut it into parts"
+            f"{max_pixels / 1e6:.0f} million pixels or {_MAX_SIDE} a side; cut it into parts"
         )
     return image
 
 
-def _largest(image: Image.Image) -> int:
-    """Return how many pixels an opened image may have."""
+def _max_pixels(image: Image.Image) -> int:
+    """Return the number of pixels that an opened image may have."""
     if image.format == "WEBP":
-        return _LARGEST_WEBP
-    return _LARGEST_PROGRESSIVE if image.info.get("progressive") else LARGEST_IMAGE
+        return _MAX_WEBP_PIXELS
+    return _MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else LARGEST_IMAGE
 
 
 def _decode(path: Path) -> Image.Image:
@@ -181,14 +181,14 @@ def _decode(path: Path) -> Image.Image:
         content = path.read_bytes()
     with _open(path, io.BytesIO(content)) as image, refusing(path, _DAMAGED):
         raw_mode = image.tile[0][3] if image.tile else None
-        # The second picture of a phone's MPO is a preview or depth map. How many there are is not
-        # asked: there can be millions.
+        # The second picture of a phone's MPO is a preview or depth map. The frames are not
+        # counted, because there may be millions.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             several = f"{path}: several frames or pages, the first is used"
             warnings.warn(one_line(several), stacklevel=3)
         _require_whole(content, image)
         image.load()
-        # A copy is made only of what must be turned.
+        # Only an image that must be turned is copied.
         turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
         upright = ImageOps.exif_transpose(image) if turned else image
     upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
@@ -196,29 +196,28 @@ def _decode(path: Path) -> Image.Image:
 
 
 def _require_whole(content: bytes, image: Image.Image) -> None:
-    """Raise ValueError for a damaged PNG or JPEG, and for what would take hours or gigabytes.
+    """Raise ValueError for a damaged PNG or JPEG, and if decoding would take hours or gigabytes.
 
-    Pillow stops reading behind the last pixel, and does not look at the checksums of a PNG's
-    pixels.
+    Pillow stops reading after the last pixel, and does not check the checksums of a PNG's pixels.
     """
     if image.format == "PNG":
-        if _walk_png(content) * _LARGEST_DEFLATE_RATIO < image.width * image.height // 8:
+        if _walk_png(content) * _MAX_DEFLATE_RATIO < image.width * image.height // 8:
             raise ValueError("most of the pixels are missing")
     elif image.format in {"JPEG", "MPO"}:
         start = _start_of_scan(content)
         # Among the pixels of a JPEG, FF is followed by 00, so that FF D9 can only be the end.
         if image.format == "JPEG" and content.rfind(b"\xff\xd9") < start:
             raise ValueError("the end of the image is missing")
-        if content.count(b"\xff\xda", start) > _MOST_SCANS:
-            raise ValueError(f"more than {_MOST_SCANS} scans")
+        if content.count(b"\xff\xda", start) > _MAX_SCANS:
+            raise ValueError(f"more than {_MAX_SCANS} scans")
     elif isinstance(image, TiffImageFile):
         tile = image.tag_v2.get(_TILE_WIDTH, 0) * image.tag_v2.get(_TILE_LENGTH, 0)
-        if tile > max(_LARGEST_TILE, image.width * image.height):
+        if tile > max(_MAX_TILE_PIXELS, image.width * image.height):
             raise ValueError("tiles far larger than the image")
 
 
 def _start_of_scan(content: bytes) -> int:
-    """Step over the segments before the pixels of a JPEG, which can hold a whole preview."""
+    """Return where the pixels of a JPEG start, after segments that may hold a whole preview."""
     position = 2
     while content[position + 1] != 0xDA:
         is_fill = content[position + 1] == 0xFF
@@ -229,7 +228,7 @@ def _start_of_scan(content: bytes) -> int:
 
 
 def _walk_png(content: bytes) -> int:
-    """Compare all checksums; return how many bytes the compressed pixels take."""
+    """Compare all checksums of a PNG; return the size of its compressed pixels in bytes."""
     position, name, pixels = 8, b"", 0
     view = memoryview(content)
     while name != b"IEND":

@@ -1,4 +1,4 @@
-"""Which training sample comes when: a function of seed and epoch alone, whatever the process."""
+"""The order of training samples: a function of seed and epoch alone, in every process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sceneparse.errors import InputError, unknown_name
 
 @dataclass(frozen=True)
 class Draw:
-    """A sample to load: its index, in which epoch, and how often it came before in that epoch.
+    """A sample to load: its index, the epoch, and how often it already came in that epoch.
 
-    `wanted_class` is the class that its crop must show; None: any.
+    `wanted_class`: the class that its crop must show; None: any.
     """
 
     epoch: int
@@ -28,24 +28,24 @@ class Draw:
     wanted_class: int | None = None
 
 
-# The indices of an epoch, and the classes wanted or None.
+# The indices of an epoch, and the classes that the crops must show or None.
 Order = tuple[NDArray[np.int64], NDArray[np.int64] | None]
 
 
 def uniform(generator: np.random.Generator, counts: PixelCounts) -> Order:
-    """Every sample once."""
+    """Draw every sample once."""
     return generator.permutation(len(counts)), None
 
 
 def class_balanced(generator: np.random.Generator, counts: PixelCounts) -> Order:
-    """Every class that occurs equally often: draw a class, then a sample that has it."""
+    """Draw classes that occur equally often, and for each a sample that has it."""
     present = np.flatnonzero(counts.sum(0))
     classes = generator.choice(present, len(counts))
     return _with_class(generator, counts, classes), None
 
 
 def rare_crops(generator: np.random.Generator, counts: PixelCounts) -> Order:
-    """Rare classes more often, and crops that show them (DAFormer, Hoyer et al., CVPR 2022).
+    """Draw rare classes more often, and crops that show them (DAFormer, Hoyer et al., CVPR 2022).
 
     A class of frequency f is drawn with probability softmax((1 - f) / 0.01), as published.
     """
@@ -59,7 +59,7 @@ def rare_crops(generator: np.random.Generator, counts: PixelCounts) -> Order:
 def _with_class(
     generator: np.random.Generator, counts: PixelCounts, classes: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Draw a sample that has it for every class."""
+    """Draw, for each of `classes`, a sample that has it."""
     holders = {k: np.flatnonzero(counts[:, k]) for k in np.unique(classes)}
     return np.array([generator.choice(holders[k]) for k in classes])
 
@@ -74,11 +74,11 @@ SAMPLING: dict[str, Callable[[np.random.Generator, PixelCounts], Order]] = {
 class EpochSampler(Sampler[list[Draw]]):
     """Micro-batches of draws for one process; can start in the middle of an epoch.
 
-    Every optimiser step takes the next `batch_size` draws of one order per epoch; each of its
-    micro-batches is shared out evenly over the processes. The incomplete last step is dropped;
-    with `stream` it goes on into the next order instead, so that all samples come equally often
-    and an epoch is just as many steps. `sampling` is a name of SAMPLING; all but "uniform" need
-    `counts` (size, K), the pixels by sample and class.
+    Every optimiser step takes the next `batch_size` draws of the epoch's order; each of its
+    micro-batches is divided evenly among the processes. The incomplete last step is dropped. With
+    `stream`, the next order follows instead, so that all samples come equally often; an epoch has
+    the same number of steps. `sampling` is a name of SAMPLING; all but "uniform" need `counts`
+    (size, K), the pixels by sample and class.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only settings
@@ -97,7 +97,8 @@ class EpochSampler(Sampler[list[Draw]]):
         pieces = accumulate * world_size
         if batch_size % pieces:
             raise InputError(
-                f"train.batch_size {batch_size} is no multiple of accumulate x processes {pieces}"
+                f"train.batch_size {batch_size} must be a multiple of "
+                f"accumulate x processes {pieces}"
             )
         if size < batch_size:
             raise InputError(
@@ -115,7 +116,7 @@ class EpochSampler(Sampler[list[Draw]]):
         self._epoch = self._first_step = 0
 
     def start_at(self, epoch: int, step: int) -> None:
-        """Make the next iteration begin at this optimiser step of this epoch."""
+        """Start the next iteration at this optimiser step of this epoch."""
         self._epoch, self._first_step = epoch, step
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -128,7 +129,7 @@ class EpochSampler(Sampler[list[Draw]]):
                 yield piece
 
     def _draws(self) -> Iterator[Draw]:
-        """Go through the orders without end, from the first draw of this epoch on."""
+        """Yield the draws from the start of this epoch on; with `stream` without end."""
         if not self.stream:
             yield from self._order(self._epoch)
             return

@@ -1,7 +1,7 @@
 """Synthetic street scenes: perspective roads with kerbs, lane marks, poles, signs, cars and people.
 
-Many of the objects are long and thin, which is where strip pooling matters. Every scene follows
-from (seed, index) alone; image and mask are drawn together, object by object, far to near.
+Many objects are long and thin, which strip pooling is made for. A scene depends on (seed, index)
+alone; image and mask are drawn together, object by object, far to near.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SUBPIXEL = 4
 
 @dataclass
 class _Scene:
-    """A picture in the making: image RGB float (H, W, 3), mask (H, W), and the perspective."""
+    """An unfinished picture: image RGB float (H, W, 3), mask (H, W), and the perspective."""
 
     image: NDArray[np.float32]
     mask: NDArray[np.uint8]

@@ -24,8 +24,8 @@ from sceneparse.errors import InputError, first_few
 
 Matrix = NDArray[np.float64]
 WANTED_CLASS = "wanted_class"
-# Bilinear samples of an image shrunk by more than this skip pixels (aliasing).
-_LARGEST_BILINEAR_SHRINK = 2.0
+# If an image shrinks by more than this, bilinear sampling skips pixels (aliasing).
+_MAX_BILINEAR_SHRINK = 2.0
 
 
 class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
@@ -33,7 +33,7 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
 
     The image is scaled by a factor uniform in `scale`, rotated about its centre with probability
     0.5 by an angle uniform in +-`rotate` degrees, mirrored with probability `flip`, padded at
-    the right and bottom where it is smaller than `crop` (height, width), and cropped at random.
+    the right and bottom if it is smaller than `crop` (height, width), and cropped at random.
 
     Shape: image (H, W, 3) uint8, mask (H, W) -> image (h, w, 3), mask (h, w) for crop (h, w).
     """
@@ -74,7 +74,7 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
     def _draw_position(
         self, data: Mapping[str, Any], to_source: Matrix
     ) -> tuple[float | None, float | None]:
-        """Choose a pixel of the wanted class, where one is wanted, that the crop shall hold."""
+        """Draw a pixel (x, y) of the wanted class for the crop to show; None if any crop fits."""
         wanted = data.get(WANTED_CLASS)
         if wanted is None:
             return None, None
@@ -85,9 +85,9 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         return float(x), float(y)
 
     def _draw_start(self, position: float | None, crop: int, size: int) -> int:
-        """Choose where the crop starts along one axis, so that it holds `position` if there is one.
+        """Draw the start of the crop along one axis, so that the crop holds `position`, if any.
 
-        A rotation can turn the position out of the image; the crop then comes as near as it can.
+        A rotation may move the position out of the image; the crop then comes as near as it can.
         """
         last = max(size - crop, 0)
         if position is None:
@@ -103,12 +103,12 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         scaled: tuple[int, int],
         **_: Any,  # noqa: ANN401
     ) -> NDArray[np.uint8]:
-        """Warp the image, bilinear; area-filtered first where it shrinks much."""
-        if img.shape[0] > _LARGEST_BILINEAR_SHRINK * scaled[0]:
+        """Warp the image, bilinear; area-filtered first if it shrinks much."""
+        if img.shape[0] > _MAX_BILINEAR_SHRINK * scaled[0]:
             img = cv2.resize(img, scaled[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         size = img.shape[:2]
         to_source = _between_pixel_centres(_scaling(scaled, size) @ crop_to_scaled)
-        # Edge pixels are repeated, so that the rim keeps its colours; then all beyond is filled.
+        # Edge pixels are repeated, so that the border keeps its colours; then padding is filled.
         warped: Any = cv2.warpAffine(
             img,
             to_source[:2],
@@ -150,7 +150,7 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
 
 
 def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> bool:
-    """Whether all pixels of the crop come from inside an image of `size` (height, width)."""
+    """Return whether all pixels of the crop come from inside an image of `size` (height, width)."""
     right, bottom = crop[1] - 1, crop[0] - 1
     corners = np.array([[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]])
     x, y, _ = to_source @ corners
@@ -159,7 +159,7 @@ def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> 
 
 
 def _between_pixel_centres(matrix: Matrix) -> Matrix:
-    """Let a matrix for positions with pixel centres at +0.5 take and give OpenCV's, at +0."""
+    """Convert a matrix for pixel centres at +0.5 to OpenCV's convention, pixel centres at +0."""
     result: Matrix = _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)
     return result
 
@@ -217,12 +217,12 @@ def training_transform(  # noqa: PLR0913 - one argument per augmentation
     steps += [_named_transform(settings, ignore_index) for settings in extra]
     pipeline = A.Compose(steps)
     if extra:
-        _refuse_misfits(pipeline, crop)
+        _validate_pipeline(pipeline, crop)
     return pipeline
 
 
 def _named_transform(settings: Mapping[str, Any], ignore_index: int) -> A.BasicTransform:
-    """Build {"name": "GaussNoise", "p": 0.3, ...}; what it adds to a mask counts as ignored."""
+    """Build the transform {"name": "GaussNoise", "p": 0.3, ...}; masks are filled with ignore."""
     arguments = dict(settings)
     name = arguments.pop("name", None)
     kind = getattr(A, str(name), None)
@@ -230,7 +230,7 @@ def _named_transform(settings: Mapping[str, Any], ignore_index: int) -> A.BasicT
         names = [n for n, k in vars(A).items() if isinstance(k, type)]
         near = ", ".join(difflib.get_close_matches(str(name), names, n=3)) or "none"
         raise InputError(
-            f"augment.extra: albumentations has no transform '{name}'; near it: {near}"
+            f"augment.extra: albumentations has no transform '{name}'; nearest: {near}"
         )
     known = inspect.signature(kind).parameters
     unknown = [argument for argument in arguments if argument not in known]
@@ -249,8 +249,8 @@ def _named_transform(settings: Mapping[str, Any], ignore_index: int) -> A.BasicT
     return transform
 
 
-def _refuse_misfits(pipeline: A.Compose, crop: tuple[int, int]) -> None:
-    """Try the pipeline on grey: batches need crops of one size, and images of 8 bits."""
+def _validate_pipeline(pipeline: A.Compose, crop: tuple[int, int]) -> None:
+    """Try the pipeline on a grey image: crops must keep their size, and images 8 bits."""
     image, mask = np.full((*crop, 3), 127, np.uint8), np.zeros(crop, np.uint8)
     for seed in range(8):
         try:
@@ -261,7 +261,7 @@ def _refuse_misfits(pipeline: A.Compose, crop: tuple[int, int]) -> None:
         if changed.shape != image.shape or changed.dtype != np.uint8 or labels.shape != mask.shape:
             raise InputError(
                 f"augment.extra turns crops of {image.shape} uint8 into {changed.shape} "
-                f"{changed.dtype}; sizes must stay, and normalisation comes later by itself"
+                f"{changed.dtype}; sizes and types must stay the same; normalisation is done later"
             )
 
 
@@ -274,10 +274,9 @@ def apply_seeded(
 ) -> tuple[NDArray[np.uint8], Labels]:
     """Apply `transform` with random numbers that depend on `seed` alone.
 
-    Where `wanted_class` is given, the crop is drawn among those that hold a pixel of it.
-
-    All steps share one generator: albumentations' own set_random_seed gives every step the same
-    numbers, so that e.g. exactly the mirrored images would be blurred.
+    With `wanted_class`, the crop is drawn from those that show this class. All steps share one
+    generator: albumentations' own set_random_seed gives every step the same numbers, so that e.g.
+    exactly the mirrored images would be blurred.
     """
     generator = np.random.default_rng(seed)
     transform.set_random_state(generator, random.Random(int(generator.integers(2**62))))  # noqa: S311

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.datasets import classes_unless_named, create_dataset
-from sceneparse.data.doctor import spread
+from sceneparse.data.datasets import classes_unless_named, create_dataset, spread
 from sceneparse.data.reading import read_image
 
 

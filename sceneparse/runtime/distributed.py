@@ -73,13 +73,19 @@ def _init_group(backend: str) -> None:
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
 
 
-def parallel_network(model: nn.Module, process: Process, *, accumulate: int = 1) -> nn.Module:
-    """Wrap a network so that all processes sum its gradients, every `accumulate` passes.
+def parallel_network(
+    model: nn.Module, process: Process, *, accumulate: int = 1, compiled: bool = False
+) -> nn.Module:
+    """Compile a network if asked to, and sum its gradients over all processes.
+
+    They are summed every `accumulate` passes. A single process needs no wrapper.
 
     With a static graph, DDP learns once which gradients it can sum while the rest is still being
     computed. With several passes per sum, a static graph fails in torch 2.14 (pytorch/pytorch pull
     request 187732).
     """
+    if compiled:
+        model = torch.compile(model)  # type: ignore[assignment]
     if process.world_size == 1:
         return model
     return DistributedDataParallel(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,36 +12,38 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-import sceneparse
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import render_config
-from sceneparse.data.classes import LabelledImages, load_classes, split_off
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
+from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.errors import InputError, first_few
 from sceneparse.inference.normalization import Normalization
-from sceneparse.models.classification import create_classifier
-from sceneparse.runtime.distributed import Process
-from sceneparse.runtime.precision import Compute, amp_name, training_step
+from sceneparse.models.classification import Classifier, create_classifier
+from sceneparse.runtime.distributed import Process, parallel_network
+from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.signals import StopRequest
-from sceneparse.training.loop import Stepper
-from sceneparse.training.optim import cosine_schedule, create_optimizer, milestone_schedule
+from sceneparse.training.optim import (
+    Stepper,
+    cosine_schedule,
+    create_optimizer,
+    milestone_schedule,
+)
 from sceneparse.training.run import Training
 from sceneparse.training.start import (
+    Start,
     begin_run,
-    choose_precision,
-    create_folder,
-    refuse_untrainable,
-    resume_run,
+    choose_compute,
+    describe_run,
+    open_run,
+    validate_inputs,
 )
 from sceneparse.training.validation import validate_classifier
 
 _EVALUATION_BATCH = 1000
-# Images that say which precision is the fastest.
-_MEASURED_BATCH = 16
 
 
 def load_data(config: ClsConfig) -> tuple[LabelledImages, LabelledImages]:
-    """Read the training and test images; raises InputError."""
+    """Return the training and test images; raises InputError."""
     section = config.data
     train, test = (
         load_classes(section.dataset, section.root, split, section.size)
@@ -64,98 +65,21 @@ def seed_folder(config: ClsConfig, seed: int) -> Path:
     return Path(config.output) / f"seed-{seed}"
 
 
-def prepare_seed(
-    config: ClsConfig,
-    seed: int,
-    data: tuple[LabelledImages, LabelledImages],
-    process: Process,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    accept_changes: bool = False,
-) -> Training:
-    """Build all parts of the run of one seed, then create its folder; raises InputError before."""
-    # What a resumed run is compared with is its own seed, not the list it was started from.
-    config = config.model_copy(update={"seeds": [seed]})
-    folder = seed_folder(config, seed)
-    beginning = begin_run(
-        folder, process, resume=resume, overwrite=overwrite, accept_changes=accept_changes
-    )
-    saved = beginning.saved
-    layout = Compute(process.device, channels_last=config.train.channels_last)
-    train, test = data
-    held_out = None
-    if config.data.holdout:
-        train, held_out = split_off(train, config.data.holdout, seed, "data.holdout")
-    mean, std = train.statistics()
-    normalize = Normalization(config.data.mean or mean, config.data.std or std)
-    loader = DeviceLoader(
-        train,
-        config.train.batch_size,
-        padding=config.augment.padding,
-        mirror=config.augment.mirror,
-        seed=seed,
-        device=process.device,
-    )
-    torch.manual_seed(seed)
+def _create_model(config: ClsConfig, train: LabelledImages, compute: Compute) -> Classifier:
+    """Create the network on its device; raises InputError if it cannot train on a batch."""
+    torch.manual_seed(config.seeds[0])
     model = create_classifier(
         config.model, len(train.classes), attention=config.attention, stem=config.stem
     )
-    layout.place_model(model)
-    refuse_untrainable(
+    compute.place_model(model)
+    batch_size = config.train.batch_size
+    validate_inputs(
         model,
-        (len(train) % config.train.batch_size or config.train.batch_size, *train.images.shape[1:]),
+        (len(train) % batch_size or batch_size, *train.images.shape[1:]),
         _logits,
-        remedy=f"the last batch has what is left of {len(train)} images; change train.batch_size",
+        remedy=f"the last batch has the rest of {len(train)} images; change train.batch_size",
     )
-    shape = (min(config.train.batch_size, _MEASURED_BATCH), *train.images.shape[1:])
-    measured = partial(training_step, model, _logits, shape)
-    dtype = choose_precision(config.train.amp, saved, process, measured)
-    compute = replace(layout, dtype=dtype)
-    stop = StopRequest()
-    training = Training(
-        folder=folder,
-        process=process,
-        compute=compute,
-        normalize=normalize,
-        sampler=loader,
-        batches=lambda: loader,
-        validate=partial(
-            validate_classifier,
-            test=evaluation_batches(test, _EVALUATION_BATCH, process.device),
-            held_out=_batches_of(held_out, process.device),
-            normalize=normalize,
-            compute=compute,
-            stop=stop,
-        ),
-        model=model,
-        parallel=torch.compile(model) if config.train.compile else model,  # type: ignore[arg-type]
-        forward=_logits,
-        stepper=_create_stepper(config, model, loader.steps_per_epoch, dtype),
-        epochs=config.train.epochs,
-        eval_every=1,
-        accumulate=1,
-        loss=functional.cross_entropy,
-        seed=seed,
-        meta={
-            "task": "classification",
-            "model": model.meta["model"],
-            "classes": train.classes,
-            "mean": normalize.mean,
-            "std": normalize.std,
-            "data": config.data.model_dump(include={"dataset", "root"}),
-            "amp": amp_name(dtype),
-            "config": config.model_dump(mode="json"),
-            "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
-        },
-        lock=beginning.lock,
-        save_every=config.train.save_every,
-        most_bad_steps=config.train.most_bad_steps,
-        stop=stop,
-    )
-    resume_run(training, config, beginning)
-    create_folder(training, render_config(config), beginning)
-    return training
+    return model
 
 
 def _batches_of(data: LabelledImages | None, device: torch.device) -> list[Any]:
@@ -168,7 +92,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _create_stepper(
-    config: ClsConfig, model: nn.Module, steps_per_epoch: int, dtype: torch.dtype | None
+    config: ClsConfig, model: nn.Module, steps_per_epoch: int, compute: Compute
 ) -> Stepper:
     optim = config.optim
     optimizer = create_optimizer(
@@ -180,9 +104,9 @@ def _create_stepper(
         weight_decay=optim.weight_decay,
     )
     return Stepper(
-        optimizer=optimizer,
-        schedule=_create_schedule(config, optimizer, steps_per_epoch),
-        scaler=torch.amp.GradScaler(enabled=dtype == torch.float16),
+        optimizer,
+        _create_schedule(config, optimizer, steps_per_epoch),
+        torch.amp.GradScaler(enabled=compute.dtype == torch.float16),
     )
 
 
@@ -194,3 +118,91 @@ def _create_schedule(config: ClsConfig, optimizer: Optimizer, steps_per_epoch: i
     return milestone_schedule(
         optimizer, steps_per_epoch=steps_per_epoch, milestones=milestones, gamma=optim.gamma
     )
+
+
+def _assemble(
+    config: ClsConfig,
+    start: Start,
+    compute: Compute,
+    model: Classifier,
+    train: LabelledImages,
+    test: LabelledImages,
+    held_out: LabelledImages | None,
+) -> Training:
+    """Build the parts that depend on data and network, and put all together."""
+    (seed,), settings = config.seeds, config.train
+    mean, std = train.statistics()
+    normalize = Normalization(config.data.mean or mean, config.data.std or std)
+    loader = DeviceLoader(
+        train,
+        settings.batch_size,
+        padding=config.augment.padding,
+        mirror=config.augment.mirror,
+        seed=seed,
+        device=compute.device,
+    )
+    stop = StopRequest()
+    return Training(
+        folder=start.folder,
+        process=start.process,
+        compute=compute,
+        normalize=normalize,
+        sampler=loader,
+        batches=lambda: loader,
+        validate=partial(
+            validate_classifier,
+            test=_batches_of(test, compute.device),
+            held_out=_batches_of(held_out, compute.device),
+            normalize=normalize,
+            compute=compute,
+            stop=stop,
+        ),
+        model=model,
+        parallel=parallel_network(model, start.process, compiled=settings.compile),
+        forward=_logits,
+        stepper=_create_stepper(config, model, loader.steps_per_epoch, compute),
+        epochs=settings.epochs,
+        loss=functional.cross_entropy,
+        seed=seed,
+        meta={
+            **describe_run("classification", config, compute, normalize),
+            "model": model.meta["model"],
+            "classes": train.classes,
+            "data": config.data.model_dump(include={"dataset", "root"}),
+        },
+        lock=start.lock,
+        save_every=settings.save_every,
+        most_bad_steps=settings.most_bad_steps,
+        stop=stop,
+    )
+
+
+def prepare_seed(
+    config: ClsConfig,
+    seed: int,
+    data: tuple[LabelledImages, LabelledImages],
+    process: Process,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
+) -> Training:
+    """Build all parts of the run of one seed, then create its folder; raises InputError before."""
+    # A resumed run is compared with its own seed, not with the list it was started from.
+    config = config.model_copy(update={"seeds": [seed]})
+    start = begin_run(
+        seed_folder(config, seed),
+        process,
+        resume=resume,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+    )
+    compute = choose_compute(config.train.amp, start, channels_last=config.train.channels_last)
+    train, test = data
+    held_out = None
+    if config.data.holdout:
+        train, held_out = split_off(train, config.data.holdout, seed, "data.holdout")
+    model = _create_model(config, train, compute)
+    training = _assemble(config, start, compute, model, train, test, held_out)
+    open_run(training, start, config, render_config(config))
+    return training

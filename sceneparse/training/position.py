@@ -1,4 +1,4 @@
-"""How far a run has come, and what it writes down about its steps."""
+"""How far a run has come, and the record of its steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sceneparse.errors import NumericalError, first_few
 from sceneparse.runs.log import RunLog
 from sceneparse.runtime.distributed import gather
 from sceneparse.runtime.progress import Progress
-from sceneparse.training.loop import Stepped
+from sceneparse.training.optim import Stepped
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ _STEPS_PER_RECORD = 10
 class Position:
     """How far a run has come: epochs finished, steps of the next one, seconds, best score.
 
-    `bad_in_row` are the last steps that were left out because their loss or gradient was not
-    finite, `losses` those that are not written down yet.
+    `bad_in_row`: the number of steps skipped last because their loss or gradient was not finite.
+    `losses`: those of the steps that are not recorded yet.
     """
 
     epoch: int = 0
@@ -37,7 +37,10 @@ class Position:
 
 
 class StepRecord:
-    """Writes down the mean loss of some steps, and the samples of those that have no finite one."""
+    """Records the mean loss of every few steps, and the samples of skipped ones.
+
+    `epoch`: the epoch as text, for the progress. `log`: None on all processes but the main one.
+    """
 
     def __init__(
         self,
@@ -54,21 +57,21 @@ class StepRecord:
         self.note = epoch
 
     def add(self, stepped: Stepped) -> None:
-        """Take the loss of one more step."""
+        """Add the loss of a step."""
         self._position.losses.append(stepped.loss)
         if stepped.moved:
             self._position.bad_in_row = 0
 
     def add_bad(self, step: int, stepped: Stepped, names: Sequence[str]) -> None:
-        """Write down a step that was left out; raise NumericalError after too many in a row.
+        """Record a skipped step; raise NumericalError after too many in a row.
 
-        All processes call it together, with what each of them has.
+        All processes call it together, each with its own loss and sample names.
         """
         losses, names_by_process = zip(*gather((stepped.loss, list(names))), strict=True)
         samples = [name for part in names_by_process for name in part]
         shown = ", ".join(f"{loss:g}" for loss in losses)
         logger.warning(
-            f"step {step} left out: its loss ({shown}) or a gradient is not finite; "
+            f"step {step} skipped: its loss ({shown}) or a gradient is not finite; "
             f"samples: {first_few(samples)}"
         )
         if self._log is not None:
@@ -79,11 +82,12 @@ class StepRecord:
         if position.bad_in_row >= self._most_bad_steps:
             raise NumericalError(
                 f"{position.bad_in_row} steps in a row, up to step {step}, without a finite loss "
-                "and gradient; lower optim.lr, or set optim.clip_norm=1 (what was saved is intact)"
+                "and gradient; lower optim.lr, or set optim.clip_norm=1 (earlier checkpoints are "
+                "intact)"
             )
 
     def write(self, step: int, *, at_end: bool) -> None:
-        """Write the mean since the last record, every few steps and at the end of an epoch."""
+        """Write the mean loss since the last record, every few steps and at the end of an epoch."""
         losses = self._position.losses
         if not losses or (step % _STEPS_PER_RECORD and not at_end):
             return

@@ -1,11 +1,11 @@
-"""A run from its finished parts to the end: epochs, validation, checkpoints; of either task."""
+"""A run from its finished parts to the end: epochs, validation, checkpoints; for both tasks."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,8 @@ from sceneparse.runtime.distributed import Process, any_process, any_process_eac
 from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
 from sceneparse.runtime.signals import StopRequest
-from sceneparse.training.loop import Forward, Stepped, Stepper, train_one_epoch
+from sceneparse.training.loop import Forward, train_one_epoch
+from sceneparse.training.optim import Stepped, Stepper
 from sceneparse.training.position import Position, StepRecord
 from sceneparse.training.validation import Validated
 
@@ -33,34 +34,34 @@ logger = logging.getLogger(__name__)
 Loss = Callable[[Any, Tensor], Tensor]
 
 
-class Order(Protocol):
-    """Which samples come when; the batches that are read next begin where it was told to start."""
+class Sampler(Protocol):
+    """The order of the samples; it decides which batches the loader reads next."""
 
     batch_size: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in one pass."""
+        """Optimiser steps in one epoch."""
 
     def start_at(self, epoch: int, step: int) -> None:
-        """Let the next pass be `epoch`, without its first `step` steps."""
+        """Start the next pass in `epoch`, after its first `step` steps."""
 
 
 @dataclass
 class Training:
     """The finished parts of a run.
 
-    `batches` gives those of one pass in `sampler`'s order, `forward` runs the network on images,
-    `loss` compares its outputs with the targets, `validate` scores the network. There is a
-    checkpoint after every epoch, and after every `save_every` steps (0: not within epochs); after
-    `most_bad_steps` in a row without a finite loss the run gives up.
+    `batches` reads one epoch in `sampler`'s order, `forward` runs the network on images, `loss`
+    compares its outputs with the targets, `validate` scores the network. A checkpoint is saved
+    after every epoch, and after every `save_every` steps (0: only after epochs). The run ends with
+    an error after `most_bad_steps` steps in a row without a finite loss and gradient.
     """
 
     folder: Path
     process: Process
     compute: Compute
     normalize: Normalization
-    sampler: Order
+    sampler: Sampler
     batches: Callable[[], Iterable[Batch]]
     validate: Callable[[nn.Module], Validated]
     model: nn.Module
@@ -68,12 +69,12 @@ class Training:
     forward: Forward
     stepper: Stepper
     epochs: int
-    eval_every: int
-    accumulate: int
     loss: Loss
     seed: int
     meta: dict[str, Any]
     lock: RunLock
+    eval_every: int = 1
+    accumulate: int = 1
     save_every: int = 0
     most_bad_steps: int = 10
     stop: StopRequest = field(default_factory=StopRequest)
@@ -81,7 +82,7 @@ class Training:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is validated and saved: the averaged one where there is one."""
+        """The network that is validated and saved: the averaged one if there is one."""
         averaged = self.stepper.averaged
         return self.model if averaged is None else averaged.module
 
@@ -91,12 +92,17 @@ class Training:
         return self.position.epoch * self.sampler.steps_per_epoch + self.position.step
 
     @property
+    def epoch_done(self) -> bool:
+        """Whether all steps of the present epoch are done."""
+        return self.position.step == self.sampler.steps_per_epoch
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.position.epoch == self.epochs
 
-    def holds(self, position: Position) -> bool:
-        """Whether a position is one that this run comes by."""
+    def contains(self, position: Position) -> bool:
+        """Return whether this run passes through a position."""
         return (
             0 <= position.epoch <= self.epochs
             and 0 <= position.step <= self.sampler.steps_per_epoch
@@ -105,59 +111,69 @@ class Training:
 
 
 def train(training: Training) -> None:
-    """Run the remaining epochs, with validation and a checkpoint after each; raise Preempted."""
-    position, batch_size = training.position, training.sampler.batch_size
-    progress = Progress(
-        training.epochs * training.sampler.steps_per_epoch * batch_size,
-        "images",
-        done=training.steps_done * batch_size,
-        seconds=position.seconds,
-        quiet=not training.process.is_main,
-    )
-    with ExitStack() as open_things:
-        open_things.callback(training.lock.release)
-        open_things.callback(progress.close)
-        open_things.enter_context(log_to_stderr())
-        open_things.enter_context(training.stop)
-        open_things.enter_context(explained_worker_failures())
-        log = None
-        if training.process.is_main:
-            run_log = RunLog(training.folder, first_step=training.steps_done)
-            log = open_things.enter_context(closing(run_log))
+    """Run the remaining epochs, each with validation and a checkpoint.
+
+    Raises Preempted after a signal, once the state is saved, and NumericalError if the loss stays
+    infinite or NaN.
+    """
+    position, sampler = training.position, training.sampler
+    with _opened(training) as (log, progress):
         while not training.finished:
-            found = _train_and_validate(training, log, progress)
-            save(training, found)
+            sampler.start_at(position.epoch, position.step)
+            steps = train_one_epoch(
+                training.parallel,
+                training.batches(),
+                training.stepper,
+                forward=training.forward,
+                loss_function=training.loss,
+                normalize=training.normalize,
+                compute=training.compute,
+                accumulate=training.accumulate,
+                seed=(training.seed, training.process.rank, position.epoch),
+                first_step=position.step,
+            )
+            _follow(steps, training, log, progress)
+            save(training, _end_epoch(training, log, progress))
             stopping = any_process(training.stop.name is not None, training.process.device)
             if stopping and not training.finished:
                 raise Preempted(
                     f"{training.stop.name or 'a signal'} received, saved after step "
-                    f"{training.steps_done}; go on with the same command and --resume"
+                    f"{training.steps_done}; resume with the same command and --resume"
                 )
 
 
-def _train_and_validate(
-    training: Training, log: RunLog | None, progress: Progress
-) -> Validated | None:
+@contextmanager
+def _opened(training: Training) -> Iterator[tuple[RunLog | None, Progress]]:
+    """Open the run's log (on the main process only), progress and signal handlers; close them."""
+    batch_size = training.sampler.batch_size
+    progress = Progress(
+        training.epochs * training.sampler.steps_per_epoch * batch_size,
+        "images",
+        done=training.steps_done * batch_size,
+        seconds=training.position.seconds,
+        quiet=not training.process.is_main,
+    )
+    with ExitStack() as stack:
+        stack.callback(training.lock.release)
+        stack.callback(progress.close)
+        stack.enter_context(log_to_stderr())
+        stack.enter_context(training.stop)
+        stack.enter_context(explained_worker_failures())
+        log = None
+        if training.process.is_main:
+            run_log = RunLog(training.folder, first_step=training.steps_done)
+            log = stack.enter_context(closing(run_log))
+        yield log, progress
+
+
+def _follow(
+    steps: Iterable[tuple[int, Stepped, list[str]]],
+    training: Training,
+    log: RunLog | None,
+    progress: Progress,
+) -> None:
+    """Take the steps of an epoch, to its end or to a signal: record them and save if it is time."""
     position = training.position
-    ended = _train_epoch(training, log, progress)
-    position.seconds = progress.seconds
-    if not ended:
-        return None
-    position.epoch, position.step = position.epoch + 1, 0
-    if not training.finished and position.epoch % training.eval_every:
-        return None
-    try:
-        return _validate(training, log, progress)
-    except Preempted:
-        # The run goes on with the validation, from the end of the epoch.
-        position.epoch, position.step = position.epoch - 1, training.sampler.steps_per_epoch
-        return None
-
-
-def _train_epoch(training: Training, log: RunLog | None, progress: Progress) -> bool:
-    """Train to the end of the epoch, or to a signal; return whether the end was reached."""
-    position, sampler = training.position, training.sampler
-    sampler.start_at(position.epoch, position.step)
     record = StepRecord(
         position,
         f"epoch {position.epoch + 1}/{training.epochs}",
@@ -166,50 +182,52 @@ def _train_epoch(training: Training, log: RunLog | None, progress: Progress) -> 
         log=log,
         progress=progress,
     )
-
-    def after_step(step: int, stepped: Stepped, names: Sequence[str]) -> bool:
+    for step, stepped, names in steps:
         position.step = step
         bad = not (stepped.moved or stepped.overflow)
         stopping, bad = any_process_each(
             [training.stop.name is not None, bad], training.process.device
         )
-        at_end = step == sampler.steps_per_epoch
         if bad:
             record.add_bad(training.steps_done, stepped, names)
         else:
             record.add(stepped)
-        record.write(training.steps_done, at_end=at_end)
-        progress.advance(sampler.batch_size, record.note)
-        if training.save_every and training.steps_done % training.save_every == 0 and not at_end:
+        record.write(training.steps_done, at_end=training.epoch_done)
+        progress.advance(training.sampler.batch_size, record.note)
+        due = training.save_every and training.steps_done % training.save_every == 0
+        if due and not training.epoch_done:
             position.seconds = progress.seconds
             with progress.paused():
                 save(training)
-        return not stopping
+        if stopping:
+            return
 
-    train_one_epoch(
-        training.parallel,
-        training.batches(),
-        training.stepper,
-        forward=training.forward,
-        loss_function=training.loss,
-        normalize=training.normalize,
-        compute=training.compute,
-        accumulate=training.accumulate,
-        seed=(training.seed, training.process.rank, position.epoch),
-        first_step=position.step,
-        after_step=after_step,
-    )
-    return position.step == sampler.steps_per_epoch
+
+def _end_epoch(training: Training, log: RunLog | None, progress: Progress) -> Validated | None:
+    """Count a finished epoch and validate if it is time; None: there was no whole validation."""
+    position = training.position
+    position.seconds = progress.seconds
+    if not training.epoch_done:
+        return None
+    position.epoch, position.step = position.epoch + 1, 0
+    if not training.finished and position.epoch % training.eval_every:
+        return None
+    try:
+        return _validate(training, log, progress)
+    except Preempted:
+        # The resumed run starts with the validation, at the end of the epoch.
+        position.epoch, position.step = position.epoch - 1, training.sampler.steps_per_epoch
+        return None
 
 
 def _validate(training: Training, log: RunLog | None, progress: Progress) -> Validated:
-    """Score the network as it is now; log it, with a picture where there is one."""
+    """Score the network, log the result, and write the picture of examples if there is one."""
     share_buffers(training.evaluated)
     with progress.paused():
         found = training.validate(training.evaluated)
     position = training.position
     logger.info(
-        f"epoch {position.epoch}/{training.epochs}  {found.words}  "
+        f"epoch {position.epoch}/{training.epochs}  {found.description}  "
         f"(best {max(position.best, found.score):.4f})  trained {format_seconds(progress.seconds)}"
     )
     if log is None:
@@ -227,7 +245,11 @@ def _validate(training: Training, log: RunLog | None, progress: Progress) -> Val
 
 
 def save(training: Training, found: Validated | None = None) -> None:
-    """Save a checkpoint of the run as it is now; raise NumericalError rather than save NaN."""
+    """Save a checkpoint of the run as it is now, with the result of a validation if there is one.
+
+    Raises NumericalError instead of saving infinite or NaN weights, and InputError if the disk is
+    full or read-only.
+    """
     position = training.position
     if found is not None and found.score > position.best:
         position.best, position.best_step = found.score, training.steps_done
@@ -235,7 +257,7 @@ def save(training: Training, found: Validated | None = None) -> None:
     if not all(tensor.isfinite().all() for tensor in (*weights.values(), *own.values())):
         raise NumericalError(
             f"weights are not finite after step {training.steps_done}; lower optim.lr, or set "
-            "optim.clip_norm=1 (what was saved is intact)"
+            "optim.clip_norm=1 (earlier checkpoints are intact)"
         )
     if not training.process.is_main:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,166 +12,66 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import sceneparse
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
 from sceneparse.data.cache import keep_decoded
-from sceneparse.data.datasets import SegmentationDataset, create_dataset
-from sceneparse.data.doctor import check_samples, spread
+from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
 from sceneparse.data.loader import (
     AugmentedSamples,
     batches,
     evaluation_loader,
     training_loader,
 )
+from sceneparse.data.quick_check import check_samples
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.normalization import Normalization
-from sceneparse.inference.protocols import create_protocol
+from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LOSSES, LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_backbone
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runtime.distributed import Process, check_on_main, parallel_network
-from sceneparse.runtime.precision import Compute, amp_name, training_step
+from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.ema import MovingAverage
-from sceneparse.training.loop import Stepper, staged
-from sceneparse.training.optim import create_optimizer, poly_schedule
+from sceneparse.training.optim import Stepper, create_optimizer, poly_schedule
 from sceneparse.training.run import Loss, Training
 from sceneparse.training.start import (
+    Start,
     begin_run,
-    choose_precision,
-    create_folder,
-    refuse_untrainable,
-    resume_run,
+    choose_compute,
+    describe_run,
+    open_run,
+    validate_inputs,
 )
 from sceneparse.training.validation import validate_segmentation
 
 logger = logging.getLogger(__name__)
 
-# Rows and columns that say which precision is the fastest; more would take minutes.
-_LARGEST_MEASURED = 161
-
-
-def prepare_training(
-    config: SegConfig,
-    process: Process,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    accept_changes: bool = False,
-) -> Training:
-    """Check everything that can be checked and build all parts; then create the run folder.
-
-    Raises InputError before anything is written.
-    """
-    folder = Path(config.output)
-    beginning = begin_run(
-        folder, process, resume=resume, overwrite=overwrite, accept_changes=accept_changes
-    )
-    saved = beginning.saved
-    layout = Compute(process.device, channels_last=config.train.channels_last)
-    train_set, val_set = (
-        create_dataset(config.data.dataset, config.data.root, split, config.data.classes)
-        for split in (config.data.train_split, config.data.val_split)
-    )
-    check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set)))
-    sampler = _create_sampler(config, train_set, process)
-    model = _create_model(config, train_set.table.num_classes, process, layout, fresh=saved is None)
-    refuse_untrainable(
-        model,
-        (sampler.micro_batch, 3, *config.augment.crop),
-        _logits_at_stride,
-        remedy="change augment.crop or train.batch_size, or set model.norm: group",
-    )
-    height, width = (min(side, _LARGEST_MEASURED) for side in config.augment.crop)
-    measured = partial(training_step, model, _logits_at_stride, (2, 3, height, width))
-    dtype = choose_precision(config.train.amp, saved, process, measured)
-    compute = replace(layout, dtype=dtype)
-    section = _eval_settings(config)
-    protocol = create_protocol(section.pop("name"), dataset=config.data.dataset, **section)
-    normalize = Normalization(config.data.mean, config.data.std)
-    loader = _create_loader(config, train_set, sampler)
-    stop = StopRequest()
-    training = Training(
-        folder=folder,
-        process=process,
-        compute=compute,
-        normalize=normalize,
-        sampler=sampler,
-        batches=lambda: staged(batches(loader), compute),
-        validate=partial(
-            validate_segmentation,
-            dataset=val_set,
-            loader=evaluation_loader(
-                val_set,
-                rank=process.rank,
-                world_size=process.world_size,
-                workers=config.data.workers,
-                timeout=config.data.timeout,
-            ),
-            protocol=protocol,
-            normalize=normalize,
-            compute=compute,
-            stop=stop,
-        ),
-        model=model,
-        forward=_logits_at_stride,
-        parallel=parallel_network(
-            torch.compile(model) if config.train.compile else model,  # type: ignore[arg-type]
-            process,
-            accumulate=config.train.accumulate,
-        ),
-        stepper=_create_stepper(config, model, sampler.steps_per_epoch, dtype),
-        epochs=config.train.epochs,
-        eval_every=config.eval.every,
-        accumulate=config.train.accumulate,
-        loss=_create_loss(config, train_set, process),
-        seed=config.seed,
-        meta=_meta(config, train_set, dtype),
-        lock=beginning.lock,
-        save_every=config.train.save_every,
-        most_bad_steps=config.train.most_bad_steps,
-        stop=stop,
-    )
-    resume_run(training, config, beginning)
-    create_folder(training, render_config(config), beginning)
-    logger.info(
-        f"{len(train_set)} training and {len(val_set)} validation images, "
-        f"{train_set.table.num_classes} classes; {sampler.steps_per_epoch} steps of "
-        f"{config.train.batch_size} images x {config.train.epochs} epochs on "
-        f"{process.world_size} x {process.device.type} in {compute.name}"
-    )
-    return training
-
 
 def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Run the network for its loss, which enlarges the logits itself."""
+    """Run the network; return logits at stride, since the loss resizes them itself."""
     outputs: dict[str, Tensor] = model(images, upsample=False)
     return outputs
 
 
 def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
-    """Decode samples before step 0: all of them, or of many an even spread."""
+    """Decode samples before step 0: all of them, or 500 evenly spread ones of a large dataset."""
     for dataset in datasets:
         if check == "none":
             return
         limit = len(dataset) if check == "all" or len(dataset) <= 2000 else 500
         check_samples(dataset, spread(len(dataset), limit))
         if limit < len(dataset):
-            logger.info(
-                f"checked {limit} of {len(dataset)} samples; tools/check_data.py looks at all"
-            )
+            logger.info(f"checked {limit} of {len(dataset)} samples; `sceneparse check` checks all")
 
 
 def _create_sampler(
-    config: SegConfig,
-    dataset: SegmentationDataset,
-    process: Process,
+    config: SegConfig, dataset: SegmentationDataset, process: Process
 ) -> EpochSampler:
     uniform = config.data.sampling == "uniform"
     return EpochSampler(
@@ -191,14 +90,12 @@ def _create_sampler(
 def _count_pixels(dataset: SegmentationDataset, process: Process) -> PixelCounts:
     counted: list[PixelCounts] = []
     check_on_main(process, lambda: counted.append(count_pixels(dataset)))
-    # The other processes find the counts that rank 0 has kept.
+    # The other processes read the counts that rank 0 has cached.
     return counted[0] if counted else count_pixels(dataset)
 
 
 def _create_loader(
-    config: SegConfig,
-    dataset: SegmentationDataset,
-    sampler: EpochSampler,
+    config: SegConfig, dataset: SegmentationDataset, sampler: EpochSampler
 ) -> DataLoader[Any]:
     augment = config.augment
     transform = training_transform(
@@ -219,11 +116,7 @@ def _create_loader(
     )
 
 
-def _create_loss(
-    config: SegConfig,
-    dataset: SegmentationDataset,
-    process: Process,
-) -> Loss:
+def _create_loss(config: SegConfig, dataset: SegmentationDataset, process: Process) -> Loss:
     section = config.loss
     for name in section.terms:
         if name not in LOSSES:
@@ -253,24 +146,26 @@ def _create_loss(
 
 
 def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
-    """Describe the network as checkpoints keep it, without how norms share their statistics."""
+    """Return the arguments that rebuild the network, as checkpoints keep them.
+
+    They do not tell whether norms are synchronised or frozen, which matters in training only.
+    """
     settings = config.model.model_dump(exclude={"pretrained", "freeze"})
     norm = "group" if config.model.norm == "group" else "batch"
     return {**settings, "norm": norm, "num_classes": num_classes}
 
 
 def _create_model(
-    config: SegConfig,
-    num_classes: int,
-    process: Process,
-    layout: Compute,
-    *,
-    fresh: bool,
+    config: SegConfig, num_classes: int, compute: Compute, *, fresh: bool
 ) -> SegmentationModel:
+    """Create the network on its device; `fresh`: load pretrained weights if any are configured.
+
+    Raises InputError.
+    """
     torch.manual_seed(config.seed)
     settings = config.model
     arguments = model_arguments(config, num_classes)
-    if settings.norm != "sync" or process.device.type == "cuda":
+    if settings.norm != "sync" or compute.device.type == "cuda":
         arguments["norm"] = settings.norm
     model = create_segmentation_model(**arguments)
     if fresh and settings.pretrained is not None:
@@ -281,12 +176,12 @@ def _create_model(
             f"backbone '{settings.backbone}' has no sequences of blocks; "
             "set train.gradient_checkpointing: false"
         )
-    layout.place_model(model)
+    compute.place_model(model)
     return model
 
 
 def _create_stepper(
-    config: SegConfig, model: SegmentationModel, steps_per_epoch: int, dtype: torch.dtype | None
+    config: SegConfig, model: SegmentationModel, steps_per_epoch: int, compute: Compute
 ) -> Stepper:
     optim = config.optim
     optimizer = create_optimizer(
@@ -300,16 +195,33 @@ def _create_stepper(
     steps = config.train.epochs * steps_per_epoch
     decay = config.train.ema
     return Stepper(
-        optimizer=optimizer,
-        schedule=poly_schedule(optimizer, steps=steps, power=optim.poly_power),
-        scaler=torch.amp.GradScaler(enabled=dtype == torch.float16),
+        optimizer,
+        poly_schedule(optimizer, steps=steps, power=optim.poly_power),
+        torch.amp.GradScaler(enabled=compute.dtype == torch.float16),
         clip_norm=optim.clip_norm,
         averaged=None if decay is None else MovingAverage(model, decay),
     )
 
 
+def _create_evaluation_loader(
+    config: SegConfig, dataset: SegmentationDataset, process: Process
+) -> DataLoader[Any]:
+    return evaluation_loader(
+        dataset,
+        rank=process.rank,
+        world_size=process.world_size,
+        workers=config.data.workers,
+        timeout=config.data.timeout,
+    )
+
+
+def _create_protocol(config: SegConfig) -> Protocol:
+    settings = _eval_settings(config)
+    return create_protocol(settings.pop("name"), dataset=config.data.dataset, **settings)
+
+
 def _eval_settings(config: SegConfig) -> dict[str, Any]:
-    """Collect what create_protocol needs; windows are the training crop where none are given."""
+    """Return the arguments of create_protocol; windows have the training crop's size by default."""
     settings = config.eval.model_dump(exclude={"every", "protocol"})
     return {
         "name": config.eval.protocol,
@@ -318,21 +230,101 @@ def _eval_settings(config: SegConfig) -> dict[str, Any]:
     }
 
 
-def _meta(
-    config: SegConfig, dataset: SegmentationDataset, dtype: torch.dtype | None
-) -> dict[str, Any]:
-    """Describe the run in its checkpoints: how to rebuild the model, feed it, name its classes."""
-    table = dataset.table
-    return {
-        "task": "segmentation",
-        "model": model_arguments(config, table.num_classes),
-        "classes": table.names,
-        "colors": table.colors,
-        "mean": config.data.mean,
-        "std": config.data.std,
-        "data": config.data.model_dump(include={"dataset", "root", "val_split", "classes"}),
-        "eval": _eval_settings(config),
-        "amp": amp_name(dtype),
-        "config": config.model_dump(mode="json"),
-        "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
-    }
+def _assemble(
+    config: SegConfig,
+    start: Start,
+    compute: Compute,
+    model: SegmentationModel,
+    sampler: EpochSampler,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset,
+) -> Training:
+    """Build the parts that depend on data and network, and put all together."""
+    process, settings = start.process, config.train
+    normalize = Normalization(config.data.mean, config.data.std)
+    loader = _create_loader(config, train_set, sampler)
+    stop = StopRequest()
+    return Training(
+        folder=start.folder,
+        process=process,
+        compute=compute,
+        normalize=normalize,
+        sampler=sampler,
+        batches=lambda: batches(loader),
+        validate=partial(
+            validate_segmentation,
+            dataset=val_set,
+            loader=_create_evaluation_loader(config, val_set, process),
+            protocol=_create_protocol(config),
+            normalize=normalize,
+            compute=compute,
+            stop=stop,
+        ),
+        model=model,
+        forward=_logits_at_stride,
+        parallel=parallel_network(
+            model, process, accumulate=settings.accumulate, compiled=settings.compile
+        ),
+        stepper=_create_stepper(config, model, sampler.steps_per_epoch, compute),
+        epochs=settings.epochs,
+        eval_every=config.eval.every,
+        accumulate=settings.accumulate,
+        loss=_create_loss(config, train_set, process),
+        seed=config.seed,
+        meta={
+            **describe_run("segmentation", config, compute, normalize),
+            "model": model_arguments(config, train_set.table.num_classes),
+            "classes": train_set.table.names,
+            "colors": train_set.table.colors,
+            "data": config.data.model_dump(include={"dataset", "root", "val_split", "classes"}),
+            "eval": _eval_settings(config),
+        },
+        lock=start.lock,
+        save_every=settings.save_every,
+        most_bad_steps=settings.most_bad_steps,
+        stop=stop,
+    )
+
+
+def prepare_training(
+    config: SegConfig,
+    process: Process,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
+) -> Training:
+    """Check everything that can be checked and build all parts; then create the run folder.
+
+    Raises InputError before anything is written.
+    """
+    start = begin_run(
+        Path(config.output),
+        process,
+        resume=resume,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+    )
+    compute = choose_compute(config.train.amp, start, channels_last=config.train.channels_last)
+    train_set, val_set = (
+        create_dataset(config.data.dataset, config.data.root, split, config.data.classes)
+        for split in (config.data.train_split, config.data.val_split)
+    )
+    check_on_main(process, lambda: _check_data(config.data.check, (train_set, val_set)))
+    sampler = _create_sampler(config, train_set, process)
+    model = _create_model(config, train_set.table.num_classes, compute, fresh=start.saved is None)
+    validate_inputs(
+        model,
+        (sampler.micro_batch, 3, *config.augment.crop),
+        _logits_at_stride,
+        remedy="change augment.crop or train.batch_size, or set model.norm: group",
+    )
+    training = _assemble(config, start, compute, model, sampler, train_set, val_set)
+    open_run(training, start, config, render_config(config))
+    logger.info(
+        f"{len(train_set)} training and {len(val_set)} validation images, "
+        f"{train_set.table.num_classes} classes; {sampler.steps_per_epoch} steps of "
+        f"{config.train.batch_size} images x {config.train.epochs} epochs on "
+        f"{process.world_size} x {process.device.type} in {compute.name}"
+    )
+    return training

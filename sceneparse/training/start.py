@@ -1,10 +1,9 @@
-"""What runs of either task begin with: their folder, precision, processes, and a saved state."""
+"""What runs of both tasks share before the first step: folder, precision, checks, saved state."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
+import sceneparse
 from sceneparse.errors import InputError, refusing
+from sceneparse.inference.normalization import Normalization
 from sceneparse.models.pretrained import load_strict
 from sceneparse.runs.checkpoint import Saved, newest_intact, read_training_state
 from sceneparse.runs.folder import (
@@ -30,7 +31,7 @@ from sceneparse.runtime.distributed import (
     launch_name,
     restarted_by_torchrun,
 )
-from sceneparse.runtime.precision import choose_dtype
+from sceneparse.runtime.precision import Compute, amp_name, auto_dtype, choose_dtype
 from sceneparse.training.loop import Forward
 from sceneparse.training.position import Position
 from sceneparse.training.run import Training
@@ -39,9 +40,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What a run begins with: the lock of its folder, and the checkpoint it goes on from."""
+class Start:
+    """How a run starts: where, from which checkpoint if any, and what the user allowed."""
 
+    folder: Path
+    process: Process
     lock: RunLock
     saved: Saved | None
     overwrite: bool
@@ -50,10 +53,11 @@ class Beginning:
 
 def begin_run(
     folder: Path, process: Process, *, resume: bool, overwrite: bool, accept_changes: bool
-) -> Beginning:
-    """Refuse a folder that may not be used; find the checkpoint to go on from, if asked to.
+) -> Start:
+    """Check that the folder may be used, and find the newest checkpoint if `resume` is set.
 
-    A run that has none yet is started. Processes that torchrun started again go on by themselves.
+    A run without a checkpoint starts from the beginning. Processes that torchrun restarted resume
+    by themselves. Raises InputError; nothing is written to a folder that is not a run's.
     """
     lock = RunLock(folder)
     if is_run_folder(folder):
@@ -62,31 +66,32 @@ def begin_run(
         resume, overwrite = True, False
     check_on_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
     if not resume:
-        return Beginning(lock, None, overwrite, accept_changes)
+        return Start(folder, process, lock, None, overwrite, accept_changes)
     saved = from_main(process, lambda: newest_intact(folder, logger.warning))
     if saved is None:
         logger.info(f"'{folder}' has no checkpoint yet; the run starts from the beginning")
-    return Beginning(lock, saved, overwrite, accept_changes)
+    return Start(folder, process, lock, saved, overwrite, accept_changes)
 
 
-def choose_precision(
-    amp: str, saved: Saved | None, process: Process, work: Callable[[], Callable[[], object]]
-) -> torch.dtype | None:
-    """Choose the type of mixed precision; a resumed run keeps what "auto" once chose.
+def choose_compute(amp: str, start: Start, *, channels_last: bool) -> Compute:
+    """Choose precision and memory layout, and log the precision with its reason.
 
-    `work` makes a training step to be measured, where that is what it depends on.
+    A resumed run keeps what "auto" chose at its start. Raises InputError.
     """
-    if amp != "auto":
-        return choose_dtype(amp, process.device)
-    if saved is not None:
-        return choose_dtype(saved.meta["amp"], process.device)
-    return choose_dtype(amp, process.device, work() if process.device.type == "cpu" else None)
+    device, reason = start.process.device, f"train.amp={amp}"
+    if amp == "auto" and start.saved is not None:
+        amp, reason = start.saved.meta["amp"], "as the run began"
+    elif amp == "auto":
+        _, reason = auto_dtype(device)
+    compute = Compute(device, choose_dtype(amp, device), channels_last)
+    logger.info(f"precision: {compute.name} ({reason})")
+    return compute
 
 
-def refuse_untrainable(
+def validate_inputs(
     model: nn.Module, shape: tuple[int, ...], forward: Forward, *, remedy: str
 ) -> None:
-    """Run the network on shapes alone, to refuse batches (B, 3, H, W) that it cannot train on."""
+    """Run the network on shapes alone; raise InputError if it cannot train on (B, 3, H, W)."""
     shapes = copy.deepcopy(model).to("meta").train()
     try:
         forward(shapes, torch.empty(shape, device="meta"))
@@ -98,18 +103,47 @@ def refuse_untrainable(
         ) from error
 
 
-def resume_run(training: Training, config: BaseModel, beginning: Beginning) -> None:
-    """Take up weights, optimiser and position of the checkpoint that a run goes on from, if any.
+def describe_run(
+    task: str, config: BaseModel, compute: Compute, normalize: Normalization
+) -> dict[str, Any]:
+    """Return what the checkpoints of both tasks know of their run."""
+    return {
+        "task": task,
+        "mean": normalize.mean,
+        "std": normalize.std,
+        "amp": amp_name(compute.dtype),
+        "config": config.model_dump(mode="json"),
+        "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
+    }
 
-    Another configuration is refused, or logged if it is accepted.
+
+def open_run(training: Training, start: Start, config: BaseModel, rendered: str) -> None:
+    """Load the saved state if the run is resumed; then create the folder, or take over its own.
+
+    `rendered` is the configuration as YAML. Raises InputError before anything is written.
     """
-    if beginning.saved is None:
-        return
-    checkpoint, meta = beginning.saved
+    if start.saved is not None:
+        _resume(training, start.saved, config, accept_changes=start.accept_changes)
+    check_on_main(
+        training.process,
+        lambda: create_run_folder(
+            training.folder,
+            rendered,
+            start.lock,
+            launch=launch_name(),
+            steps_done=training.steps_done,
+            overwrite=start.overwrite,
+        ),
+    )
+
+
+def _resume(training: Training, saved: Saved, config: BaseModel, *, accept_changes: bool) -> None:
+    """Load weights, optimiser and position of a checkpoint; log what differs from its run."""
+    checkpoint, meta = saved
     changes = validate_changes(
-        _as_now(type(config), meta["config"], checkpoint),
+        _complete(type(config), meta["config"], checkpoint),
         config.model_dump(mode="json"),
-        accept=beginning.accept_changes,
+        accept=accept_changes,
     )
     for change in changes:
         logger.info(f"changed: {change}")
@@ -117,36 +151,21 @@ def resume_run(training: Training, config: BaseModel, beginning: Beginning) -> N
     if before != now:
         logger.info(
             f"{before} processes before, {now} now: the same samples in the same order, but batch "
-            "norms see other groups of them, dropout draws anew and sums round differently"
+            "norms see other groups of them, dropout differs and sums round differently"
         )
     state = read_training_state(checkpoint)
     with refusing(checkpoint, "its training state does not fit this run"):
         load_strict(training.model, state["model"], str(checkpoint))
         training.stepper.load_state_dict(state["stepper"])
         position = TypeAdapter(Position).validate_python(state["position"])
-        if not training.holds(position):
+        if not training.contains(position):
             raise ValueError(f"{position} is outside of the run")
         vars(training.position).update(vars(position))
     logger.info(f"resuming from {checkpoint} after step {training.steps_done}")
 
 
-def create_folder(training: Training, config: str, beginning: Beginning) -> None:
-    """Create the folder of a run that is ready to train, or take over the one that is there."""
-    check_on_main(
-        training.process,
-        lambda: create_run_folder(
-            training.folder,
-            config,
-            beginning.lock,
-            launch=launch_name(),
-            steps_done=training.steps_done,
-            overwrite=beginning.overwrite,
-        ),
-    )
-
-
-def _as_now(kind: type[BaseModel], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Fill in the settings that have been added since a checkpoint was written."""
+def _complete(kind: type[BaseModel], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Add the settings that did not exist yet when a checkpoint was written."""
     try:
         return kind.model_validate(saved).model_dump(mode="json")
     except ValidationError as error:

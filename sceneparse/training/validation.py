@@ -1,4 +1,4 @@
-"""Validations: what a network of either task is worth now, to say, log and show."""
+"""Validation of both tasks: a score, with all that is logged and shown beside it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sceneparse.data.datasets import SegmentationDataset
-from sceneparse.data.doctor import spread
+from sceneparse.data.datasets import SegmentationDataset, spread
 from sceneparse.data.loader import Batch, batches
 from sceneparse.errors import Preempted
 from sceneparse.inference.normalization import Normalization
@@ -32,10 +31,14 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Validated:
-    """What a validation found: a score, the higher the better, and what to say, log and show."""
+    """The result of a validation.
+
+    `score`: higher is better. `description`: for the log line. `values`: for metrics.jsonl.
+    `table`: printed at the end of the run. `picture`: of some examples.
+    """
 
     score: float
-    words: str
+    description: str
     values: Mapping[str, Any]
     table: str = ""
     picture: Picture | None = None
@@ -44,14 +47,14 @@ class Validated:
 def until_stopped(
     batches: Iterable[Batch], stop: StopRequest, device: torch.device
 ) -> Iterator[Batch]:
-    """Give batches until a signal arrives at any of the processes; then raise Preempted on all."""
+    """Yield batches; after a signal to any process, raise Preempted on all."""
     for batch in batches:
         if stop.name is not None:
             break
         yield batch
-    # Processes have unequal shares of the batches, so that they can agree only after them.
+    # Processes have unequal shares of the batches, so they can agree only after the last one.
     if any_process(stop.name is not None, device):
-        raise Preempted("the validation was broken off")
+        raise Preempted("the validation was interrupted")
 
 
 def validate_segmentation(
@@ -64,7 +67,10 @@ def validate_segmentation(
     compute: Compute,
     stop: StopRequest,
 ) -> Validated:
-    """Score a split at the images' own size, with a picture of some examples."""
+    """Score a split at the images' own size, with a picture of some examples.
+
+    Raises Preempted on all processes after a signal.
+    """
     table, pairs = dataset.table, dataset.pairs
     collector = ExampleCollector({pairs[index].name for index in spread(len(pairs), _EXAMPLES)})
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, device=compute.device)
@@ -78,9 +84,10 @@ def validate_segmentation(
         after_batch=collector.add,
     )
     scores = scores_from_counts(matrix.counts.cpu().numpy())
+    mean_iou, accuracy = scores.mean_iou, scores.pixel_accuracy
     return Validated(
-        score=scores.mean_iou,
-        words=f"val mean IoU {scores.mean_iou:.4f}  pixel accuracy {scores.pixel_accuracy:.4f}",
+        score=mean_iou,
+        description=f"val mean IoU {mean_iou:.4f}  pixel accuracy {accuracy:.4f}",
         values=scores_as_dict(scores, table.names, protocol.words),
         table=score_table(scores, table.names) + "\n\n" + totals_table(totals_of(scores), {}),
         picture=example_grid(collector.examples, table.names, table.colors),
@@ -96,9 +103,10 @@ def validate_classifier(
     compute: Compute,
     stop: StopRequest,
 ) -> Validated:
-    """Score the test images and, where there are some, those held out of training.
+    """Score the test images and the images held out of training, if there are any.
 
-    The score is of the images held out: choosing an epoch by the test images would be a leak.
+    The score is that of the held-out images: choosing an epoch by the test images would be a leak.
+    Raises Preempted after a signal.
     """
     parts = {"test": test, "holdout": held_out}
     values: dict[str, float] = {}
@@ -112,6 +120,6 @@ def validate_classifier(
             )
             values[f"{name}_loss"], values[f"{name}_accuracy"] = loss, accuracy
     chosen = "holdout" if held_out else "test"
-    words = f"{chosen} accuracy {values[f'{chosen}_accuracy']:.4f}"
-    words += f"  loss {values[f'{chosen}_loss']:.4f}"
-    return Validated(values[f"{chosen}_accuracy"], words, values)
+    description = f"{chosen} accuracy {values[f'{chosen}_accuracy']:.4f}"
+    description += f"  loss {values[f'{chosen}_loss']:.4f}"
+    return Validated(values[f"{chosen}_accuracy"], description, values)

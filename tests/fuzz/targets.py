@@ -25,8 +25,8 @@ from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.archive import unpack
-from sceneparse.data.convert import read_source
 from sceneparse.data.datasets import create_dataset
+from sceneparse.data.formats import read_source
 from sceneparse.data.reading import image_size, read_image, read_mask
 from sceneparse.errors import Explained
 from sceneparse.files import LARGEST_DESCRIPTION, read_arrays, read_json
@@ -154,7 +154,7 @@ def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
             given = {"table": place / name}
         elif kind == "colors":
             given = {"table": place / name, "images": place, "masks": place}
-        source = read_source(kind, **given)
+        source = read_source(kind, given)
         for item in source.items[:20]:
             item.mask()
 

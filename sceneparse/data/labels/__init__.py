@@ -23,26 +23,26 @@ from sceneparse.files import read_text
 Color = tuple[int, int, int]
 Labels = NDArray[np.unsignedinteger[Any]]
 IGNORE_8_BIT, IGNORE_16_BIT = 255, 65535
-_LONGEST_NAME = 200
-_LARGEST_TABLE = 2**24
+_MAX_NAME_LENGTH = 200
+_MAX_TABLE_SIZE = 2**24
 
 
 def require_name(name: str) -> None:
-    """Raise InputError for a name of a class that no table, picture or terminal can show."""
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or name != one_line(name):
+    """Raise InputError for a class name that tables, pictures and terminals cannot show."""
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_LENGTH or name != one_line(name):
         raise InputError(
-            f"a class needs a name of 1..{_LONGEST_NAME} printable characters, got '{name}'"
+            f"a class needs a name of 1..{_MAX_NAME_LENGTH} printable characters, got '{name}'"
         )
 
 
 def ignore_index_for(num_classes: int) -> int:
-    """Return the train id that is never counted: 255, or 65535 where 255 is a class."""
+    """Return the train id that is never counted: 255, or 65535 if 255 is a class."""
     return IGNORE_8_BIT if num_classes <= IGNORE_8_BIT else IGNORE_16_BIT
 
 
 @dataclass(frozen=True)
 class Label:
-    """One raw label value; `train_id` None means: never trained on, never counted."""
+    """One raw label value; `train_id` None: never trained on, never counted."""
 
     raw_id: int
     train_id: int | None
@@ -53,7 +53,7 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """All labels of a data set. Train ids must be 0..K-1 without gaps."""
+    """All labels of a dataset. Train ids must be 0..K-1 without gaps."""
 
     labels: tuple[Label, ...]
 
@@ -95,7 +95,7 @@ class LabelTable:
 
     @property
     def categories(self) -> list[str] | None:
-        """Category of each class by train id, where the data set has categories."""
+        """Category of each class by train id; None if the dataset has no categories."""
         named = [label.category for label in self.classes if label.category is not None]
         return named if len(named) == self.num_classes else None
 
@@ -105,7 +105,7 @@ class LabelTable:
         return ignore_index_for(self.num_classes)
 
     def of_train_ids(self) -> LabelTable:
-        """Make the table of masks that hold this table's train ids already."""
+        """Return the table for masks that already hold this table's train ids."""
         rows = [replace(label, raw_id=number) for number, label in enumerate(self.classes)]
         return LabelTable((*rows, Label(self.ignore_index, None, "ignore", (0, 0, 0))))
 
@@ -137,27 +137,27 @@ class LabelTable:
         return train_ids.astype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
 
     def _mixed_up(self, foreign: set[int]) -> str:
-        """Say so where Cityscapes' labelIds have been taken for its trainIds."""
+        """Return a hint if the values look like Cityscapes' labelIds instead of trainIds."""
         official = load_label_table("cityscapes")
         label_ids = {label.raw_id for label in official.labels}
         if self.num_classes != official.num_classes or self == official or foreign - label_ids:
             return ""
         return (
-            "; these look like Cityscapes' labelIds where trainIds are expected: set "
+            "; these look like Cityscapes' labelIds, but trainIds are expected: set "
             "data.dataset: cityscapes, or use the *_labelTrainIds.png"
         )
 
     def decode(self, train_ids: Labels) -> Labels:
         """Map train ids (H, W) of predictions back to raw ids, for submission files."""
         raw = self._raw_id_of[train_ids]
-        # By the table, so that all files of a folder are of one depth.
+        # The table decides, so that all files of a folder have the same depth.
         return raw if self._raw_id_of.max() > 255 else raw.astype(np.uint8)
 
 
 def count_labels(labels: Labels, num_classes: int) -> NDArray[np.int64]:
-    """Count the pixels of each class (K,); other labels are not counted."""
+    """Return the pixels per class (K,); other labels are not counted."""
     counts = np.zeros(num_classes, dtype=np.int64)
-    # In bands: counting needs 8 bytes for each pixel at hand.
+    # In bands, because counting needs 8 bytes per pixel.
     for top in range(0, len(labels), 256):
         band = labels[top : top + 256]
         counts += np.bincount(band[band < num_classes], minlength=num_classes)
@@ -182,7 +182,7 @@ def load_label_table(name: str) -> LabelTable:
 
 
 def identity_table(names: Sequence[str], colors: Sequence[Color]) -> LabelTable:
-    """Make the table of masks that hold train ids already: 0..K-1, and the ignore id."""
+    """Return the table for masks that already hold train ids: 0..K-1, and the ignore id."""
     ignore = ignore_index_for(len(names))
     rows = [
         Label(index, index, name, color)
@@ -192,13 +192,13 @@ def identity_table(names: Sequence[str], colors: Sequence[Color]) -> LabelTable:
 
 
 def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
-    """Make the table of a folder data set: given names, or ROOT/classes.txt (line k names id k).
+    """Return the table of a folder dataset: given names, or ROOT/classes.txt (line k names id k).
 
-    Colours come from ROOT/colors.txt ("r g b" per line) where it exists, else from a fixed palette.
+    Colours come from ROOT/colors.txt ("r g b" per line) or, without it, from a fixed palette.
     """
     names = list(classes) if classes is not None else _lines(root / "classes.txt")
     if len(names) < 2:
-        raise InputError(f"{root}: a data set needs at least 2 classes, got {names}")
+        raise InputError(f"{root}: a dataset needs at least 2 classes, got {names}")
     color_file = root / "colors.txt"
     if not color_file.is_file():
         return identity_table(names, [palette_color(index) for index in range(len(names))])
@@ -225,7 +225,7 @@ def _lines(path: Path) -> list[str]:
             f"{path} is missing: write one class name per line (line k names label value k), "
             "or give data.classes"
         )
-    lines = [line.strip() for line in read_text(path, _LARGEST_TABLE).rstrip().splitlines()]
+    lines = [line.strip() for line in read_text(path, _MAX_TABLE_SIZE).rstrip().splitlines()]
     if "" in lines:
         raise InputError(f"{path}, line {lines.index('') + 1}: empty; line k stands for label k")
     return lines

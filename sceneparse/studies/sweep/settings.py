@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetPydanticSchema, PlainValidator, model_validator
-from pydantic_core import core_schema
+from pydantic import Field, PlainValidator, model_validator
 
-from sceneparse.config.types import Count, Section
+from sceneparse.config.types import Count, Section, name_in
 from sceneparse.studies.sweep import search
-from sceneparse.studies.sweep.search import DISTRIBUTIONS, METHODS, METRICS, PRUNERS
+from sceneparse.studies.sweep.search import DISTRIBUTIONS, METRICS
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
@@ -23,18 +21,14 @@ def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
     return value
 
 
-def _one_of(table: Iterable[str]) -> GetPydanticSchema:
-    """Let a setting take the names of a table."""
-    return GetPydanticSchema(lambda *_: core_schema.literal_schema([*table]))
-
-
+_TABLES = "sceneparse.studies.sweep.search"
 Number = Annotated[float, PlainValidator(_number)]
 
 
 class MetricSection(Section):
     """What a trial is judged by."""
 
-    name: Annotated[str, _one_of(METRICS)] = Field(
+    name: Annotated[str, name_in("metric", f"{_TABLES}.METRICS")] = Field(
         description="value after the last epoch, the mean over the seeds"
     )
     goal: str | None = Field(None, description="null: minimize a loss, maximize an accuracy")
@@ -59,8 +53,8 @@ class ParameterSection(Section):
     min: Number = Field(0, description="smallest number")
     max: Number = Field(0, description="largest number")
     q: Number = Field(0, description="step of q_uniform")
-    distribution: str | None = Field(
-        None, description=f"{', '.join(DISTRIBUTIONS)}; null: follows from the other keys"
+    distribution: Annotated[str | None, name_in("distribution", f"{_TABLES}.DISTRIBUTIONS")] = (
+        Field(None, description=f"{', '.join(DISTRIBUTIONS)}; null: follows from the other keys")
     )
 
     @property
@@ -83,9 +77,6 @@ class ParameterSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ParameterSection:
-        if self.kind not in DISTRIBUTIONS:
-            names = ", ".join(DISTRIBUTIONS)
-            raise ValueError(f"distribution '{self.kind}' is not offered; choose one of: {names}")
         given, needed = self.model_fields_set - {"distribution"}, DISTRIBUTIONS[self.kind][0]
         if given != set(needed):
             raise ValueError(
@@ -120,7 +111,7 @@ class ParameterSection(Section):
 class EarlySection(Section):
     """When a hopeless trial is ended early, judged by the epochs of its first seed."""
 
-    type: Annotated[str, _one_of(PRUNERS)] = Field(
+    type: Annotated[str, name_in("type", f"{_TABLES}.PRUNERS")] = Field(
         description="hyperband, or median: worse than half of the others at that epoch"
     )
     min_iter: Count = Field(1, description="epochs that every trial is given")
@@ -141,7 +132,7 @@ class SweepConfig(Section):
         "tools/train_cls.py", description="program that a trial runs"
     )
     config: str = Field(description="configuration of the runs, relative to this file")
-    method: Annotated[str, _one_of(METHODS)] = Field(
+    method: Annotated[str, name_in("method", f"{_TABLES}.METHODS")] = Field(
         description="grid: every combination; random; bayes: tree-structured Parzen estimator"
     )
     metric: MetricSection = Field(description="what a trial is judged by")

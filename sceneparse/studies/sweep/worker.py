@@ -23,7 +23,7 @@ from optuna.trial import Trial, TrialState
 from torch import nn
 
 from sceneparse.config.classification import ClsConfig, ClsDataSection
-from sceneparse.data.classes import LabelledImages
+from sceneparse.data.image_folders import LabelledImages
 from sceneparse.errors import InputError, NumericalError, Preempted, one_line
 from sceneparse.models.classification import create_classifier
 from sceneparse.runs.folder import is_run_folder

@@ -1,4 +1,4 @@
-"""Images with one class each, held in memory whole: CIFAR, and any folder of class folders."""
+"""Classification datasets, held in memory whole: class folders (SPLIT/CLASS/IMAGE) and CIFAR."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images uint8 (N, 3, H, W), their class numbers int64 (N,), and the names of the classes."""
+    """Images uint8 (N, 3, H, W), class numbers int64 (N,), and the names of the classes."""
 
     images: Tensor
     targets: Tensor
@@ -56,15 +56,15 @@ class LabelledImages:
 def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> LabelledImages:
     """Read a split ("train" or "test") of cifar10, cifar100 or a folder of class folders.
 
-    CIFAR lies as torchvision has it (cifar-10-batches-py below root), and is downloaded where it
-    is missing and there is a network; its checksums are compared. A folder holds SPLIT/CLASS/IMAGE;
-    its images are scaled to `size` by their short side and cut in the middle. Raises InputError.
+    CIFAR is stored as torchvision stores it (cifar-10-batches-py below root). If it is missing, it
+    is downloaded; its checksums are compared. A folder holds SPLIT/CLASS/IMAGE; the short side of
+    its images is scaled to `size`, and the middle is cropped. Raises InputError.
     """
     root = Path(root)
     if dataset == "folder":
         return _read_folder(inside(root, split, "the split"), size)
     if dataset not in _CIFAR:
-        raise unknown_name("data set", dataset, [*_CIFAR, "folder"])
+        raise unknown_name("dataset", dataset, IMAGE_DATASETS)
     kind = _CIFAR[dataset]
     if not _is_there(kind, root):
         _download(kind, root, dataset)
@@ -76,6 +76,7 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
 
 
 _CIFAR: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+IMAGE_DATASETS = (*_CIFAR, "folder")
 
 
 def _is_there(kind: type[CIFAR10], root: Path) -> bool:
@@ -122,7 +123,7 @@ def _read_folder(folder: Path, size: int) -> LabelledImages:
     empty = [name for number, name in enumerate(classes) if number not in found]
     if empty:
         raise InputError(f"{folder}: {len(empty)} class folders are empty: {first_few(empty)}")
-    # Decoding releases the interpreter lock, so threads do.
+    # Threads are enough, because decoding releases the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda file: _read_square(file[0], size), files))
     problems = [result for result in results if isinstance(result, InputError)]
@@ -139,7 +140,7 @@ def _read_folder(folder: Path, size: int) -> LabelledImages:
 
 
 def _read_square(path: Path, size: int) -> NDArray[np.uint8] | InputError:
-    """Scale an image so that its short side is `size`, and cut the middle: (size, size, 3)."""
+    """Scale the short side of an image to `size` and crop the middle: (size, size, 3)."""
     try:
         image = read_image(path)
     except InputError as error:
@@ -163,10 +164,10 @@ def _color(values: Tensor) -> Color:
 def split_off(
     data: LabelledImages, count: int, seed: int, setting: str
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Split off `count` images at random, the same share of each class as near as can be.
+    """Split off `count` random images, with about the same share of each class.
 
-    Returns the images left and those split off. Raises InputError, which names the setting that
-    asked for it, unless both have some.
+    Returns the remaining images and those split off. Raises InputError that names `setting` if
+    either would be empty.
     """
     if not 0 < count < len(data):
         raise InputError(f"{setting} must be in 1..{len(data) - 1}, got {count}")

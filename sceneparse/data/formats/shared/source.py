@@ -1,7 +1,8 @@
-"""A data set in another format: its classes, and how to draw the mask of every image."""
+"""What all formats share: a source of images, classes and masks, and how masks are drawn."""
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.datasets import Pair, match_by_stem
 from sceneparse.data.labels import (
     Color,
     Labels,
@@ -19,10 +21,11 @@ from sceneparse.data.labels import (
     require_name,
 )
 from sceneparse.data.reading import LARGEST_IMAGE
-from sceneparse.errors import refusing
+from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import read_text
 
-# OpenCV walks along every row of a shape, those outside the image as well.
-_FARTHEST = 1_000_000
+# OpenCV visits every row of a shape, even outside the image.
+_MAX_COORDINATE = 1_000_000
 _ROWS_AT_ONCE = 256
 
 
@@ -41,7 +44,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in another format: its classes, their colours, its images."""
+    """A dataset in another format: its classes, their colours, its images."""
 
     classes: tuple[str, ...]
     colors: tuple[Color, ...]
@@ -53,40 +56,40 @@ class Source:
 
     @property
     def ignore_index(self) -> int:
-        """The label of pixels that belong to no class."""
+        """Return the label of pixels that belong to no class."""
         return ignore_index_for(len(self.classes))
 
 
 def make_source(names: Sequence[str], items: Sequence[Item]) -> Source:
-    """Make a source whose classes have the colours of the fixed palette."""
+    """Build a source whose classes have the colours of the fixed palette."""
     return Source(tuple(names), tuple(palette_color(k) for k in range(len(names))), tuple(items))
 
 
 def blank_mask(height: int, width: int, label: int) -> Labels:
-    """Make a mask of one label; raises ValueError for a size that no image has."""
+    """Return a mask (H, W) of one label; raises ValueError for a size that no image has."""
     if not (min(height, width) > 0 and height * width <= LARGEST_IMAGE):
         raise ValueError(f"no image is of {width}x{height} pixels")
     return np.full((height, width), label, np.uint16)
 
 
 def fill_polygon(mask: Labels, points: NDArray[np.float64], label: int) -> None:
-    """Draw a polygon (N, 2) of x, y into a mask; raises ValueError for points far outside."""
+    """Draw a polygon of points x, y (N, 2) into a mask; ValueError for points far outside."""
     require_near(points)
     cv2.fillPoly(mask, [points.round().astype(np.int32)], label)
 
 
 def require_near(numbers: NDArray[np.float64]) -> None:
     """Raise ValueError for coordinates that are not finite, or far outside any image."""
-    if not (np.abs(numbers) <= _FARTHEST).all():  # false for NaN too
+    if not (np.abs(numbers) <= _MAX_COORDINATE).all():  # false for NaN too
         raise ValueError("a shape lies far outside the image")
 
 
 def labels_of_codes(
     picture: NDArray[np.uint8], label_of: Mapping[int, int]
 ) -> tuple[Labels, dict[int, int]]:
-    """Look up the label of every pixel by its code, red << 16 | green << 8 | blue.
+    """Return the label of every pixel by its code, red << 16 | green << 8 | blue.
 
-    Returns the labels (H, W), and how many pixels there are of each code that has none.
+    Returns the labels (H, W), and the number of pixels per code that has no label.
     """
     lookup = np.full(2**24, -1, np.int32)
     lookup[list(label_of.keys())] = list(label_of.values())
@@ -101,3 +104,25 @@ def labels_of_codes(
             values, counts = np.unique(codes[found < 0], return_counts=True)
             unknown.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     return labels, unknown
+
+
+def pair_by_name(images: Path, masks: Path) -> list[Pair]:
+    """Pair the files of two folders by name; images without a mask are skipped.
+
+    Raises InputError for masks without an image.
+    """
+    pairs = [pair for pair in match_by_stem(images, masks) if pair.mask.is_file()]
+    lonely = [pair.mask.name for pair in pairs if not pair.image.is_file()]
+    if lonely:
+        raise InputError(f"{len(lonely)} masks have no image in {images}: {first_few(lonely)}")
+    return pairs
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a CSV file whose rows fill these columns; raises InputError if they do not."""
+    text = read_text(path)
+    with refusing(path, "cannot be read as CSV"):
+        rows = list(csv.DictReader(text.splitlines()))
+    if not rows or any(row.get(column) in (None, "") for row in rows for column in columns):
+        raise InputError(f"{path}: expected the columns {','.join(columns)}, all filled")
+    return rows

@@ -1,4 +1,4 @@
-"""Checks of a data set before the first step: files decode, labels are in the table."""
+"""Check samples before the first training step: files decode, labels are in the table."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from sceneparse.data.labels import LabelTable
 from sceneparse.errors import InputError, first_few
 
 
-def spread(size: int, limit: int) -> list[int]:
-    """Choose at most `limit` indices, evenly spread over 0..size-1."""
-    return sorted({int(index) for index in np.linspace(0, size - 1, min(size, limit)).round()})
-
-
 def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
     """Decode these samples strictly, in parallel; raise InputError with the first problems."""
 
@@ -28,7 +23,7 @@ def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
             return error
         return set(np.unique(mask).tolist())
 
-    # Decoding releases the interpreter lock, so threads do.
+    # Threads are enough, because decoding releases the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(train_ids, indices))
     problems = [result for result in results if isinstance(result, InputError)]
@@ -45,7 +40,7 @@ def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
 
 
 def why_useless(found: set[int], table: LabelTable) -> str | None:
-    """Say why masks that hold no other train ids than `found` teach nothing, or None."""
+    """Return why masks with only the train ids `found` cannot be trained on; None if they can."""
     ignore = table.ignore_index
     if found <= {ignore}:
         return "every pixel of the masks is ignored; nothing to learn"

@@ -1,4 +1,4 @@
-"""A whole data set looked at: what is damaged, mislabelled, suspicious or in two splits at once."""
+"""Check a whole dataset: what is damaged, mislabelled, suspicious or in two splits at once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sceneparse.data.balance import class_weights
+from sceneparse.data.balance import CLASS_WEIGHTS, class_weights
+from sceneparse.data.checks.duplicates import Fingerprint, duplicate_pairs, fingerprint_of
 from sceneparse.data.datasets import Pair, SegmentationDataset
 from sceneparse.data.labels import count_labels
-from sceneparse.data.likeness import Likeness, alike_pairs, likeness_of
 from sceneparse.errors import InputError
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What one sample turned out to be; `problem` says why it cannot be used."""
+class SampleFacts:
+    """What was found in one sample; `problem` is the reason why it cannot be used.
+
+    counts: pixels per class (K,). color_sum and color_square_sum: RGB sums over all pixels of the
+    values and their squares, in 0..1.
+    """
 
     split: str
     pair: Pair
@@ -32,11 +36,11 @@ class Facts:
     ignored: int = 0
     color_sum: tuple[float, ...] = ()
     color_square_sum: tuple[float, ...] = ()
-    likeness: Likeness | None = field(default=None, repr=False)
+    fingerprint: Fingerprint | None = field(default=None, repr=False)
 
     @property
     def suspicion(self) -> str | None:
-        """Why the mask is usable but odd."""
+        """The reason why a usable mask looks odd; None if it does not."""
         if self.problem is not None:
             return None
         if not any(self.counts):
@@ -47,34 +51,34 @@ class Facts:
         return None
 
 
-def examine(
+def check_all_samples(
     datasets: Mapping[str, SegmentationDataset], after_sample: Callable[[], None]
-) -> list[Facts]:
-    """Decode every sample of all splits strictly, in parallel; nothing is raised for a bad one."""
+) -> list[SampleFacts]:
+    """Decode every sample of all splits strictly, in parallel; a bad sample raises nothing."""
     jobs = [(split, i) for split, dataset in datasets.items() for i in range(len(dataset))]
 
-    def one(job: tuple[str, int]) -> Facts:
-        facts = _facts(job[0], datasets[job[0]], job[1])
+    def check_one(job: tuple[str, int]) -> SampleFacts:
+        facts = _check_sample(job[0], datasets[job[0]], job[1])
         after_sample()
         return facts
 
-    # Decoding releases the interpreter lock, so threads do.
+    # Threads are enough, because decoding releases the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(one, jobs))
+        return list(pool.map(check_one, jobs))
 
 
-def _facts(split: str, dataset: SegmentationDataset, index: int) -> Facts:
+def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> SampleFacts:
     pair = dataset.pairs[index]
     for kind, path in (("image", pair.image), ("mask", pair.mask)):
         if not path.is_file():
-            return Facts(split, pair, problem=f"{path}: this {kind} is missing")
+            return SampleFacts(split, pair, problem=f"{path}: this {kind} is missing")
     try:
         image, mask, _ = dataset[index]
     except InputError as error:
-        return Facts(split, pair, problem=str(error))
+        return SampleFacts(split, pair, problem=str(error))
     counts = count_labels(mask, dataset.table.num_classes)
     means, deviations = (x.ravel() for x in cv2.meanStdDev(image))
-    return Facts(
+    return SampleFacts(
         split,
         pair,
         size=(mask.shape[0], mask.shape[1]),
@@ -85,40 +89,43 @@ def _facts(split: str, dataset: SegmentationDataset, index: int) -> Facts:
             float(m * m + d * d) * mask.size / 255**2
             for m, d in zip(means, deviations, strict=True)
         ),
-        likeness=likeness_of(image),
+        fingerprint=fingerprint_of(image),
     )
 
 
 @dataclass(frozen=True)
-class Twins:
+class Duplicates:
     """Two images of different splits that show the same picture, or nearly."""
 
-    first: Facts
-    second: Facts
+    first: SampleFacts
+    second: SampleFacts
     grey_difference: float
 
 
-def find_twins(facts: Sequence[Facts]) -> list[Twins]:
+def find_duplicates(facts: Sequence[SampleFacts]) -> list[Duplicates]:
     """Find images that occur in more than one split, also resized, recompressed or brightened."""
-    by_split: dict[str, list[tuple[Facts, Likeness]]] = {}
+    by_split: dict[str, list[tuple[SampleFacts, Fingerprint]]] = {}
     for f in facts:
-        if f.likeness is not None:
-            by_split.setdefault(f.split, []).append((f, f.likeness))
-    twins = []
+        if f.fingerprint is not None:
+            by_split.setdefault(f.split, []).append((f, f.fingerprint))
+    found = []
     for ours, theirs in itertools.combinations(by_split.values(), 2):
-        pairs = alike_pairs([like for _, like in ours], [like for _, like in theirs])
-        twins += [Twins(ours[i][0], theirs[j][0], difference) for i, j, difference in pairs]
-    return sorted(twins, key=lambda pair: pair.grey_difference)
+        prints = [[fingerprint for _, fingerprint in split] for split in (ours, theirs)]
+        found += [
+            Duplicates(ours[i][0], theirs[j][0], difference)
+            for i, j, difference in duplicate_pairs(*prints)
+        ]
+    return sorted(found, key=lambda pair: pair.grey_difference)
 
 
 def summarise(
-    facts: Sequence[Facts], twins: Sequence[Twins], names: Sequence[str]
+    facts: Sequence[SampleFacts], duplicates: Sequence[Duplicates], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Boil all down to plain values, as the JSON report has them.
+    """Return all findings as the plain values of the JSON report.
 
-    Mean, deviation and class weights are those of the first split.
+    `names` are the classes. Mean, deviation and class weights are those of the first split.
     """
-    # What training is set up with must not come from the images it is tested on.
+    # Settings for training must not be computed from test images.
     training = [f for f in facts if f.split == facts[0].split]
     used = [f for f in training if f.problem is None]
     counts = np.array([f.counts for f in used], dtype=np.int64).reshape(len(used), len(names))
@@ -145,19 +152,19 @@ def summarise(
                 "splits": [t.first.split, t.second.split],
                 "grey_difference": round(t.grey_difference, 2),
             }
-            for t in twins
+            for t in duplicates
         ],
         "mean": _per_pixel([f.color_sum for f in used], pixels),
         "std": _deviation(used, pixels),
         "class_weights": {
             rule: [round(weight, 4) for weight in class_weights(rule, counts)]
-            for rule in ("median_frequency", "enet")
+            for rule in CLASS_WEIGHTS
             if counts.any()
         },
     }
 
 
-def _summarise_split(facts: Sequence[Facts], names: Sequence[str]) -> dict[str, Any]:
+def _summarise_split(facts: Sequence[SampleFacts], names: Sequence[str]) -> dict[str, Any]:
     used = [f for f in facts if f.problem is None]
     sizes = Counter(f"{f.size[1]}x{f.size[0]}" for f in used)
     return {
@@ -181,7 +188,7 @@ def _per_pixel(sums: Sequence[tuple[float, ...]], pixels: int) -> list[float]:
     return [round(float(x), 4) for x in np.sum(sums, axis=0) / pixels] if sums else []
 
 
-def _deviation(used: Sequence[Facts], pixels: int) -> list[float]:
+def _deviation(used: Sequence[SampleFacts], pixels: int) -> list[float]:
     if not used:
         return []
     mean = np.sum([f.color_sum for f in used], axis=0) / pixels

@@ -1,0 +1,1 @@
+"""The doctor: what `check` finds in a whole dataset, and splits without duplicates."""

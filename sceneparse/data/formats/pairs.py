@@ -1,0 +1,33 @@
+"""A CSV file that lists images and their masks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sceneparse.data.formats.shared.source import Item, Source, make_source, read_table
+from sceneparse.data.reading import read_mask
+from sceneparse.files import inside
+
+
+def read(table: Path, root: Path | None = None) -> Source:
+    """Read a CSV with the columns image,mask (relative to the CSV); masks hold 0..K-1 and 255.
+
+    All files must be inside `root`, by default the CSV's folder.
+    """
+    rows = read_table(table, ("image", "mask"))
+    files = [
+        [inside(table.parent, row[column], table, root=root) for column in ("image", "mask")]
+        for row in rows
+    ]
+    items = [Item(image, partial(read_mask, mask)) for image, mask in files]
+    largest = max((_largest_label(item) for item in items), default=0)
+    return make_source([f"class_{k}" for k in range(max(largest + 1, 2))], items)
+
+
+def _largest_label(item: Item) -> int:
+    mask = item.mask()
+    ignore = 255 if mask.dtype == np.uint8 else 65535
+    return int(mask[mask != ignore].max(initial=0))

@@ -1,0 +1,23 @@
+"""Pascal VOC's palette masks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from sceneparse.data.formats.shared.source import Item, Source, make_source, pair_by_name
+from sceneparse.data.reading import read_mask
+
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
+    *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
+    *("sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+def read(masks: Path, images: Path) -> Source:
+    """Read palette masks (SegmentationClass) of images (JPEGImages); index 255 is void."""
+    pairs = pair_by_name(images, masks)
+    return make_source(
+        VOC_CLASSES, [Item(pair.image, partial(read_mask, pair.mask)) for pair in pairs]
+    )
