@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sceneparse/__init__.py").read_text()).group(1)
 
 SWEEP = [
-    "optuna>=4",
+    "optuna>=4.9",  # the first one whose retries are named after its heartbeat
     "sqlalchemy",
     "psycopg[binary]",
     # Optuna's estimate of which parameters matter.

@@ -230,7 +230,7 @@ def test_tools_are_the_commands() -> None:
 
 def test_nothing_else_ends_the_process() -> None:
     # Other ranks, workers, the processes that a sweep starts; a run that has not begun.
-    others = ("runtime/distributed", "runtime/signals", "data/loader", "sweep/worker")
+    others = ("runtime/distributed", "runtime/signals", "data/loader", "studies/sweep/worker")
     commands = ("cli/command", "cli/main")
     allowed = {f"sceneparse/{name}.py" for name in (*commands, *others)}
     for path in (ROOT / "sceneparse").rglob("*.py"):

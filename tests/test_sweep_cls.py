@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.trial import Trial, TrialState
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
 from sceneparse.cli import sweep as sweep_command
-from sceneparse.sweep import results, study, worker
-from sceneparse.sweep.plan import Plan, read_plan
-from sceneparse.sweep.storage import open_storage
+from sceneparse.runtime.progress import log_on_main
+from sceneparse.studies.sweep import results, search, study, worker
+from sceneparse.studies.sweep.plan import Plan, read_plan
+from sceneparse.studies.sweep.search import Params, Space
+from sceneparse.studies.sweep.storage import open_storage
 from sceneparse.training.validation import Validated
 
 ROOT = Path(__file__).parents[1]
+RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::optuna.exceptions.ExperimentalWarning",
+    "ignore:Heartbeat of storage:UserWarning",  # of trials that a test takes by itself
+)
 
 GRID = """
 method: grid
@@ -55,9 +63,9 @@ def planned(path: Path, *overrides: str, trials: int | None = None) -> Plan:
 
 def work_here(plan: Plan) -> list[results.Row]:
     """Carry out a sweep in this process."""
-    place = str(plan.output / "journal.log")
+    place = str(plan.output / "sweep.db")
     study.open_study(plan, open_storage(place))
-    worker.work(plan, place, worker.Seat(0, 1, threading.Event()))  # type: ignore[arg-type]
+    worker.work(plan, place, 0, 1)
     return rows_at(plan, place)
 
 
@@ -101,16 +109,18 @@ def test_grid_visits_every_combination_once(
     assert "left out     importance.png: needs 4 complete trials" in printed
 
     # the same command only shows what came of it
-    before = (tmp_path / "out/journal.log").read_text()
+    before = (tmp_path / "out/sweep.db").read_bytes()
     assert call(sweep_command, *command) == 0
-    assert (tmp_path / "out/journal.log").read_text() == before
+    assert (tmp_path / "out/sweep.db").read_bytes() == before
     assert "4 trials, 4 done" in capsys.readouterr().out
 
 
 BAD = {
     "methd: grid\n": "methd: unknown key, did you mean 'method'",
-    GRID.replace("grid", "sobol"): "method: input should be 'grid', 'random' or 'bayes'",
-    GRID.replace("test_loss", "loss"): "metric.name: input should be 'test_loss'",
+    GRID.replace(
+        "grid", "sobol"
+    ): "method: unknown method 'sobol'; choose one of: bayes, grid, random",
+    GRID.replace("test_loss", "loss"): "metric.name: unknown metric 'loss'; choose one of: holdout",
     GRID.replace("goal: min", "goal: max"): "goal of test_loss must be minimize, got maximize",
     GRID.replace("test_loss", "holdout_loss"): "holdout_loss needs data.holdout above 0",
     GRID + "program: train.py\n": "program: input should be 'tools/train_cls.py'",
@@ -128,7 +138,7 @@ BAD = {
     GRID + "  optim.gamma: {min: 0.1, max: 0.2}\n": "a grid needs values, but a range is given for",
     GRID + "  optim.gamma: {min: 1}\n": "give value, or values, or min and max",
     GRID + "  optim.gamma: {distribution: normal, min: 0, max: 1}\n": (
-        "distribution 'normal' is not offered; choose one of: constant, categorical, uniform"
+        "unknown distribution 'normal'; choose one of: categorical, constant, int_uniform"
     ),
     GRID + "  model: {values: [resnet20, resnet19]}\n": "unknown model 'resnet19'",
     GRID.replace("eca", "magic"): "unknown attention 'magic'",
@@ -183,14 +193,41 @@ def test_bad_commands_are_one_line(
 
 
 @pytest.mark.parametrize("text", ["model: resnet18\n", '{"op_code": 0}\n{"op_co'])
-def test_damaged_journal_is_refused(
+def test_what_is_no_database_is_refused(
     write: Write, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "sweep.log").write_text(text)
     settings = [f"output={tmp_path / 'out'}", f"--storage={tmp_path / 'sweep.log'}"]
     assert call(sweep_command, write(GRID), *settings) == 2
-    assert f"line {text.count('{') or 1}: damaged" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "sweep.log: file is not a database; a journal is of an earlier version" in said
     assert (tmp_path / "sweep.log").read_text() == text
+
+
+def test_damaged_database_is_refused(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(write(GRID))
+    path = plan.output / "sweep.db"
+    study.open_study(plan, open_storage(str(path)))
+    content = path.read_bytes()
+    damaged = content[:4096] + bytes(len(content) - 4096)
+    path.write_bytes(damaged)
+    assert call(sweep_command, write(GRID), f"output={plan.output}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "database disk image is malformed" in line
+    assert path.read_bytes() == damaged
+
+
+def test_sweep_of_an_earlier_version_is_refused(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out/trial-0000").mkdir(parents=True)
+    (tmp_path / "out/journal.log").write_text('{"op_code": 0}\n')
+    assert call(sweep_command, write(GRID), f"output={tmp_path / 'out'}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds a sweep of an earlier version of sceneparse (journal.log); finish it" in line
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_missing_optuna_names_the_remedy(
@@ -296,7 +333,7 @@ def test_another_plan_is_refused_with_what_differs(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = planned(write(GRID))
-    study.open_study(plan, open_storage(str(plan.output / "journal.log")))
+    study.open_study(plan, open_storage(str(plan.output / "sweep.db")))
     command = [write(GRID.replace("eca", "gct")), f"output={tmp_path / 'out'}", "train.epochs=5"]
     assert call(sweep_command, *command) == 2
     said = capsys.readouterr().err
@@ -307,60 +344,85 @@ def test_another_plan_is_refused_with_what_differs(
     assert call(sweep_command, *fewer) == 2
     assert "has 4 trials already; give as many by --trials" in capsys.readouterr().err
     command[0] = write(GRID.replace("eca", "gct"))
-    (plan.output / "journal.log").unlink()
+    (plan.output / "sweep.db").unlink()
     (plan.output / "trial-0000").mkdir()
     assert call(sweep_command, *command) == 2
     assert "holds the trials of another sweep" in capsys.readouterr().err
 
 
+def vanish(storage: RDBStorage, attempt: int) -> None:
+    """Let the worker of a running attempt be silent for years, and a command look for it."""
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE trial_heartbeats SET heartbeat = '2000-01-01' WHERE trial_id ="
+            f" (SELECT trial_id FROM trials WHERE number = {attempt})"
+        )
+
+
 def test_trials_of_vanished_machines_run_again_and_doubles_do_not(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(write(GRID.replace("1.0e+30", "0.01")), "train.epochs=1")
+    storage = open_storage(str(plan.output / "sweep.db"))
+    opened = study.open_study(plan, storage)
+    for trial, params in enumerate(plan.starts()):  # by another machine, at the same moment
+        opened.enqueue_trial(params, {"trial": trial})
+    log_on_main()
+    silent, _, unfinished = (opened.ask().number for _ in range(3))
+    vanish(storage, silent)
+    for _ in range(2):
+        fail_stale_trials(opened)
+        states = [of[-1].state for of in study.attempts_of(opened).values()]
+        assert states == [WAITING, RUNNING, RUNNING, WAITING]
+    said = "trial 0: its worker  gave no sign of life; it is run again\n"
+    assert capsys.readouterr().out == said
+    opened.tell(unfinished, state=TrialState.FAIL)  # and killed before it was queued again
+    vanish(storage, 1)
+    rows = work_here(plan)
+    assert [(row.state, row.attempts) for row in rows] == [("complete", 2)] * 3 + [("complete", 1)]
+    assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
+
+
+def test_worker_that_was_counted_as_dead_leaves_its_trial_to_others(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "SILENT_LOOKS", 2)
-    plan = planned(write(GRID.replace("1.0e+30", "0.01")), "train.epochs=1")
-    opened = study.open_study(plan, open_storage(str(plan.output / "journal.log")))
-    for trial, params in enumerate(plan.starts()):  # by another machine, at the same moment
-        study.plan_attempt(opened, trial, params)
-    watch = study.Watch()
-    _, alive = (study.take(opened, f"elsewhere:{pid}") for pid in (1, 2))
-    assert alive is not None
-    for look in range(4):
-        alive.set_user_attr("sign", look)
-        running = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
-        silent = watch.silent(running)
-        assert [attempt.user_attrs["trial"] for attempt in silent] == ([0] if look > 1 else [])
-    study.put_back(opened, silent[0], killed=True)
-    study.put_back(opened, running[1], killed=False)
-    rows = work_here(plan)
-    assert [(row.state, row.attempts) for row in rows] == [
-        ("complete", 2),
-        ("complete", 2),
-        ("complete", 1),
-        ("complete", 1),
-    ]
-    assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
+    plan = planned(write(BAYES.format(trials=1)))
+    storage = open_storage(str(plan.output / "sweep.db"))
+    looks = iter([True])
+
+    def suggest(trial: Trial, space: Space) -> Params:
+        if next(looks, False):
+            vanish(storage, trial.number)
+            fail_stale_trials(study.join_study(plan, storage))
+        return search.suggest(trial, space)
+
+    monkeypatch.setattr(worker, "suggest", suggest)
+    (row,) = work_here(plan)
+    assert (row.state, row.attempts, row.epochs) == ("complete", 2, 2)
 
 
 def test_trial_that_ended_after_all_is_not_run_again(write: Write) -> None:
     plan = planned(write(BAYES.format(trials=1)))
-    place = str(plan.output / "journal.log")
-    opened = study.open_study(plan, open_storage(place))
-    assert study.take(opened, "elsewhere:1") is not None
-    (running,) = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
-    opened.tell(running.number, 0.5)
-    study.put_back(opened, running, killed=True)
+    place = str(plan.output / "sweep.db")
+    storage = open_storage(place)
+    opened = study.open_study(plan, storage)
+    running = opened.ask()
+    vanish(storage, running.number)
+    opened.tell(running, 0.5)
+    fail_stale_trials(opened)
     (row,) = rows_at(plan, place)
     assert (row.state, row.value, row.attempts) == ("complete", 0.5, 1)
 
 
 def test_trial_whose_workers_are_killed_again_and_again_fails(write: Write) -> None:
     plan = planned(write(BAYES.format(trials=1)))
-    place = str(plan.output / "journal.log")
-    opened = study.open_study(plan, open_storage(place))
+    place = str(plan.output / "sweep.db")
+    storage = open_storage(place)
+    opened = study.open_study(plan, storage)
     for _ in range(4):
-        assert study.take(opened, "elsewhere:1") is not None
-        (running,) = study.in_state(study.attempts_of(opened), TrialState.RUNNING)
-        study.put_back(opened, running, killed=True)
+        vanish(storage, opened.ask().number)
+        fail_stale_trials(opened)
+    study.open_study(plan, storage)
     (row,) = rows_at(plan, place)
     assert (row.state, row.value, row.attempts) == ("failed", None, 4)
     assert row.note == "its worker was killed 4 times"

@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from test_classes import animals  # noqa: F401 - a fixture
 from test_sweep_cls import GRID, ROOT, Write, epochs_of, planned, rows_at, write  # noqa: F401
 from test_train_seg import call
 
 from sceneparse.cli import sweep as sweep_command
-from sceneparse.sweep import study
-from sceneparse.sweep.plan import Plan
-from sceneparse.sweep.storage import open_storage
+from sceneparse.studies.sweep import search, study, supervisor, worker
+from sceneparse.studies.sweep.plan import Plan
+from sceneparse.studies.sweep.search import Params, Space
+from sceneparse.studies.sweep.storage import open_storage
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 @pytest.fixture
@@ -51,17 +54,20 @@ def start(write: Write, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pop
         process.communicate()
 
 
-def worker_after_an_epoch(plan: Plan, place: str) -> tuple[int, int]:
+def worker_after_an_epoch(
+    plan: Plan, place: str, process: subprocess.Popen[str]
+) -> tuple[int, int]:
     """Wait until a worker has an epoch behind it; return its process and its trial."""
-    for _ in range(600):
-        if (plan.output / "trial-0000").is_dir():
-            found = study.attempts_of(study.join_study(plan, open_storage(place)))
-            for attempt in study.in_state(found, TrialState.RUNNING):
-                trial = attempt.user_attrs["trial"]
-                if attempt.last_step and (plan.folder(trial) / "seed-0/last").exists():
-                    return int(attempt.user_attrs["worker"].split(":")[1]), trial
+    while process.poll() is None:
         time.sleep(0.1)
-    raise AssertionError("no worker has begun")
+        if not (plan.output / "trial-0000").is_dir():
+            continue
+        sweep = study.join_study(plan, open_storage(place))
+        for attempt in study.in_state(study.attempts_of(sweep), TrialState.RUNNING):
+            trial = attempt.user_attrs["trial"]
+            if attempt.last_step and (plan.folder(trial) / "seed-0/last").exists():
+                return int(attempt.user_attrs["worker"].split(":")[1]), trial
+    raise AssertionError(process.communicate()[0])
 
 
 LONG = GRID.replace("1.0e+30", "0.01").replace("[none, eca]", "[none]")
@@ -71,20 +77,20 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(
     write: Write,
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    process = start(LONG, "--workers=2", "train.epochs=60")
-    plan = planned(write(LONG), "train.epochs=60")
-    place = str(plan.output / "journal.log")
-    pid, trial = worker_after_an_epoch(plan, place)
+    process = start(LONG, "--workers=2", "train.epochs=30")
+    plan = planned(write(LONG), "train.epochs=30")
+    place = str(plan.output / "sweep.db")
+    pid, trial = worker_after_an_epoch(plan, place, process)
     os.kill(pid, signal.SIGKILL)
-    printed = process.communicate(timeout=120)[0]
+    printed = process.communicate(timeout=600)[0]
     assert process.returncode == 0, printed
     assert f"trial {trial}: its worker {socket.gethostname()}:{pid} was killed (SIGKILL)" in printed
     rows = rows_at(plan, place)
     assert [row.state for row in rows] == ["complete"] * 2
     assert [row.attempts for row in rows] == [1 + (row.trial == trial) for row in rows]
     for row in rows:  # also what was reported is whole, and no epoch was trained twice
-        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 61))
-        assert row.epochs == 60
+        assert epochs_of(plan.folder(row.trial) / "seed-0") == list(range(1, 31))
+        assert row.epochs == 30
     assert "resuming from" in (plan.folder(trial) / "train.log").read_text()
 
 
@@ -93,19 +99,19 @@ def test_stopped_sweep_goes_on(
     start: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
 ) -> None:
-    process = start(LONG, "train.epochs=60")
-    plan = planned(write(LONG), "train.epochs=60")
-    place = str(plan.output / "journal.log")
-    worker_after_an_epoch(plan, place)
+    process = start(LONG, "train.epochs=30")
+    plan = planned(write(LONG), "train.epochs=30")
+    place = str(plan.output / "sweep.db")
+    worker_after_an_epoch(plan, place, process)
     process.send_signal(signal.SIGTERM)
-    printed = process.communicate(timeout=120)[0]
+    printed = process.communicate(timeout=600)[0]
     assert process.returncode == 75, printed
     assert "stopped: SIGTERM received; go on with the same command" in printed
     assert [row.state for row in rows_at(plan, place)] == ["waiting"] * 2
-    assert call(sweep_command, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=60") == 0
+    assert call(sweep_command, write(LONG), f"output={tmp_path / 'out'}", "train.epochs=30") == 0
     rows = rows_at(plan, place)
     assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
-    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 61))
+    assert epochs_of(plan.folder(0) / "seed-0") == list(range(1, 31))
 
 
 @pytest.fixture
@@ -145,15 +151,47 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
+def test_trial_of_a_vanished_machine_is_resumed_by_another_one(
+    write: Write, start: Callable[..., subprocess.Popen[str]], tmp_path: Path, postgres: str
+) -> None:
+    process = start(LONG, f"--storage={postgres}", "train.epochs=30")
+    plan = planned(write(LONG), "train.epochs=30")
+    pid, trial = worker_after_an_epoch(plan, postgres, process)
+    for number in (process.pid, pid):
+        os.kill(number, signal.SIGKILL)
+    assert [row.state for row in rows_at(plan, postgres)] == ["running", "waiting"]
+    settings = [f"output={tmp_path / 'out'}", f"--storage={postgres}", "train.epochs=30"]
+    assert call(sweep_command, write(LONG), *settings) == 0
+    rows = rows_at(plan, postgres)
+    assert [(row.state, row.attempts) for row in rows] == [("complete", 2), ("complete", 1)]
+    assert epochs_of(plan.folder(trial) / "seed-0") == list(range(1, 31))
+
+
+def work_together(plan: Plan, place: str, seat: int, seats: int) -> None:
+    """Do what a worker does, but hold the first trial until all workers have one."""
+
+    def suggest(trial: Trial, space: Space) -> Params:
+        for _ in range(1200):
+            attempts = [a for of in study.attempts_of(trial.study).values() for a in of]
+            if len({a.user_attrs.get("worker") for a in attempts} - {None}) == seats:
+                return search.suggest(trial, space)
+            time.sleep(0.1)
+        raise AssertionError("the other worker has not begun")
+
+    worker.suggest = suggest
+    worker.work(plan, place, seat, seats)
+
+
 def test_two_workers_share_a_database(
     write: Write,
     tmp_path: Path,
     postgres: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = write(GRID.replace("1.0e+30", "0.01"))
-    # Epochs enough that one worker does not finish every trial before the other has started.
-    long = "train.epochs=30"
+    monkeypatch.setattr(supervisor, "work", work_together)
+    path, long = write(GRID.replace("1.0e+30", "0.01")), "train.epochs=3"
     command = [path, f"output={tmp_path / 'out'}", "--workers=2", f"--storage={postgres}", long]
     assert call(sweep_command, *command) == 0
     plan = planned(path, long)
@@ -162,12 +200,12 @@ def test_two_workers_share_a_database(
     assert len({(row.params["attention"], row.params["optim.lr"]) for row in rows}) == 4
     attempts = study.attempts_of(study.join_study(plan, open_storage(postgres)))
     assert len({of[0].user_attrs["worker"] for of in attempts.values()}) == 2
-    assert not (tmp_path / "out/journal.log").exists()
+    assert not (tmp_path / "out/sweep.db").exists()
 
     # a machine that comes later finds nothing left to do
     assert call(sweep_command, *command) == 0
     assert call(sweep_command, *command, "train.epochs=7") == 2
-    assert "train.epochs was 30, is 7" in capsys.readouterr().err
+    assert "train.epochs was 3, is 7" in capsys.readouterr().err
     wrong = postgres.replace("topsecret", "notsecret")
     assert call(sweep_command, *command[:3], f"--storage={wrong}", long) == 2
     said = capsys.readouterr()

@@ -11,7 +11,7 @@ from sceneparse.cli.command import command_parser
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from sceneparse.sweep.plan import Plan
+    from sceneparse.studies.sweep.plan import Plan
 
 EXAMPLES = """\
   sceneparse sweep sweep_report
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--storage",
         metavar="PLACE",
-        help="postgresql://USER@HOST/DATABASE, or a journal file; default: OUTPUT/journal.log",
+        help="postgresql://USER@HOST/DATABASE, or an SQLite file; default: OUTPUT/sweep.db",
     )
     return result
 
@@ -54,16 +54,16 @@ def main(options: argparse.Namespace) -> None:
         raise InputError(f"{missing[0]} is not installed; run: pip install 'sceneparse[sweep]'")
 
     from sceneparse.config.recipes import find_config
-    from sceneparse.sweep.plan import read_plan
-    from sceneparse.sweep.storage import explained_failures, open_storage
+    from sceneparse.studies.sweep.plan import read_plan
+    from sceneparse.studies.sweep.storage import explained_failures, open_storage
 
     plan = read_plan(find_config(options.sweep), options.overrides, options.trials)
-    place = options.storage or str(plan.output / "journal.log")
+    place = options.storage or str(plan.output / "sweep.db")
 
     # Imported late so that what is wrong with the YAML is said at once.
-    from sceneparse.sweep.study import open_study, refuse_foreign_folder
-    from sceneparse.sweep.supervisor import supervise
-    from sceneparse.sweep.worker import check_runs
+    from sceneparse.studies.sweep.study import open_study, refuse_foreign_folder
+    from sceneparse.studies.sweep.supervisor import supervise
+    from sceneparse.studies.sweep.worker import check_runs
 
     refuse_foreign_folder(plan.output)
     check_runs(plan)
@@ -78,8 +78,8 @@ def main(options: argparse.Namespace) -> None:
 
 def show(plan: Plan, study: Study) -> None:
     """Print the table, write the files, and say what they are and what is missing."""
-    from sceneparse.sweep.results import best_of, caution, rows_of, table, write_results
-    from sceneparse.sweep.study import attempts_of
+    from sceneparse.studies.sweep.results import best_of, caution, rows_of, table, write_results
+    from sceneparse.studies.sweep.study import attempts_of
 
     attempts = attempts_of(study)
     rows = rows_of(plan, attempts)
@@ -98,8 +98,8 @@ def show(plan: Plan, study: Study) -> None:
 def complain_of_failures(plan: Plan, study: Study) -> None:
     """Raise InputError where all trials that ended failed."""
     from sceneparse.errors import InputError
-    from sceneparse.sweep.results import rows_of
-    from sceneparse.sweep.study import attempts_of
+    from sceneparse.studies.sweep.results import rows_of
+    from sceneparse.studies.sweep.study import attempts_of
 
     ended = [row for row in rows_of(plan, attempts_of(study)) if row.ended]
     if ended and all(row.state == "failed" for row in ended):

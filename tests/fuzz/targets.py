@@ -160,7 +160,7 @@ def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
 
 def fuzz_sweep(data: bytes) -> None:
     """The description of a sweep, beside the configuration of its runs."""
-    from sceneparse.sweep.plan import read_plan  # noqa: PLC0415 - needs the extra "sweep"
+    from sceneparse.studies.sweep.plan import read_plan  # noqa: PLC0415 - needs the extra "sweep"
 
     (folder() / "base.yaml").write_text("data: {holdout: 10}\n")
     read_plan(written("sweep.yaml", data), (), None)

@@ -9,11 +9,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import optuna
 from optuna.distributions import (
-    BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
@@ -22,11 +20,12 @@ from optuna.distributions import (
 
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import one_or_many, problems_of, read_settings, set_key, validate
-from sceneparse.config.sweep import EarlySection, ParameterSection, SweepConfig
 from sceneparse.errors import InputError
+from sceneparse.studies.sweep.search import METHODS, Direction, Params, Space, as_choice
+from sceneparse.studies.sweep.settings import EarlySection, SweepConfig
 
-Params = dict[str, Any]
-MOST_TRIALS = 100_000
+# The state of every waiting trial is read each second.
+MAX_TRIALS = 10_000
 
 
 @dataclass(frozen=True)
@@ -34,35 +33,23 @@ class Plan:
     """What is searched, how it is judged, and what all trials have in common.
 
     `space` holds what is searched, `listed` its values, or the ends of its ranges, `settings` those
-    of the runs that are the same in all trials. Optuna knows values that are no scalars by their
-    JSON text; `decoded` leads back from it.
+    of the runs that are the same in all trials.
     """
 
     name: str
-    method: Literal["grid", "random", "bayes"]
+    method: str
     metric: str
-    direction: Literal["minimize", "maximize"]
+    direction: Direction
     trials: int
-    space: Mapping[str, BaseDistribution]
+    space: Space
     listed: Mapping[str, Sequence[Any]]
-    decoded: Mapping[str, Any]
     settings: Mapping[str, Any]
     early: EarlySection | None
     output: Path
 
     def starts(self) -> list[Params]:
-        """Settle what each trial is to be, as far as that can be done before any has run."""
-        if self.method == "grid":
-            choices = [
-                d.choices for d in self.space.values() if isinstance(d, CategoricalDistribution)
-            ]
-            points = itertools.islice(itertools.product(*choices), self.trials)
-            return [dict(zip(self.space, point, strict=True)) for point in points]
-        if self.method == "random":
-            sampler = optuna.samplers.RandomSampler(seed=0)
-            draws = optuna.create_study(sampler=sampler)
-            return [draws.ask(dict(self.space)).params for _ in range(self.trials)]
-        return [{} for _ in range(self.trials)]
+        """Return what is fixed of each trial's parameters before the first trial has run."""
+        return METHODS[self.method](self.space, self.trials)
 
     def folder(self, trial: int) -> Path:
         """Return the folder of a trial's runs."""
@@ -71,9 +58,9 @@ class Plan:
     def config_of(self, params: Params, trial: int) -> ClsConfig:
         """Build the configuration of a trial."""
         settings = self.settings
-        for key, value in params.items():
-            known = isinstance(value, str) and value in self.decoded
-            settings = _changed(settings, key, self.decoded[value] if known else value)
+        for key, choice in params.items():
+            values = [value for value in self.listed[key] if as_choice(value) == choice]
+            settings = _changed(settings, key, values[0] if values else choice)
         settings = _changed(settings, "output", str(self.folder(trial)))
         return validate(settings, ClsConfig, f"trial {trial}")
 
@@ -92,7 +79,7 @@ class Plan:
         return max(config.train.epochs for config in self.listed_configs("train.epochs"))
 
     def description(self) -> dict[str, Any]:
-        """Describe all that must be the same wherever and whenever the sweep goes on."""
+        """Describe all that must be the same wherever and whenever the sweep is resumed."""
         config = ClsConfig.model_validate(self.settings).model_dump(mode="json")
         space = {key: json.loads(distribution_to_json(d)) for key, d in self.space.items()}
         return {
@@ -118,11 +105,14 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
     settings: Mapping[str, Any] = read_settings(base, [output, *overrides], ClsConfig)
     validate(settings, ClsConfig, base)
     given = {override.partition("=")[0] for override in overrides}
-    space, listed = {}, {}
-    for key, section in sweep.parameters.items():
-        if section.kind != "constant":
-            space[key] = _distribution(section)
-            listed[key] = _listed(section, space[key])
+    searched = {key: section.searched for key, section in sweep.parameters.items()}
+    space = {key: d for key, d in searched.items() if d is not None}
+    listed = {
+        key: (d.low, d.high)
+        if isinstance(d, FloatDistribution | IntDistribution)
+        else sweep.parameters[key].values
+        for key, d in space.items()
+    }
     _check_values(path, settings, sweep, listed)
     for key, section in sweep.parameters.items():
         if key in space and key in given:
@@ -137,7 +127,6 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
         trials=_number_of_trials(path, sweep, trials, space),
         space=space,
         listed=listed,
-        decoded=_decoded(sweep),
         settings=settings,
         early=sweep.early_terminate,
         output=Path(settings["output"]),
@@ -174,55 +163,21 @@ def _check_values(
         raise one_or_many(f"{path}: parameters", problems)
 
 
-def _distribution(section: ParameterSection) -> BaseDistribution:
-    low, high = section.min, section.max
-    if section.kind == "categorical":
-        return CategoricalDistribution([_word(value) for value in section.values])
-    if section.kind == "int_uniform":
-        return IntDistribution(int(low), int(high))
-    if section.kind == "q_uniform":
-        if isinstance(low + high + section.q, int):
-            return IntDistribution(int(low), int(high), step=int(section.q))
-        return FloatDistribution(low, high, step=section.q)
-    return FloatDistribution(low, high, log=section.kind == "log_uniform_values")
-
-
-def _word(value: Any) -> bool | int | float | str | None:  # noqa: ANN401 - whatever YAML holds
-    scalar = value is None or isinstance(value, bool | int | float | str)
-    return value if scalar else json.dumps(value)
-
-
-def _decoded(sweep: SweepConfig) -> dict[str, Any]:
-    values = [value for section in sweep.parameters.values() for value in section.values]
-    return {str(_word(value)): value for value in values if isinstance(value, list | dict)}
-
-
-def _listed(section: ParameterSection, distribution: BaseDistribution) -> Sequence[Any]:
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        return distribution.low, distribution.high
-    return section.values
-
-
-def _number_of_trials(
-    path: Path, sweep: SweepConfig, asked: int | None, space: Mapping[str, BaseDistribution]
-) -> int:
+def _number_of_trials(path: Path, sweep: SweepConfig, asked: int | None, space: Space) -> int:
     if not space:
         raise InputError(f"{path}: parameters: nothing is searched, each has a single value")
     wanted = asked or sweep.run_cap
-    if wanted is not None and wanted > MOST_TRIALS:
-        raise InputError(f"{path}: {wanted} trials are more than the {MOST_TRIALS} of a sweep")
-    if sweep.method != "grid":
-        if wanted is None:
-            raise InputError(f"{path}: {sweep.method} never ends; give run_cap, or --trials")
-        return wanted
-    ranges = [key for key, d in space.items() if not isinstance(d, CategoricalDistribution)]
-    if ranges:
-        raise InputError(f"{path}: a grid needs values, but a range is given for {ranges[0]}")
-    size = math.prod(len(sweep.parameters[key].values) for key in space)
-    number = min(size, wanted or size)
-    if number > MOST_TRIALS:
+    if sweep.method == "grid":
+        ranges = [key for key, d in space.items() if not isinstance(d, CategoricalDistribution)]
+        if ranges:
+            raise InputError(f"{path}: a grid needs values, but a range is given for {ranges[0]}")
+        size = math.prod(len(sweep.parameters[key].values) for key in space)
+        wanted = min(size, wanted or size)
+    if wanted is None:
+        raise InputError(f"{path}: {sweep.method} never ends; give run_cap, or --trials")
+    if wanted > MAX_TRIALS:
         raise InputError(
-            f"{path}: the grid has {size} trials, more than the {MOST_TRIALS} of a sweep; leave "
-            "values out, or give run_cap"
+            f"{path}: {wanted:,} trials are more than the {MAX_TRIALS:,} of a sweep; leave values "
+            "out, or give run_cap"
         )
-    return number
+    return wanted

@@ -1,4 +1,4 @@
-"""The settings of tools/sweep_cls.py, in the shape of a Weights & Biases sweep."""
+"""The settings of a sweep, in the shape of a Weights & Biases sweep."""
 
 from __future__ import annotations
 
@@ -8,49 +8,38 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from sceneparse.config.types import Count, Section
-
-_LARGEST = 1e300
+from sceneparse.config.types import Count, Section, name_in
+from sceneparse.studies.sweep import search
+from sceneparse.studies.sweep.search import DISTRIBUTIONS, METRICS
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
     """Keep whole numbers whole: between two of them there are only whole ones."""
     # What is compared is false for NaN.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
         raise ValueError(f"input should be a number, got {reprlib.repr(value)}")
     return value
 
 
+_TABLES = "sceneparse.studies.sweep.search"
 Number = Annotated[float, PlainValidator(_number)]
-
-# What each distribution needs to be told.
-_DISTRIBUTIONS = {
-    "constant": ("value",),
-    "categorical": ("values",),
-    "uniform": ("min", "max"),
-    "int_uniform": ("min", "max"),
-    "q_uniform": ("min", "max", "q"),
-    "log_uniform_values": ("min", "max"),
-}
 
 
 class MetricSection(Section):
-    """What a trial is worth."""
+    """What a trial is judged by."""
 
-    name: Literal["test_loss", "test_accuracy", "holdout_loss", "holdout_accuracy"] = Field(
-        description="after the last epoch, the mean over the seeds"
+    name: Annotated[str, name_in("metric", f"{_TABLES}.METRICS")] = Field(
+        description="value after the last epoch, the mean over the seeds"
     )
-    goal: Literal["minimize", "maximize"] | None = Field(
-        None, description="null: losses are minimised, accuracies maximised"
-    )
+    goal: str | None = Field(None, description="null: minimize a loss, maximize an accuracy")
 
     @property
-    def direction(self) -> Literal["minimize", "maximize"]:
+    def direction(self) -> search.Direction:
         """Whether less or more is better."""
-        return "minimize" if self.name.endswith("loss") else "maximize"
+        return METRICS[self.name]
 
     @model_validator(mode="after")
-    def _towards_the_better(self) -> MetricSection:
+    def _check_goal(self) -> MetricSection:
         if self.goal not in {None, self.direction}:
             raise ValueError(f"goal of {self.name} must be {self.direction}, got {self.goal}")
         return self
@@ -61,11 +50,11 @@ class ParameterSection(Section):
 
     value: Any = Field(None, description="the value in all trials")
     values: list[Any] = Field([], max_length=1000, description="one of these")
-    min: Number = Field(0, description="least number")
-    max: Number = Field(0, description="greatest number")
+    min: Number = Field(0, description="smallest number")
+    max: Number = Field(0, description="largest number")
     q: Number = Field(0, description="step of q_uniform")
-    distribution: str | None = Field(
-        None, description=f"{', '.join(_DISTRIBUTIONS)}; null: what the other keys say"
+    distribution: Annotated[str | None, name_in("distribution", f"{_TABLES}.DISTRIBUTIONS")] = (
+        Field(None, description=f"{', '.join(DISTRIBUTIONS)}; null: follows from the other keys")
     )
 
     @property
@@ -80,14 +69,15 @@ class ParameterSection(Section):
         whole = isinstance(self.min, int) and isinstance(self.max, int)
         return "int_uniform" if whole else "uniform"
 
+    @property
+    def searched(self) -> search.Distribution | None:
+        """What Optuna chooses from; None if the value is the same in all trials."""
+        keys, build = DISTRIBUTIONS[self.kind]
+        return build(*(getattr(self, key) for key in keys))
+
     @model_validator(mode="after")
-    def _complete(self) -> ParameterSection:
-        if self.kind not in _DISTRIBUTIONS:
-            raise ValueError(
-                f"distribution '{self.kind}' is not offered; choose one of: "
-                f"{', '.join(_DISTRIBUTIONS)}"
-            )
-        given, needed = self.model_fields_set - {"distribution"}, _DISTRIBUTIONS[self.kind]
+    def _check(self) -> ParameterSection:
+        given, needed = self.model_fields_set - {"distribution"}, DISTRIBUTIONS[self.kind][0]
         if given != set(needed):
             raise ValueError(
                 f"give value, or values, or min and max; {self.kind} needs {' and '.join(needed)}, "
@@ -119,9 +109,9 @@ class ParameterSection(Section):
 
 
 class EarlySection(Section):
-    """When hopeless trials are given up, by the epochs of their first seed."""
+    """When a hopeless trial is ended early, judged by the epochs of its first seed."""
 
-    type: Literal["hyperband", "median"] = Field(
+    type: Annotated[str, name_in("type", f"{_TABLES}.PRUNERS")] = Field(
         description="hyperband, or median: worse than half of the others at that epoch"
     )
     min_iter: Count = Field(1, description="epochs that every trial is given")
@@ -129,25 +119,25 @@ class EarlySection(Section):
         None, description="of hyperband: epochs of a whole trial; null: train.epochs"
     )
     eta: Annotated[int, Field(ge=2, strict=True)] = Field(
-        3, description="of hyperband: one trial in eta goes on at each halt"
+        3, description="of hyperband: one trial in eta continues at each halt"
     )
 
 
 class SweepConfig(Section):
-    """Everything tools/sweep_cls.py needs."""
+    """Everything that a sweep needs."""
 
-    name: str | None = Field(None, description="of the study; null: of this file")
-    description: str | None = Field(None, description="for people")
+    name: str | None = Field(None, description="name of the study; null: name of this file")
+    description: str | None = Field(None, description="text for people")
     program: Literal["tools/train_cls.py"] = Field(
-        "tools/train_cls.py", description="what a trial is a run of"
+        "tools/train_cls.py", description="program that a trial runs"
     )
     config: str = Field(description="configuration of the runs, relative to this file")
-    method: Literal["grid", "random", "bayes"] = Field(
+    method: Annotated[str, name_in("method", f"{_TABLES}.METHODS")] = Field(
         description="grid: every combination; random; bayes: tree-structured Parzen estimator"
     )
-    metric: MetricSection = Field(description="what a trial is worth")
+    metric: MetricSection = Field(description="what a trial is judged by")
     parameters: Annotated[dict[str, ParameterSection], Field(min_length=1)] = Field(
         description="settings of the runs as section.key, and what each may be"
     )
-    run_cap: Count | None = Field(None, description="trials; null: the whole grid")
-    early_terminate: EarlySection | None = Field(None, description="null: no trial is given up")
+    run_cap: Count | None = Field(None, description="number of trials; null: the whole grid")
+    early_terminate: EarlySection | None = Field(None, description="null: no trial is ended early")

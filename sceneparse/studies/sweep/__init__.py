@@ -1,0 +1,1 @@
+"""Sweeps: classification runs whose settings Optuna searches, in many processes."""

@@ -1,0 +1,191 @@
+"""One of the processes that run trials: it takes them from the study until none waits."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial, TrialState
+from torch import nn
+
+from sceneparse.config.classification import ClsConfig, ClsDataSection
+from sceneparse.data.image_folders import LabelledImages
+from sceneparse.errors import InputError, NumericalError, Preempted, one_line
+from sceneparse.models.classification import create_classifier
+from sceneparse.runs.folder import is_run_folder
+from sceneparse.runtime.distributed import Process, join_processes
+from sceneparse.runtime.progress import log_on_main
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.studies.sweep import storage
+from sceneparse.studies.sweep.plan import Plan
+from sceneparse.studies.sweep.search import suggest
+from sceneparse.studies.sweep.study import attempts_of, in_state, join_study
+from sceneparse.training.classification import load_data, prepare_seed, seed_folder
+from sceneparse.training.run import Training, train
+from sceneparse.training.validation import Validated
+
+
+def check_runs(plan: Plan) -> None:
+    """Read the data and build the networks of all that is listed; raises InputError."""
+    keys = (f"data.{name}" for name in ClsDataSection.model_fields)
+    for config in plan.listed_configs(*keys):
+        _data_of(config)
+    _load_once.cache_clear()
+    for config in plan.listed_configs("model", "attention", "stem"):
+        with torch.device("meta"):
+            create_classifier(config.model, attention=config.attention, stem=config.stem)
+
+
+def work(plan: Plan, place: str, seat: int, seats: int) -> None:
+    """Run trials until none waits, or until a signal or the end of the parent process.
+
+    `place` is that of the storage, `seat` the number of this worker among those of the machine.
+    Exits with code 2 if the storage is lost.
+    """
+    log_on_main()
+    torch.set_num_threads(max(1, torch.get_num_threads() // seats))
+    if torch.cuda.is_available():
+        os.environ["LOCAL_RANK"] = str(seat % torch.cuda.device_count())
+    try:
+        with storage.explained_failures(), join_processes() as process, StopRequest() as stop:
+            _run_trials(_Objective(plan, process, stop), place)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def _run_trials(objective: _Objective, place: str) -> None:
+    study = join_study(objective.plan, storage.open_storage(place))
+    while not objective.stopping and in_state(attempts_of(study), TrialState.WAITING):
+        try:
+            study.optimize(objective, n_trials=1)
+        except Preempted:
+            return
+        except (ValueError, UpdateFinishedTrialError):
+            continue  # counted as dead, as after a long pause: another worker has the trial
+        if objective.failed and objective.process.device.type == "cuda":
+            return  # some failures leave a GPU unusable for the process
+
+
+@dataclass
+class _Objective:
+    """Runs a trial and returns its value; NaN, which Optuna counts as failed, if it has none."""
+
+    plan: Plan
+    process: Process
+    stop: StopRequest
+    failed: bool = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal came, or the command that started this process is gone."""
+        parent = multiprocessing.parent_process()
+        return self.stop.name is not None or (parent is not None and not parent.is_alive())
+
+    def __call__(self, trial: Trial) -> float:
+        number = trial.user_attrs.get("trial")
+        if number is None or attempts_of(trial.study)[number][-1].number != trial.number:
+            return math.nan  # not planned: the queue was empty, or held this attempt twice
+        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
+        try:
+            return self._value(trial, number)
+        except (optuna.TrialPruned, *storage.DATABASE_ERRORS):
+            raise
+        except Preempted:
+            trial.set_user_attr("stops", trial.user_attrs.get("stops", 0) + 1)
+            # Queued before this attempt ends: a kill in between leaves a double, not a gap.
+            storage.retry(trial.study, attempts_of(trial.study)[number][-1], reason="")
+            raise
+        except Exception as error:  # of whatever kind: it is this trial's, and the others are run
+            trial.set_user_attr("error", f"{type(error).__name__}: {one_line(error)}")
+            self.failed = True
+            return math.nan
+
+    def _value(self, trial: Trial, number: int) -> float:
+        """Train the seeds of a trial; return the mean of their last epochs."""
+        # Sampling is a function of the trial and of what is known of others, whoever takes it.
+        trial.study.sampler = optuna.samplers.TPESampler(seed=number)
+        params = suggest(trial, self.plan.space)
+        for other in in_state(attempts_of(trial.study), TrialState.COMPLETE):
+            if other.params == params and other.value is not None:  # it would be the same run
+                trial.set_user_attr("same_as", other.user_attrs["trial"])
+                return other.value
+        with _log_to(self.plan.folder(number)):
+            config = self.plan.config_of(params, number)
+            values = [self._train(trial, config, seed) for seed in config.seeds]
+        mean = sum(values) / len(values)
+        if not math.isfinite(mean):
+            raise NumericalError(f"{self.plan.metric} is {mean} after the last epoch")
+        return mean
+
+    def _train(self, trial: Trial, config: ClsConfig, seed: int) -> float:
+        """Train a seed, from its last checkpoint if there is one; return its last value."""
+        folder = seed_folder(config, seed)
+        data, begun = _data_of(config), is_run_folder(folder)
+        training = prepare_seed(config, seed, data, self.process, resume=begun, overwrite=False)
+        self._watch(trial, training, report=seed == config.seeds[0])
+        try:
+            if self.stopping:
+                raise Preempted("stopped between two runs")
+            train(training)
+        finally:
+            training.lock.release()
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        values = [record for record in map(json.loads, lines) if record["kind"] == "val"]
+        return float(values[-1][self.plan.metric])
+
+    def _watch(self, trial: Trial, training: Training, *, report: bool) -> None:
+        """After each epoch, stop a run if asked to; with `report`, end it if it is hopeless."""
+        metric, validate = self.plan.metric, training.validate
+
+        def validate_and_report(model: nn.Module) -> Validated:
+            found = validate(model)
+            if report:
+                trial.report(found.values[metric], training.position.epoch)
+                if not training.finished and trial.should_prune():
+                    raise optuna.TrialPruned
+            if self.stopping:
+                signal.raise_signal(signal.SIGTERM)  # the run saves its state
+            return found
+
+        training.validate = validate_and_report
+
+
+@contextmanager
+def _log_to(folder: Path) -> Iterator[None]:
+    """Write what a run prints, and the traceback of its failure, to FOLDER/train.log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (folder / "train.log").open("a", encoding="utf-8", buffering=1) as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+    ):
+        try:
+            yield
+        except Exception:
+            traceback.print_exc()
+            raise
+
+
+def _data_of(config: ClsConfig) -> tuple[LabelledImages, LabelledImages]:
+    # Held-out images and statistics are matters of a run.
+    return _load_once(config.data.model_copy(update={"holdout": 0, "mean": None, "std": None}))
+
+
+@lru_cache(maxsize=1)
+def _load_once(section: ClsDataSection) -> tuple[LabelledImages, LabelledImages]:
+    return load_data(ClsConfig(data=section))

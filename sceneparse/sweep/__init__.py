@@ -1,1 +1,0 @@
-"""Sweeps: many classification runs whose settings are searched, on Optuna, in many processes."""
