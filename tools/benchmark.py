@@ -27,9 +27,7 @@ EXAMPLES = """\
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = command_parser(
-        "benchmark", "Measure ours and a reference in turns, in one run.", EXAMPLES
-    )
+    result = command_parser("benchmark", "Measure ours and a reference in turns, in one run.", EXAMPLES)
     result.add_argument(
         "what",
         choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],
