@@ -116,7 +116,11 @@ def _table(prefix: str, schema: Mapping[str, Any]) -> str:
 
 
 def _values(field: Mapping[str, Any]) -> str:
-    """Describe what a JSON schema allows."""
+    """Describe what a JSON schema allows; "names" are those of the table that a text is from."""
+    if "names" in field:
+        names = ", ".join(f"`{name}`" for name in field["names"])
+        kind = _values({key: value for key, value in field.items() if key != "names"})
+        return kind.replace("text", names) if "text" in kind else f"{kind}, keys: {names}"
     if "anyOf" in field:
         options = [_values(option) for option in field["anyOf"]]
         return " or ".join(sorted(options, key=lambda option: option != "`null`"))
