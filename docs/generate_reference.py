@@ -106,7 +106,7 @@ def _table(prefix: str, schema: Mapping[str, Any]) -> str:
     rows = [
         [
             f"`{prefix}{name}`",
-            _values(field),
+            _allowed(field),
             f"`{_plain(field['default'])}`" if "default" in field else "required",
             field.get("description", ""),
         ]
@@ -115,12 +115,17 @@ def _table(prefix: str, schema: Mapping[str, Any]) -> str:
     return _markdown(["setting", "values", "default", "meaning"], rows)
 
 
+def _allowed(field: Mapping[str, Any]) -> str:
+    """Describe what a field allows; "names" in its schema are those of the table it takes."""
+    values = _values(field)
+    if "names" not in field:
+        return values
+    names = ", ".join(f"`{name}`" for name in field["names"])
+    return values.replace("text", names) if "text" in values else f"{values}, keys: {names}"
+
+
 def _values(field: Mapping[str, Any]) -> str:
-    """Describe what a JSON schema allows; "names" are those of the table that a text is from."""
-    if "names" in field:
-        names = ", ".join(f"`{name}`" for name in field["names"])
-        kind = _values({key: value for key, value in field.items() if key != "names"})
-        return kind.replace("text", names) if "text" in kind else f"{kind}, keys: {names}"
+    """Describe what a JSON schema allows."""
     if "anyOf" in field:
         options = [_values(option) for option in field["anyOf"]]
         return " or ".join(sorted(options, key=lambda option: option != "`null`"))
