@@ -141,7 +141,7 @@ def _values(field: Mapping[str, Any]) -> str:
     if kind == "array":
         return f"list of: {_values(field['items'])}" if field.get("items") else "list"
     names = {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "object": "mapping"}
-    return names.get(kind, kind)
+    return str(names.get(kind, kind))
 
 
 def _range(field: Mapping[str, Any]) -> str:
