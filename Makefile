@@ -4,7 +4,7 @@ VENV ?= .venv
 # Threads that wait leave the cores to others: several times faster on a machine at work.
 TEST = OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest
 
-.PHONY: quickstart test study evidence faults fuzz clean
+.PHONY: quickstart test docs study evidence faults fuzz clean
 
 quickstart: $(VENV)/.run
 	$(VENV)/bin/sceneparse scenes data/quickstart
@@ -17,6 +17,10 @@ test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(TEST)
+
+# The pages in docs/ as a site, in site/. The tests build it too.
+docs: $(VENV)/.dev
+	$(VENV)/bin/mkdocs build --strict
 
 # What strip pooling is worth on CamVid (hours on two cores). The same command goes on with what is not finished.
 # WEIGHTS is a file of timm's mobilenetv2_100 where they cannot be downloaded.
@@ -39,7 +43,7 @@ evidence: $(VENV)/.run
 	$(VENV)/bin/sceneparse study study/camvid_spnet50 data.root=$(CAMVID) \
 		output=runs/study_pretrained
 
-# Injects every fault, the slow ones too (about 20 minutes); rewrites the README's table.
+# Injects every fault, the slow ones too (about 20 minutes); rewrites the table in docs/explanation/faults.md.
 faults: $(VENV)/.dev
 	OMP_WAIT_POLICY=passive $(VENV)/bin/python -m tests.faults
 
@@ -60,4 +64,4 @@ $(VENV)/.dev: setup.py
 	touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) build *.egg-info data/quickstart runs/quickstart
+	rm -rf $(VENV) build site *.egg-info data/quickstart runs/quickstart

@@ -18,6 +18,8 @@ SWEEP = [
 
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
+DOCS = ["mkdocs-material"]
+
 setup(
     name="sceneparse",
     version=VERSION,
@@ -58,10 +60,12 @@ setup(
     extras_require={
         "sweep": SWEEP,
         "export": EXPORT,
+        "docs": DOCS,
         "fuzz": ["atheris"],
         "dev": [
             *SWEEP,
             *EXPORT,
+            *DOCS,
             "pytest",
             "ruff",
             "mypy",

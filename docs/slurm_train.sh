@@ -1,7 +1,7 @@
 #!/bin/bash
-# Train on several nodes with Slurm, for as many jobs in a row as it takes:
+# Train on several nodes with Slurm, in as many jobs in a row as needed:
 #   sbatch --nodes=8 docs/slurm_train.sh configs/cityscapes_spnet101.yaml data.root=/data/cityscapes
-# The sources, the data and the run folder lie on a file system that all nodes share.
+# The installed package, the data and the run folder must be on a file system that all nodes share.
 #SBATCH --job-name=sceneparse
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -16,7 +16,7 @@ set -euo pipefail
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# The processes that train save and end with exit code 75; torchrun itself must not mind the signal.
+# The training processes save and exit with code 75; torchrun itself must ignore the signal.
 stopping=0
 stop() {
     stopping=1
@@ -24,7 +24,7 @@ stop() {
 }
 trap stop USR1
 
-# --resume starts the run the first time, and goes on from its last checkpoint in every later job.
+# --resume starts the run in the first job, and resumes from its last checkpoint in every later job.
 srun --kill-on-bad-exit=1 bash -c 'trap "" USR1; exec "$@"' bash \
     torchrun \
     --nnodes="$SLURM_JOB_NUM_NODES" \
@@ -32,7 +32,7 @@ srun --kill-on-bad-exit=1 bash -c 'trap "" USR1; exec "$@"' bash \
     --rdzv-id="$SLURM_JOB_ID" \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$head:29500" \
-    tools/train_seg.py --config "$@" --resume &
+    -m sceneparse train --config "$@" --resume &
 training=$!
 
 # A signal ends the first wait; the second one waits for the checkpoint.

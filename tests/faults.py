@@ -1,4 +1,4 @@
-"""What becomes of each fault: runs the tests that inject it; writes results/faults.json, README.
+"""What becomes of each fault: run the tests that inject it; write results/faults.json and the page.
 
 The numbers are those of the marks `fault(number, ...)` on tests, which name their faults here.
 """
@@ -20,7 +20,7 @@ from sceneparse.report.tables import Table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "faults.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "explanation" / "faults.md"
 BEGIN, END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
 
 FAULTS = {
@@ -141,7 +141,7 @@ def outcome_of(number: int, tests: list[str], recorder: Recorder) -> Outcome:
     return Outcome(number, FAULTS[number], word, tests, "; ".join(reasons))
 
 
-def readme_table(outcomes: list[dict[str, Any]]) -> str:
+def page_table(outcomes: list[dict[str, Any]]) -> str:
     """Lay out what results/faults.json holds."""
     rows = []
     for entry in outcomes:
@@ -154,9 +154,9 @@ def readme_table(outcomes: list[dict[str, Any]]) -> str:
     return table.as_markdown(numbers=False)
 
 
-def with_table(readme: str, table: str) -> str:
+def with_table(page: str, table: str) -> str:
     """Put the table between its marks."""
-    before, _, rest = readme.partition(BEGIN)
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{table}\n{END}{after}"
 
@@ -178,8 +178,8 @@ def main() -> int:
     outcomes = [known[number] for number in sorted(known)]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(outcomes, indent=1) + "\n", encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    README.write_text(with_table(text, readme_table(outcomes)), encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_table(text, page_table(outcomes)), encoding="utf-8")
     counts = Counter(outcome["outcome"] for outcome in outcomes)
     print(", ".join(f"{count} {word}" for word, count in counts.items()), f"-> {RESULTS}")
     return code

@@ -1,10 +1,10 @@
-"""The list of faults, the tests that inject them, and what the README says of them agree."""
+"""The list of faults, the tests that inject them, and what the page says of them agree."""
 
 from __future__ import annotations
 
 import json
 
-from tests.faults import FAULTS, README, RESULTS, marked_tests, readme_table, with_table
+from tests.faults import FAULTS, PAGE, RESULTS, marked_tests, page_table, with_table
 
 OUTCOMES = json.loads(RESULTS.read_text(encoding="utf-8"))
 
@@ -18,6 +18,6 @@ def test_every_fault_is_injected_by_the_tests_that_are_recorded() -> None:
         assert entry["outcome"] == "proved" or entry["reason"], entry
 
 
-def test_readme_shows_what_is_recorded() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert with_table(text, readme_table(OUTCOMES)) == text, "run make faults"
+def test_page_shows_what_is_recorded() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert with_table(text, page_table(OUTCOMES)) == text, "run make faults"

@@ -13,12 +13,12 @@ from sceneparse.config.types import (
     CountOrZero,
     Deviation,
     Fraction,
+    NameIn,
     NotNegative,
     Positive,
     Section,
     Seed,
     Switch,
-    name_in,
 )
 
 _MOST_SEEDS = 1000
@@ -28,7 +28,7 @@ Seeds = Annotated[list[Seed], Field(min_length=1, max_length=_MOST_SEEDS)]
 class ClsDataSection(Section):
     """Which images, and which part of them is for training."""
 
-    dataset: Annotated[str, name_in("dataset", "sceneparse.data.image_folders.IMAGE_DATASETS")] = (
+    dataset: Annotated[str, NameIn("dataset", "sceneparse.data.image_folders.IMAGE_DATASETS")] = (
         Field("cifar10", description="cifar10, cifar100, or folder (SPLIT/CLASS/IMAGE)")
     )
     root: str = Field("data", description="folder of the data set; CIFAR is downloaded to it")

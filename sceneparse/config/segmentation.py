@@ -13,6 +13,7 @@ from sceneparse.config.types import (
     CountOrZero,
     Deviation,
     Fraction,
+    NameIn,
     NotNegative,
     Positive,
     Section,
@@ -20,14 +21,13 @@ from sceneparse.config.types import (
     Size,
     Switch,
     Workers,
-    name_in,
 )
 
 
 class DataSection(Section):
     """Which images and masks, and how they are read."""
 
-    dataset: Annotated[str, name_in("dataset", "sceneparse.data.datasets.DATASETS")] = Field(
+    dataset: Annotated[str, NameIn("dataset", "sceneparse.data.datasets.DATASETS")] = Field(
         "folder", description="layout of the dataset, a name of DATASETS in data/datasets.py"
     )
     root: str = Field(description="folder of the data set")
@@ -40,7 +40,7 @@ class DataSection(Section):
     std: tuple[Deviation, Deviation, Deviation] = Field(
         (0.229, 0.224, 0.225), description="RGB standard deviation of images in 0..1"
     )
-    sampling: Annotated[str, name_in("sampling", "sceneparse.data.sampling.SAMPLING")] = Field(
+    sampling: Annotated[str, NameIn("sampling", "sceneparse.data.sampling.SAMPLING")] = Field(
         "uniform",
         description="how often each image comes, a name of SAMPLING in data/sampling.py; "
         "rare_crops also shows rare classes",
@@ -48,7 +48,7 @@ class DataSection(Section):
     stream: Switch = Field(
         False, description="no incomplete last step: passes over the images follow one another"
     )
-    cache: Annotated[str, name_in("cache", "sceneparse.data.cache.CACHES")] = Field(
+    cache: Annotated[str, NameIn("cache", "sceneparse.data.cache.CACHES")] = Field(
         "none",
         description="keep decoded training images in memory (ram; auto: if it is ample), "
         "or on disk for later runs (disk)",
@@ -89,7 +89,7 @@ class AugmentSection(Section):
 class ModelSection(Section):
     """The network; the number of classes comes from the data set."""
 
-    head: Annotated[str, name_in("head", "sceneparse.models.heads.HEADS")] = Field(
+    head: Annotated[str, NameIn("head", "sceneparse.models.heads.HEADS")] = Field(
         "strip_pooling", description="a name of HEADS in models/heads.py"
     )
     backbone: str = Field("resnet50", description="resnet18/34/50/101/152, or any timm model name")
@@ -108,7 +108,7 @@ class ModelSection(Section):
     width: Count | None = Field(
         None, description="channels inside the head; null: half the backbone's"
     )
-    norm: Annotated[str, name_in("norm", "sceneparse.layers.norms.NORMS")] = Field(
+    norm: Annotated[str, NameIn("norm", "sceneparse.layers.norms.NORMS")] = Field(
         "sync",
         description="batch norm per process, over all GPUs (sync), or with the pretrained "
         "statistics (frozen); or group norm",
@@ -146,7 +146,7 @@ class ModelSection(Section):
 class LossSection(Section):
     """What is minimised: a weighted sum of losses."""
 
-    terms: Annotated[dict[str, Positive], name_in("loss", "sceneparse.losses.LOSSES")] = Field(
+    terms: Annotated[dict[str, Positive], NameIn("loss", "sceneparse.losses.LOSSES")] = Field(
         {"cross_entropy": 1.0},
         min_length=1,
         description="names of LOSSES in losses.py and their weights",
@@ -154,7 +154,7 @@ class LossSection(Section):
     aux_weight: NotNegative = Field(0.4, description="weight of the auxiliary head's loss")
     class_weights: Annotated[
         str | list[NotNegative] | None,
-        name_in("rule for class weights", "sceneparse.data.balance.CLASS_WEIGHTS", "auto"),
+        NameIn("rule for class weights", "sceneparse.data.balance.CLASS_WEIGHTS", ("auto",)),
     ] = Field(
         None,
         description="a weight per class, or a name of CLASS_WEIGHTS in data/balance.py, which "
@@ -231,7 +231,7 @@ class EvalSection(Section):
     """Validation at the images' own size, with the functions of tools/eval_miou.py."""
 
     every: Count = Field(1, description="epochs between validations; the last epoch always has one")
-    protocol: Annotated[str, name_in("protocol", "sceneparse.inference.protocols.PROTOCOLS")] = (
+    protocol: Annotated[str, NameIn("protocol", "sceneparse.inference.protocols.PROTOCOLS")] = (
         Field(
             "whole",
             description="whole image, sliding window (slide), or as others test; a name of "
@@ -250,7 +250,7 @@ class EvalSection(Section):
         None, description="average with the mirror image; null: as the protocol has it"
     )
     weighting: Annotated[
-        str, name_in("weighting of windows", "sceneparse.inference.windows.WEIGHTINGS")
+        str, NameIn("weighting of windows", "sceneparse.inference.windows.WEIGHTINGS")
     ] = Field("uniform", description="weights of the pixels in overlapping windows")
 
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from sceneparse.errors import unknown_name
 
@@ -23,27 +31,43 @@ Color = tuple[Fraction, Fraction, Fraction]
 Deviation = Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
 
 
-def name_in(kind: str, table: str, *others: str) -> AfterValidator:
-    """Allow only the names in a table, such as "sceneparse.losses.LOSSES", and `others`.
+@dataclass(frozen=True)
+class NameIn:
+    """Allows only the names in a table, such as "sceneparse.losses.LOSSES", and `others`.
 
     Checks a text, or the keys of a mapping; other values pass. The table is imported when a value
     is checked, so that the configuration is read without torch. `kind` is the word for errors.
     """
-    module, _, attribute = table.rpartition(".")
 
-    def validate(value: Any) -> Any:  # noqa: ANN401 - a text, a mapping or what else is allowed
-        names = value if isinstance(value, Mapping) else [value]
-        for name in names:
-            if isinstance(name, str) and name not in others:
-                allowed = getattr(import_module(module), attribute)
-                if name not in allowed:
-                    raise unknown_name(kind, name, {*allowed, *others})
+    kind: str
+    table: str
+    others: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """Return the allowed names."""
+        module, _, attribute = self.table.rpartition(".")
+        return [*self.others, *getattr(import_module(module), attribute)]
+
+    def validate(self, value: Any) -> Any:  # noqa: ANN401 - a text, a mapping or what else is allowed
+        """Return the value; raises InputError, with the allowed names, for another name."""
+        for name in value if isinstance(value, Mapping) else [value]:
+            if isinstance(name, str) and name not in self.others and name not in self.names():
+                raise unknown_name(self.kind, name, self.names())
         return value
 
-    return AfterValidator(validate)
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:  # noqa: ANN401
+        return no_info_after_validator_function(self.validate, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Add the names to the schema, for the reference of all settings."""
+        return {**handler(schema), "names": self.names()}
 
 
-Attention = name_in("attention", "sceneparse.layers.attention.ATTENTION")
+Attention = NameIn("attention", "sceneparse.layers.attention.ATTENTION")
 
 
 class Section(BaseModel):

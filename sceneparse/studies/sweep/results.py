@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
 from sceneparse.errors import reason_of
-from sceneparse.report.tables import Table, write_csv
 from sceneparse.report.plots import save_plot
+from sceneparse.report.tables import Table, write_csv
 from sceneparse.runtime.progress import format_seconds
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.search import Params

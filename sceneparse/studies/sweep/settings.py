@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from sceneparse.config.types import Count, Section, name_in
+from sceneparse.config.types import Count, NameIn, Section
 from sceneparse.studies.sweep import search
 from sceneparse.studies.sweep.search import DISTRIBUTIONS, METRICS
 
@@ -28,7 +28,7 @@ Number = Annotated[float, PlainValidator(_number)]
 class MetricSection(Section):
     """What a trial is judged by."""
 
-    name: Annotated[str, name_in("metric", f"{_TABLES}.METRICS")] = Field(
+    name: Annotated[str, NameIn("metric", f"{_TABLES}.METRICS")] = Field(
         description="value after the last epoch, the mean over the seeds"
     )
     goal: str | None = Field(None, description="null: minimize a loss, maximize an accuracy")
@@ -53,8 +53,8 @@ class ParameterSection(Section):
     min: Number = Field(0, description="smallest number")
     max: Number = Field(0, description="largest number")
     q: Number = Field(0, description="step of q_uniform")
-    distribution: Annotated[str | None, name_in("distribution", f"{_TABLES}.DISTRIBUTIONS")] = (
-        Field(None, description=f"{', '.join(DISTRIBUTIONS)}; null: follows from the other keys")
+    distribution: Annotated[str | None, NameIn("distribution", f"{_TABLES}.DISTRIBUTIONS")] = Field(
+        None, description=f"{', '.join(DISTRIBUTIONS)}; null: follows from the other keys"
     )
 
     @property
@@ -111,7 +111,7 @@ class ParameterSection(Section):
 class EarlySection(Section):
     """When a hopeless trial is ended early, judged by the epochs of its first seed."""
 
-    type: Annotated[str, name_in("type", f"{_TABLES}.PRUNERS")] = Field(
+    type: Annotated[str, NameIn("type", f"{_TABLES}.PRUNERS")] = Field(
         description="hyperband, or median: worse than half of the others at that epoch"
     )
     min_iter: Count = Field(1, description="epochs that every trial is given")
@@ -132,7 +132,7 @@ class SweepConfig(Section):
         "tools/train_cls.py", description="program that a trial runs"
     )
     config: str = Field(description="configuration of the runs, relative to this file")
-    method: Annotated[str, name_in("method", f"{_TABLES}.METHODS")] = Field(
+    method: Annotated[str, NameIn("method", f"{_TABLES}.METHODS")] = Field(
         description="grid: every combination; random; bayes: tree-structured Parzen estimator"
     )
     metric: MetricSection = Field(description="what a trial is judged by")
