@@ -82,7 +82,7 @@ def _exported(model: SegmentationModel, images: Tensor) -> dict[str, Segmentatio
     """
     from sceneparse.export import export_onnx
     from sceneparse.export.quantization import quantize
-    from sceneparse.prediction.networks import OnnxNetwork
+    from sceneparse.inference.networks import OnnxNetwork
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sceneparse.inference.predictor import Predictor
     from sceneparse.inference.prepare import prepare_for_inference
     from sceneparse.models import create_segmentation_model
     from sceneparse.models.classification import create_classifier
     from sceneparse.models.official_spnet import convert_official_spnet
-    from sceneparse.prediction.predictor import Predictor
     from sceneparse.runs.checkpoint import load_model
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Predictor": "sceneparse.prediction.predictor",
+    "Predictor": "sceneparse.inference.predictor",
     "convert_official_spnet": "sceneparse.models.official_spnet",
     "create_classifier": "sceneparse.models.classification",
     "create_segmentation_model": "sceneparse.models",

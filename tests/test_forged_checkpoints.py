@@ -30,10 +30,10 @@ from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.tensor_files import read_tensors
 from sceneparse.models.weights import read_weights
 from sceneparse.runs.checkpoint import read_training_state
 from sceneparse.runtime.distributed import Process
-from sceneparse.tensor_files import read_tensors
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import prepare_training
 from tests.conftest import ROOT, MakeRun

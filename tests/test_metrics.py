@@ -22,7 +22,6 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from sceneparse.metrics.bootstrap import bootstrap_mean_iou, compare_paired
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import BINS, CalibrationCounts
 from sceneparse.metrics.confusion import (
@@ -32,6 +31,7 @@ from sceneparse.metrics.confusion import (
     mean_iou,
     scores_from_counts,
 )
+from sceneparse.metrics.intervals import bootstrap_mean_iou, compare_paired
 
 
 def random_labels(seed: int = 0, shape: tuple[int, ...] = (3, 17, 23)) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,11 @@ from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 from sceneparse import Predictor
 from sceneparse.cli import predict as predict_command
 from sceneparse.errors import InputError
+from sceneparse.inference import predictor as predictor_module
 from sceneparse.inference import protocols
+from sceneparse.inference.inputs import equal_size_batches, find_sources
 from sceneparse.inference.protocols import create_protocol
-from sceneparse.prediction import predictor as predictor_module
-from sceneparse.prediction.inputs import equal_size_batches, find_sources
-from sceneparse.prediction.video import VideoReader, VideoWriter
+from sceneparse.inference.video import VideoReader, VideoWriter
 
 
 @pytest.fixture
@@ -389,6 +389,6 @@ def test_addresses_are_no_videos(path: str) -> None:
 def test_large_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with VideoWriter(tmp_path / "x.mp4", 10, (64, 64)) as writer:
         writer.write(np.zeros((64, 64, 3), np.uint8))
-    monkeypatch.setattr("sceneparse.prediction.video.LARGEST_IMAGE", 64 * 63)
+    monkeypatch.setattr("sceneparse.inference.video.LARGEST_IMAGE", 64 * 63)
     with pytest.raises(InputError, match="frames of 64x64 are over"):
         VideoReader(tmp_path / "x.mp4")

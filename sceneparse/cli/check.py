@@ -133,8 +133,8 @@ def write_reports(
     failures: Sequence[str],
 ) -> None:
     """Write data.json and data.html."""
+    from sceneparse.data.checks.page import page_values
     from sceneparse.errors import InputError
-    from sceneparse.report.data_page import page_values
     from sceneparse.report.pages import write_page
 
     title = f"{options.root} ({options.dataset})"

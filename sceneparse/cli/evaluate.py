@@ -100,8 +100,8 @@ def evaluate_one(options: argparse.Namespace) -> None:
     from sceneparse.data.datasets import spread
     from sceneparse.evaluation.dataset import evaluate_dataset
     from sceneparse.evaluation.examples import KeptExamples
-    from sceneparse.prediction.networks import load_network, source_of
-    from sceneparse.prediction.predictor import Predictor
+    from sceneparse.inference.networks import load_network, source_of
+    from sceneparse.inference.predictor import Predictor
     from sceneparse.report.pictures import save_labels
     from sceneparse.runtime.distributed import join_processes
 

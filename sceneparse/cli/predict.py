@@ -16,8 +16,8 @@ from sceneparse.cli.options import add_protocol_options, protocol_settings
 
 if TYPE_CHECKING:
     from sceneparse.errors import InputError
-    from sceneparse.prediction.inputs import Source
-    from sceneparse.prediction.predictor import Prediction, Predictor
+    from sceneparse.inference.inputs import Source
+    from sceneparse.inference.predictor import Prediction, Predictor
     from sceneparse.report.pictures import Picture
 
 EXAMPLES = """\
@@ -64,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     """Find the inputs, predict them all, then say which ones failed."""
     from sceneparse.errors import InputError, first_few
-    from sceneparse.prediction.inputs import find_sources
-    from sceneparse.prediction.predictor import Predictor
+    from sceneparse.inference.inputs import find_sources
+    from sceneparse.inference.predictor import Predictor
 
     check_options(options)
     cameras, words = split_inputs(options.inputs)
@@ -173,7 +173,7 @@ class Writer:
 def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writer) -> None:
     """Predict images; what cannot be read is reported, and the rest done."""
     from sceneparse.errors import InputError, one_line
-    from sceneparse.prediction.inputs import equal_size_batches
+    from sceneparse.inference.inputs import equal_size_batches
     from sceneparse.runtime.progress import Progress
 
     progress = Progress(len(sources), "images")
@@ -205,7 +205,7 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
 def predict_video(predictor: Predictor, source: Path | int, name: str, writer: Writer) -> None:
     """Predict a video frame by frame, into a video of overlays and pictures of each frame."""
     from sceneparse.errors import InputError
-    from sceneparse.prediction.video import VideoReader, VideoWriter
+    from sceneparse.inference.video import VideoReader, VideoWriter
     from sceneparse.runtime.progress import Progress
 
     shares: list[dict[str, float]] = []

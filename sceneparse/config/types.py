@@ -55,9 +55,9 @@ class NameIn:
                 raise unknown_name(self.kind, name, self.names())
         return value
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:  # noqa: ANN401
+    def __get_pydantic_core_schema__(  # the hook of pydantic
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return no_info_after_validator_function(self.validate, handler(source))
 
     def __get_pydantic_json_schema__(

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE, Stored
-from sceneparse.metrics.bootstrap import Difference, compare_paired, resamples_needed
 from sceneparse.metrics.confusion import TRUTH
+from sceneparse.metrics.intervals import Difference, compare_paired, resamples_needed
 from sceneparse.report.plots import draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
 

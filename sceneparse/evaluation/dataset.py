@@ -11,11 +11,11 @@ from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.loader import Batch, batches, evaluation_loader, explained_worker_failures
 from sceneparse.evaluation.examples import KeptExamples
 from sceneparse.evaluation.result import Evaluation, image_mean_iou
-from sceneparse.metrics.bootstrap import bootstrap_mean_iou
+from sceneparse.inference.predictor import Predictor
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
 from sceneparse.metrics.confusion import ConfusionMatrix
-from sceneparse.prediction.predictor import Predictor
+from sceneparse.metrics.intervals import bootstrap_mean_iou
 from sceneparse.report.pictures import Picture
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.progress import Progress

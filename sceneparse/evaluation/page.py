@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sceneparse.data.labels import Color
 from sceneparse.evaluation.examples import KeptExamples
 from sceneparse.evaluation.result import Evaluation, as_dict
-from sceneparse.metrics.bootstrap import Interval
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import Counts, ratio
+from sceneparse.metrics.intervals import Interval
 from sceneparse.report.pages import figure_uri, layer_uri, picture_uri, write_page
 from sceneparse.report.pictures import Example
 from sceneparse.report.plots import named_lines, save_plot

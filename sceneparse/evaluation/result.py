@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sceneparse.data.labels import LabelTable
 from sceneparse.errors import InputError, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_arrays, read_json
-from sceneparse.metrics.bootstrap import Interval
 from sceneparse.metrics.boundary import DEFINITION, BoundaryCounts
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import (
@@ -29,6 +28,7 @@ from sceneparse.metrics.confusion import (
     mean_iou,
     scores_from_counts,
 )
+from sceneparse.metrics.intervals import Interval
 from sceneparse.report.tables import (
     plain,
     score_table,

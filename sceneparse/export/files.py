@@ -33,8 +33,8 @@ from sceneparse.export.verification import (
     compare_labels,
     written_aside,
 )
+from sceneparse.inference.networks import META_KEY, OnnxNetwork, load_safetensors
 from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.prediction.networks import META_KEY, OnnxNetwork, load_safetensors
 
 _OPSET = 18
 # Number of calibration images that are kept for the comparison.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.models.description import first_problem
 from sceneparse.models.resnet import ResNet
+from sceneparse.models.tensor_files import read_safetensors, read_tensors, require_plain
 from sceneparse.models.timm_backbone import TimmBackbone
-from sceneparse.tensor_files import read_safetensors, read_tensors, require_plain
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sceneparse.metrics.bootstrap import Interval
+from sceneparse.metrics.intervals import Interval
 
 _SUFFIXES = (".png", ".svg")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sceneparse.metrics.bootstrap import Interval
 from sceneparse.metrics.confusion import ABSENT_CLASS_RULES, Scores
+from sceneparse.metrics.intervals import Interval
 from sceneparse.metrics.significance import MeanDifference
 
 

@@ -20,9 +20,9 @@ from sceneparse.models import create_segmentation_model
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.tensor_files import read_safetensors, read_tensors
 from sceneparse.models.weights import rebuild
 from sceneparse.runs.atomic import sha256_of
-from sceneparse.tensor_files import read_safetensors, read_tensors
 
 MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
 SUM_FILE = f"{META_FILE}.sha256"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sceneparse.errors import InputError, refusing
 from sceneparse.evaluation.result import Stored
-from sceneparse.metrics.bootstrap import Difference, Interval, compare_paired
+from sceneparse.metrics.intervals import Difference, Interval, compare_paired
 from sceneparse.metrics.significance import MeanDifference, compare_means
 from sceneparse.report.plots import add_legend, draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json

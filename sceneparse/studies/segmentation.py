@@ -19,11 +19,11 @@ from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.errors import InputError
 from sceneparse.evaluation.dataset import evaluate_dataset
 from sceneparse.evaluation.result import write_evaluation
+from sceneparse.inference.predictor import Predictor
 from sceneparse.inference.protocols import Protocol
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.prediction.predictor import Predictor
 from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings

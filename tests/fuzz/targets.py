@@ -28,13 +28,13 @@ from sceneparse.data.formats import read_source
 from sceneparse.data.reading import image_size, read_image, read_mask
 from sceneparse.errors import Explained
 from sceneparse.files import LARGEST_DESCRIPTION, read_arrays, read_json
+from sceneparse.inference.inputs import find_sources
+from sceneparse.inference.predictor import Predictor
+from sceneparse.inference.video import VideoReader
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.description import check_description
+from sceneparse.models.tensor_files import read_tensors
 from sceneparse.models.weights import read_weights, rebuild
-from sceneparse.prediction.inputs import find_sources
-from sceneparse.prediction.predictor import Predictor
-from sceneparse.prediction.video import VideoReader
-from sceneparse.tensor_files import read_tensors
 from tests.fuzz import seeds
 from tests.fuzz.mutations import mutated, with_checksums, zipped
 from tests.fuzz.structures import (

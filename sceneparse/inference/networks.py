@@ -17,9 +17,9 @@ from sceneparse.files import LARGEST_DESCRIPTION
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.description import Channels, check_description
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
+from sceneparse.models.tensor_files import read_safetensors
 from sceneparse.models.weights import rebuild
 from sceneparse.runs.checkpoint import load_segmentation_model, resolve_checkpoint
-from sceneparse.tensor_files import read_safetensors
 
 # The key of the model's description among the metadata of a file.
 META_KEY = "sceneparse"

@@ -23,12 +23,12 @@ from sceneparse.data.labels import (
 )
 from sceneparse.data.reading import read_image, rgb_array
 from sceneparse.errors import InputError
+from sceneparse.inference.networks import load_network
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationNetwork
-from sceneparse.prediction.networks import load_network
 from sceneparse.report.pictures import Picture, colorize, named_overlay
 from sceneparse.runtime.precision import Compute, choose_dtype
 

@@ -1,1 +1,0 @@
-"""From images of any kind to pictures and figures of what is in them."""
