@@ -67,6 +67,7 @@ setup(
             *EXPORT,
             *DOCS,
             "pytest",
+            "pytest-xdist",
             "ruff",
             "mypy",
             "types-PyYAML",

@@ -17,11 +17,25 @@ from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
 from sceneparse.runs.saving import save_checkpoint
+from tests.faults import Recorder
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
-torch.set_num_threads(2)
+# One thread per process, also in commands: workers of pytest share the cores, and numbers do not
+# depend on how many there are.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-faults", action="store_true", help="write results/faults.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    is_worker = hasattr(config, "workerinput")  # one of pytest-xdist, which reports elsewhere
+    if config.getoption("--record-faults") and not is_worker:
+        config.pluginmanager.register(Recorder())
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +96,6 @@ def run_command() -> RunCommand:
         return subprocess.run(
             command,
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1" if processes > 1 else "2"},
             capture_output=True,
             text=True,
             timeout=240,
@@ -100,11 +113,15 @@ def make_run(scenes: Path, tmp_path: Path) -> MakeRun:
     """Write the checkpoint of a small network as it was initialised, as if trained on scenes."""
 
     def make(
-        name: str = "run", seed: int = 0, dataset: str = "folder", root: Path = scenes
+        name: str = "run",
+        seed: int = 0,
+        dataset: str = "folder",
+        root: Path = scenes,
+        head: str = "strip_pooling",
     ) -> Path:
         table = create_dataset(dataset, root, "val").table
         arguments = {
-            "head": "strip_pooling",
+            "head": head,
             "backbone": "resnet18",
             "base_width": 8,
             "width": 8,

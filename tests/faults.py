@@ -1,14 +1,13 @@
-"""What becomes of each fault: run the tests that inject it; write results/faults.json and the page.
+"""What becomes of each fault: the tests that inject it are marked `fault(number, ...)`.
 
-The numbers are those of the marks `fault(number, ...)` on tests, which name their faults here.
+`pytest --record-faults` writes results/faults.json and the table in docs/explanation/faults.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
-import sys
+import re
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,18 +95,31 @@ class Outcome:
 
 @dataclass
 class Recorder:
-    """Collects what became of every test, by its name without parameters."""
+    """A plugin of pytest that counts the outcomes of every test, by its name without parameters."""
 
     found: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     skipped: dict[str, str] = field(default_factory=dict)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count the call, and whatever else did not pass."""
-        name = report.nodeid.partition("[")[0]
+        name = re.split(r"[\[@]", report.nodeid)[0]  # pytest-xdist appends @ and the group
         if report.when == "call" or not report.passed:
             self.found[name][report.outcome] += 1
         if report.skipped and isinstance(report.longrepr, tuple):
             self.skipped[name] = str(report.longrepr[2]).removeprefix("Skipped: ")
+
+    def pytest_sessionfinish(self) -> None:
+        """Write what became of the faults whose tests all ran; the others keep their entries."""
+        written = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+        known = {entry["number"]: entry for entry in written}
+        for number, tests in marked_tests().items():
+            if number not in known or all(test in self.found for test in tests):
+                known[number] = asdict(outcome_of(number, tests, self))
+        outcomes = [known[number] for number in FAULTS]
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(outcomes, indent=1) + "\n", encoding="utf-8")
+        text = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(with_table(text, page_table(outcomes)), encoding="utf-8")
 
 
 def marked_tests() -> dict[int, list[str]]:
@@ -134,7 +146,7 @@ def outcome_of(number: int, tests: list[str], recorder: Recorder) -> Outcome:
     """Sum up the tests of a fault: failed, proved by those that passed, or not testable."""
     reasons = [PARTLY[number]] if number in PARTLY else []
     reasons += sorted({recorder.skipped[test] for test in tests if test in recorder.skipped})
-    counts = sum((recorder.found[test] for test in tests), Counter[str]())
+    counts = sum((recorder.found.get(test, Counter()) for test in tests), Counter[str]())
     word = "proved" if counts["passed"] else "not_testable"
     if counts["failed"]:
         word = "failed"
@@ -159,31 +171,3 @@ def with_table(page: str, table: str) -> str:
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{table}\n{END}{after}"
-
-
-def main() -> int:
-    """Run every marked test, those that take minutes too; or those of some faults."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help="all")
-    numbers = parser.parse_args().numbers or [*FAULTS]
-    if unknown := set(numbers) - FAULTS.keys():
-        parser.error(f"there are no faults {sorted(unknown)}")
-    tests, recorder = marked_tests(), Recorder()
-    names = sorted({name for number in numbers for name in tests[number]})
-    code = int(pytest.main(["-m", "slow or not slow", *names], plugins=[recorder]))
-    written = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    known = {entry["number"]: entry for entry in written}
-    for number in numbers:
-        known[number] = asdict(outcome_of(number, tests[number], recorder))
-    outcomes = [known[number] for number in sorted(known)]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(outcomes, indent=1) + "\n", encoding="utf-8")
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(with_table(text, page_table(outcomes)), encoding="utf-8")
-    counts = Counter(outcome["outcome"] for outcome in outcomes)
-    print(", ".join(f"{count} {word}" for word, count in counts.items()), f"-> {RESULTS}")
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

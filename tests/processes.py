@@ -9,7 +9,9 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
@@ -33,21 +35,29 @@ forkserver.set_forkserver_preload(
         "sceneparse.training.segmentation",
         "sceneparse.training.classification",
         "sceneparse.studies.seeds",
+        "sceneparse.cli.evaluate",
+        "sceneparse.evaluation.page",
+        "torch.utils.tensorboard",
         "tests.processes",
     ]
 )
 
 
 class Run:
-    """A training command at work, with what it prints in a file."""
+    """A training command at work, with what it prints in a file.
 
-    def __init__(self, verb: str, settings: Sequence[str], *options: str) -> None:
+    `freeze_at`: it stops itself (SIGSTOP) once the checkpoint of this step is in its place.
+    """
+
+    def __init__(
+        self, verb: str, settings: Sequence[str], *options: str, freeze_at: int | None = None
+    ) -> None:
         folder = Path([s.partition("=")[2] for s in settings if s.startswith("output=")][-1])
         self.folder = folder / "seed-0" if verb == "classify" else folder
         self.log = folder.with_name(f"{folder.name}.log")
         arguments = ["--config", str(CONFIGS[verb]), *settings, *options]
         self._process: ForkServerProcess = forkserver.Process(
-            target=_main, args=(verb, arguments, str(self.log))
+            target=_main, args=(verb, arguments, str(self.log), freeze_at)
         )
         self._process.start()
 
@@ -57,7 +67,7 @@ class Run:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Return the exit code, negative where a signal ended the process."""
         self._process.join(seconds)
         code = self._process.exitcode
@@ -67,13 +77,23 @@ class Run:
         return code
 
     def wait_for(
-        self, happened: Callable[[], object], seconds: float = 60, every: float = 0.002
+        self, happened: Callable[[], object], seconds: float = 300, every: float = 0.002
     ) -> None:
         """Return as soon as something happened, or the process has ended."""
         end = time.monotonic() + seconds
         while not happened() and self._process.is_alive():
             assert time.monotonic() < end, self.said
             time.sleep(every)
+
+    def is_frozen(self) -> bool:
+        """Say whether it has stopped itself."""
+        return self.process.status() == psutil.STATUS_STOPPED
+
+    def handles(self, number: signal.Signals) -> bool:
+        """Say whether it has a handler of its own for a signal yet (Linux)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", status, flags=re.MULTILINE)
+        return bool(int(caught, 16) >> (number - 1) & 1)
 
     def descendants(self) -> list[psutil.Process]:
         """Return the processes that this one has started: data workers, and what starts them."""
@@ -95,16 +115,52 @@ class Run:
         return 0 if saved is None else int(saved.meta["step"])
 
 
-def _main(verb: str, arguments: list[str], log: str) -> None:
+def _main(verb: str, arguments: list[str], log: str, freeze_at: int | None = None) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(ROOT)
-    torch.set_num_threads(2)
+    if freeze_at is not None:
+        _freeze_when_saved(f"step-{freeze_at:08d}")
     from sceneparse.cli.command import run  # noqa: PLC0415 - not in the process that tests
 
     module = importlib.import_module(f"sceneparse.cli.{verb}")
     run(module.parser(), module.main, arguments)
+
+
+def _freeze_when_saved(name: str) -> None:
+    rename = Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        if moved.name == name:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return moved
+
+    Path.rename = renamed  # type: ignore[method-assign,assignment]
+
+
+def run_ranks(arguments: Sequence[object], processes: int, log: Path) -> None:
+    """Run `sceneparse evaluate` in several processes, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = [str(argument) for argument in arguments]
+    ranks = [
+        forkserver.Process(target=_rank, args=(rank, world, words, str(log)))
+        for rank in range(processes)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(300)
+    assert [rank.exitcode for rank in ranks] == [0] * processes, log.read_text()
+
+
+def _rank(rank: int, world: dict[str, str], arguments: list[str], log: str) -> None:
+    os.environ |= {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    _main("evaluate", arguments, log)
 
 
 def finish(verb: str, settings: Sequence[str], *options: str) -> Path:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from dataclasses import asdict
 from itertools import chain, combinations
 from pathlib import Path
@@ -98,7 +99,9 @@ def test_counted_costs_are_the_publishers(shared: Path, attention: str) -> None:
     assert least <= ratio <= 1
 
 
-def test_measured_memory_holds_what_a_step_must_keep() -> None:
+@pytest.mark.xdist_group("processes")
+def test_measured_memory_holds_what_a_step_must_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[measure_costs.__module__], "_SECONDS_PER_ROUND", 0.05)
     arguments = {"model": "resnet20", "num_classes": 10}
     compute, batch = Compute(torch.device("cpu")), 64
     found = measure_costs({"net": arguments}, 32, batch, compute, say=lambda _: None)["net"]

@@ -281,7 +281,7 @@ def test_harmful_annotations_are_one_line(
     assert convert(tmp_path / "out", *make(tmp_path), "--split", "all=1") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert not (tmp_path / "out").exists()
 
 

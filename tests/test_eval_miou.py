@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeRun, RunCommand
+from conftest import MakeRun
 from PIL import Image
 from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
 import sceneparse
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.data.datasets import create_dataset
+from tests.processes import run_ranks
 
 PLOTS = [
     f"{name}.{kind}" for name in ("calibration", "classes", "confusion") for kind in ("png", "svg")
@@ -120,8 +121,9 @@ def test_report_works_in_a_browser(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(32)
+@pytest.mark.xdist_group("processes")
 def test_more_processes_than_images_count_the_same(
-    make_run: MakeRun, run_command: RunCommand, scenes: Path, tmp_path: Path
+    make_run: MakeRun, scenes: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "two"
     shutil.copytree(scenes, root)
@@ -136,8 +138,7 @@ def test_more_processes_than_images_count_the_same(
         if processes == 1:
             evaluated(run, *options)
         else:
-            done = run_command("evaluate", run, *options, processes=processes)
-            assert done.returncode == 0, done.stderr
+            run_ranks([run, *options], processes, tmp_path / "ranks.log")
         with np.load(output / "counts.npz") as counts:
             table, page = (output / "eval.csv").read_text(), (output / "report.html").read_text()
             pictures = (output / "examples.png").read_bytes(), page.partition("<h3>")[2]

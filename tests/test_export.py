@@ -53,20 +53,25 @@ def described(name: str) -> Any:
     return model
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file to read."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export.export_onnx(described("head fcn"), path, fixed=(33, 33))
+    return path
+
+
 def noise(height: int, width: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# By default one for each kind of graph: pools of both kinds, blocks with odd shapes.
-_QUICK = ("head strip_pooling", "head psp", "attention triplet")
+def all_networks(*quick: str) -> pytest.MarkDecorator:
+    """All of them; by default those with pools of both kinds and blocks with odd shapes."""
+    names = [pytest.param(n, marks=[] if n in quick else pytest.mark.slow) for n in NETWORKS]
+    return pytest.mark.parametrize("name", names)
 
 
-ALL_NETWORKS = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in _QUICK else pytest.mark.slow) for n in NETWORKS]
-)
-
-
-@ALL_NETWORKS
+@all_networks("head strip_pooling", "attention triplet")
 def test_onnx_is_the_model(name: str, tmp_path: Path) -> None:
     model, path = described(name), tmp_path / "model.onnx"
     assert len(export.export_onnx(model, path)) == 3
@@ -82,7 +87,7 @@ def test_onnx_is_the_model(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_pixels_in_and_labels_out(kind: str, tmp_path: Path) -> None:
-    model, path = described("head strip_pooling"), tmp_path / f"labels.{kind}"
+    model, path = described("head fcn"), tmp_path / f"labels.{kind}"
     FORMATS[kind](model, path, normalize=True, argmax=True)
     image = noise(70, 51)
     pixels = image.transpose(2, 0, 1)[None].astype(np.float32)
@@ -102,7 +107,7 @@ def run_by_others(path: Path, images: Any) -> Any:
     return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
 
 
-@ALL_NETWORKS
+@all_networks("head strip_pooling")
 def test_pt2_is_the_model_in_plain_pytorch(name: str, tmp_path: Path) -> None:
     model, path = described(name), tmp_path / "model.pt2"
     assert len(export.export_pt2(model, path)) == 3
@@ -163,7 +168,7 @@ def test_file_of_other_weights_is_removed(
 def test_tools_run_exported_files(
     make_run: MakeRun, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = make_run()
+    run = make_run(head="fcn")
     expected = mean_iou_of(run, "--dtype", "float32")
     assert expected == pytest.approx(mean_iou_of(run), abs=1e-3)
     for kind in ("onnx", "pt2", "safetensors"):
@@ -205,7 +210,7 @@ def mean_iou_of(source: Path, *options: object) -> float:
 def test_int8_labels_nearly_alike(
     make_run: MakeRun, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = make_run()
+    run = make_run(head="fcn")
     given = ("--format", "onnx", "--int8", "--calibrate", scenes, "--images", 8)
     assert call(export_command, run, *given) == 0
     assert capsys.readouterr().out.count("equal labels at scale") == 3
@@ -255,7 +260,7 @@ def test_int8_fitted_to_other_images_is_removed(tmp_path: Path) -> None:
     # Nothing but black, so that the range of anything else is unknown; compared on noise.
     images = [np.zeros((65, 97, 3), np.uint8)] * 4 + [noise(65, 97, seed) for seed in range(4)]
     with pytest.raises(export.ExportMismatchError, match="decides otherwise than its model"):
-        export.export_int8(described("head strip_pooling"), path, images, lambda _: None)
+        export.export_int8(described("head fcn"), path, images, lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -319,14 +324,14 @@ def test_onnx_files_of_others_are_refused(tmp_path: Path) -> None:
         sceneparse.Predictor(path)
 
 
-def test_onnx_data_outside_the_file_are_not_read(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("exported")
+def test_onnx_data_outside_the_file_are_not_read(exported: Path, tmp_path: Path) -> None:
     import onnx  # noqa: PLC0415 - may be missing
 
     folder = tmp_path / "folder"
     folder.mkdir()
     path = folder / "model.onnx"
-    export.export_onnx(described("head fcn"), path, fixed=(33, 33))
-    model = onnx.load(path)
+    model = onnx.load(exported)
     weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     size = len(weight.raw_data)
     (tmp_path / "secret").write_bytes(bytes(size))
@@ -357,13 +362,12 @@ def test_what_is_missing_is_named(
         ({"dtype": "bfloat16"}, "an exported network is as fast as it was made"),
     ],
 )
+@pytest.mark.xdist_group("exported")
 def test_options_that_a_file_cannot_have(
-    options: dict[str, str], message: str, tmp_path: Path
+    options: dict[str, str], message: str, exported: Path
 ) -> None:
-    path = tmp_path / "model.onnx"
-    export.export_onnx(described("head fcn"), path, fixed=(33, 33))
     with pytest.raises(InputError, match=message):
-        sceneparse.Predictor(path, **options)  # type: ignore[arg-type]
+        sceneparse.Predictor(exported, **options)  # type: ignore[arg-type]
 
 
 def test_prediction_imports_no_training() -> None:
@@ -385,5 +389,6 @@ def test_folder_that_cannot_be_written_is_named(
     kind: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = f"/proc/self/model.{kind}"
-    assert call(export_command, make_run(), "--format", kind, "--output", path) == 2
+    run = make_run(head="fcn")
+    assert call(export_command, run, "--format", kind, "--output", path) == 2
     assert f"error: cannot write '{path}': " in capsys.readouterr().err.splitlines()[-1]

@@ -16,6 +16,8 @@ import sceneparse
 from sceneparse.data.synthetic import write_dataset
 from tests.conftest import ROOT, RunCommand
 
+pytestmark = pytest.mark.xdist_group("installed")  # builds the wheel in one place
+
 SMALL = [
     *("data.workers=0", "augment.crop=[48,64]", "model.base_width=8", "model.width=8"),
     *("train.batch_size=4", "train.amp=off"),
@@ -52,7 +54,7 @@ def test_the_installed_command_does_the_main_job(installed: Path, tmp_path: Path
         done = subprocess.run(
             [str(installed / "bin/sceneparse"), *arguments],
             cwd=tmp_path,
-            env={**environment, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "2"},
+            env={**environment, "PYTHONPATH": str(installed)},
             capture_output=True,
             text=True,
             timeout=240,

@@ -17,6 +17,7 @@ ALLOWED = {"memory (MB)": 4.0, "workers' memory (MB)": 4.0, "open files": 0.5, "
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_nothing_grows(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 4 * STEPS_PER_EPOCH, "val": 8})
     settings = [f"data.root={tmp_path / 'data'}", f"train.epochs={EPOCHS}", "eval.every=1"]
@@ -28,7 +29,7 @@ def test_nothing_grows(tmp_path: Path) -> None:
             samples.append((step, *usage(run)))
         return step >= EPOCHS * STEPS_PER_EPOCH
 
-    run.wait_for(ended, seconds=3600, every=2)
+    run.wait_for(ended, seconds=3600, every=0.5)
     assert run.wait() == 0, run.said
     steps, *columns = np.array([sample for sample in samples if sample[0] > WARM_UP]).T
     assert len(steps) > 200

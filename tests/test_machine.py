@@ -33,7 +33,7 @@ def in_shell(script: str, arguments: Sequence[str], folder: Path) -> subprocess.
     return subprocess.run(
         ["sh", "-ec", script, "sh", *TRAIN, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         errors="backslashreplace",
@@ -66,7 +66,7 @@ def test_shared_memory_of_4_megabytes(tiny: list[str], tmp_path: Path) -> None:
     start = time.monotonic()
     done = mounting('mount -t tmpfs -o size=4m tmpfs /dev/shm; exec "$@"', large, tmp_path)
     assert "finds no room in shared memory; enlarge /dev/shm" in the_error(done)
-    assert time.monotonic() - start < 60  # not after the time-out of 300
+    assert time.monotonic() - start < 200  # not after the time-out of 300
 
 
 @pytest.mark.fault(46)
@@ -109,7 +109,7 @@ def test_lack_of_memory_on_a_gpu_names_the_batch() -> None:
 
 
 @pytest.mark.fault(49)
-@pytest.mark.parametrize("depth", ["run", "new/run"])
+@pytest.mark.parametrize("depth", [pytest.param("run", marks=pytest.mark.slow), "new/run"])
 def test_read_only_output(tiny: list[str], tmp_path: Path, depth: str) -> None:
     (tmp_path / "disk").mkdir()
     settings = [*tiny, f"output=disk/{depth}"]
@@ -144,13 +144,20 @@ def test_disk_that_fills_up_leaves_what_was_saved(tiny: list[str], tmp_path: Pat
 
 
 @pytest.mark.fault(49)
-def test_names_that_are_no_text(tiny: list[str], tmp_path: Path) -> None:
+def test_names_that_are_no_text(
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     odd = os.fsdecode(b"caf\xe9")
     (tmp_path / odd).mkdir()
-    done = in_shell('exec "$@"', [*tiny, f"output={odd}"], tmp_path)
-    assert "is not text (UTF-8), and no setting can be" in the_error(done)
-    done = in_shell('exec "$@"', [*tiny, "output=run", "train.epochs=1"], tmp_path / odd)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path / odd)
+    settings = ["--config", QUICKSTART, *tiny, "train.epochs=1"]
+    assert call(train_command, *settings, f"output={odd}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not text (UTF-8), and no setting can be" in line
+    assert call(train_command, *settings, "output=run") == 0
     assert (tmp_path / odd / "run/best/model.safetensors").is_file()
 
 

@@ -149,8 +149,18 @@ def test_every_backbone_at_odd_sizes(backbone: str) -> None:
     assert outputs["out"].shape[-1] in {161 // stride, -(-161 // stride)}
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "norm"),
+    [
+        *((head, "batch") for head in HEADS),
+        ("strip_pooling", "group"),
+        *(
+            pytest.param(head, "group", marks=pytest.mark.slow)
+            for head in HEADS
+            if head != "strip_pooling"
+        ),
+    ],
+)
 def test_every_head_at_odd_sizes_saved_and_exported(head: str, norm: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = sceneparse.create_segmentation_model(

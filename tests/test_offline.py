@@ -42,7 +42,7 @@ def run_refusing(code: str, *arguments: object) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [sys.executable, "-c", REFUSING + code, *map(str, arguments)],
         cwd=ROOT,
-        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
+        env={**environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=240,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -20,6 +19,8 @@ from test_train_cls import small  # noqa: F401 - a fixture
 
 from sceneparse.runs.checkpoint import newest_intact
 from tests.processes import CONFIGS, ROOT, Run, assert_same_state, finish
+
+pytestmark = pytest.mark.xdist_group("processes")
 
 # The run, and what it is resumed with.
 SEGMENTATION = {
@@ -52,20 +53,21 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def killed_and_resumed(tool: str, settings: list[str], changes: list[str], step: int) -> Path:
     """Kill a run once it has saved a step, and let it go on to its end with changed settings."""
-    run = Run(tool, settings)
-    saved = run.folder / "checkpoints" / f"step-{step:08d}"
-    run.wait_for(saved.exists)
+    run = Run(tool, settings, freeze_at=step)
+    run.wait_for(run.is_frozen)
     workers = run.descendants()
     run.send(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL, "the run ended before it was killed"
     finish(tool, [*settings, *changes], "--resume")
     assert f"resuming from {run.folder}/checkpoints/step-" in run.said
-    assert psutil.wait_procs(workers, timeout=15)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
     return run.folder
 
 
 @pytest.mark.fault(39)
-@pytest.mark.parametrize("variant", SEGMENTATION)
+@pytest.mark.parametrize(
+    "variant", [pytest.param("plain", marks=pytest.mark.slow), *list(SEGMENTATION)[1:]]
+)
 def test_killed_segmentation_goes_on_exactly(
     tiny: list[str], tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +83,13 @@ def test_killed_segmentation_goes_on_exactly(
 
 
 @pytest.mark.fault(39)
-@pytest.mark.parametrize("own", [["train.amp=off"], ["train.amp=bf16", "attention=strip_pooling"]])
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(["train.amp=off"], marks=pytest.mark.slow),
+        ["train.amp=bf16", "attention=strip_pooling"],
+    ],
+)
 def test_killed_classification_goes_on_exactly(
     small: list[str],  # noqa: F811
     tmp_path: Path,
@@ -125,7 +133,6 @@ def torchrun(settings: list[str], *options: str, processes: int = 2) -> subproce
     return subprocess.Popen(
         [*launcher, "--config", str(CONFIGS["train"]), *settings],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -149,14 +156,14 @@ def test_torchrun_restarts_a_killed_run_which_ends_the_same(
     whole = torchrun([*settings, f"output={tmp_path / 'whole'}"])
     assert whole.wait(240) == 0
     parts = torchrun([*settings, f"output={tmp_path / 'parts'}"], "--max-restarts=1")
-    wait_for((tmp_path / "parts/checkpoints/step-00000004").exists)
+    wait_for((tmp_path / "parts/last").exists)
     killed = time.monotonic()
     ranks_of(parts)[victim].kill()
     said = parts.communicate(timeout=240)[0]
     assert parts.returncode == 0, said
     assert "resuming from" in said
     assert "a bug in sceneparse" not in said
-    assert time.monotonic() - killed < 60
+    assert time.monotonic() - killed < 120
     assert_same_state(tmp_path / "parts", tmp_path / "whole")
 
 
@@ -169,9 +176,9 @@ def test_all_processes_end_when_one_is_killed(tiny: list[str]) -> None:
     ranks = ranks_of(run)
     ranks[1].kill()
     killed = time.monotonic()
-    said = run.communicate(timeout=60)[0]
+    said = run.communicate(timeout=120)[0]
     assert run.returncode != 0
-    assert time.monotonic() - killed < 30
+    assert time.monotonic() - killed < 120
     assert not any(rank.is_running() for rank in ranks)
     assert "a bug in sceneparse" not in said
     assert newest_intact(folder, pytest.fail) is not None
@@ -197,7 +204,7 @@ def test_resumed_by_fewer_processes_keeps_the_order_and_says_what_changes(
 ) -> None:
     settings = [*tiny, "train.amp=off", "train.save_every=1", f"output={tmp_path / 'run'}"]
     run = torchrun([*settings, "train.epochs=20"])
-    wait_for((tmp_path / "run/checkpoints/step-00000004").exists)
+    wait_for((tmp_path / "run/last").exists)
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)[0]
     assert "SIGTERM received, saved after step" in said

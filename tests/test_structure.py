@@ -1,4 +1,4 @@
-"""The house rules: import directions, and a README whose commands and paths are true."""
+"""The house rules: import directions, short functions, a README that is true."""
 
 from __future__ import annotations
 
@@ -88,6 +88,65 @@ def test_rooms_form_no_circle_and_nothing_lies_loose() -> None:
 def test_the_package_works_without_benchmarks() -> None:
     for path in MODULES:
         assert not re.search(r"^\s*(from|import) benchmarks", path.read_text(), re.MULTILINE), path
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+MAX_LINES, MAX_NESTING = 60, 3
+NESTING = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
+
+
+def nesting_of(node: ast.AST) -> int:
+    """Count the deepest ifs, loops, withs and trys in each other; elif is no level of its own."""
+    deepest = 0
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function | ast.ClassDef | ast.Lambda):
+            continue  # counted by itself
+        is_elif = isinstance(node, ast.If) and node.orelse == [child] and isinstance(child, ast.If)
+        is_level = isinstance(child, NESTING) and not is_elif
+        deepest = max(deepest, nesting_of(child) + is_level)
+    return deepest
+
+
+def too_much_in(source: str) -> list[str]:
+    """Name the functions that are too long or nested too deeply, by line."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, Function):
+            continue
+        place = f"{node.name} (line {node.lineno})"
+        lines, nesting = (node.end_lineno or 0) - node.lineno + 1, nesting_of(node)
+        if lines > MAX_LINES:
+            found.append(f"{place}: {lines} lines, {MAX_LINES} allowed")
+        if nesting > MAX_NESTING:
+            found.append(f"{place}: {nesting} levels deep, {MAX_NESTING} allowed")
+    return found
+
+
+NESTED = """
+def f():
+    if a:
+        for x in y:
+            with z:
+                pass
+    elif b:
+        try:
+            pass
+        finally:
+            while c:
+                {}
+"""
+
+
+def test_long_and_nested_functions_are_found() -> None:
+    assert too_much_in(NESTED.format("pass")) == []
+    assert too_much_in(NESTED.format("if d: pass")) == ["f (line 2): 4 levels deep, 3 allowed"]
+    assert too_much_in("def f():\n" + " pass\n" * 59) == []
+    assert too_much_in("def f():\n" + " pass\n" * 60) == ["f (line 1): 61 lines, 60 allowed"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_are_short_and_flat(path: Path) -> None:
+    assert too_much_in(path.read_text(encoding="utf-8")) == []
 
 
 def keyword(call: ast.Call, name: str) -> object:
