@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Processes that test side by side.
 JOBS ?= 2
-TEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
+TEST = $(VENV)/bin/python -m pytest -n $(JOBS)
 
 .PHONY: quickstart lint test test-all docs study evidence faults fuzz clean
 
@@ -13,11 +13,11 @@ quickstart: $(VENV)/.run
 	$(VENV)/bin/sceneparse evaluate runs/quickstart
 	@cat tools/quickstart.txt
 
-# Minutes on two cores.
+# About five minutes on two cores.
 test: lint
 	$(TEST)
 
-# The tests marked slow too (TODO minutes); records what became of the faults, as `make faults` does.
+# The slow tests too, more than half an hour; records what became of the faults, as `make faults` does.
 test-all: lint
 	$(TEST) -m "slow or not slow" --record-faults
 

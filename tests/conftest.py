@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,40 @@ SHARED = ROOT.parent / "shared"
 # depend on how many there are.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 torch.set_num_threads(1)
+
+
+# What pytest-xdist runs in one process, one after the other, by the beginnings of tests' names:
+# files whose fixtures are made once, and whatever starts processes or measures time or memory.
+TOGETHER = {
+    "processes": (
+        *("test_resume.py", "test_signals.py", "test_sweep_workers.py", "test_long_run.py"),
+        *("test_numbers.py::test_processes_", "test_scaling.py::test_two_processes_"),
+        *("test_eval_miou.py::test_more_processes_", "test_train_seg.py::test_two_processes_"),
+        *("test_benchmark.py::test_training_steps_", "test_compare_cls.py::test_measured_"),
+        "test_sweep_cls.py::test_grid_visits_",
+    ),
+    "installed": ("test_installed.py",),
+    "cifar": ("test_cifar.py",),
+    "exported": ("test_export.py::test_options_", "test_export.py::test_onnx_data_outside_"),
+}
+
+
+def group_of(test: str) -> str:
+    """Return the group of TOGETHER that a test is of, or else its own name."""
+    name = test.removeprefix("tests/")
+    return next((group for group, starts in TOGETHER.items() if name.startswith(starts)), test)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out the groups. pytest 9.2 ignores the mark xdist_group of pytest-xdist 3.8."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - may be missing
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return GroupScheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -102,7 +101,7 @@ class Recorder:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count the call, and whatever else did not pass."""
-        name = re.split(r"[\[@]", report.nodeid)[0]  # pytest-xdist appends @ and the group
+        name = report.nodeid.partition("[")[0]
         if report.when == "call" or not report.passed:
             self.found[name][report.outcome] += 1
         if report.skipped and isinstance(report.longrepr, tuple):

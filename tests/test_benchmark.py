@@ -75,7 +75,6 @@ def test_operations_become_that_many_products(monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 5
 
 
-@pytest.mark.xdist_group("processes")
 def test_training_steps_are_compared(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "_STEPS", 2)
     monkeypatch.setattr(train, "_REPEATS", 2)

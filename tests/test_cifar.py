@@ -26,8 +26,6 @@ from sceneparse.inference.normalization import Normalization
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.loop import evaluate_classifier
 
-needs_cifar = pytest.mark.xdist_group("cifar")  # unpacked once
-
 
 @pytest.fixture(scope="module")
 def cifar(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,7 +35,6 @@ def cifar(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@needs_cifar
 def test_all_images_are_read(cifar: Path) -> None:
     train, test = (load_classes("cifar10", cifar, split) for split in ("train", "test"))
     assert torch.bincount(train.targets).tolist() == [5000] * 10
@@ -49,7 +46,6 @@ def test_all_images_are_read(cifar: Path) -> None:
     assert std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
 
 
-@needs_cifar
 @pytest.mark.parametrize("damage", ["missing", "flipped", "names missing"])
 def test_damaged_files_are_refused(
     cifar: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
@@ -90,7 +86,6 @@ def test_an_archive_with_another_checksum_is_not_opened(
     assert [path.name for path in root.iterdir()] == [CIFAR10.filename]
 
 
-@needs_cifar
 @pytest.mark.parametrize(
     ("images", "tolerance"), [(1000, 0.02), pytest.param(10_000, 1e-4, marks=pytest.mark.slow)]
 )
@@ -108,7 +103,6 @@ def test_published_weights_are_as_accurate_as_published(
     assert accuracy == pytest.approx(0.9173, abs=tolerance)
 
 
-@needs_cifar
 @pytest.mark.slow
 def test_a_net_learns_512_images_by_heart(cifar: Path, tmp_path: Path) -> None:
     data = load_classes("cifar10", cifar, "train")

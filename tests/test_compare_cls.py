@@ -99,7 +99,6 @@ def test_counted_costs_are_the_publishers(shared: Path, attention: str) -> None:
     assert least <= ratio <= 1
 
 
-@pytest.mark.xdist_group("processes")
 def test_measured_memory_holds_what_a_step_must_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[measure_costs.__module__], "_SECONDS_PER_ROUND", 0.05)
     arguments = {"model": "resnet20", "num_classes": 10}

@@ -121,7 +121,6 @@ def test_report_works_in_a_browser(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(32)
-@pytest.mark.xdist_group("processes")
 def test_more_processes_than_images_count_the_same(
     make_run: MakeRun, scenes: Path, tmp_path: Path
 ) -> None:

@@ -324,7 +324,6 @@ def test_onnx_files_of_others_are_refused(tmp_path: Path) -> None:
         sceneparse.Predictor(path)
 
 
-@pytest.mark.xdist_group("exported")
 def test_onnx_data_outside_the_file_are_not_read(exported: Path, tmp_path: Path) -> None:
     import onnx  # noqa: PLC0415 - may be missing
 
@@ -362,7 +361,6 @@ def test_what_is_missing_is_named(
         ({"dtype": "bfloat16"}, "an exported network is as fast as it was made"),
     ],
 )
-@pytest.mark.xdist_group("exported")
 def test_options_that_a_file_cannot_have(
     options: dict[str, str], message: str, exported: Path
 ) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import sceneparse
+from sceneparse.cli import evaluate, predict, train
 from sceneparse.data.synthetic import write_dataset
-from tests.conftest import ROOT, RunCommand
-
-pytestmark = pytest.mark.xdist_group("installed")  # builds the wheel in one place
+from tests.conftest import ROOT
+from tests.test_train_seg import call
 
 SMALL = [
     *("data.workers=0", "augment.crop=[48,64]", "model.base_width=8", "model.width=8"),
@@ -74,7 +74,7 @@ def test_the_installed_command_does_the_main_job(installed: Path, tmp_path: Path
 
 
 def test_a_run_of_version_0_1_0_evaluates_predicts_and_resumes(
-    tmp_path: Path, run_command: RunCommand
+    tmp_path: Path,
 ) -> None:
     """Stopped after 30 of 32 epochs; the scores are those that version measured itself."""
     with tarfile.open(ROOT / "tests/data/run_of_0.1.0.tar.xz") as archive:
@@ -84,16 +84,13 @@ def test_a_run_of_version_0_1_0_evaluates_predicts_and_resumes(
 
     def scored(checkpoint: Path) -> float:
         output = tmp_path / "scores"
-        done = run_command("evaluate", checkpoint, "--data", scenes, "--output", output)
-        assert done.returncode == 0, done.stderr
+        assert call(evaluate, checkpoint, "--data", scenes, "--output", output) == 0
         return float(json.loads((output / "eval.json").read_text())["mean_iou"])
 
     assert scored(run / "best") == scored(run / "last") == pytest.approx(0.1379, abs=1e-3)
-    done = run_command("predict", run, scenes / "val/images", "--output", tmp_path / "predictions")
-    assert done.returncode == 0, done.stderr
+    assert call(predict, run, scenes / "val/images", "--output", tmp_path / "predictions") == 0
     settings = [*SMALL, f"data.root={scenes}", "train.epochs=32", "eval.every=30"]
-    done = run_command("train", "--config", "quickstart", *settings, f"output={run}", "--resume")
-    assert done.returncode == 0, done.stderr
+    assert call(train, "--config", "quickstart", *settings, f"output={run}", "--resume") == 0
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 96
     assert last["mean_iou"] == pytest.approx(0.1508, abs=2e-3)

@@ -17,7 +17,6 @@ ALLOWED = {"memory (MB)": 4.0, "workers' memory (MB)": 4.0, "open files": 0.5, "
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_nothing_grows(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 4 * STEPS_PER_EPOCH, "val": 8})
     settings = [f"data.root={tmp_path / 'data'}", f"train.epochs={EPOCHS}", "eval.every=1"]

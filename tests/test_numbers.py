@@ -126,7 +126,6 @@ def one_sick_of_two(rank: int, store: str, results: Any) -> None:
 
 
 @pytest.mark.fault(27)
-@pytest.mark.xdist_group("processes")
 def test_processes_leave_a_step_out_together(tmp_path: Path) -> None:
     results = forkserver.Queue()
     ranks = [

@@ -20,8 +20,6 @@ from test_train_cls import small  # noqa: F401 - a fixture
 from sceneparse.runs.checkpoint import newest_intact
 from tests.processes import CONFIGS, ROOT, Run, assert_same_state, finish
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 # The run, and what it is resumed with.
 SEGMENTATION = {
     "plain": (["data.workers=0", "train.ema=null", "train.amp=off"], ["data.workers=1"]),

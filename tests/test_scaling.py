@@ -90,7 +90,6 @@ def one_of_two(rank: int, store: str, accumulate: int, results: Any) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_train_as_one(accumulate: int, tmp_path: Path) -> None:
     results = forkserver.Queue()

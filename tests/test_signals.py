@@ -20,8 +20,6 @@ from sceneparse.runs.checkpoint import newest_intact
 from tests.conftest import ROOT
 from tests.processes import Run, assert_same_state, finish
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 

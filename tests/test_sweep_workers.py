@@ -28,10 +28,7 @@ from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.search import Params, Space
 from sceneparse.studies.sweep.storage import open_storage
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
-    pytest.mark.xdist_group("processes"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 @pytest.fixture

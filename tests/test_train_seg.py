@@ -72,7 +72,6 @@ def test_train_and_evaluate(tiny: list[str], capsys: pytest.CaptureFixture[str])
     assert [list(map(int, line.split(",")[1:])) for line in written] == counts.tolist()
 
 
-@pytest.mark.xdist_group("processes")
 def test_two_processes_train_and_score_as_one_does(
     tiny: list[str], run_command: RunCommand
 ) -> None:
