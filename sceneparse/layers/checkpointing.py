@@ -46,7 +46,7 @@ class CheckpointedBlocks(nn.Sequential):
 
 
 def _compute_twice(block: nn.Module, x: Tensor) -> Tensor:
-    contexts = (nullcontext(), _without_statistics(block))  # of the first and the second time
+    contexts = (nullcontext(), _without_statistics(block))  # for the first and the second time
     return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)
 
 

@@ -94,7 +94,7 @@ def _sums(by_image: Counts, weights: Floats) -> Floats:
     Exact below 2^53 pixels.
     """
     images, rows, classes = by_image.shape
-    sums = weights @ by_image.reshape(images, -1).astype(float)
+    sums: Floats = weights @ by_image.reshape(images, -1).astype(float)
     return sums.reshape(len(weights), rows, classes)
 
 

@@ -38,7 +38,7 @@ class ClassificationModel(Classifier):
 
 
 class TimmClassifier(Classifier):
-    """A classification network of timm, randomly initialised.
+    """A classification network of timm, randomly initialised. Raises InputError.
 
     Shape: (B, 3, H, W) normalised images -> logits (B, K)
     """
@@ -47,7 +47,7 @@ class TimmClassifier(Classifier):
         super().__init__()
         if name not in timm.list_models():
             raise InputError(f"timm has no model '{name}'; see timm.list_models()")
-        self.network = timm.create_model(name, pretrained=False, num_classes=num_classes)
+        self.network = timm.create_model(name, num_classes=num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)

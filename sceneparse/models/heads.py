@@ -24,7 +24,8 @@ class Head(nn.Module):
 
     A head defines `build`, which creates its layers and returns the channels of its features, and
     `features`, which computes them. `options` are passed to `build`.
-    Shape: maps (B, channels[i], h_i, w_i) -> (B, num_classes, h, w), the size of the features
+    Shape: maps (B, channels[i], h_i, w_i) -> (B, num_classes, h, w), (h, w) that of the last map;
+    of the map of `stage` in FCNHead, of the first map in DeepLabV3PlusHead and UPerHead
     """
 
     dropout = 0.1
@@ -61,7 +62,6 @@ class StripPoolingHead(Head):
 
     `width`: channels of the mixed pooling modules; None: half of the last map's. `short` and `long`
     switch their ranges on, as in the ablation of the paper.
-    Shape: maps, the last (B, channels[3], h, w) -> (B, num_classes, h, w)
     """
 
     def build(
@@ -91,7 +91,6 @@ class FCNHead(Head):
     """One 3x3 convolution and a classifier (Long et al., CVPR 2015), on the map of one stage.
 
     `width`: channels between the two; None: a quarter of the map's.
-    Shape: maps, that of `stage` (B, channels[stage], h, w) -> (B, num_classes, h, w)
     """
 
     def build(
@@ -110,7 +109,6 @@ class PSPHead(Head):
     """Pyramid pooling, a 3x3 convolution and a classifier (PSPNet, Zhao et al., CVPR 2017).
 
     `width`: channels of each grid and of the convolution; None: a quarter of the last map's.
-    Shape: maps, the last (B, channels[3], h, w) -> (B, num_classes, h, w)
     """
 
     def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
@@ -132,7 +130,6 @@ class DeepLabV3Head(Head):
     """ASPP, a 3x3 convolution and a classifier (Chen et al., arXiv 1706.05587).
 
     `width`: channels of both; None: 256.
-    Shape: maps, the last (B, channels[3], h, w) -> (B, num_classes, h, w)
     """
 
     dropout = 0.0
@@ -152,7 +149,6 @@ class DeepLabV3PlusHead(Head):
 
     `width`: channels of ASPP and decoder; None: 256. The first map is reduced to 48 channels, as
     published, or fewer in proportion to `width`.
-    Shape: maps, the first (B, channels[0], h, w) -> (B, num_classes, h, w)
     """
 
     def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
@@ -175,7 +171,6 @@ class UPerHead(Head):
     """A feature pyramid over all four maps, pyramid pooling at its top (Xiao et al., ECCV 2018).
 
     `width`: channels of all levels; None: a quarter of the last map's.
-    Shape: maps, the first (B, channels[0], h, w) -> (B, num_classes, h, w)
     """
 
     def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:

@@ -50,22 +50,6 @@ def _stem(stem: Stem, width: int) -> tuple[nn.Module, int]:
     return convs, 2 * width
 
 
-class PaddedShortcut(nn.Module):
-    """A shortcut without parameters (He et al., option A): sampled pixels, padded channels.
-
-    Shape: (B, C, H, W) -> (B, C + missing, H / stride, W / stride)
-    """
-
-    def __init__(self, missing: int, stride: int) -> None:
-        super().__init__()
-        self.missing, self.stride = missing, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        before = self.missing // 2
-        sampled = x[..., :: self.stride, :: self.stride]
-        return F.pad(sampled, (0, 0, 0, 0, before, self.missing - before))
-
-
 class SampledConv2d(nn.Conv2d):
     """A strided 1x1 convolution, computed as a plain one of every `stride`-th pixel.
 
@@ -81,8 +65,12 @@ class SampledConv2d(nn.Conv2d):
 def _shortcut(in_channels: int, out_channels: int, stride: int, *, padded: bool) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    if padded:
-        return PaddedShortcut(out_channels - in_channels, stride)
+    if (
+        padded
+    ):  # without parameters: every `stride`-th pixel, channels of zeros (He et al., option A)
+        before = (out_channels - in_channels) // 2
+        after = out_channels - in_channels - before
+        return nn.Sequential(nn.AvgPool2d(1, stride), nn.ZeroPad3d((0, 0, 0, 0, before, after)))
     conv = SampledConv2d if in_channels < 16 else nn.Conv2d
     return nn.Sequential(
         conv(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)

@@ -169,8 +169,8 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
             raise unknown_name(kind, name, table)
     if num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
+    attention = _attention_name(strip_pooling, attention, backbone)
     features: ResNet | TimmBackbone
-    blocks = _attention_name(strip_pooling, attention, in_resnet=backbone in RESNETS)
     if backbone in RESNETS:
         features = ResNet(
             *RESNETS[backbone],
@@ -178,20 +178,14 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
             multi_grid=multi_grid,
             stem=stem,
             base_width=base_width,
-            attention=ATTENTION[blocks],
+            attention=ATTENTION[attention],
             attention_places=attention_places,
         )
-    elif blocks == "none":
-        features = TimmBackbone(backbone, output_stride=output_stride)
     else:
-        raise InputError(
-            f"attention blocks go into ResNets, not into timm's '{backbone}'; "
-            "set model.attention: none (the head still pools strips)"
-        )
-    main_head = HEADS[head](
-        features.channels, num_classes, width=width, output_stride=output_stride
-    )
-    aux_head = FCNHead(features.channels, num_classes, stage=2) if aux else None
+        features = TimmBackbone(backbone, output_stride=output_stride)
+    channels = features.channels
+    main_head = HEADS[head](channels, num_classes, width=width, output_stride=output_stride)
+    aux_head = FCNHead(channels, num_classes, stage=2) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
     if zero_init_residual:
@@ -209,14 +203,18 @@ def _start_as_identity(head: nn.Module) -> None:
             nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]
 
 
-def _attention_name(strip_pooling: bool | None, attention: str | None, *, in_resnet: bool) -> str:
+def _attention_name(strip_pooling: bool | None, attention: str | None, backbone: str) -> str:
     """Return a name of ATTENTION from the two ways to ask for one, or the default."""
-    if strip_pooling is not None:
-        if attention is not None:
-            raise InputError("give strip_pooling or attention, not both")
-        return "strip_pooling" if strip_pooling else "none"
+    if strip_pooling is not None and attention is not None:
+        raise InputError("give strip_pooling or attention, not both")
     if attention is None:
-        return "strip_pooling" if in_resnet else "none"
+        wanted = backbone in RESNETS if strip_pooling is None else strip_pooling
+        attention = "strip_pooling" if wanted else "none"
+    if attention != "none" and backbone not in RESNETS:
+        raise InputError(
+            f"attention blocks go into ResNets, not into timm's '{backbone}'; "
+            "set model.attention: none (the head still pools strips)"
+        )
     if attention not in ATTENTION:
         raise unknown_name("attention", attention, ATTENTION)
     return attention
