@@ -26,7 +26,7 @@ _HOMES = {
     "load_model": "sceneparse.runs.checkpoint",
     "prepare_for_inference": "sceneparse.inference.prepare",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the keys are strings
 
 # A library logs nothing unless its user configures logging; commands call log_on_main().
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -61,7 +61,8 @@ class BoundaryCounts:
 
     def mean_boundary_iou(self, rule: str) -> float:
         """Return the mean over classes; `rule` is one of ABSENT_CLASS_RULES."""
-        return float(mean_iou(*self.counts[:3].cpu().numpy(), rule=rule))
+        both, truth, predicted = self.counts[:3].cpu().numpy()
+        return float(mean_iou(both, truth, predicted, rule))
 
     def boundary_f1(self) -> NDArray[np.float64]:
         """Return boundary F1 per class (K,), 0 if only one map has the class, NaN if neither."""

@@ -6,7 +6,7 @@ stem is that of timm's `resnet50s`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,12 +62,20 @@ class SampledConv2d(nn.Conv2d):
         return F.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, *, padded: bool) -> nn.Module:
+class BlockSettings(NamedTuple):
+    """What differs between the blocks of a network."""
+
+    stride: int
+    dilations: tuple[int, int]  # of the first and the other 3x3 convolution
+    attention: Attention
+    padded_shortcut: bool  # a shortcut without parameters (He et al., option A)
+
+
+def _shortcut(in_channels: int, out_channels: int, settings: BlockSettings) -> nn.Module:
+    stride = settings.stride
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    if (
-        padded
-    ):  # without parameters: every `stride`-th pixel, channels of zeros (He et al., option A)
+    if settings.padded_shortcut:  # every `stride`-th pixel, with channels of zeros on both sides
         before = (out_channels - in_channels) // 2
         after = out_channels - in_channels - before
         return nn.Sequential(nn.AvgPool2d(1, stride), nn.ZeroPad3d((0, 0, 0, 0, before, after)))
@@ -85,24 +93,15 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        *,
-        stride: int,
-        dilations: tuple[int, int],
-        attention: Attention,
-        padded_shortcut: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, settings: BlockSettings) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(in_channels, width, stride, dilations[0])
+        self.conv1 = _conv3x3(in_channels, width, settings.stride, settings.dilations[0])
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, dilation=dilations[1])
+        self.conv2 = _conv3x3(width, width, dilation=settings.dilations[1])
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.attention = attention(width)
-        self.downsample = _shortcut(in_channels, width, stride, padded=padded_shortcut)
+        self.attention = settings.attention(width)
+        self.downsample = _shortcut(in_channels, width, settings)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -119,27 +118,18 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        *,
-        stride: int,
-        dilations: tuple[int, int],
-        attention: Attention,
-        padded_shortcut: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, settings: BlockSettings) -> None:
         super().__init__()
         out_channels = self.expansion * width
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, stride, dilations[0])
+        self.conv2 = _conv3x3(width, width, settings.stride, settings.dilations[0])
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.attention = attention(width)
-        self.downsample = _shortcut(in_channels, out_channels, stride, padded=padded_shortcut)
+        self.attention = settings.attention(width)
+        self.downsample = _shortcut(in_channels, out_channels, settings)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -177,31 +167,25 @@ class ResNet(nn.Module):
         _validate(depths, output_stride, multi_grid, base_width, attention_places)
         self.output_stride = output_stride // 4 if stem == "cifar" else output_stride
         self.base_width = base_width
-        self.stages = len(depths)
-        self.channels = tuple(
-            base_width * 2**stage * block.expansion for stage in range(len(depths))
-        )
+        widths = [base_width * 2**stage for stage in range(len(depths))]
+        self.channels = tuple(width * block.expansion for width in widths)
         self.conv1, in_channels = _stem(stem, base_width)
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
         strides, dilations = _STRIDES_AND_DILATIONS[output_stride]
         for stage, depth in enumerate(depths):
+            grid = multi_grid if stage == 3 else None
             blocks = []
             for index in range(depth):
                 attended = attention_places == "all" or stage == 3 or index == depth - 1
-                blocks.append(
-                    block(
-                        in_channels,
-                        base_width * 2**stage,
-                        stride=strides[stage] if index == 0 else 1,
-                        dilations=_dilations(
-                            dilations[stage], index, multi_grid if stage == 3 else None
-                        ),
-                        attention=attention if attended else nn.Identity,
-                        padded_shortcut=padded_shortcuts,
-                    )
+                settings = BlockSettings(
+                    stride=strides[stage] if index == 0 else 1,
+                    dilations=_dilations(dilations[stage], index, grid),
+                    attention=attention if attended else nn.Identity,
+                    padded_shortcut=padded_shortcuts,
                 )
+                blocks.append(block(in_channels, widths[stage], settings))
                 in_channels = self.channels[stage]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         for module in self.modules():
@@ -212,15 +196,15 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
-        for stage in range(1, self.stages + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
+        for stage in range(1, len(self.channels) + 1):
+            x = self.get_submodule(f"layer{stage}")(x)  # (B, channels[stage - 1], H_i, W_i)
             maps.append(x)
         return maps
 
     def first_stages(self, count: int) -> list[nn.Module]:
-        """Return the modules of the stem and the first `count` stages, without attention blocks.
+        """Return the modules of the stem and the first `count` stages.
 
-        Attention has no pretrained weights to keep.
+        Without attention blocks, which have no pretrained weights to keep.
         """
         parts = ("conv1", "bn1", *(f"layer{stage + 1}" for stage in range(count)))
         return [
