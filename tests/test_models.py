@@ -1,4 +1,4 @@
-"""Models: the paper's sizes, every table entry at odd sizes, the publishers' outputs."""
+"""Models: parameters of the papers, all tables at odd image sizes, outputs of timm."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_frozen_norms_keep_their_statistics() -> None:
     assert "backbone.layer1.0.conv1.weight" in changed
 
 
-def test_group_norm_has_groups_that_say_something() -> None:
+def test_group_norm_has_no_small_groups() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2048), nn.BatchNorm2d(48), nn.BatchNorm2d(5))
     set_norms(model, "group")
     assert [(norm.num_groups, norm.num_channels) for norm in model] == [(32, 2048), (6, 48), (1, 5)]

@@ -69,21 +69,14 @@ class StripPooling(nn.Module):
 class MixedPooling(nn.Module):
     """Mixed pooling module (MPM), section 3.2: pyramid and strip pooling, added to the input.
 
-    `grids`: output sizes of pyramid pooling, for short range dependencies; strip pooling is for
-    long range ones. `short` and `long` switch the two on, as in the ablation of the paper.
+    `short` switches pyramid pooling on, for short range dependencies; `long` strip pooling, for
+    long range ones, as in the ablation of the paper.
     Shape: (B, C, H, W) -> (B, C, H, W), C a multiple of 4
     """
 
-    def __init__(
-        self,
-        channels: int,
-        grids: Sequence[int] = (20, 12),
-        *,
-        short: bool = True,
-        long: bool = True,
-    ) -> None:
+    def __init__(self, channels: int, *, short: bool = True, long: bool = True) -> None:
         super().__init__()
-        self.short = _ShortRange(channels, grids) if short else None
+        self.short = _ShortRange(channels) if short else None
         self.long = _LongRange(channels) if long else None
         self.fuse = ConvNormAct((short + long) * channels // 4, channels, 1, activation=False)
 
@@ -95,13 +88,16 @@ class MixedPooling(nn.Module):
 class _ShortRange(nn.Module):
     """The pyramid pooling half of a mixed pooling module: (B, C, H, W) -> (B, C / 4, H, W)."""
 
-    def __init__(self, channels: int, grids: Sequence[int]) -> None:
+    grids = (20, 12)
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         inner = channels // 4
-        self.grids = tuple(grids)
         self.reduce = ConvNormAct(channels, inner, 1)
         self.full = ConvNormAct(inner, inner, 3, activation=False)
-        self.pooled = nn.ModuleList(ConvNormAct(inner, inner, 3, activation=False) for _ in grids)
+        self.pooled = nn.ModuleList(
+            ConvNormAct(inner, inner, 3, activation=False) for _ in self.grids
+        )
         self.fuse = ConvNormAct(inner, inner, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,13 +129,14 @@ class _LongRange(nn.Module):
 class PyramidPooling(nn.Module):
     """Append means over grids of several sizes (PSPNet, Zhao et al., CVPR 2017, section 3.2).
 
-    Shape: (B, C, H, W) -> (B, C + len(grids) * inner, H, W)
+    Shape: (B, C, H, W) -> (B, C + 4 * inner, H, W)
     """
 
-    def __init__(self, channels: int, inner: int, grids: Sequence[int] = (1, 2, 3, 6)) -> None:
+    grids = (1, 2, 3, 6)
+
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.grids = tuple(grids)
-        self.pooled = nn.ModuleList(ConvNormAct(channels, inner, 1) for _ in grids)
+        self.pooled = nn.ModuleList(ConvNormAct(channels, inner, 1) for _ in self.grids)
 
     def forward(self, x: Tensor) -> Tensor:
         pyramid = [

@@ -52,7 +52,7 @@ class ConfusionMatrix:
     def update(self, labels: Tensor, targets: Tensor, confidence: Tensor | None = None) -> None:
         """Count labels of equal shape (B, H, W): predictions 0..K-1, targets 0..K-1 or ignored."""
         for label, target in zip(labels, targets, strict=True):
-            counts = self._count(label, target)
+            counts = self._count(label, target)  # (K, K)
             self.counts += counts
             if len(self.by_image):
                 rows = torch.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])

@@ -8,8 +8,6 @@ output stride of the backbone. Add your own to HEADS at the bottom.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +21,9 @@ class Head(nn.Module):
     """The base of the heads below: their features, then dropout and a 1x1 classifier.
 
     A head defines `build`, which creates its layers and returns the channels of its features, and
-    `features`, which computes them. `options` are passed to `build`.
-    Shape: maps (B, channels[i], h_i, w_i) -> (B, num_classes, h, w), (h, w) that of the last map;
-    of the map of `stage` in FCNHead, of the first map in DeepLabV3PlusHead and UPerHead
+    `features`, which computes them.
+    Shape: maps (B, channels[i], h_i, w_i) -> (B, num_classes, h, w), the size of the last map, or
+    of the first in DeepLabV3PlusHead and UPerHead
     """
 
     dropout = 0.1
@@ -37,10 +35,9 @@ class Head(nn.Module):
         *,
         width: int | None = None,
         output_stride: int = 8,
-        **options: Any,  # noqa: ANN401 - checked by `build`
     ) -> None:
         super().__init__()
-        in_channels = self.build(channels, width, output_stride, **options)
+        in_channels = self.build(channels, width, output_stride)
         # The last layer to be created: the order decides which random numbers a layer gets.
         classifier = nn.Conv2d(in_channels, num_classes, 1)
         self.classifier = (
@@ -60,25 +57,18 @@ class Head(nn.Module):
 class StripPoolingHead(Head):
     """SPNet's head: two mixed pooling modules (Hou et al., CVPR 2020, section 4.1).
 
-    `width`: channels of the mixed pooling modules; None: half of the last map's. `short` and `long`
-    switch their ranges on, as in the ablation of the paper.
+    `width`: channels of the mixed pooling modules; None: half of the last map's.
     """
 
-    def build(
-        self,
-        channels: Sequence[int],
-        width: int | None,
-        output_stride: int,
-        *,
-        short: bool = True,
-        long: bool = True,
-    ) -> int:
+    short, long = True, True  # the ranges of mixed pooling
+
+    def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
         width = channels[3] // 2 if width is None else width
         if width % 4:
             raise InputError(f"model.width must be a multiple of 4 for strip_pooling, got {width}")
         self.reduce = ConvNormAct(channels[3], width, 1)
-        self.mixed1 = MixedPooling(width, short=short, long=long)
-        self.mixed2 = MixedPooling(width, short=short, long=long)
+        self.mixed1 = MixedPooling(width, short=self.short, long=self.long)
+        self.mixed2 = MixedPooling(width, short=self.short, long=self.long)
         self.project = ConvNormAct(width, width // 2, 3)
         return width // 2
 
@@ -87,22 +77,31 @@ class StripPoolingHead(Head):
         return self.project(self.mixed2(self.mixed1(x)))  # (B, width / 2, h, w)
 
 
+class ShortRangeHead(StripPoolingHead):
+    """SPNet's head without strip pooling, of the ablation of the paper."""
+
+    long = False
+
+
+class LongRangeHead(StripPoolingHead):
+    """SPNet's head without pyramid pooling, of the ablation of the paper."""
+
+    short = False
+
+
 class FCNHead(Head):
-    """One 3x3 convolution and a classifier (Long et al., CVPR 2015), on the map of one stage.
+    """One 3x3 convolution and a classifier, on the last map (Long et al., CVPR 2015).
 
     `width`: channels between the two; None: a quarter of the map's.
     """
 
-    def build(
-        self, channels: Sequence[int], width: int | None, output_stride: int, *, stage: int = 3
-    ) -> int:
-        self.stage = stage
-        width = channels[stage] // 4 if width is None else width
-        self.project = ConvNormAct(channels[stage], width, 3)
+    def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
+        width = channels[-1] // 4 if width is None else width
+        self.project = ConvNormAct(channels[-1], width, 3)
         return width
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.project(maps[self.stage])
+        return self.project(maps[-1])
 
 
 class PSPHead(Head):
@@ -195,8 +194,8 @@ class UPerHead(Head):
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "strip_pooling": StripPoolingHead,
-    "strip_pooling_short": partial(StripPoolingHead, long=False),
-    "strip_pooling_long": partial(StripPoolingHead, short=False),
+    "strip_pooling_short": ShortRangeHead,
+    "strip_pooling_long": LongRangeHead,
     "fcn": FCNHead,
     "psp": PSPHead,
     "deeplabv3": DeepLabV3Head,

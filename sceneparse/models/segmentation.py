@@ -129,7 +129,7 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
         maps = self.backbone(images)
         outputs: dict[str, Tensor] = {"out": self.head(maps)}
         if self.training and self.aux_head is not None:
-            outputs["aux"] = self.aux_head(maps)
+            outputs["aux"] = self.aux_head(maps[:3])
         if not upsample:
             return outputs
         return {name: resize(logits, images.shape[-2:]) for name, logits in outputs.items()}
@@ -185,7 +185,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
         features = TimmBackbone(backbone, output_stride=output_stride)
     channels = features.channels
     main_head = HEADS[head](channels, num_classes, width=width, output_stride=output_stride)
-    aux_head = FCNHead(channels, num_classes, stage=2) if aux else None
+    aux_head = FCNHead(channels[:3], num_classes) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
     if zero_init_residual:
