@@ -6,7 +6,7 @@ over the pixels that count, or a score of classes over them; 0, with gradient 0,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -188,9 +188,7 @@ def _resized_loss(logits: Tensor, targets: Tensor, name: str, settings: LossSett
     return LOSSES[name](resize(logits.float(), targets.shape[-2:]), targets, settings)
 
 
-def _pieces(
-    name: str, targets: Tensor, settings: LossSettings
-) -> Sequence[tuple[slice, Tensor | float]]:
+def _pieces(name: str, targets: Tensor, settings: LossSettings) -> list[tuple[slice, Any]]:
     """Return the parts of a batch that a loss can be computed on, and their shares of the mean."""
     if name not in _PIXELWISE:
         return [(slice(None), 1.0)]

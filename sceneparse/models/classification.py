@@ -74,11 +74,10 @@ def create_classifier(
         raise unknown_name("stem", stem, _STEMS)
     if num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
-    network: Classifier
     if model.startswith(_TIMM):
         if attention != "none":
             raise InputError("attention blocks go into ResNets, not into timm's models")
-        network = TimmClassifier(model.removeprefix(_TIMM), num_classes)
+        network: Classifier = TimmClassifier(model.removeprefix(_TIMM), num_classes)
     else:
         network = ClassificationModel(_backbone(model, attention, stem), num_classes)
     network.meta = {"model": arguments}
