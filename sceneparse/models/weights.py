@@ -97,7 +97,11 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             if _kind(own[name]) != _kind(state[name])
         ],
     }
-    problems = [f"{len(x)} {kind}: {first_few(x, 3)}" for kind, x in differences.items() if x]
+    problems = [
+        f"{len(names)} {kind}: {first_few(names, 3)}"
+        for kind, names in differences.items()
+        if names
+    ]
     if problems:
         raise InputError(f"{source} does not fit the model: {'; '.join(problems)}")
 
@@ -149,8 +153,8 @@ def load_backbone(backbone: nn.Module, name: str, pretrained: str, *, stem: str)
         dropped = _load_timm(backbone, state, source)
     else:
         dropped = _load_resnet(backbone, state, source)
-    left_out = f"; left out its heads: {first_few(dropped, 4)}" if dropped else ""
-    logger.info(f"backbone weights from {source}{left_out}")
+    skipped = f"; skipped its heads: {first_few(dropped, 4)}" if dropped else ""
+    logger.info(f"backbone weights from {source}{skipped}")
 
 
 def _load_resnet(backbone: nn.Module, state: State, source: str) -> list[str]:
