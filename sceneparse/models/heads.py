@@ -95,13 +95,22 @@ class FCNHead(Head):
     `width`: channels between the two; None: a quarter of the map's.
     """
 
+    map_index = 3
+
     def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
-        width = channels[-1] // 4 if width is None else width
-        self.project = ConvNormAct(channels[-1], width, 3)
+        in_channels = channels[self.map_index]
+        width = in_channels // 4 if width is None else width
+        self.project = ConvNormAct(in_channels, width, 3)
         return width
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.project(maps[-1])
+        return self.project(maps[self.map_index])
+
+
+class AuxiliaryHead(FCNHead):
+    """The FCN head on the third map, whose loss is added in training (as in PSPNet)."""
+
+    map_index = 2
 
 
 class PSPHead(Head):

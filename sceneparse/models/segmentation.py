@@ -18,7 +18,7 @@ from sceneparse.layers.blocks import resize
 from sceneparse.layers.norms import NORMS, set_norms
 from sceneparse.layers.pooling import MixedPooling
 from sceneparse.models.description import Described, check_description
-from sceneparse.models.heads import HEADS, FCNHead
+from sceneparse.models.heads import HEADS, AuxiliaryHead
 from sceneparse.models.resnet import RESNETS, Places, ResNet, Stem
 from sceneparse.models.timm_backbone import TimmBackbone
 from sceneparse.models.weights import read_weights, rebuild
@@ -129,7 +129,7 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
         maps = self.backbone(images)
         outputs: dict[str, Tensor] = {"out": self.head(maps)}
         if self.training and self.aux_head is not None:
-            outputs["aux"] = self.aux_head(maps[:3])
+            outputs["aux"] = self.aux_head(maps)
         if not upsample:
             return outputs
         return {name: resize(logits, images.shape[-2:]) for name, logits in outputs.items()}
@@ -185,7 +185,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
         features = TimmBackbone(backbone, output_stride=output_stride)
     channels = features.channels
     main_head = HEADS[head](channels, num_classes, width=width, output_stride=output_stride)
-    aux_head = FCNHead(channels[:3], num_classes) if aux else None
+    aux_head = AuxiliaryHead(channels, num_classes) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
     if zero_init_residual:
