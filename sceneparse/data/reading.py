@@ -6,20 +6,22 @@ A file that is truncated, of another kind, or too large is always an error.
 from __future__ import annotations
 
 import io
+import os
 import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sceneparse.errors import InputError, one_line, refusing
+from sceneparse.errors import InputError, first_few, one_line, refusing
 
 # Pillow knows dozens more; some of them pass files to other programs (EPS to Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -45,6 +47,33 @@ _MAX_TILE_PIXELS = 2**24
 _ORIENTATION = 0x0112  # of EXIF
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF
 _DAMAGED = "damaged or truncated"
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def read_all(
+    read: Callable[[_Item], _Result], items: Sequence[_Item], noun: str = "samples"
+) -> list[_Result]:
+    """Apply `read` to all items in parallel; raise InputError with the first problems."""
+
+    def attempt(item: _Item) -> _Result | InputError:
+        try:
+            return read(item)
+        except InputError as error:
+            return error
+
+    # Threads are enough, because decoding releases the interpreter lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(attempt, items))
+    problems = [result for result in results if isinstance(result, InputError)]
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(items)} {noun} cannot be used: {first_few(problems)}"
+        )
+    return [result for result in results if not isinstance(result, InputError)]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -159,20 +188,14 @@ def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
             raise InputError(
                 f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
             ) from error
-    max_pixels = _max_pixels(image)
+    progressive = _MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else LARGEST_IMAGE
+    max_pixels = _MAX_WEBP_PIXELS if image.format == "WEBP" else progressive
     if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
         raise InputError(
             f"{path}: cannot be read: Image size {image.width}x{image.height} is over "
             f"{max_pixels / 1e6:.0f} million pixels or {_MAX_SIDE} a side; cut it into parts"
         )
     return image
-
-
-def _max_pixels(image: Image.Image) -> int:
-    """Return the number of pixels that an opened image may have."""
-    if image.format == "WEBP":
-        return _MAX_WEBP_PIXELS
-    return _MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else LARGEST_IMAGE
 
 
 def _decode(path: Path) -> Image.Image:
@@ -220,10 +243,8 @@ def _start_of_scan(content: bytes) -> int:
     """Return where the pixels of a JPEG start, after segments that may hold a whole preview."""
     position = 2
     while content[position + 1] != 0xDA:
-        is_fill = content[position + 1] == 0xFF
-        position += (
-            1 if is_fill else 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-        )
+        length = int.from_bytes(content[position + 2 : position + 4], "big")
+        position += 1 if content[position + 1] == 0xFF else 2 + length  # FF fills
     return position
 
 

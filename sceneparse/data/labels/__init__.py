@@ -104,6 +104,11 @@ class LabelTable:
         """The train id of pixels that are never counted."""
         return ignore_index_for(self.num_classes)
 
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The type of train ids: uint8, or uint16 for over 255 classes."""
+        return np.dtype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
+
     def of_train_ids(self) -> LabelTable:
         """Return the table for masks that already hold this table's train ids."""
         rows = [replace(label, raw_id=number) for number, label in enumerate(self.classes)]
@@ -134,7 +139,7 @@ class LabelTable:
                 f"label values outside the table: {first_few(found)}; valid are {len(valid)} "
                 f"values in {min(valid)}..{max(valid)}{self._mixed_up(set(values.tolist()))}"
             )
-        return train_ids.astype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
+        return train_ids.astype(self.dtype)
 
     def _mixed_up(self, foreign: set[int]) -> str:
         """Return a hint if the values look like Cityscapes' labelIds instead of trainIds."""
