@@ -40,7 +40,9 @@ class LabelledImages:
 
     def statistics(self) -> tuple[Color, Color]:
         """Compute RGB mean and standard deviation over all pixels, in 0..1."""
-        counts = [torch.bincount(plane.reshape(-1), minlength=256) for plane in self.images.unbind(1)]
+        counts = [
+            torch.bincount(plane.reshape(-1), minlength=256) for plane in self.images.unbind(1)
+        ]
         histograms = torch.stack(counts).double()
         values = torch.arange(256, dtype=torch.float64) / 255
         shares = histograms / histograms.sum(dim=1, keepdim=True)
