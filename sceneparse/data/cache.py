@@ -119,7 +119,7 @@ class DiskCache(SegmentationDataset):
 
 
 def _checksum(record: NDArray[Any]) -> int:
-    return zlib.crc32(record["image"], zlib.crc32(record["mask"]))
+    return zlib.crc32(record["image"].data, zlib.crc32(record["mask"].data))
 
 
 @contextmanager

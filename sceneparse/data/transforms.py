@@ -48,12 +48,8 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         fill_mask: int = 255,
     ) -> None:
         super().__init__(p=1.0)
-        self.crop = crop
-        self.scale = scale
-        self.rotate = rotate
-        self.flip = flip
-        self.fill = tuple(fill)
-        self.fill_mask = fill_mask
+        self.crop, self.scale, self.rotate, self.flip = crop, scale, rotate, flip
+        self.fill, self.fill_mask = tuple(fill), fill_mask
 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
@@ -97,52 +93,39 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         return int(self.py_random.randint(low, high))
 
     def apply(
-        self,
-        img: NDArray[np.uint8],
-        crop_to_scaled: Matrix,
-        scaled: tuple[int, int],
-        **_: Any,  # noqa: ANN401
-    ) -> NDArray[np.uint8]:
+        self, img: NDArray[Any], crop_to_scaled: Matrix, scaled: tuple[int, int], **_: object
+    ) -> NDArray[Any]:
         """Warp the image, bilinear; area-filtered first if it shrinks much."""
         if img.shape[0] > _MAX_BILINEAR_SHRINK * scaled[0]:
-            img = cv2.resize(img, scaled[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            img = cv2.resize(img, scaled[::-1], interpolation=cv2.INTER_AREA)
         size = img.shape[:2]
         to_source = _between_pixel_centres(_scaling(scaled, size) @ crop_to_scaled)
         # Edge pixels are repeated, so that the border keeps its colours; then padding is filled.
-        warped: Any = cv2.warpAffine(
-            img,
-            to_source[:2],
-            self.crop[::-1],
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        warped = self._warp(img, to_source, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
         if not _covers(size, to_source, self.crop):
-            warped[self._nearest(np.ones(size, np.uint8), to_source, 0) == 0] = self.fill
-        filled: NDArray[np.uint8] = warped
-        return filled
+            warped[self._warp(np.ones(size, np.uint8), to_source) == 0] = self.fill
+        return warped
 
     def apply_to_mask(
-        self,
-        mask: Labels,
-        crop_to_scaled: Matrix,
-        scaled: tuple[int, int],
-        **_: Any,  # noqa: ANN401
+        self, mask: Labels, crop_to_scaled: Matrix, scaled: tuple[int, int], **_: object
     ) -> Labels:
         """Warp the mask, nearest neighbour."""
         to_source = _between_pixel_centres(_scaling(scaled, mask.shape[:2]) @ crop_to_scaled)
-        return self._nearest(mask, to_source, self.fill_mask)
+        return self._warp(mask, to_source, fill=self.fill_mask)
 
-    def _nearest(self, mask: Labels, to_source: Matrix, fill: int) -> Labels:
-        warped: Any = cv2.warpAffine(
-            mask,
-            to_source[:2],
-            self.crop[::-1],
-            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(fill,),
+    def _warp(
+        self,
+        pixels: NDArray[Any],
+        to_source: Matrix,
+        interpolation: int = cv2.INTER_NEAREST,
+        border: int = cv2.BORDER_CONSTANT,
+        fill: int = 0,
+    ) -> NDArray[Any]:
+        flags = interpolation | cv2.WARP_INVERSE_MAP
+        matrix, size = to_source[:2], self.crop[::-1]
+        return cv2.warpAffine(
+            pixels, matrix, size, flags=flags, borderMode=border, borderValue=(fill,)
         )
-        labels: Labels = warped
-        return labels
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
         """Name the constructor's arguments, for albumentations' own repr and serialisation."""
@@ -158,10 +141,15 @@ def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> 
     return bool(inside)
 
 
+def _about(x: float, y: float, matrix: Matrix) -> Matrix:
+    """Return the matrix that does about the point (x, y) what `matrix` does about the origin."""
+    result: Matrix = _translation(x, y) @ matrix @ _translation(-x, -y)
+    return result
+
+
 def _between_pixel_centres(matrix: Matrix) -> Matrix:
     """Convert a matrix for pixel centres at +0.5 to OpenCV's convention, pixel centres at +0."""
-    result: Matrix = _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)
-    return result
+    return _about(-0.5, -0.5, matrix)
 
 
 def _translation(x: float, y: float) -> Matrix:
@@ -179,9 +167,7 @@ def _mirror(width: int) -> Matrix:
 def _rotation(degrees: float, size: tuple[int, int]) -> Matrix:
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    x, y = size[1] / 2, size[0] / 2
-    rotation: Matrix = _translation(x, y) @ turn @ _translation(-x, -y)
-    return rotation
+    return _about(size[1] / 2, size[0] / 2, turn)
 
 
 def training_transform(  # noqa: PLR0913 - one argument per augmentation

@@ -34,6 +34,10 @@ class Fingerprint:
         return float(self.thumbnail.std()) >= _MIN_CONTRAST
 
 
+# Of an image that cannot be read; it has no duplicates.
+BLANK = Fingerprint(np.zeros(_HASH_SIDE**2, bool), np.zeros((_THUMBNAIL_SIDE,) * 2, np.uint8))
+
+
 def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
     """Compute the fingerprint of an RGB image (H, W, 3)."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -43,10 +47,8 @@ def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
     return Fingerprint((small[:, :-1] > small[:, 1:]).ravel(), thumbnail)
 
 
-def _shrink(grey: Any, size: tuple[int, int]) -> NDArray[np.uint8]:  # noqa: ANN401 - OpenCV's
-    small: Any = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    result: NDArray[np.uint8] = small
-    return result
+def _shrink(grey: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
 
 
 def duplicate_pairs(
