@@ -61,7 +61,9 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         rotated = self.rotate > 0 and self.py_random.random() < 0.5
         angle = self.py_random.uniform(-self.rotate, self.rotate) if rotated else 0.0
         mirrored = self.py_random.random() < self.flip
-        turned = _rotation(angle, scaled) @ (_mirror(scaled[1]) if mirrored else np.eye(3))
+        middle = scaled[1] / 2, scaled[0] / 2
+        mirror = np.diag([-1.0 if mirrored else 1.0, 1.0, 1.0])
+        turned = _about(*middle, _rotation(angle)) @ _about(*middle, mirror)
         x, y = self._draw_position(data, _scaling(scaled, (height, width)) @ turned)
         top = self._draw_start(y, self.crop[0], scaled[0])
         left = self._draw_start(x, self.crop[1], scaled[1])
@@ -127,10 +129,6 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
             pixels, matrix, size, flags=flags, borderMode=border, borderValue=(fill,)
         )
 
-    def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """Name the constructor's arguments, for albumentations' own repr and serialisation."""
-        return "crop", "scale", "rotate", "flip", "fill", "fill_mask"
-
 
 def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> bool:
     """Return whether all pixels of the crop come from inside an image of `size` (height, width)."""
@@ -160,14 +158,9 @@ def _scaling(size_from: tuple[int, int], size_to: tuple[int, ...]) -> Matrix:
     return np.diag([size_to[1] / size_from[1], size_to[0] / size_from[0], 1.0])
 
 
-def _mirror(width: int) -> Matrix:
-    return np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]], dtype=np.float64)
-
-
-def _rotation(degrees: float, size: tuple[int, int]) -> Matrix:
+def _rotation(degrees: float) -> Matrix:
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    return _about(size[1] / 2, size[0] / 2, turn)
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 
 def training_transform(  # noqa: PLR0913 - one argument per augmentation

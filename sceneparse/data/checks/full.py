@@ -13,12 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.balance import CLASS_WEIGHTS, class_weights
-from sceneparse.data.checks.duplicates import (
-    BLANK,
-    Fingerprint,
-    duplicate_pairs,
-    fingerprint_of,
-)
+from sceneparse.data.checks.duplicates import BLANK, Fingerprint, duplicate_pairs, fingerprint_of
 from sceneparse.data.datasets import Pair, SegmentationDataset
 from sceneparse.data.labels import count_labels
 from sceneparse.data.reading import read_all

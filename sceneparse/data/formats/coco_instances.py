@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.formats.shared.coco import coco_classes
 from sceneparse.data.formats.shared.source import (
     Item,
     Source,
     blank_mask,
+    coco_classes,
     fill_polygon,
-    make_source,
 )
 from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError
@@ -37,7 +36,7 @@ def read(annotations: Path, images: Path) -> Source:
         )
         for entry in content["images"]
     ]
-    return make_source(["background", *names], items)
+    return Source(["background", *names], items)
 
 
 def _draw_instances(

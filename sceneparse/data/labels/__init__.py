@@ -215,13 +215,11 @@ def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
 
 def palette_color(index: int) -> Color:
     """Return colour number `index` of the Pascal VOC palette, shifted so that 0 is not black."""
-    index += 1
-    channels = [0, 0, 0]
-    for bit in range(7, -1, -1):
-        for channel in range(3):
-            channels[channel] |= ((index >> channel) & 1) << bit
-        index >>= 3
-    return channels[0], channels[1], channels[2]
+
+    def channel(first: int) -> int:
+        return sum((index + 1 >> first + 3 * bit & 1) << 7 - bit for bit in range(8))
+
+    return channel(0), channel(1), channel(2)
 
 
 def _lines(path: Path) -> list[str]:

@@ -7,19 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import Pair, match_by_stem
-from sceneparse.data.labels import (
-    Color,
-    Labels,
-    ignore_index_for,
-    palette_color,
-    require_name,
-)
+from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
 from sceneparse.data.reading import LARGEST_IMAGE
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import read_text
@@ -44,11 +39,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset in another format: its classes, their colours, its images."""
+    """A dataset in another format: its classes, images, and colours if it has its own."""
 
-    classes: tuple[str, ...]
-    colors: tuple[Color, ...]
-    items: tuple[Item, ...]
+    classes: Sequence[str]
+    items: Sequence[Item]
+    colors: Sequence[Color] | None = None
 
     def __post_init__(self) -> None:
         for name in self.classes:
@@ -56,13 +51,8 @@ class Source:
 
     @property
     def ignore_index(self) -> int:
-        """Return the label of pixels that belong to no class."""
+        """The label of pixels that belong to no class."""
         return ignore_index_for(len(self.classes))
-
-
-def make_source(names: Sequence[str], items: Sequence[Item]) -> Source:
-    """Build a source whose classes have the colours of the fixed palette."""
-    return Source(tuple(names), tuple(palette_color(k) for k in range(len(names))), tuple(items))
 
 
 def blank_mask(height: int, width: int, label: int) -> Labels:
@@ -104,6 +94,13 @@ def labels_of_codes(
             values, counts = np.unique(codes[found < 0], return_counts=True)
             unknown.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     return labels, unknown
+
+
+def coco_classes(content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]:
+    """Return the names of COCO's categories by id, and the class index of each category id."""
+    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
+    names = [category["name"] for category in categories]
+    return names, {category["id"]: k for k, category in enumerate(categories)}
 
 
 def pair_by_name(images: Path, masks: Path) -> list[Pair]:
