@@ -37,10 +37,7 @@ def median_frequency(counts: PixelCounts) -> NDArray[np.float64]:
 
 
 def enet(counts: PixelCounts) -> NDArray[np.float64]:
-    """Weight a class by 1 / ln(1.02 + share of all pixels).
-
-    Paszke et al., arXiv 1606.02147, section 4.
-    """
+    """Weight a class by 1 / ln(1.02 + share of all pixels); arXiv 1606.02147, section 4."""
     pixels = counts.sum(0)
     weights: NDArray[np.float64] = 1 / np.log(1.02 + pixels / pixels.sum())
     return weights
@@ -69,7 +66,6 @@ def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
     each = read_all(lambda i: count_labels(dataset.mask(i), num_classes), range(len(dataset)))
     counts = np.stack(each)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_array(path, counts)
     except OSError as error:
         logger.warning(f"the counts cannot be kept for later runs: {error}")

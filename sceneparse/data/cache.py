@@ -30,7 +30,7 @@ from sceneparse.errors import InputError, reason_of, refusing
 
 logger = logging.getLogger(__name__)
 
-# Raise it when the same files decode to other arrays.
+# Increase it if the same files decode to other arrays.
 _DECODER_VERSION = 1
 
 Sizes = list[tuple[int, int]]
@@ -42,15 +42,13 @@ def cache_folder() -> Path:
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an .npy file aside and rename it, so that a reader sees all or nothing of it.
-
-    Raises OSError and leaves nothing behind if it cannot be written.
-    """
+    """Write an .npy file aside and rename it, so that nobody reads half; OSError leaves none."""
     # Through memory: if the disk is full, numpy's own error does not say so.
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     aside = path.with_suffix(f".{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(content.getbuffer())
         aside.replace(path)
     except OSError:
@@ -59,10 +57,7 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def fingerprint(files: Iterable[Path], *settings: object) -> str:
-    """Return a name for what follows from these files and settings: a hash that includes dates.
-
-    Raises InputError for a file that cannot be read.
-    """
+    """Hash settings, and the paths, sizes and dates of files; InputError for an unreadable one."""
     digest = hashlib.sha256(repr(settings).encode())
     for path in files:
         with refusing(path, "cannot be read"):
@@ -87,7 +82,7 @@ class DiskCache(SegmentationDataset):
         super().__init__(dataset.pairs, dataset.table)
         self._folder = cache_folder() / "decoded"
         self._checked: set[Path] = set()
-        with _explained(self._folder):
+        with _explained_write(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def __getitem__(self, index: int) -> Sample:
@@ -101,7 +96,7 @@ class DiskCache(SegmentationDataset):
         record = np.empty((), [("checksum", "<u4"), *_fields(mask.dtype, mask.shape)])
         record["image"], record["mask"] = image, mask
         record["checksum"] = _checksum(record)
-        with _explained(path):
+        with _explained_write(path):
             save_array(path, record)
         return image, mask, pair.name
 
@@ -123,7 +118,7 @@ def _checksum(record: NDArray[Any]) -> int:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained_write(path: Path) -> Iterator[None]:
     """Turn a failure to write into InputError with the remedy."""
     try:
         yield
@@ -148,11 +143,10 @@ class MemoryCache(SegmentationDataset):
             raise InputError(
                 "data.cache: ram needs Linux and processes that fork; set data.cache: disk"
             )
-        self._types = [
-            np.dtype(_fields(dataset.table.dtype, size)) for size in sizes or _sizes(dataset)
-        ]
+        self._sizes = sizes or _sizes(dataset)
+        pixel_bytes = 3 + dataset.table.dtype.itemsize
         # Samples start at multiples of 8, so that 16-bit masks are aligned.
-        lengths = [-(-kind.itemsize // 8) * 8 for kind in self._types]
+        lengths = [-(-h * w * pixel_bytes // 8) * 8 for h, w in self._sizes]
         self._starts = [0, *np.cumsum(lengths).tolist()]
         needed, free = self._starts[-1], _free_memory()
         if needed > free:
@@ -165,10 +159,11 @@ class MemoryCache(SegmentationDataset):
         self._ready = mmap.mmap(-1, len(self.pairs))
 
     def __getitem__(self, index: int) -> Sample:
-        record = np.ndarray((), self._types[index], self._content, self._starts[index])
+        fields = _fields(self.table.dtype, self._sizes[index])
+        record = np.ndarray((), fields, self._content, self._starts[index])
         if not self._ready[index]:
             image, mask, name = super().__getitem__(index)
-            if mask.shape != record["mask"].shape:
+            if mask.shape != self._sizes[index]:
                 return image, mask, name
             # Two processes may write at once; both write the same.
             record["image"], record["mask"] = image, mask
@@ -210,11 +205,6 @@ def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
         f"{needed / 2**20:.0f} MB"
     )
     return MemoryCache(dataset, sizes) if fits else dataset
-
-
-def keep_decoded(dataset: SegmentationDataset, kind: str) -> SegmentationDataset:
-    """Return a dataset that keeps decoded samples, as the entry `kind` of CACHES does."""
-    return CACHES[kind](dataset)
 
 
 CACHES: dict[str, Callable[[SegmentationDataset], SegmentationDataset]] = {

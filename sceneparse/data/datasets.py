@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,22 +48,19 @@ class SegmentationDataset:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, raw = read_image(pair.image), read_mask(pair.mask)
-        if image.shape[:2] != raw.shape:
+        image, mask = read_image(pair.image), self.mask(index)
+        if image.shape[:2] != mask.shape:
             raise InputError(
-                f"{pair.mask}: mask is {raw.shape[1]}x{raw.shape[0]} "
+                f"{pair.mask}: mask is {mask.shape[1]}x{mask.shape[0]} "
                 f"but the image {pair.image} is {image.shape[1]}x{image.shape[0]}"
             )
-        return image, self._encode(raw, pair.mask), pair.name
+        return image, mask, pair.name
 
     def mask(self, index: int) -> Labels:
         """Read only the mask of a sample: train ids (H, W)."""
         path = self.pairs[index].mask
-        return self._encode(read_mask(path), path)
-
-    def _encode(self, raw: NDArray[Any], path: Path) -> Labels:
         try:
-            return self.table.encode(raw)
+            return self.table.encode(read_mask(path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -99,7 +95,7 @@ def create_dataset(
     root = Path(root)
     if not root.is_dir():
         raise InputError(
-            f"data folder '{root}' does not exist; set data.root (--data in tools/eval_miou.py)"
+            f"data folder '{root}' does not exist; set data.root (--data of sceneparse evaluate)"
         )
     inside(root, split, "the split")
     layout = DATASETS[dataset]

@@ -63,7 +63,18 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
         return _read_folder(inside(root, split, "the split"), size)
     if dataset not in _CIFAR:
         raise unknown_name("dataset", dataset, IMAGE_DATASETS)
-    data = _read_cifar(_CIFAR[dataset], root, dataset, train=split == "train")
+    kind = _CIFAR[dataset]
+    folder = root / kind.base_folder
+    # The files are pickles. torchvision opens them only if they have the published MD5 checksums.
+    if folder.is_dir():
+        _validate_checksums(kind, folder)
+    try:
+        data = kind(str(root), train=split == "train", download=not folder.is_dir())
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{dataset} is not in '{root}' and could not be downloaded ({reason_of(error)}); "
+            f"put {kind.base_folder} there"
+        ) from error
     images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2).contiguous()
     return LabelledImages(images, torch.tensor(data.targets), list(data.classes))
 
@@ -72,26 +83,7 @@ _CIFAR: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 IMAGE_DATASETS = (*_CIFAR, "folder")
 
 
-def _read_cifar(kind: type[CIFAR10], root: Path, dataset: str, *, train: bool) -> CIFAR10:
-    """Read a split of CIFAR, downloaded first if its folder is not there; raises InputError.
-
-    The files are pickles. torchvision opens files and archives only if they have the published
-    MD5 checksums.
-    """
-    folder = root / kind.base_folder
-    is_there = folder.is_dir()
-    if is_there:
-        _refuse_damaged(kind, folder)
-    try:
-        return kind(str(root), train=train, download=not is_there)
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{dataset} is not in '{root}' and could not be downloaded ({reason_of(error)}); "
-            f"put {kind.base_folder} there"
-        ) from error
-
-
-def _refuse_damaged(kind: type[CIFAR10], folder: Path) -> None:
+def _validate_checksums(kind: type[CIFAR10], folder: Path) -> None:
     """Raise InputError that names the files whose checksums are not the published ones."""
     meta = kind.meta["filename"], kind.meta["md5"]
     with refusing(folder, "cannot be read"):
@@ -145,7 +137,7 @@ def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
 
 
 def _color(values: Tensor) -> Color:
-    red, green, blue = (round(float(value), 4) for value in values)
+    red, green, blue = (round(value, 4) for value in values.tolist())
     return red, green, blue
 
 

@@ -101,19 +101,19 @@ def _start_worker(main: int, _: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_when_told, args=(main,), daemon=True).start()
+        threading.Thread(target=_exit_with_main, args=(main,), daemon=True).start()
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 
-def _exit_when_told(main: int) -> None:
+def _exit_with_main(main: int) -> None:
     """End a worker at the SIGTERM of its main process, or when that process is gone.
 
     torch's own watchdog looks at the parent, which is a fork server since Python 3.14 and outlives
     a killed main process.
     """
     while Path(f"/proc/{main}").exists():
-        told = signal.sigtimedwait({signal.SIGTERM}, 3)
-        if told is not None and told.si_pid == main:
+        received = signal.sigtimedwait({signal.SIGTERM}, 3)
+        if received is not None and received.si_pid == main:
             break
     os._exit(0)
 

@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sceneparse.errors import InputError, first_few, one_line, refusing
 
-# Pillow knows dozens more; some of them pass files to other programs (EPS to Ghostscript).
+# Pillow reads dozens more; some of them pass files to other programs (EPS to Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # A few bytes can stand for any number of pixels. Decoding takes up to 8 bytes per pixel, 12 for
 # progressive JPEG and 16 for WebP: less than 1 GB in total.
@@ -44,8 +45,6 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _GREY_STEP = "grey_step"
 _PIXELS_AT_ONCE = 2**22
 _MAX_TILE_PIXELS = 2**24
-_ORIENTATION = 0x0112  # of EXIF
-_TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF
 _DAMAGED = "damaged or truncated"
 
 _Item = TypeVar("_Item")
@@ -121,9 +120,8 @@ def read_mask(path: Path) -> NDArray[Any]:
     """
     image = _decode(path)
     if image.mode in {"L", "P"}:
-        step = image.info.get(_GREY_STEP, 1)
-        stored = np.asarray(image)
-        return stored if step == 1 else stored // step
+        step = image.info[_GREY_STEP]
+        return np.asarray(image) if step == 1 else np.asarray(image) // step
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in _SIXTEEN_BIT:
@@ -151,39 +149,15 @@ def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image without decoding it; raises InputError for a file that is no image."""
-    _require_file(path)
-    return _open(path, path)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an upright image, read from its header alone."""
-    with open_image(path) as image:
-        with refusing(path, _DAMAGED):
-            # If EXIF does not come first in a PNG, Pillow would decode all pixels to find it.
-            exif_is_known = image.format != "PNG" or "exif" in image.info
-            sideways = exif_is_known and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
-        return (image.width, image.height) if sideways else (image.height, image.width)
-
-
-def _require_file(path: Path) -> None:
-    """Raise InputError for a pipe or device, which may be endless, a folder or a huge file."""
-    with refusing(path, "cannot be read"):
-        state = path.stat()
-    if not stat.S_ISREG(state.st_mode):
-        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a pipe or device"
-        raise InputError(f"{path}: not an image file but {kind}")
-    if state.st_size > _MAX_FILE_SIZE:
-        raise InputError(f"{path}: {state.st_size >> 20} MB are more than an image can have")
-
-
-def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """Open an image, or its content if already read, without decoding it; raises InputError."""
+    if content is None:
+        _require_file(path)
     with refusing(path, "cannot be read"), warnings.catch_warnings():
         # Pillow warns about large images and rejects huge ones; a large one is no error.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            image = Image.open(source, formats=_FORMATS)
+            image = Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS)
         except UnidentifiedImageError as error:
             raise InputError(
                 f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
@@ -198,12 +172,33 @@ def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
     return image
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an upright image, read from its header alone."""
+    with open_image(path) as image:
+        with refusing(path, _DAMAGED):
+            # If EXIF does not come first in a PNG, Pillow would decode all pixels to find it.
+            exif_is_known = image.format != "PNG" or "exif" in image.info
+            sideways = exif_is_known and image.getexif().get(Tag.Orientation, 1) in range(5, 9)
+        return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def _require_file(path: Path) -> None:
+    """Raise InputError for a pipe or device, which may be endless, a folder or a huge file."""
+    with refusing(path, "cannot be read"):
+        state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a pipe or device"
+        raise InputError(f"{path}: not an image file but {kind}")
+    if state.st_size > _MAX_FILE_SIZE:
+        raise InputError(f"{path}: {state.st_size >> 20} MB are more than an image can have")
+
+
 def _decode(path: Path) -> Image.Image:
     _require_file(path)
     with refusing(path, "cannot be read"):
         content = path.read_bytes()
-    with _open(path, io.BytesIO(content)) as image, refusing(path, _DAMAGED):
-        raw_mode = image.tile[0][3] if image.tile else None
+    with open_image(path, content) as image, refusing(path, _DAMAGED):
+        raw_mode = str(image.tile[0][3]) if image.tile else ""
         # The second picture of a phone's MPO is a preview or depth map. The frames are not
         # counted, because there may be millions.
         if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -212,9 +207,9 @@ def _decode(path: Path) -> Image.Image:
         _require_whole(content, image)
         image.load()
         # Only an image that must be turned is copied.
-        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        turned = image.getexif().get(Tag.Orientation, 1) in range(2, 9)
         upright = ImageOps.exif_transpose(image) if turned else image
-    upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1)
     return upright
 
 
@@ -234,7 +229,7 @@ def _require_whole(content: bytes, image: Image.Image) -> None:
         if content.count(b"\xff\xda", start) > _MAX_SCANS:
             raise ValueError(f"more than {_MAX_SCANS} scans")
     elif isinstance(image, TiffImageFile):
-        tile = image.tag_v2.get(_TILE_WIDTH, 0) * image.tag_v2.get(_TILE_LENGTH, 0)
+        tile = image.tag_v2.get(Tag.TileWidth, 0) * image.tag_v2.get(Tag.TileLength, 0)
         if tile > max(_MAX_TILE_PIXELS, image.width * image.height):
             raise ValueError("tiles far larger than the image")
 

@@ -17,7 +17,7 @@ from sceneparse.errors import InputError, unknown_name
 
 @dataclass(frozen=True)
 class Draw:
-    """A sample to load: its index, the epoch, and how often it already came in that epoch.
+    """A sample to load: its index, the epoch, and how often it was drawn before in that epoch.
 
     `wanted_class`: the class that its crop must show; None: any.
     """

@@ -254,8 +254,8 @@ def apply_seeded(
     """Apply `transform` with random numbers that depend on `seed` alone.
 
     With `wanted_class`, the crop is drawn from those that show this class. All steps share one
-    generator: albumentations' own set_random_seed gives every step the same numbers, so that e.g.
-    exactly the mirrored images would be blurred.
+    generator: with albumentations' own set_random_seed, every step would draw the same numbers, and
+    e.g. exactly the mirrored images would be blurred.
     """
     generator = np.random.default_rng(seed)
     transform.set_random_state(generator, random.Random(int(generator.integers(2**62))))  # noqa: S311

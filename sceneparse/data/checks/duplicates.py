@@ -30,7 +30,7 @@ class Fingerprint:
 
     @property
     def has_contrast(self) -> bool:
-        """Whether the image has enough contrast to be told from others."""
+        """Whether the image has enough contrast to be compared with others."""
         return float(self.thumbnail.std()) >= _MIN_CONTRAST
 
 

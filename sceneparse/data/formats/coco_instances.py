@@ -21,6 +21,8 @@ from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError
 from sceneparse.files import inside, read_json
 
+_MAX_RUN_BITS = 60
+
 
 def read(annotations: Path, images: Path) -> Source:
     """Read COCO's instance JSON: class 0 is the background, small instances cover large ones."""
@@ -80,13 +82,10 @@ def _uncompress_runs(text: str) -> list[int]:
         shift += 5
         if code & 32:
             if shift > _MAX_RUN_BITS:
-                raise ValueError("a run length of endless digits")
+                raise ValueError("a run length has too many digits")
             continue
         if code & 16:  # the number is negative
             value -= 1 << shift
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
-
-
-_MAX_RUN_BITS = 60

@@ -121,10 +121,6 @@ class LabelTable:
             lookup[label.raw_id] = self.ignore_index if label.train_id is None else label.train_id
         return lookup
 
-    @cached_property
-    def _raw_id_of(self) -> NDArray[np.uint16]:
-        return np.array([label.raw_id for label in self.classes], dtype=np.uint16)
-
     def encode(self, raw: Labels) -> Labels:
         """Map raw ids (H, W) to train ids, uint8 (uint16 for over 255 classes).
 
@@ -154,9 +150,9 @@ class LabelTable:
 
     def decode(self, train_ids: Labels) -> Labels:
         """Map train ids (H, W) of predictions back to raw ids, for submission files."""
-        raw = self._raw_id_of[train_ids]
+        raw_ids = np.array([label.raw_id for label in self.classes])
         # The table decides, so that all files of a folder have the same depth.
-        return raw if self._raw_id_of.max() > 255 else raw.astype(np.uint8)
+        return raw_ids.astype(np.uint16 if raw_ids.max() > 255 else np.uint8)[train_ids]
 
 
 def count_labels(labels: Labels, num_classes: int) -> NDArray[np.int64]:
@@ -189,10 +185,8 @@ def load_label_table(name: str) -> LabelTable:
 def identity_table(names: Sequence[str], colors: Sequence[Color]) -> LabelTable:
     """Return the table for masks that already hold train ids: 0..K-1, and the ignore id."""
     ignore = ignore_index_for(len(names))
-    rows = [
-        Label(index, index, name, color)
-        for index, (name, color) in enumerate(zip(names, colors, strict=True))
-    ]
+    ids = range(len(names))
+    rows = [Label(*row) for row in zip(ids, ids, names, colors, strict=True)]
     return LabelTable((*rows, Label(ignore, None, "ignore", (0, 0, 0))))
 
 

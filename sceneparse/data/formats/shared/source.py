@@ -104,14 +104,11 @@ def coco_classes(content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]
 
 
 def pair_by_name(images: Path, masks: Path) -> list[Pair]:
-    """Pair the files of two folders by name; images without a mask are skipped.
-
-    Raises InputError for masks without an image.
-    """
+    """Pair files by name, skipping images without a mask; InputError for a mask without image."""
     pairs = [pair for pair in match_by_stem(images, masks) if pair.mask.is_file()]
-    lonely = [pair.mask.name for pair in pairs if not pair.image.is_file()]
-    if lonely:
-        raise InputError(f"{len(lonely)} masks have no image in {images}: {first_few(lonely)}")
+    unpaired = [pair.mask.name for pair in pairs if not pair.image.is_file()]
+    if unpaired:
+        raise InputError(f"{len(unpaired)} masks have no image in {images}: {first_few(unpaired)}")
     return pairs
 
 
