@@ -48,19 +48,22 @@ class SegmentationDataset:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, mask = read_image(pair.image), self.mask(index)
-        if image.shape[:2] != mask.shape:
+        image, raw = read_image(pair.image), read_mask(pair.mask)
+        if image.shape[:2] != raw.shape:
             raise InputError(
-                f"{pair.mask}: mask is {mask.shape[1]}x{mask.shape[0]} "
+                f"{pair.mask}: mask is {raw.shape[1]}x{raw.shape[0]} "
                 f"but the image {pair.image} is {image.shape[1]}x{image.shape[0]}"
             )
-        return image, mask, pair.name
+        return image, self._encode(raw, pair.mask), pair.name
 
     def mask(self, index: int) -> Labels:
         """Read only the mask of a sample: train ids (H, W)."""
         path = self.pairs[index].mask
+        return self._encode(read_mask(path), path)
+
+    def _encode(self, raw: Labels, path: Path) -> Labels:
         try:
-            return self.table.encode(read_mask(path))
+            return self.table.encode(raw)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
