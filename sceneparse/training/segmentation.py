@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
-from sceneparse.data.cache import keep_decoded
+from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
 from sceneparse.data.loader import (
     AugmentedSamples,
@@ -109,7 +109,7 @@ def _create_loader(
         fill=[round(255 * value) for value in config.data.mean],
         ignore_index=dataset.table.ignore_index,
     )
-    kept = keep_decoded(dataset, config.data.cache)
+    kept = CACHES[config.data.cache](dataset)
     samples = AugmentedSamples(kept, transform, config.seed)
     return training_loader(
         samples, sampler, workers=config.data.workers, timeout=config.data.timeout

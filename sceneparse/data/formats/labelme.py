@@ -15,7 +15,6 @@ from sceneparse.data.formats.shared.source import (
     Source,
     blank_mask,
     fill_polygon,
-    make_source,
     require_near,
 )
 from sceneparse.data.labels import Labels
@@ -39,7 +38,7 @@ def read(annotations: Path, root: Path | None = None) -> Source:
         )
         for path, content in contents
     ]
-    return make_source(classes, items)
+    return Source(classes, items)
 
 
 def _draw_labelme(path: Path, content: Mapping[str, Any], classes: Sequence[str]) -> Labels:
