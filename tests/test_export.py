@@ -280,7 +280,10 @@ def test_fixed_size(tmp_path: Path) -> None:
         (["--format", "onnx", "--output", "model.pt"], "--output must end in .onnx"),
         (["--format", "onnx", "--fixed", "0", "5"], "--fixed: must be 1 or more, got '0'"),
         (["--format", "onnx", "--int8"], "--int8 and --calibrate DATA must be given together"),
-        (["--format", "pt2", "--fixed", "65", "97"], "--format pt2 cannot be combined with --fixed"),
+        (
+            ["--format", "pt2", "--fixed", "65", "97"],
+            "--format pt2 cannot be combined with --fixed",
+        ),
         (["--format", "safetensors", "--argmax"], "safetensors cannot be combined with --argmax"),
         (
             ["--format", "onnx", "--int8", "--calibrate", "nowhere"],

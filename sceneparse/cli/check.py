@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> None:
     output = Path(options.output or f"runs/check_{Path(options.root).resolve().name}")
     datasets, failures = open_splits(options)
     if not datasets:
-        raise InputError("; ".join(failures))
+        raise InputError(failures[0])
     progress = Progress(sum(map(len, datasets.values())), "samples")
     facts = check_all_samples(datasets, lambda: progress.advance(1))
     progress.close()

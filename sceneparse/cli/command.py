@@ -29,7 +29,7 @@ def version_block() -> str:
 
 class _PrintVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:  # noqa: ANN401
-        sys.stdout.write(version_block() + "\n")
+        print(version_block())
         parser.exit()
 
 

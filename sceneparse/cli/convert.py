@@ -57,8 +57,8 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.runtime.progress import Progress
 
     target = Path(options.target)
-    if target.exists() and any(target.iterdir()):
-        raise InputError(f"'{target}' is not empty; choose another folder")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"'{target}' exists and is no empty folder; choose another folder")
     shares = split_shares(options.split)
     source = read_source(options.format, {name: getattr(options, name) for name in SOURCE})
     images = [item.image for item in source.items]

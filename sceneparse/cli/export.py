@@ -69,7 +69,7 @@ def main(options: argparse.Namespace) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = write(options, model, path)
-    print("\n".join(lines))
+    print("compared with the model, at images x height x width:", *lines, sep="\n  ")
     print(f"exported     {path} ({path.stat().st_size / 2**20:.1f} MB)")
 
 

@@ -47,10 +47,9 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `sceneparse VERB ...` and exit with its code; without a verb, print the help."""
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if verb in {"-h", "--help"}:
-        _print_and_exit(HELP)
-    if verb == "--version":
-        _print_and_exit(version_block())
+    if verb in {"-h", "--help", "--version"}:
+        print(version_block() if verb == "--version" else HELP)
+        sys.exit(0)
     if verb not in COMMANDS:
         near = difflib.get_close_matches(verb, COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(COMMANDS)}"
@@ -58,8 +57,3 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     command = import_module(f"sceneparse.cli.{verb}")
     run(command.parser(), command.main, rest)
-
-
-def _print_and_exit(text: str) -> NoReturn:
-    sys.stdout.write(text + "\n")
-    sys.exit(0)
