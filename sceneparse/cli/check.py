@@ -1,4 +1,4 @@
-"""Check every file of a dataset: damage, wrong labels, odd masks, images in two splits."""
+"""Check every file of a dataset: damage, wrong labels, suspicious masks, images in two splits."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def parser() -> argparse.ArgumentParser:
     result = command_parser("check", "Check every image and mask of a dataset.", EXAMPLES)
     result.add_argument("root", metavar="DATA", help="folder of the dataset")
     add = partial(add_option, result)
-    add(
-        "--dataset NAME", "layout of the dataset, e.g. camvid, cityscapes, ade20k", default="folder"
-    )
+    add("--dataset NAME", "layout of the files, e.g. camvid or cityscapes", default="folder")
     add("--splits SPLIT...", "splits to check", default=["train", "val"])
     add("--output FOLDER", "folder for data.json and data.html; default runs/check_NAME_OF_DATA")
     add("--allow-twins", "accept images that occur in two splits")
@@ -100,7 +98,7 @@ def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
 
 
 def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
-    """Print a table per split, then problems, odd masks and images in two splits."""
+    """Print a table per split, then problems, suspicious masks and images in two splits."""
     for split, facts in summary["splits"].items():
         sizes = first_few(f"{size} ({count})" for size, count in facts["sizes"].items())
         print(f"\n{split}: {facts['usable']} of {facts['samples']} samples usable; sizes {sizes}")

@@ -87,6 +87,4 @@ def summarise(config: ClsConfig) -> None:
     print("\n" + seeds_table(curves))
     write_summary(output, curves)
     print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl)")
-    print(
-        f"summary      {output / 'summary.json'}, {output / 'summary.csv'}, {output / 'curves.png'}"
-    )
+    print(f"summary      {output}/summary.json, summary.csv, curves.png")

@@ -188,6 +188,4 @@ def compare_two(options: argparse.Namespace) -> None:
     output = Path(options.output or Path("runs") / name)
     with writing(output):
         write_comparison(output, comparison)
-    print(
-        f"\nresults      {output / 'compare.json'}, compare.csv, differences.png, differences.svg"
-    )
+    print(f"\nresults      {output}/compare.json, compare.csv, differences.png, differences.svg")

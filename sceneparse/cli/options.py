@@ -99,9 +99,7 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         help="average the scores with those of the mirrored image",
     )
     add = partial(add_option, group)
-    add(
-        "--protocol NAME", "whole, slide, spnet (the paper's test code), mmseg_whole or mmseg_slide"
-    )
+    add("--protocol NAME", "whole, slide, spnet (as in the paper), mmseg_whole or mmseg_slide")
     add("--crop H W", "height and width of the windows", type=int)
     add("--base N", "scale the long (mmseg: short) side of images to N pixels", type=int)
     add("--scales S...", "average the scores of these scales", type=float)

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add = partial(add_option, result)
     add("--output FOLDER", "folder for the results", default="predictions")
     add("--save KIND...", "what to write", choices=KINDS, default=["index", "overlay"])
-    add("--opacity X", "of the colours in overlays, in 0..1", type=number(float, 0, 1), default=0.5)
+    add("--opacity X", "opacity of overlays, in 0..1", type=number(float, 0, 1), default=0.5)
     add("--frames N", "stop a video or camera after N frames", type=number(int, 1))
     add("--device NAME", "cpu, cuda or cuda:NUMBER; default a GPU if there is one")
     add_protocol_options(result)
