@@ -278,10 +278,13 @@ def test_fixed_size(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--format", "onnx", "--output", "model.pt"], "--output must end in .onnx"),
-        (["--format", "onnx", "--fixed", "0", "5"], "--fixed takes a height and a width"),
-        (["--format", "onnx", "--int8"], "--int8 and --calibrate DATA go together"),
-        (["--format", "pt2", "--fixed", "65", "97"], "--format pt2 does not go with --fixed"),
-        (["--format", "safetensors", "--argmax"], "safetensors does not go with --argmax"),
+        (["--format", "onnx", "--fixed", "0", "5"], "--fixed: must be 1 or more, got '0'"),
+        (["--format", "onnx", "--int8"], "--int8 and --calibrate DATA must be given together"),
+        (
+            ["--format", "pt2", "--fixed", "65", "97"],
+            "--format pt2 cannot be combined with --fixed",
+        ),
+        (["--format", "safetensors", "--argmax"], "safetensors cannot be combined with --argmax"),
         (
             ["--format", "onnx", "--int8", "--calibrate", "nowhere"],
             "data folder 'nowhere' does not exist",

@@ -320,16 +320,16 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
     [
         (["nowhere.jpg"], "nowhere.jpg"),
         (["nothing/*.jpg"], "holds no images"),
-        (["camera:front"], "a camera goes by its number"),
+        (["camera:front"], "give a camera by its number"),
         (["camera:7"], "camera 7: cannot be opened"),
-        (["a.jpg", "--opacity", "2"], "--opacity must be in 0..1"),
-        (["a.jpg", "--frames", "0"], "--frames must be 1 or more"),
+        (["a.jpg", "--opacity", "2"], "--opacity: must be in 0..1"),
+        (["a.jpg", "--frames", "0"], "--frames: must be 1 or more"),
         (["a.jpg", "--protocol", "best"], "unknown protocol 'best'"),
         (["a.jpg", "--amp", "int1"], "unknown precision 'int1'"),
         (["a.jpg", "--device", "mps"], "unknown device 'mps'; use cpu, cuda"),
         (["a.jpg", "--device", "cuda:99"], "there is no GPU 'cuda:99'"),
         (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so that --crop means"),
-        (["a.jpg", "--output", "a.jpg/out"], "cannot write to 'a.jpg/out'"),
+        (["a.jpg", "--output", "a.jpg/out"], "cannot write 'a.jpg/out'"),
     ],
 )
 def test_bad_input_is_one_line(

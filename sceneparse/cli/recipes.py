@@ -15,12 +15,12 @@ EXAMPLES = """\
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = command_parser("recipes", "List the recipes, or print one.", EXAMPLES)
-    result.add_argument("name", nargs="?", metavar="NAME", help="print this recipe's YAML")
+    result.add_argument("name", nargs="?", metavar="NAME", help="print the YAML of this recipe")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Print a recipe, or a line for each."""
+    """Print a recipe, or one line per recipe."""
     from sceneparse.config.recipes import list_recipes, read_recipe
 
     if options.name is not None:
