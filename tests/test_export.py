@@ -353,8 +353,8 @@ def test_what_is_missing_is_named(
     ("options", "message"),
     [
         ({"device": "cuda"}, "there is no GPU 'cuda'|runs on cpu only"),
-        ({"amp": "bf16"}, "computes in float32, by ONNX Runtime; leave out amp"),
-        ({"dtype": "bfloat16"}, "an exported network is as fast as it was made"),
+        ({"amp": "bf16"}, "computes in float32, by ONNX Runtime; omit amp"),
+        ({"dtype": "bfloat16"}, "the type of an exported network is fixed"),
     ],
 )
 def test_options_that_a_file_cannot_have(
@@ -375,7 +375,7 @@ def test_prediction_imports_no_training() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     imported = {name.removeprefix("sceneparse.") for name in done.stdout.split()}
-    assert "prediction.networks" in imported
+    assert "inference.networks" in imported
     training = "training engine losses optim saving validation config data.loader data.transforms"
     assert not imported & {*training.split(), "albumentations.core"}
 

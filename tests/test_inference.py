@@ -194,11 +194,11 @@ def test_sizes_of_others_are_known() -> None:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_words_name_what_matters(name: str) -> None:
+def test_description_names_what_matters(name: str) -> None:
     protocol = replace(create_protocol(name), scales=(0.5, 1.25), mirror=True, base=512)
     for word in (name, "0.5, 1.25", "mirror", "512"):
-        assert word in protocol.words
-    assert ("480x480" in protocol.words) == (protocol.crop is not None)
+        assert word in protocol.description
+    assert ("480x480" in protocol.description) == (protocol.crop is not None)
 
 
 @pytest.mark.fault(34)

@@ -252,7 +252,7 @@ def test_tiles_put_a_huge_image_together(monkeypatch: pytest.MonkeyPatch) -> Non
     image = np.random.default_rng(0).integers(0, 256, (70, 101, 3), dtype=np.uint8)
     expected = predictor(image).labels
     assert np.array_equal(expected, image.argmax(axis=2))
-    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 32)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
     monkeypatch.setattr(predictor_module, "_PART", 48)
@@ -270,7 +270,7 @@ def test_tiles_know_what_is_around_them(monkeypatch: pytest.MonkeyPatch) -> None
         shown.append(tuple(arguments[0].shape[2:]))
 
     predictor.model.backbone.register_forward_pre_hook(look)
-    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 40)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
     monkeypatch.setattr(predictor_module, "_PART", 56)
@@ -304,7 +304,7 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
         return resize(images, size)
 
     monkeypatch.setattr(protocols, "_resize_images", look)
-    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 40)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
     monkeypatch.setattr(predictor_module, "_PART", 56)
@@ -328,7 +328,7 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
         (["a.jpg", "--amp", "int1"], "unknown precision 'int1'"),
         (["a.jpg", "--device", "mps"], "unknown device 'mps'; use cpu, cuda"),
         (["a.jpg", "--device", "cuda:99"], "there is no GPU 'cuda:99'"),
-        (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so that --crop means"),
+        (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so --crop has no effect"),
         (["a.jpg", "--output", "a.jpg/out"], "cannot write to 'a.jpg/out'"),
     ],
 )

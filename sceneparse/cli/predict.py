@@ -77,7 +77,7 @@ def main(options: argparse.Namespace) -> None:
         device=options.device,
         **protocol_settings(options),
     )
-    print(f"protocol     {predictor.protocol.words}")
+    print(f"protocol     {predictor.protocol.description}")
     writer = Writer(Path(options.output), options)
     try:
         writer.open()

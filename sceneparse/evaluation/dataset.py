@@ -71,7 +71,7 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     by_image = matrix.by_image.cpu().numpy()
     intervals = bootstrap_mean_iou(by_image, resamples, rule) if resamples else (None, None)
     return Evaluation(
-        protocol=predictor.protocol.words,
+        protocol=predictor.protocol.description,
         rule=rule,
         table=table,
         image_names=[pair.name for pair in dataset.pairs],
