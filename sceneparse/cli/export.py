@@ -120,7 +120,7 @@ def check_options(options: argparse.Namespace) -> None:
 def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> list[str]:
     """Write the file and compare it; returns what was found."""
     from sceneparse.export import export_int8, export_onnx, export_pt2, export_safetensors
-    from sceneparse.export.calibration import calibration_images
+    from sceneparse.export.quantization import calibration_images
     from sceneparse.runtime.progress import Progress
 
     graph: dict[str, Any] = {"normalize": options.normalize, "argmax": options.argmax}

@@ -1,8 +1,7 @@
-"""Is one model better than another? Two evaluations compared, paired over their images."""
+"""Compare two evaluations, paired over their images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +28,7 @@ class ScorePair(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """B against A on the same images: mean IoU, and the IoU of each class."""
+    """B against A on the same images: mean IoU, and the IoU per class."""
 
     first: Stored
     second: Stored
@@ -39,24 +38,27 @@ class Comparison:
 
 
 def find_scores(folder: Path, split: str | None) -> Path:
-    """Find the folder of scores that a run, or the folder itself, stands for."""
+    """Return the folder of scores that a run has, or that the folder is.
+
+    Raises InputError if there is none, or several and no split.
+    """
     if (folder / COUNTS_FILE).is_file():
         return folder
     if split is not None:
         return folder / f"eval_{Path(split).stem}"
     found = sorted(path.parent for path in folder.glob(f"eval_*/{COUNTS_FILE}"))
-    if len(found) == 1:
-        return found[0]
     if not found:
         raise InputError(
             f"'{folder}' holds no evaluation; run `sceneparse evaluate {folder}` first"
         )
-    names = first_few(path.name for path in found)
-    raise InputError(f"'{folder}' holds several evaluations ({names}); choose with --split")
+    if len(found) > 1:
+        names = first_few(path.name for path in found)
+        raise InputError(f"'{folder}' holds several evaluations ({names}); choose with --split")
+    return found[0]
 
 
 def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
-    """Compare two evaluations; raises InputError unless they are of the same images and truth."""
+    """Compare two evaluations; raises InputError unless their images and truth are the same."""
     require_same_images(first, second)
     needed = resamples_needed(len(first.classes))
     if resamples < needed:
@@ -66,20 +68,15 @@ def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
         )
     overall, classes = compare_paired(first.by_image, second.by_image, resamples, first.rule)
     rows = zip(first.classes, first.class_ious, second.class_ious, classes, strict=True)
-    return Comparison(
-        first,
-        second,
-        ScorePair("mean IoU", first.mean_iou, second.mean_iou, overall),
-        [ScorePair(*row) for row in rows],
-        resamples,
-    )
+    means = ScorePair("mean IoU", first.mean_iou, second.mean_iou, overall)
+    return Comparison(first, second, means, [ScorePair(*row) for row in rows], resamples)
 
 
 def require_same_images(first: Stored, second: Stored) -> None:
     """Raise InputError unless classes, images, truth and the rule of counting are the same."""
     if first.classes != second.classes:
         raise InputError(
-            f"{first.folder} and {second.folder} are of different classes: "
+            f"{first.folder} and {second.folder} have different classes: "
             f"{first_few(first.classes)}; {first_few(second.classes)}"
         )
     if first.images != second.images:
@@ -99,42 +96,41 @@ def require_same_images(first: Stored, second: Stored) -> None:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Put into plain words what the comparison shows, and what it cannot show."""
+    """Describe what the comparison shows, and what it cannot show."""
     _, a, b, found = comparison.overall
-    images, total = len(comparison.first.images), len(comparison.classes)
-    head = f"A {a:.4f}, B {b:.4f}: a difference of {points(found.value)} points of mean IoU"
-    chance = f"95% interval {span(found.interval)}, p = {found.p_value:.2g}"
-    if found.separated:
-        better = "B is better than A" if found.value > 0 else "A is better than B"
-        lines = [f"Separated: {better}. {head} ({chance})."]
-    else:
-        lines = [
-            f"Not separated: {head} ({chance}), which can come from which {images} images they "
-            "were tested on."
-        ]
-    apart = [
+    images = len(comparison.first.images)
+    head = (
+        f"A {a:.4f}, B {b:.4f}: a difference of {points(found.value)} points of mean IoU "
+        f"(95% interval {span(found.interval)}, p = {found.p_value:.2g})"
+    )
+    better = "B is better than A" if found.value > 0 else "A is better than B"
+    lines = [f"Separated: {better}. {head}."]
+    if not found.separated:
+        lines = [f"Not separated: {head}, which the choice of these {images} images can explain."]
+    separated = [
         f"{row.name} ({points(row.difference.value)})"
         for row in comparison.classes
         if row.difference.separated
     ]
     lines.append(
-        f"Classes separated after Holm's correction for {total}: {', '.join(apart) or 'none'}."
+        f"Classes separated after Holm's correction for {len(comparison.classes)}: "
+        f"{', '.join(separated) or 'none'}."
     )
     if comparison.first.protocol != comparison.second.protocol:
         lines.append(
-            f"Mind that they were tested differently: A by {comparison.first.protocol}; "
+            f"The protocols differ: A by {comparison.first.protocol}; "
             f"B by {comparison.second.protocol}."
         )
     lines.append(
         f"Intervals by paired bootstrap, p by paired permutation test, {comparison.resamples} "
-        f"resamples of {images} images. They tell of other images, not of other seeds: train "
+        f"resamples of {images} images. They hold for other images, not for other seeds: train "
         "several runs for that."
     )
     return "\n".join(lines)
 
 
 def text(comparison: Comparison) -> str:
-    """Lay out which is A and which is B, a row per class and for the mean, and the verdict."""
+    """Format which is A and which is B, a row per class and for the mean, and the verdict."""
     heads = ["class", "A", "B", "B - A", "95% interval", "p", ""]
     rows = [
         [
@@ -155,6 +151,7 @@ def text(comparison: Comparison) -> str:
 def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Write compare.json, compare.csv, differences.png and differences.svg."""
     folder.mkdir(parents=True, exist_ok=True)
+    pairs = [comparison.overall, *comparison.classes]
     rows = [
         {
             "name": name,
@@ -166,7 +163,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
             "p_value": found.p_value,
             "separated": found.separated,
         }
-        for name, a, b, found in [comparison.overall, *comparison.classes]
+        for name, a, b, found in pairs
     ]
     sides = {"a": comparison.first, "b": comparison.second}
     result = {
@@ -178,15 +175,14 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     }
     write_json(folder / "compare.json", result)
     write_csv(folder / "compare.csv", plain(rows))
-    save_plot(draw_differences([comparison.overall, *comparison.classes]), folder / "differences")
+    save_plot(_draw_differences(pairs), folder / "differences")
 
 
-def draw_differences(rows: Iterable[ScorePair]) -> Figure:
+def _draw_differences(pairs: list[ScorePair]) -> Figure:
     """Draw the difference of each score with its interval, in points."""
-    names, found = zip(*((row.name, row.difference) for row in rows), strict=True)
     label = "B - A in points of IoU, 95% intervals; grey: not separated"
-    figure, axes = named_lines(names, (7, 1 + 0.28 * len(names)), label)
-    for place, difference in enumerate(found):
+    figure, axes = named_lines([row.name for row in pairs], (7, 1 + 0.28 * len(pairs)), label)
+    for place, (*_, difference) in enumerate(pairs):
         better = "#2a7a3a" if difference.value > 0 else "#b53a3a"
         ink = better if difference.separated and difference.value else "#777"
         draw_interval(axes, place, difference.interval, ink, width=2)

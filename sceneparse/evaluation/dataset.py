@@ -1,4 +1,4 @@
-"""A whole evaluation: a dataset's images through a predictor, counted exactly, with intervals."""
+"""Evaluate a predictor on a dataset, with exact counts and intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sceneparse.training.loop import Meter, evaluate
 AfterImage = Callable[[Picture, str, Any], None]
 
 
-def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
+def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     predictor: Predictor,
     dataset: SegmentationDataset,
     process: Process,
@@ -39,33 +39,38 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     after_image: AfterImage | None = None,
     kept: KeptExamples | None = None,
 ) -> Evaluation:
-    """Evaluate this process's share of a dataset and add up over all processes.
+    """Evaluate this process's share of a dataset and sum the counts of all processes.
 
-    `rule` is one of ABSENT_CLASS_RULES, `resamples` 0 leaves intervals out, `facts` are printed
-    beside the scores, `kept` gets what pictures may need. The result is the same, to the last
-    count, on any number of processes.
+    `rule`: one of ABSENT_CLASS_RULES. `resamples`: of the bootstrap; 0: no intervals. `facts` are
+    printed beside the scores, `kept` keeps predictions for pictures. The counts are the same on
+    any number of processes.
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
     boundary = BoundaryCounts(table.num_classes, table.ignore_index, device)
     calibration = CalibrationCounts(table.ignore_index, device)
-    meters: list[Meter] = [matrix]
-    meters += [boundary] if with_boundary else []
-    meters += [calibration] if with_calibration else []
-    shown = iter(numbers)
+    optional: list[tuple[Meter, bool]] = [
+        (boundary, with_boundary),
+        (calibration, with_calibration),
+    ]
+    meters = [matrix, *(meter for meter, wanted in optional if wanted)]
+    remaining = iter(numbers)
+    progress = Progress(len(dataset), "images", quiet=not process.is_main)
 
     def after_batch(batch: Batch, labels: Tensor) -> None:
         predicted = labels.cpu().numpy()
         for image, name, found in zip(batch.images, batch.names, predicted, strict=True):
-            number = next(shown)
+            number = next(remaining)
             if after_image is not None:
                 after_image(image.permute(1, 2, 0).numpy(), name, found)
             if kept is not None:
                 counts = matrix.by_image[number].cpu().numpy()
                 kept.add(number, found, float(image_mean_iou(counts)))
+        progress.advance(len(batch.names) * process.world_size)
 
     _count(predictor, dataset, process, meters, workers, after_batch)
+    progress.close()
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
@@ -93,13 +98,6 @@ def _count(
     workers: int,
     after_batch: Callable[[Batch, Tensor], None],
 ) -> None:
-    """Let the meters count this process's share of a dataset, beside a progress bar."""
-    progress = Progress(len(dataset), "images", quiet=not process.is_main)
-
-    def advance(batch: Batch, labels: Tensor) -> None:
-        after_batch(batch, labels)
-        progress.advance(len(batch.names) * process.world_size)
-
     loader = evaluation_loader(
         dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
     )
@@ -111,6 +109,5 @@ def _count(
             infer=predictor.protocol,
             normalize=predictor.normalize,
             compute=predictor.compute,
-            after_batch=advance,
+            after_batch=after_batch,
         )
-    progress.close()

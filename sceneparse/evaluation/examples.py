@@ -1,4 +1,4 @@
-"""Predictions kept for pictures while a dataset is evaluated, so that none is made twice."""
+"""Keep predictions for pictures during an evaluation, so that no image is predicted twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORST, _BEST = 6, 3
 
 
 class KeptExamples:
-    """Keeps the predictions of `some` images of a dataset, and of the worst and the best so far."""
+    """Keeps the predictions of `some` images of a dataset and of its worst and best images."""
 
     def __init__(self, dataset: SegmentationDataset, some: Sequence[int]) -> None:
         self._dataset = dataset
@@ -25,12 +25,12 @@ class KeptExamples:
         self.some = some
 
     def add(self, number: int, labels: NDArray[Any], score: float) -> None:
-        """Keep the labels (H, W) of an image by its mean IoU, and drop what is no longer needed."""
+        """Add the labels (H, W) of an image and its mean IoU; drop predictions no longer needed."""
         self._scores[number], self._labels[number] = score, labels
         self._keep_wanted()
 
     def gather(self) -> None:
-        """Put together what all processes of the evaluation kept; each of them must call this."""
+        """Merge the predictions kept by all processes; each of them must call this."""
         self._scores = {k: score for part in gather(self._scores) for k, score in part.items()}
         self._keep_wanted()
         self._labels = {k: labels for part in gather(self._labels) for k, labels in part.items()}
@@ -41,13 +41,13 @@ class KeptExamples:
         self._labels = {k: labels for k, labels in self._labels.items() if k in wanted}
 
     def by_score(self) -> dict[str, list[int]]:
-        """Return the numbers of the worst and the best images by their mean IoU, by heading."""
+        """Return the numbers of the worst and the best images by mean IoU, by heading."""
         known = [(score, k) for k, score in self._scores.items() if not math.isnan(score)]
         order = [k for _, k in sorted(known)]
         worst, others = order[:_WORST], order[_WORST:]
         return {"Worst images": worst, "Best images": others[::-1][:_BEST]}
 
     def example(self, number: int) -> Example:
-        """Read an image and its truth, beside what was predicted."""
+        """Read an image and its truth, and add its prediction."""
         image, truth, name = self._dataset[number]
         return Example(name, image, truth, self._labels[number])
