@@ -12,18 +12,27 @@ from matplotlib.figure import Figure
 from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE, Stored
 from sceneparse.metrics.confusion import TRUTH
-from sceneparse.metrics.intervals import Difference, compare_paired, resamples_needed
+from sceneparse.metrics.intervals import Interval, compare_paired, resamples_needed
 from sceneparse.report.plots import draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
 
 
 class ScorePair(NamedTuple):
-    """A score of A, the same score of B, and the difference B - A."""
+    """A score of A, the same score of B, and the difference B - A with its interval and test."""
 
     name: str
     a: float
     b: float
-    difference: Difference
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    separated: bool
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of the difference."""
+        return Interval(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,13 @@ def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
             f"could be separated; got {resamples}"
         )
     overall, classes = compare_paired(first.by_image, second.by_image, resamples, first.rule)
-    rows = zip(first.classes, first.class_ious, second.class_ious, classes, strict=True)
-    means = ScorePair("mean IoU", first.mean_iou, second.mean_iou, overall)
-    return Comparison(first, second, means, [ScorePair(*row) for row in rows], resamples)
+    names = ["mean IoU", *first.classes]
+    scores = ([side.mean_iou, *side.class_ious] for side in (first, second))
+    mean, *pairs = (
+        ScorePair(name, a, b, d.value, d.interval.low, d.interval.high, d.p_value, d.separated)
+        for name, a, b, d in zip(names, *scores, [overall, *classes], strict=True)
+    )
+    return Comparison(first, second, mean, pairs, resamples)
 
 
 def require_same_images(first: Stored, second: Stored) -> None:
@@ -97,20 +110,17 @@ def require_same_images(first: Stored, second: Stored) -> None:
 
 def verdict(comparison: Comparison) -> str:
     """Describe what the comparison shows, and what it cannot show."""
-    _, a, b, found = comparison.overall
-    images = len(comparison.first.images)
+    mean, images = comparison.overall, len(comparison.first.images)
     head = (
-        f"A {a:.4f}, B {b:.4f}: a difference of {points(found.value)} points of mean IoU "
-        f"(95% interval {span(found.interval)}, p = {found.p_value:.2g})"
+        f"A {mean.a:.4f}, B {mean.b:.4f}: a difference of {points(mean.difference)} points of mean "
+        f"IoU (95% interval {span(mean.interval)}, p = {mean.p_value:.2g})"
     )
-    better = "B is better than A" if found.value > 0 else "A is better than B"
+    better = "B is better than A" if mean.difference > 0 else "A is better than B"
     lines = [f"Separated: {better}. {head}."]
-    if not found.separated:
+    if not mean.separated:
         lines = [f"Not separated: {head}, which the choice of these {images} images can explain."]
     separated = [
-        f"{row.name} ({points(row.difference.value)})"
-        for row in comparison.classes
-        if row.difference.separated
+        f"{pair.name} ({points(pair.difference)})" for pair in comparison.classes if pair.separated
     ]
     lines.append(
         f"Classes separated after Holm's correction for {len(comparison.classes)}: "
@@ -134,15 +144,15 @@ def text(comparison: Comparison) -> str:
     heads = ["class", "A", "B", "B - A", "95% interval", "p", ""]
     rows = [
         [
-            name,
-            f"{a:.4f}",
-            f"{b:.4f}",
-            points(found.value),
-            span(found.interval),
-            f"{found.p_value:.4f}",
-            "separated" if found.separated else "not separated",
+            pair.name,
+            f"{pair.a:.4f}",
+            f"{pair.b:.4f}",
+            points(pair.difference),
+            span(pair.interval),
+            f"{pair.p_value:.4f}",
+            "separated" if pair.separated else "not separated",
         ]
-        for name, a, b, found in [*comparison.classes, comparison.overall]
+        for pair in [*comparison.classes, comparison.overall]
     ]
     folders = f"A            {comparison.first.folder}\nB            {comparison.second.folder}"
     return "\n\n".join([folders, Table("Classes", heads, rows).as_text(), verdict(comparison)])
@@ -152,19 +162,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Write compare.json, compare.csv, differences.png and differences.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [comparison.overall, *comparison.classes]
-    rows = [
-        {
-            "name": name,
-            "a": a,
-            "b": b,
-            "difference": found.value,
-            "low": found.interval.low,
-            "high": found.interval.high,
-            "p_value": found.p_value,
-            "separated": found.separated,
-        }
-        for name, a, b, found in pairs
-    ]
+    rows = [pair._asdict() for pair in pairs]
     sides = {"a": comparison.first, "b": comparison.second}
     result = {
         **{k: {"folder": str(of.folder), "protocol": of.protocol} for k, of in sides.items()},
@@ -182,10 +180,10 @@ def _draw_differences(pairs: list[ScorePair]) -> Figure:
     """Draw the difference of each score with its interval, in points."""
     label = "B - A in points of IoU, 95% intervals; grey: not separated"
     figure, axes = named_lines([row.name for row in pairs], (7, 1 + 0.28 * len(pairs)), label)
-    for place, (*_, difference) in enumerate(pairs):
-        better = "#2a7a3a" if difference.value > 0 else "#b53a3a"
-        ink = better if difference.separated and difference.value else "#777"
-        draw_interval(axes, place, difference.interval, ink, width=2)
-        axes.plot(100 * difference.value, place, marker="o", color=ink)
+    for place, pair in enumerate(pairs):
+        better = "#2a7a3a" if pair.difference > 0 else "#b53a3a"
+        ink = better if pair.separated and pair.difference else "#777"
+        draw_interval(axes, place, pair.interval, ink, width=2)
+        axes.plot(100 * pair.difference, place, marker="o", color=ink)
     axes.axvline(0, color="black", linewidth=0.8)
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sceneparse.data.labels import Color
-from sceneparse.evaluation.examples import KeptExamples
+from sceneparse.evaluation.dataset import KeptExamples
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import Counts, ratio
@@ -89,39 +89,19 @@ def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptEx
         figures["calibration"] = draw_calibration(evaluation.calibration)
     for name, figure in figures.items():
         save_plot(figure, folder / "plots" / name)
-    values = _page_values(title, evaluation, figures, shown)
-    write_page("evaluation.html", folder / "report.html", values)
-
-
-def _page_values(
-    title: str, evaluation: Evaluation, figures: Mapping[str, Figure], shown: KeptExamples
-) -> dict[str, Any]:
-    table = evaluation.table
-    result = as_dict(evaluation)
-    total = max(int(evaluation.counts.sum()), 1)
-    return {
+    scores, colors = evaluation.image_scores, evaluation.table.colors
+    values = {
         "title": title,
-        "facts": evaluation.how,
-        "totals": evaluation.totals,
-        "interval": evaluation.interval,
-        "classes": [
-            {**row, "color": color, "share": 100 * row["pixels"] / total}
-            for row, color in zip(result["classes"], table.colors, strict=True)
-        ],
-        "with_intervals": evaluation.class_intervals is not None,
-        "with_boundary": evaluation.boundary is not None,
-        "categories": result.get("categories", []),
-        "confusions": _most_confused(evaluation.counts, table.names),
+        "evaluation": evaluation,
+        "result": as_dict(evaluation),
+        "confusions": _most_confused(evaluation.counts, evaluation.table.names),
         "plots": {name: figure_uri(figure) for name, figure in figures.items()},
         "galleries": {
-            heading: [
-                _figure(shown.example(number), evaluation.image_scores[number], table.colors)
-                for number in numbers
-            ]
+            heading: [_figure(shown.example(k), scores[k], colors) for k in numbers]
             for heading, numbers in shown.by_score().items()
         },
-        "legend": list(zip(table.names, table.colors, strict=True)),
     }
+    write_page("evaluation.html", folder / "report.html", values)
 
 
 def _most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -121,13 +121,19 @@ class Protocol:
             images = F.pad(images, (left, right, top, bottom))
         flips = (False, True) if self.mirror else (False,)
         looks = list(itertools.product(flips, self._spans(images, 0), self._spans(images, 1)))
+        parts = [
+            _mirror(
+                images[..., rows.start :, columns.start :][..., : len(rows), : len(columns)], flip
+            )
+            for flip, rows, columns in looks
+        ]
         windows = [
             Window(
-                logits,
+                _mirror(logits, flip).permute(0, 2, 3, 1).contiguous(),
                 replace(rows, start=rows.start - top),
                 replace(columns, start=columns.start - left),
             )
-            for (_, rows, columns), logits in zip(looks, _run(model, images, looks), strict=True)
+            for (flip, rows, columns), logits in zip(looks, _run(model, parts), strict=True)
         ]
         if not self.mirror:
             return [View(size, windows)]
@@ -159,32 +165,21 @@ def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-# Whether the network sees the mirror image of a window, and its rows and columns.
-Look = tuple[bool, Span, Span]
-
-
-def _run(model: SegmentationNetwork, images: Tensor, looks: Sequence[Look]) -> Iterator[Tensor]:
-    """Run the network on windows of one size, many at once; yield float32 logits (B, h, w, K)."""
-    _, rows, columns = looks[0]
-    pixels = _PIXELS_IN_A_PASS.get(images.device.type, _PIXELS_IN_A_PASS["cpu"])
-    at_once = max(pixels // (len(images) * len(rows) * len(columns)), 1)
-    for first in range(0, len(looks), at_once):
-        chosen = looks[first : first + at_once]
-        logits = model(torch.cat([_cut(images, *look) for look in chosen]), upsample=False)["out"]
+def _run(model: SegmentationNetwork, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Run the network on images of one size, many at once; yield float32 logits (B, K, h, w)."""
+    batch, _, height, width = parts[0].shape
+    pixels = _PIXELS_IN_A_PASS.get(parts[0].device.type, _PIXELS_IN_A_PASS["cpu"])
+    at_once = max(pixels // (batch * height * width), 1)
+    for first in range(0, len(parts), at_once):
+        logits = model(torch.cat(parts[first : first + at_once]), upsample=False)["out"]
         if not torch.isfinite(logits).all():
             raise NumericalError(
                 "the network's output is not finite; its weights or input are damaged"
             )
-        for (flip, _, _), part in zip(chosen, logits.float().split(len(images)), strict=True):
-            yield _mirrored(part, flip).permute(0, 2, 3, 1).contiguous()
+        yield from logits.float().split(batch)
 
 
-def _cut(images: Tensor, flip: bool, rows: Span, columns: Span) -> Tensor:
-    cut = images[..., rows.start : rows.start + len(rows), columns.start :][..., : len(columns)]
-    return _mirrored(cut, flip)
-
-
-def _mirrored(maps: Tensor, flip: bool) -> Tensor:
+def _mirror(maps: Tensor, flip: bool) -> Tensor:
     return maps.flip(-1) if flip else maps
 
 

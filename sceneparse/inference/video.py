@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,16 +29,16 @@ class VideoReader:
     """
 
     def __init__(self, source: Path | int) -> None:
-        self.source = source
-        self._capture = _open_camera(source) if isinstance(source, int) else _open_file(source)
+        self.source = f"camera {source}" if isinstance(source, int) else str(source)
+        with refusing(self.source, "cannot be opened"):
+            self._capture = cv2.VideoCapture(source) if isinstance(source, int) else _open(source)
         if not self._capture.isOpened():
-            kind = f"camera {source}" if isinstance(source, int) else str(source)
-            raise InputError(f"{kind}: cannot be opened as a video")
+            raise InputError(f"{self.source}: cannot be opened as a video")
         width = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
         height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         if width * height > LARGEST_IMAGE:
             raise InputError(
-                f"{source}: frames of {width:.0f}x{height:.0f} are over "
+                f"{self.source}: frames of {width:.0f}x{height:.0f} are over "
                 f"{LARGEST_IMAGE / 1e6:.0f} million pixels"
             )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
@@ -52,11 +51,11 @@ class VideoReader:
     def frames(self, limit: int | None = None) -> Iterator[Picture]:
         """Yield the frames, at most `limit`."""
         try:
-            for number in itertools.count() if limit is None else range(limit):
+            while limit is None or self.frames_read < limit:
                 there, frame = self._capture.read()
                 if not there:
                     return
-                self.frames_read = number + 1
+                self.frames_read += 1
                 yield _swapped(frame)
         finally:
             self._capture.release()
@@ -74,18 +73,12 @@ class VideoReader:
             )
 
 
-def _open_camera(number: int) -> cv2.VideoCapture:
-    with refusing(f"camera {number}", "cannot be opened"):
-        return cv2.VideoCapture(number)
-
-
-def _open_file(path: Path) -> cv2.VideoCapture:
+def _open(path: Path) -> cv2.VideoCapture:
     """Open a video file, but not an address or a list of other files, which FFmpeg takes too."""
-    with refusing(path, "cannot be read"):
-        if not path.is_file():
-            raise InputError(f"{path}: no file")
-        with path.open("rb") as file:
-            start = file.read(12)
+    if not path.is_file():
+        raise InputError(f"{path}: no file")
+    with path.open("rb") as file:
+        start = file.read(12)
     is_avi = start.startswith(b"RIFF") and start.endswith(b"AVI ")
     if not is_avi and start[:4] != _MATROSKA and start[4:8] not in _MP4_BOXES:
         raise InputError(f"{path}: cannot be opened as a video (AVI, MKV, MOV, MP4 or WebM)")
