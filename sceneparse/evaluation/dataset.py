@@ -89,11 +89,9 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
     boundary = BoundaryCounts(table.num_classes, table.ignore_index, device)
     calibration = CalibrationCounts(table.ignore_index, device)
-    optional: list[tuple[Meter, bool]] = [
-        (boundary, with_boundary),
-        (calibration, with_calibration),
-    ]
-    meters = [matrix, *(meter for meter, wanted in optional if wanted)]
+    meters: list[Meter] = [matrix]
+    meters += [boundary] if with_boundary else []
+    meters += [calibration] if with_calibration else []
     remaining = iter(numbers)
     progress = Progress(len(dataset), "images", quiet=not process.is_main)
 

@@ -50,8 +50,7 @@ def draw_confusion(counts: Counts, names: Sequence[str]) -> Figure:
     small, places = 8 if with_numbers else 4, range(len(names))
     axes.set_xticks(places, names, rotation=90, fontsize=small, parse_math=False)
     axes.set_yticks(places, names, fontsize=small, parse_math=False)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("truth")
+    axes.set(xlabel="prediction", ylabel="truth")
     for row, column in np.argwhere(shares >= 0.005) if with_numbers else ():
         value = shares[row, column]
         ink, label = "white" if value > 0.5 else "black", f"{100 * value:.0f}"
@@ -67,15 +66,12 @@ def draw_calibration(calibration: Calibration) -> Figure:
     known = ~np.isnan(calibration.confidence)
     confidence, accuracy = calibration.confidence[known], calibration.accuracy[known]
     curve.plot(confidence, accuracy, marker="o", label=f"model, error {calibration.error:.4f}")
-    curve.set_ylabel("share of right pixels")
-    curve.set_ylim(0, 1)
+    curve.set(ylabel="share of right pixels", ylim=(0, 1))
     curve.legend()
     curve.grid(alpha=0.3)
     bins = len(calibration.share)
     below.bar((np.arange(bins) + 0.5) / bins, calibration.share, width=0.9 / bins, color="#4a7ab5")
-    below.set_ylabel("pixels")
-    below.set_xlabel("confidence")
-    below.set_xlim(0, 1)
+    below.set(xlabel="confidence", ylabel="pixels", xlim=(0, 1))
     return figure
 
 
