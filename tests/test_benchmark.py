@@ -1,4 +1,4 @@
-"""The benchmark: its references do the same work, its rows say what they should."""
+"""The benchmark: its references do the same work, and its rows are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions of every kind of input, as files and in Python."""
+"""Predictions of all kinds of input, as files and in Python."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_tiles_know_what_is_around_them(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
     monkeypatch.setattr(predictor_module, "_PART", 56)
     predictor(np.zeros((80, 120, 3), np.uint8))
-    # a margin on both sides, also of the tiles at the rim
+    # a margin on both sides, also for tiles at the border
     assert set(shown) == {(56, 56)}
 
 
@@ -310,7 +310,7 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
     monkeypatch.setattr(predictor_module, "_PART", 56)
     found = predictor(np.zeros((80, 120, 3), np.uint8))
     assert found.tiled
-    # the whole would be scaled to 30 and 60 of its 120 pixels
+    # the whole image would be scaled from 120 pixels to 30 and 60
     factors = {(new / old) for *old_size, _, new in shown for old in old_size[1:]}
     assert factors == {0.25, 0.5}
 
@@ -348,7 +348,7 @@ def test_bad_input_is_one_line(
 
 
 def test_results_stay_in_their_folder(make_run: MakeRun, photos: Path, tmp_path: Path) -> None:
-    """Images of one name get the rest of their paths, which may go up and down."""
+    """Images of equal names get longer paths, which must not leave the output folder."""
     (tmp_path / "other").mkdir()
     shutil.copy(photos / "a.jpg", tmp_path / "other/a.jpg")
     inputs = [photos / "a.jpg", f"{photos}/../../../../../../../{tmp_path}/other/a.jpg"]

@@ -81,10 +81,8 @@ class Protocol:
     def __call__(self, model: SegmentationNetwork, images: Tensor) -> PixelScores:
         """Score normalised images (B, 3, H, W); raises NumericalError on NaN or Inf."""
         height, width = images.shape[-2:]
-        views: list[View] = []
-        for scale in self.scales:
-            scaled = _resize_images(images, self.scaled(height, width, scale))
-            views += self._views(model, scaled)
+        sizes = [self.scaled(height, width, scale) for scale in self.scales]
+        views = [v for size in sizes for v in self._views(model, _resize_images(images, size))]
         return PixelScores(views, (height, width), self.average)
 
     def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
@@ -122,9 +120,7 @@ class Protocol:
         flips = (False, True) if self.mirror else (False,)
         looks = list(itertools.product(flips, self._spans(images, 0), self._spans(images, 1)))
         parts = [
-            _mirror(
-                images[..., rows.start :, columns.start :][..., : len(rows), : len(columns)], flip
-            )
+            (images[..., rows.start :, columns.start :][..., : len(rows), : len(columns)], flip)
             for flip, rows, columns in looks
         ]
         windows = [
@@ -165,18 +161,22 @@ def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def _run(model: SegmentationNetwork, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Run the network on images of one size, many at once; yield float32 logits (B, K, h, w)."""
-    batch, _, height, width = parts[0].shape
-    pixels = _PIXELS_IN_A_PASS.get(parts[0].device.type, _PIXELS_IN_A_PASS["cpu"])
-    at_once = max(pixels // (batch * height * width), 1)
+def _run(model: SegmentationNetwork, parts: Sequence[tuple[Tensor, bool]]) -> Iterator[Tensor]:
+    """Run the network on images of one size, mirrored if so marked, many at once.
+
+    Yields float32 logits (B, K, h, w).
+    """
+    images, _ = parts[0]
+    pixels = _PIXELS_IN_A_PASS.get(images.device.type, _PIXELS_IN_A_PASS["cpu"])
+    at_once = max(pixels // (len(images) * images[0, 0].numel()), 1)
     for first in range(0, len(parts), at_once):
-        logits = model(torch.cat(parts[first : first + at_once]), upsample=False)["out"]
+        chosen = [_mirror(*part) for part in parts[first : first + at_once]]
+        logits = model(torch.cat(chosen), upsample=False)["out"]
         if not torch.isfinite(logits).all():
             raise NumericalError(
                 "the network's output is not finite; its weights or input are damaged"
             )
-        yield from logits.float().split(batch)
+        yield from logits.float().split(len(images))
 
 
 def _mirror(maps: Tensor, flip: bool) -> Tensor:
