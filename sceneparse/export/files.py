@@ -116,7 +116,7 @@ def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:
 
     def load() -> Run:
         loaded = load_safetensors(aside)
-        return lambda images: loaded(images, upsample=False)["out"]  # type: ignore[no-any-return]
+        return lambda images: loaded(images, upsample=False)["out"]
 
     with written_aside(path) as aside:
         aside.write_bytes(save(tensors, {META_KEY: json.dumps(meta)}))

@@ -67,7 +67,7 @@ def compare(graph: ExportedGraph, load: Callable[[], Run], path: Path, sizes: Si
         if graph.argmax or expected.shape != found.shape:
             return 1 - _agreement(expected, found)
         scale = expected.abs().max().clamp(min=1e-6)
-        return ((expected - found).abs().max() / scale).item()
+        return float((expected - found).abs().max() / scale)
 
     cases = {f"difference at {' x '.join(map(str, size))}": size for size in sizes}
     limit = _LABEL_TOLERANCE if graph.argmax else _LOGIT_TOLERANCE

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sceneparse.errors import InputError
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
@@ -40,7 +40,7 @@ def prepare_for_inference(
     are taken. Raises InputError for an unknown type, and for exported networks.
     """
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise InputError(f"unknown dtype '{dtype}'; choose one of: {', '.join(DTYPES)}")
     if isinstance(model, SegmentationNetwork) and not isinstance(model, SegmentationModel):
         raise InputError("the type of an exported network is fixed; omit dtype and compile")
@@ -75,7 +75,8 @@ def fold_batch_norms(model: nn.Module) -> None:
             if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d):
                 continue
             if conv.out_channels == norm.num_features:
-                _fold(conv, norm)
+                folded = fuse_conv_bn_eval(conv, norm)
+                conv.weight, conv.bias = folded.weight, folded.bias
                 # Timm's norms contain their activation.
                 activation = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
                 setattr(module, name, activation)
@@ -85,12 +86,6 @@ def fold_batch_norms(model: nn.Module) -> None:
 def _last_layer(module: nn.Module) -> nn.Module:
     """Return the last layer of a sequence, such as a deep stem, or the module itself."""
     return _last_layer(module[-1]) if type(module) is nn.Sequential and len(module) else module
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    statistics = norm.running_mean, norm.running_var, norm.eps
-    folded = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
-    conv.weight, conv.bias = folded
 
 
 def _remove_dropout(model: nn.Module) -> None:

@@ -35,7 +35,8 @@ class Example(NamedTuple):
 
     def errors(self, num_classes: int) -> NDArray[np.bool_]:
         """Return the pixels (H, W) of a class whose prediction differs from the truth."""
-        return (self.truth != self.prediction) & (self.truth < num_classes)
+        wrong: NDArray[np.bool_] = self.truth != self.prediction
+        return wrong & (self.truth < num_classes)
 
 
 class ExampleCollector:
