@@ -57,22 +57,19 @@ def compare(graph: ExportedGraph, load: Callable[[], Run], path: Path, sizes: Si
     Raises ExportMismatchError if logits differ by more than a thousandth of the largest logit, or
     labels in more than a thousandth of the pixels.
     """
-    generator = torch.Generator().manual_seed(0)
-
-    def difference_at(size: tuple[int, int, int], run: Run) -> float:
-        batch, height, width = size
+    generator, cases = torch.Generator().manual_seed(0), {}
+    for batch, height, width in sizes:
         images = torch.rand(batch, 3, height, width, generator=generator) * 255
         images = images if graph.normalize else (images - graph.mean) / graph.std
-        expected, found = graph(images), run(images)
-        if graph.argmax or expected.shape != found.shape:
-            return 1 - _agreement(expected, found)
-        scale = expected.abs().max().clamp(min=1e-6)
-        return float((expected - found).abs().max() / scale)
-
-    cases = {f"difference at {' x '.join(map(str, size))}": size for size in sizes}
+        cases[f"{batch} x {height} x {width}"] = [images]
+    differences = _measure(graph, load, path, cases, _difference)
+    lines = [f"difference at {size}: {value:.2g}" for size, value in differences.items()]
     limit = _LABEL_TOLERANCE if graph.argmax else _LOGIT_TOLERANCE
-    problem = "computes something else than its model"
-    return _verify(path, load, cases, difference_at, "{:.2g}", lambda x: x <= limit, problem)
+    if not all(value <= limit for value in differences.values()):
+        raise ExportMismatchError(
+            f"{path} computes something else than its model and was removed: {'; '.join(lines)}"
+        )
+    return lines
 
 
 def compare_labels(
@@ -86,51 +83,52 @@ def compare_labels(
 
     Raises ExportMismatchError if fewer than 95% of the pixels agree.
     """
-
-    def agreement_at(scale: float, run: Run) -> float:
-        scaled = [_scaled(image, scale) for image in images]
-        equal = [_agreement(_labels(graph(i)), _labels(run(i))) for i in scaled]
-        return sum(equal) / len(equal)
-
-    cases = {f"equal labels at scale {scale}": scale for scale in scales}
-    problem = f"predicts other labels than its model ({_MIN_AGREEMENT:.0%} or more must be equal)"
-    return _verify(
-        path, load, cases, agreement_at, "{:.2%}", lambda x: x >= _MIN_AGREEMENT, problem
-    )
+    cases = {scale: [_scaled(image, scale) for image in images] for scale in scales}
+    agreements = _measure(graph, load, path, cases, _agreement)
+    lines = [f"equal labels at scale {scale}: {value:.2%}" for scale, value in agreements.items()]
+    if not all(value >= _MIN_AGREEMENT for value in agreements.values()):
+        raise ExportMismatchError(
+            f"{path} predicts other labels than its model and was removed: {'; '.join(lines)}; "
+            f"{_MIN_AGREEMENT:.0%} or more must be equal"
+        )
+    return lines
 
 
-def _verify(
-    path: Path,
+def _measure(
+    graph: ExportedGraph,
     load: Callable[[], Run],
-    cases: Mapping[str, T],
-    measure: Callable[[T, Run], float],
-    form: str,
-    passes: Callable[[float], bool],
-    problem: str,
-) -> list[str]:
-    """Load a file and measure it in all cases; return a line per case, or raise the mismatch."""
+    path: Path,
+    cases: Mapping[T, Sequence[Tensor]],
+    measure: Callable[[Tensor, Tensor], float],
+) -> dict[T, float]:
+    """Return the mean measure of each case; raises ExportMismatchError if the file cannot run."""
     try:
         with torch.inference_mode():
             run = load()
-            values = {name: measure(case, run) for name, case in cases.items()}
+            values = {k: [measure(graph(i), run(i)) for i in case] for k, case in cases.items()}
     except Exception as error:
         raise ExportMismatchError(f"{path} does not run and was removed: {error}") from error
-    lines = [f"{name}: {form.format(value)}" for name, value in values.items()]
-    if not all(map(passes, values.values())):
-        raise ExportMismatchError(f"{path} {problem} and was removed: {'; '.join(lines)}")
-    return lines
+    return {case: sum(found) / len(found) for case, found in values.items()}
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """Return the share of different labels, or of the largest logit that logits differ by."""
+    if expected.shape != found.shape or not expected.is_floating_point():
+        return 1 - _agreement(expected, found)
+    scale = expected.abs().max().clamp(min=1e-6)
+    return float((expected - found).abs().max() / scale)
+
+
+def _agreement(expected: Tensor, found: Tensor) -> float:
+    """Return the share of equal labels, of labels (B, H, W) or logits (B, K, h, w)."""
+    if expected.shape != found.shape:
+        return 0.0
+    if expected.is_floating_point():
+        expected, found = expected.argmax(dim=1), found.argmax(dim=1)
+    return (expected == found).double().mean().item()
 
 
 def _scaled(image: Tensor, scale: float) -> Tensor:
     """Resize an image (1, 3, H, W) to an odd size near `scale` times its own; 1: no change."""
     size = [int(side * scale) | 1 for side in image.shape[-2:]]
     return image if scale == 1 else F.interpolate(image, size, mode="bilinear")
-
-
-def _labels(found: Tensor) -> Tensor:
-    """Return labels (B, H, W) of labels or logits (B, K, h, w)."""
-    return found.argmax(dim=1) if found.is_floating_point() else found
-
-
-def _agreement(expected: Tensor, found: Tensor) -> float:
-    return (expected == found).double().mean().item() if expected.shape == found.shape else 0.0
