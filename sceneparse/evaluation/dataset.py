@@ -81,8 +81,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     """Evaluate this process's share of a dataset and sum the counts of all processes.
 
     `rule`: one of ABSENT_CLASS_RULES. `resamples`: of the bootstrap; 0: no intervals. `facts` are
-    printed beside the scores, `kept` keeps predictions for pictures. The counts are the same on
-    any number of processes.
+    printed beside the scores, `kept` keeps predictions for pictures.
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)
