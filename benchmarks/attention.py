@@ -1,4 +1,4 @@
-"""What each attention block costs in the CIFAR ResNet-18, beside the net without blocks."""
+"""Measure the cost of each attention block in the CIFAR ResNet-18, against no blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS = {1e6: "M", 2**20: "MB", 1: "/s"}
 
 
 def measure() -> list[Row]:
-    """Count and measure all blocks, batches of 128 in float32; ratios over 1 are for the block."""
+    """Measure all blocks with batches of 128 in float32; ratios over 1 favour the block."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     nets = {
         name: {"model": "resnet18", "num_classes": 10, "attention": name}

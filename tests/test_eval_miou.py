@@ -1,4 +1,4 @@
-"""Evaluation end to end: intervals, report, comparison, and what is refused."""
+"""Evaluation end to end: intervals, report, comparison, and rejected input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_everything_that_was_asked_for_is_written(
     assert [row["image"] for row in images] == [f"scene_{n:05d}" for n in range(12, 17)]
     page = (output / "report.html").read_text()
     assert result["protocol"] in html.unescape(page)
-    # nothing from elsewhere: it works offline
+    # nothing is loaded from elsewhere, so the page works offline
     assert "http" not in page.replace("http-equiv", "")
     assert page.count('class="layer prediction"') == 5
     assert 'type="range"' in page

@@ -18,7 +18,7 @@ from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
-    from sceneparse.evaluation.examples import KeptExamples
+    from sceneparse.evaluation.dataset import KeptExamples
     from sceneparse.evaluation.result import Evaluation
 
 EXAMPLES = """\
@@ -72,8 +72,7 @@ def main(options: argparse.Namespace) -> None:
 def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
     from sceneparse.data.datasets import spread
-    from sceneparse.evaluation.dataset import evaluate_dataset
-    from sceneparse.evaluation.examples import KeptExamples
+    from sceneparse.evaluation.dataset import KeptExamples, evaluate_dataset
     from sceneparse.inference.networks import load_network, source_of
     from sceneparse.inference.predictor import Predictor
     from sceneparse.report.pictures import save_labels

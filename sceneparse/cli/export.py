@@ -98,7 +98,7 @@ def check_options(options: argparse.Namespace) -> None:
 def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> list[str]:
     """Write the file, compare it with the model, and return what was found."""
     from sceneparse.export import export_int8, export_onnx, export_pt2, export_safetensors
-    from sceneparse.export.calibration import calibration_images
+    from sceneparse.export.quantization import calibration_images
     from sceneparse.runtime.progress import Progress
 
     if options.format == "safetensors":

@@ -76,7 +76,7 @@ def main(options: argparse.Namespace) -> None:
     if not sources and not cameras:
         raise InputError("the list of inputs is empty")
     predictor = Predictor(options.checkpoint, device=options.device, **protocol_settings(options))
-    print(f"protocol     {predictor.protocol.words}")
+    print(f"protocol     {predictor.protocol.description}")
     writer = Writer(options)
     videos: list[tuple[Path | int, str]] = [(s.path, s.name) for s in sources if s.is_video]
     videos += [(camera, f"camera{camera}") for camera in cameras]

@@ -88,7 +88,7 @@ def validate_segmentation(
     return Validated(
         score=mean_iou,
         description=f"val mean IoU {mean_iou:.4f}  pixel accuracy {accuracy:.4f}",
-        values=scores_as_dict(scores, table.names, protocol.words),
+        values=scores_as_dict(scores, table.names, protocol.description),
         table=score_table(scores, table.names) + "\n\n" + totals_table(totals_of(scores), {}),
         picture=example_grid(collector.examples, table.names, table.colors),
     )
