@@ -78,7 +78,7 @@ SITUATIONS = {"next": ((1, 2), 3), "same step again": ((2, 3), 3), "first": ((),
 
 def loadable(run: Path) -> int:
     """Return the step of the checkpoint that a resumed run would begin with; 0: none."""
-    saved = newest_intact(run, lambda _: None)
+    saved = newest_intact(run)
     return 0 if saved is None else read_training_state(saved.folder)["position"]["epoch"]
 
 

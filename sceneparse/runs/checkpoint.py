@@ -9,6 +9,7 @@ A reader compares the checksums of the files that it reads: evaluation needs no 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from sceneparse.models.tensor_files import read_safetensors, read_tensors
 from sceneparse.models.weights import rebuild
 from sceneparse.runs.atomic import sha256_of
 
+logger = logging.getLogger(__name__)
+
 MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
 SUM_FILE = f"{META_FILE}.sha256"
 FORMAT = 3
@@ -37,10 +40,10 @@ class Saved(NamedTuple):
     meta: dict[str, Any]
 
 
-def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
+def newest_intact(run: Path) -> Saved | None:
     """Find the newest checkpoint of a run whose files are all intact, to resume from it.
 
-    `say` is told which newer ones are damaged. None: the run has no checkpoint yet. Raises
+    Logs a warning for every newer one that is damaged. None: the run has no checkpoint yet. Raises
     InputError if all of them are damaged.
     """
     damages = []
@@ -51,7 +54,7 @@ def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
             damages.append(str(error))
             continue
         for damage in damages:
-            say(f"{damage}; falling back to {folder}")
+            logger.warning(f"{damage}; falling back to {folder}")
         return saved
     if damages:
         raise InputError(

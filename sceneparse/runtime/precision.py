@@ -26,6 +26,10 @@ class Compute:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return a scaler of losses that works in float16 and does nothing in other types."""
+        return torch.amp.GradScaler(enabled=self.dtype == torch.float16)
+
     @property
     def name(self) -> str:
         """The type numbers are computed in, e.g. float32."""
@@ -57,9 +61,9 @@ def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
         return None if any_process(dtype is None, device) else dtype
     if amp == "fp16" and device.type == "cpu":
         raise InputError("amp: fp16 needs a GPU; use auto, bf16 or off")
-    if amp not in _DTYPES:
-        raise unknown_name("precision", amp, ["auto", *_DTYPES])
-    return _DTYPES[amp]
+    if amp not in PRECISIONS:
+        raise unknown_name("precision", amp, ["auto", *PRECISIONS])
+    return PRECISIONS[amp]
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
@@ -79,9 +83,9 @@ def auto_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
     return None, "the CPU has no AMX"
 
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 def amp_name(dtype: torch.dtype | None) -> str:
     """Return the setting that stands for a type: "bf16", "fp16" or "off"."""
-    return next(name for name, known in _DTYPES.items() if known == dtype)
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
