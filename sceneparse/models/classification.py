@@ -13,7 +13,7 @@ from sceneparse.models.description import Described
 from sceneparse.models.resnet import RESNETS, BasicBlock, ResNet, create_resnet
 
 _TIMM = "timm:"
-_STEMS: dict[str, Literal["cifar", "plain"]] = {"cifar": "cifar", "imagenet": "plain"}
+STEMS: dict[str, Literal["cifar", "plain"]] = {"cifar": "cifar", "imagenet": "plain"}
 
 
 class Classifier(nn.Module, Described):
@@ -72,8 +72,8 @@ def create_classifier(
     arguments = dict(locals())
     if attention not in ATTENTION:
         raise unknown_name("attention", attention, ATTENTION)
-    if stem not in _STEMS:
-        raise unknown_name("stem", stem, _STEMS)
+    if stem not in STEMS:
+        raise unknown_name("stem", stem, STEMS)
     if num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
     network: Classifier
@@ -94,7 +94,7 @@ def _backbone(model: str, attention: str, stem: str) -> ResNet:
             model,
             output_stride=32,
             multi_grid=None,
-            stem=_STEMS[stem],
+            stem=STEMS[stem],
             attention=block,
             attention_places="all",
         )
