@@ -10,10 +10,11 @@ A reader compares the checksums of the files that it reads: evaluation needs no 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_bytes, read_json
@@ -34,7 +35,7 @@ _LONGEST_SUM = 1000
 
 
 class Saved(NamedTuple):
-    """A checkpoint whose files all matched their checksums."""
+    """A checkpoint whose files match their checksums."""
 
     folder: Path
     meta: dict[str, Any]
@@ -66,8 +67,7 @@ def newest_intact(run: Path) -> Saved | None:
 def resolve_checkpoint(path: str | Path) -> Path:
     """Find the checkpoint folder that a path stands for: itself, or the best of a run folder.
 
-    Raises InputError, also where a run's newest checkpoint cannot say which is the best: scores
-    are of the checkpoint that was asked for or of none.
+    Raises InputError, also if a run's newest checkpoint is damaged and the best one is unknown.
     """
     path = Path(path)
     if (path / META_FILE).is_file():
@@ -86,47 +86,40 @@ def resolve_checkpoint(path: str | Path) -> Path:
 def read_meta(folder: Path, files: Sequence[str] = (MODEL_FILE, TRAINING_FILE)) -> dict[str, Any]:
     """Read the meta.json of a checkpoint, after it and `files` matched their checksums.
 
-    Raises InputError that names what is damaged, and the checkpoints beside it that can be loaded.
+    Raises InputError that names the damaged file, and the checkpoints beside it that are intact.
     """
     return _hinting(folder, partial(_verified_meta, files=files))
 
 
 def read_training_state(folder: Path) -> dict[str, Any]:
-    """Read what resuming needs; only tensors and plain values load."""
-    state: dict[str, Any] = read_tensors(folder / TRAINING_FILE)
-    return state
+    """Read training.pt; only tensors and plain values load."""
+    return cast("dict[str, Any]", read_tensors(folder / TRAINING_FILE))
 
 
 def load_model(path: str | Path) -> SegmentationModel | Classifier:
     """Rebuild the model of a run folder (its best checkpoint) or checkpoint folder, in eval mode.
 
-    Its `classes`, `mean`, `std` and, of segmentation, `colors` are those it was trained with, its
-    `meta` is all the checkpoint knows. Raises InputError where anything is damaged or missing.
+    `classes`, `mean`, `std` and, for segmentation, `colors` are those of its training; `meta` is
+    the whole meta.json. Raises InputError if a file is damaged or missing.
     """
     folder = resolve_checkpoint(path)
     meta = read_meta(folder, [MODEL_FILE])
-    arguments, weights = meta["model"], read_safetensors(folder / MODEL_FILE)
-    model: SegmentationModel | Classifier
-    if _is_classifier(meta):
-        model = rebuild(create_classifier, arguments, weights, str(folder))
-    else:
-        model = rebuild(create_segmentation_model, arguments, weights, str(folder))
+    is_classifier = meta.get("task") == "classification"
+    create: Callable[..., SegmentationModel | Classifier]
+    create = create_classifier if is_classifier else create_segmentation_model
+    model = rebuild(create, meta["model"], read_safetensors(folder / MODEL_FILE), str(folder))
     model.meta = meta
     return model.eval()
 
 
 def load_segmentation_model(path: str | Path) -> SegmentationModel:
-    """Rebuild a model as `load_model`; raises InputError where it is a classifier."""
+    """Rebuild a model as `load_model` does; raises InputError if it is a classifier."""
     model = load_model(path)
     if not isinstance(model, SegmentationModel):
         raise InputError(
-            f"'{path}' holds a classifier of tools/train_cls.py; give a run of tools/train_seg.py"
+            f"'{path}' holds a classifier; give the run folder of a segmentation model"
         )
     return model
-
-
-def _is_classifier(meta: Mapping[str, Any]) -> bool:
-    return meta.get("task") == "classification"
 
 
 def step_name(step: int) -> str:
@@ -135,13 +128,13 @@ def step_name(step: int) -> str:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """List the checkpoints of a run, the newest first; one that was to be replaced is older."""
+    """List the checkpoints of a run, newest first; of the same step, a replaced one is older."""
     folders = (run / "checkpoints").glob("step-*")
     return sorted(folders, key=lambda folder: (folder.stem, not folder.suffix), reverse=True)
 
 
 def sum_line(folder: Path) -> str:
-    """Return the line that `sha256sum -c` reads."""
+    """Return the text of meta.json.sha256, which `sha256sum -c` reads."""
     return f"{sha256_of(folder / META_FILE)}  {META_FILE}\n"
 
 
@@ -179,15 +172,11 @@ def _hinting(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, 
     try:
         return read(folder)
     except InputError as error:
-        others = [other for other in folder.parent.glob("step-*") if _is_loadable(other)]
-        if not others:
+        intact = []
+        for other in sorted(folder.parent.glob("step-*")):
+            with suppress(InputError):
+                _verified_meta(other, [MODEL_FILE])
+                intact.append(other)
+        if not intact:
             raise
-        raise InputError(f"{error}; intact beside it: {first_few(sorted(others))}") from error
-
-
-def _is_loadable(folder: Path) -> bool:
-    try:
-        _verified_meta(folder, [MODEL_FILE])
-    except InputError:
-        return False
-    return True
+        raise InputError(f"{error}; intact beside it: {first_few(intact)}") from error

@@ -13,28 +13,15 @@ from sceneparse.runs.lock import LOCK_FILE, RunLock
 from sceneparse.runs.log import drop_records_after
 
 # Settings that a resumed run may change: they do not affect what is computed.
-_FREE_SETTINGS = (
-    "output",
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "data.timeout",
-    "data.check",
-    "train.save_every",
-    "train.most_bad_steps",
-)
-# Settings that make it another run: samples and their order, network, the optimiser's state.
-_FIXED_SETTINGS = (
-    "seed",
-    "seeds",
-    "data",
-    "model",
-    "attention",
-    "stem",
-    "train.batch_size",
-    "train.ema",
-    "optim.name",
-)
+_FREE_SETTINGS = {
+    *("output", "train.save_every", "train.most_bad_steps"),
+    *(f"data.{name}" for name in ("root", "cache", "workers", "timeout", "check")),
+}
+# Settings and sections that make it another run: sample order, network, optimiser state.
+_FIXED_SETTINGS = {
+    *("seed", "seeds", "data", "model", "attention", "stem"),
+    *("train.batch_size", "train.ema", "optim.name"),
+}
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -87,7 +74,12 @@ def validate_changes(
     Raises InputError if there are any and `accept` is false, or if they make it another run.
     """
     changed = changed_settings(saved, now)
-    fixed = [change for change in changed if _is_fixed(change.split()[0])]
+    fixed = [
+        change
+        for change in changed
+        for key in [change.split()[0]]
+        if {key, key.partition(".")[0]} & _FIXED_SETTINGS
+    ]
     if fixed:
         raise InputError(
             f"this is another run: {first_few(fixed)}; resume with the same settings, or start it "
@@ -99,10 +91,6 @@ def validate_changes(
             "settings or with --accept-changes, or start another run with output=FOLDER"
         )
     return changed
-
-
-def _is_fixed(key: str) -> bool:
-    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED_SETTINGS)
 
 
 def create_run_folder(
@@ -122,20 +110,14 @@ def create_run_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        if overwrite:
-            _empty(folder)
+        for path in folder.iterdir() if overwrite else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:  # which is held
+                path.unlink()
         lock.sign(launch)
         (folder / "pictures").mkdir(exist_ok=True)
         replace_text(folder / "config.yaml", config)
         drop_records_after(folder / "metrics.jsonl", steps_done)
     except OSError as error:
         raise InputError(f"cannot write the run folder '{folder}': {error.strerror}") from error
-
-
-def _empty(folder: Path) -> None:
-    """Remove everything except the lock, which is held."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
-            path.unlink()

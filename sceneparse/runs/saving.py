@@ -1,10 +1,11 @@
-"""Saving checkpoints so that earlier ones are never lost, whatever happens during the save."""
+"""Save checkpoints so that earlier ones are never lost, whatever happens during the save."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sceneparse.errors import InputError
-from sceneparse.runs.atomic import (
-    remove_folder,
-    replace_folder,
-    replace_link,
-    sha256_of,
-    sync_folder,
-    write_synced,
-)
-from sceneparse.runs.checkpoint import (
-    FORMAT,
-    META_FILE,
-    MODEL_FILE,
-    SUM_FILE,
-    TRAINING_FILE,
-    read_own_meta,
-    step_folders,
-    step_name,
-    sum_line,
-)
+from sceneparse.errors import InputError, reason_of
+from sceneparse.runs import atomic, checkpoint
+from sceneparse.runs.atomic import remove_folder, write_synced
+from sceneparse.runs.checkpoint import MODEL_FILE, TRAINING_FILE, step_folders, step_name
 
 # Room for meta.json and for the file system itself, in bytes.
 _SLACK = 1 << 20
@@ -65,21 +50,21 @@ def save_checkpoint(
         if needed > shutil.disk_usage(folders).free:
             raise OSError("not enough room on the disk")
         _write(aside, tensors, training, {**meta, "step": step, "best_step": best_step})
-        older = replace_folder(aside, folder)
+        older = atomic.replace_folder(aside, folder)
         if older.exists():
             remove_folder(older)
-        replace_link(run / "last", folder)
+        atomic.replace_link(run / "last", folder)
         if best_step:
-            replace_link(run / "best", folders / step_name(best_step))
-        sync_folder(run)
+            atomic.replace_link(run / "best", folders / step_name(best_step))
+        atomic.sync_folder(run)
         _remove_old(run, step, keep)
     # A full disk raises OSError, SafetensorError, or a RuntimeError from torch.save.
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        existing = next(path for path in folders.absolute().parents if path.exists())
         raise InputError(
-            f"cannot save the checkpoint {folder}: {reason} ({needed:,} bytes needed, "
-            f"{_free_bytes(run):,} free); make room, then resume with --resume"
+            f"cannot save the checkpoint {folder}: {reason_of(error)} ({needed:,} bytes needed, "
+            f"{shutil.disk_usage(existing).free:,} free); make room, then resume with --resume"
         ) from error
     return folder
 
@@ -90,10 +75,11 @@ def _write(
     folder.mkdir()
     write_synced(folder / MODEL_FILE, lambda path: save_file(tensors, path))
     write_synced(folder / TRAINING_FILE, lambda path: torch.save(dict(training), path))
-    checksums = {name: sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
-    text = json.dumps({**meta, "format": FORMAT, "sha256": checksums}, indent=1)
-    write_synced(folder / META_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-    write_synced(folder / SUM_FILE, lambda path: path.write_text(sum_line(folder)))
+    checksums = {name: atomic.sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
+    text = json.dumps({**meta, "format": checkpoint.FORMAT, "sha256": checksums}, indent=1)
+    write_synced(folder / checkpoint.META_FILE, lambda path: path.write_text(text, "utf-8"))
+    sums = checkpoint.sum_line(folder)
+    write_synced(folder / checkpoint.SUM_FILE, lambda path: path.write_text(sums))
 
 
 def _bytes_of(tree: object) -> int:
@@ -105,13 +91,8 @@ def _bytes_of(tree: object) -> int:
     return sum(map(_bytes_of, tree)) if isinstance(tree, list | tuple) else 0
 
 
-def _free_bytes(path: Path) -> int:
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(existing).free
-
-
 def _remove_leftovers(folders: Path) -> None:
-    """Remove what a killed process was writing, replacing or removing."""
+    """Remove the folders that a killed process was writing, replacing or removing."""
     for leftover in folders.glob(".step-*"):
         shutil.rmtree(leftover)
     for replaced in folders.glob("step-*.replaced"):
@@ -122,18 +103,14 @@ def _remove_leftovers(folders: Path) -> None:
 def _remove_old(run: Path, step: int, keep: int) -> None:
     """Remove all checkpoints except the last `keep` and the best one that each of those names.
 
-    Steps after `step` are damaged, since training was resumed from an earlier one.
+    Checkpoints after `step` are damaged, since training was resumed from an earlier one.
     """
     folders = step_folders(run)
     last = [folder for folder in folders if folder.name <= step_name(step)][:keep]
-    kept = {folder.name for folder in last}.union(*map(_best_known, last))
+    kept = {folder.name for folder in last}
+    for folder in last:
+        with suppress(InputError):  # damaged
+            kept.add(step_name(checkpoint.read_own_meta(folder)["best_step"]))
     for folder in folders:
         if folder.name not in kept:
             remove_folder(folder)
-
-
-def _best_known(folder: Path) -> set[str]:
-    try:
-        return {step_name(read_own_meta(folder)["best_step"])}
-    except InputError:
-        return set()

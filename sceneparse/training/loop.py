@@ -1,4 +1,4 @@
-"""The loops: one epoch of training, one evaluation; all they use arrives as arguments."""
+"""One epoch of training, one evaluation; everything they use is an argument."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
     """Train on `batches`, `accumulate` of them per step; stop reading to stop training.
 
     Yields after every step: the number of steps done in this epoch (`first_step` were done before),
-    its result, and the names of its samples. Dropout draws from a generator seeded by `seed`, step
-    and batch, so that a resumed run repeats it. Raises InputError if the memory does not suffice.
+    its result and the names of its samples. `seed`, step and batch seed dropout, so that a resumed
+    run repeats it. Raises InputError if the memory does not suffice.
     """
     model.train()
     loss_sum, names = torch.zeros((), device=compute.device), list[str]()
