@@ -31,50 +31,55 @@ class ClsDataSection(Section):
     """The images, and how they are split."""
 
     dataset: Annotated[str, NameIn("dataset", "sceneparse.data.image_folders.IMAGE_DATASETS")] = (
-        Field("cifar10", description="cifar10, cifar100, or folder (SPLIT/CLASS/IMAGE)")
+        "cifar10"
     )
-    root: str = Field("data", description="folder of the dataset; CIFAR is downloaded to it")
-    train_split: str = Field("train", description="training split of a folder dataset")
-    test_split: str = Field("test", description="test split of a folder dataset")
-    size: Count = Field(32, description="images of a folder dataset are scaled to this side")
-    limit: CountOrZero = Field(
-        0, description="number of training images used, in equal shares per class; 0: all"
-    )
-    holdout: CountOrZero = Field(
-        0, description="number of training images held out to choose the best epoch"
-    )
-    mean: Color | None = Field(None, description="RGB mean in 0..1; null: of the training images")
-    std: Deviations | None = Field(
-        None, description="RGB standard deviation in 0..1; null: of the training images"
-    )
+    """cifar10, cifar100, or folder (SPLIT/CLASS/IMAGE)"""
+    root: str = "data"
+    """folder of the dataset; CIFAR is downloaded to it"""
+    train_split: str = "train"
+    """training split of a folder dataset"""
+    test_split: str = "test"
+    """test split of a folder dataset"""
+    size: Count = 32
+    """images of a folder dataset are scaled to this side"""
+    limit: CountOrZero = 0
+    """number of training images used, in equal shares per class; 0: all"""
+    holdout: CountOrZero = 0
+    """number of training images held out to choose the best epoch"""
+    mean: Color | None = None
+    """RGB mean in 0..1; null: of the training images"""
+    std: Deviations | None = None
+    """RGB standard deviation in 0..1; null: of the training images"""
 
 
 class ClsAugmentSection(Section):
     """Random augmentation of the training images."""
 
-    padding: CountOrZero = Field(
-        4, description="zeros added on each side before the random crop; 0: no crop"
-    )
-    mirror: Switch = Field(True, description="mirror half the images")
+    padding: CountOrZero = 4
+    """zeros added on each side before the random crop; 0: no crop"""
+    mirror: Switch = True
+    """mirror half the images"""
 
 
 class ClsOptimSection(Section):
     """The optimiser and its learning rate schedule."""
 
-    name: OptimizerName = Field("sgd", description="sgd, adam or adamw")
-    lr: Positive = Field(0.1, description="initial learning rate; null: 0.1 with sgd, else 0.001")
-    momentum: Fraction = Field(0.9, description="momentum of sgd, first beta of adam and adamw")
-    nesterov: Switch = Field(False, description="use Nesterov's momentum in sgd")
-    weight_decay: NotNegative = Field(
-        5e-4, description="weight decay of all parameters except GCT's beta"
-    )
-    schedule: Annotated[str, NameIn("schedule", "sceneparse.training.optim.SCHEDULES")] = Field(
-        "step", description="step (times gamma at milestones), cosine or poly (to 0), constant"
-    )
-    milestones: list[Count] = Field(
-        [100, 150], description="epochs after which schedule step multiplies lr by gamma"
-    )
-    gamma: Positive = Field(0.1, description="factor of lr at each milestone")
+    name: OptimizerName = "sgd"
+    """sgd, adam or adamw"""
+    lr: Positive = 0.1
+    """initial learning rate; null: 0.1 with sgd, else 0.001"""
+    momentum: Fraction = 0.9
+    """momentum of sgd, first beta of adam and adamw"""
+    nesterov: Switch = False
+    """use Nesterov's momentum in sgd"""
+    weight_decay: NotNegative = 5e-4
+    """weight decay of all parameters except GCT's beta"""
+    schedule: Annotated[str, NameIn("schedule", "sceneparse.training.optim.SCHEDULES")] = "step"
+    """step (times gamma at milestones), cosine or poly (to 0), constant"""
+    milestones: list[Count] = Field([100, 150])
+    """epochs after which schedule step multiplies lr by gamma"""
+    gamma: Positive = 0.1
+    """factor of lr at each milestone"""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,22 +93,25 @@ class ClsOptimSection(Section):
 class ClsTrainSection(RunSection):
     """How long to train, batch size and precision."""
 
-    epochs: Count = Field(200, description="passes over the training images")
-    batch_size: Count = Field(128, description="images per optimiser step")
+    epochs: Count = 200
+    """passes over the training images"""
+    batch_size: Count = 128
+    """images per optimiser step"""
 
 
 class ClsConfig(Section):
     """All settings of `sceneparse classify`."""
 
-    output: str = Field("runs/unnamed", description="folder of the runs; default: runs/NAME")
-    model: str = Field("resnet18", description="resnet18/34/50, resnet20/32/44/56/110, timm:NAME")
-    attention: Annotated[str, Attention] = Field(
-        "none", description="attention block in every residual block: a name of ATTENTION"
-    )
-    stem: Annotated[str, NameIn("stem", "sceneparse.models.classification.STEMS")] = Field(
-        "cifar", description="cifar: 3x3 at full size; imagenet: 7x7, stride 2, pooling"
-    )
-    seeds: Seeds = Field([0], description="random seeds, one run each: 0-4, or [0, 1, 2]")
+    output: str = "runs/unnamed"
+    """folder of the runs; default: runs/NAME"""
+    model: str = "resnet18"
+    """resnet18/34/50, resnet20/32/44/56/110, timm:NAME"""
+    attention: Annotated[str, Attention] = "none"
+    """attention block in every residual block: a name of ATTENTION"""
+    stem: Annotated[str, NameIn("stem", "sceneparse.models.classification.STEMS")] = "cifar"
+    """cifar: 3x3 at full size; imagenet: 7x7, stride 2, pooling"""
+    seeds: Seeds = Field([0])
+    """random seeds, one run each: 0-4, or [0, 1, 2]"""
     data: ClsDataSection = ClsDataSection()
     augment: ClsAugmentSection = ClsAugmentSection()
     optim: ClsOptimSection = ClsOptimSection()

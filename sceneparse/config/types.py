@@ -75,32 +75,27 @@ OptimizerName = Annotated[str, NameIn("optimiser", "sceneparse.training.optim.OP
 
 
 class Section(BaseModel):
-    """A group of settings; an unknown key is an error."""
+    """A group of settings; an unknown key is an error. A text below a setting describes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunSection(Section):
     """How long to train, batch size and precision."""
 
-    epochs: Count = Field(120, description="passes over the training images")
-    batch_size: Count = Field(
-        16, description="images per optimiser step, over all processes together"
-    )
+    epochs: Count = 120
+    """passes over the training images"""
+    batch_size: Count = 16
+    """images per optimiser step, over all processes together"""
     amp: Annotated[
         str, NameIn("precision", "sceneparse.runtime.precision.PRECISIONS", ("auto",))
-    ] = Field(
-        "auto",
-        description="precision: auto, bf16, fp16 or off (float32); auto: bf16 or fp16 on GPUs, "
-        "bf16 on CPUs with AMX",
-    )
-    channels_last: Switch = Field(True, description="use the memory layout fastest for convolution")
-    compile: Switch = Field(
-        False, description="compile the network with torch.compile: slow start, faster steps"
-    )
-    save_every: CountOrZero = Field(
-        0, description="steps between checkpoints within an epoch; 0: save after epochs only"
-    )
-    most_bad_steps: Count = Field(
-        10, description="stop after this many steps in a row whose loss is not finite"
-    )
+    ] = "auto"
+    """precision; off: float32; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"""
+    channels_last: Switch = True
+    """use the memory layout fastest for convolution"""
+    compile: Switch = False
+    """compile the network with torch.compile: slow start, faster steps"""
+    save_every: CountOrZero = 0
+    """steps between checkpoints within an epoch; 0: save after epochs only"""
+    most_bad_steps: Count = 10
+    """stop after this many steps in a row whose loss is not finite"""

@@ -1,10 +1,9 @@
-"""Checkpoints: folders that are complete or absent, verified by checksum, free of pickled code.
+"""Read checkpoints, which are verified by checksum and free of pickled code; saving.py writes them.
 
-A run folder holds checkpoints/step-XXXXXXXX and two links, `last` and `best`. A checkpoint holds
-model.safetensors (the weights that are evaluated), training.pt (what resuming needs; loads with
-weights_only=True), meta.json (how to rebuild the model, classes, normalisation, checksums of both)
-and meta.json.sha256. The links are for people: nothing here depends on them. saving.py writes all.
-A reader compares the checksums of the files that it reads: evaluation needs no training.pt.
+A run folder holds checkpoints/step-XXXXXXXX and, for people, the links `last` and `best`. A
+checkpoint holds model.safetensors (the weights that are evaluated), training.pt (for resuming),
+meta.json (how to rebuild the model, classes, checksums of both) and meta.json.sha256. A reader
+compares the checksums of the files that it reads: evaluation needs no training.pt.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -73,7 +71,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
     if (path / META_FILE).is_file():
         return path.resolve()
     for newest in step_folders(path):
-        best_step = _hinting(newest, read_own_meta)["best_step"]
+        best_step = read_meta(newest, ())["best_step"]
         return newest.with_name(step_name(best_step)) if best_step else newest
     state = "does not exist"
     if path.exists():
@@ -88,7 +86,17 @@ def read_meta(folder: Path, files: Sequence[str] = (MODEL_FILE, TRAINING_FILE)) 
 
     Raises InputError that names the damaged file, and the checkpoints beside it that are intact.
     """
-    return _hinting(folder, partial(_verified_meta, files=files))
+    try:
+        return _verified_meta(folder, files)
+    except InputError as error:
+        intact = []
+        for other in sorted(folder.parent.glob("step-*")):
+            with suppress(InputError):
+                _verified_meta(other, [MODEL_FILE])
+                intact.append(other)
+        if not intact:
+            raise
+        raise InputError(f"{error}; intact beside it: {first_few(intact)}") from error
 
 
 def read_training_state(folder: Path) -> dict[str, Any]:
@@ -107,7 +115,9 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     is_classifier = meta.get("task") == "classification"
     create: Callable[..., SegmentationModel | Classifier]
     create = create_classifier if is_classifier else create_segmentation_model
-    model = rebuild(create, meta["model"], read_safetensors(folder / MODEL_FILE), str(folder))
+    model: SegmentationModel | Classifier = rebuild(
+        create, meta["model"], read_safetensors(folder / MODEL_FILE), str(folder)
+    )
     model.meta = meta
     return model.eval()
 
@@ -165,18 +175,3 @@ def _verified_meta(folder: Path, files: Sequence[str]) -> dict[str, Any]:
         if not intact:
             raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
     return meta
-
-
-def _hinting(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Read a checkpoint; if it is damaged, name those of the same run that can be loaded."""
-    try:
-        return read(folder)
-    except InputError as error:
-        intact = []
-        for other in sorted(folder.parent.glob("step-*")):
-            with suppress(InputError):
-                _verified_meta(other, [MODEL_FILE])
-                intact.append(other)
-        if not intact:
-            raise
-        raise InputError(f"{error}; intact beside it: {first_few(intact)}") from error

@@ -57,7 +57,7 @@ class RunLog:
             return
         try:
             if not any(self._folder.glob("events.*")):
-                raise FileNotFoundError(f"{self._folder} has gone")
+                raise FileNotFoundError(f"{self._folder} is gone")
             getattr(self._board, method)(*arguments, **settings)
         except Exception as error:
             self._disable_board(error)

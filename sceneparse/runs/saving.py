@@ -31,12 +31,11 @@ def save_checkpoint(
     weights: Mapping[str, Tensor],
     training: Mapping[str, Any],
     meta: Mapping[str, Any],
-    keep: int = 2,
 ) -> Path:
     """Write RUN/checkpoints/step-XXXXXXXX and update the links `last` and `best`; return its path.
 
     The folder is written under another name, synced to disk and renamed, so that it is complete
-    whenever it exists. The last `keep` checkpoints are kept, and that of `best_step` (0: none).
+    whenever it exists. The last two checkpoints are kept, and that of `best_step` (0: none).
     `weights`: tensors of the network to evaluate. `training`, `meta`: see checkpoint.py.
     Raises InputError if the disk is full or read-only; earlier checkpoints are intact then.
     """
@@ -57,7 +56,7 @@ def save_checkpoint(
         if best_step:
             atomic.replace_link(run / "best", folders / step_name(best_step))
         atomic.sync_folder(run)
-        _remove_old(run, step, keep)
+        _remove_old(run, step)
     # A full disk raises OSError, SafetensorError, or a RuntimeError from torch.save.
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -100,13 +99,13 @@ def _remove_leftovers(folders: Path) -> None:
             remove_folder(replaced)
 
 
-def _remove_old(run: Path, step: int, keep: int) -> None:
-    """Remove all checkpoints except the last `keep` and the best one that each of those names.
+def _remove_old(run: Path, step: int) -> None:
+    """Remove all checkpoints except the last two and the best one that each of those names.
 
     Checkpoints after `step` are damaged, since training was resumed from an earlier one.
     """
     folders = step_folders(run)
-    last = [folder for folder in folders if folder.name <= step_name(step)][:keep]
+    last = [folder for folder in folders if folder.name <= step_name(step)][:2]
     kept = {folder.name for folder in last}
     for folder in last:
         with suppress(InputError):  # damaged

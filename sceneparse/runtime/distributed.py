@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,12 +93,7 @@ def sum_over_processes(tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Return on every process whether the flag is set on at least one."""
-    return any_process_each([flag], device)[0]
-
-
-def any_process_each(flags: Sequence[bool], device: torch.device) -> list[bool]:
+def any_process(device: torch.device, *flags: bool) -> list[bool]:
     """Return for each flag whether it is set on at least one process, in one exchange."""
     if not dist.is_initialized():
         return list(flags)
@@ -133,7 +128,7 @@ def check_on_main(process: Process, check: Callable[[], object]) -> None:
         failed = True
         raise
     finally:
-        if any_process(failed, process.device) and not process.is_main:
+        if any_process(process.device, failed)[0] and not process.is_main:
             sys.exit(InputError.exit_code)
 
 
@@ -141,7 +136,10 @@ def from_main(process: Process, find: Callable[[], Value]) -> Value:
     """Return the result of `find` on rank 0, on every process; raises as `check_on_main`."""
     found: list[Value] = []
     check_on_main(process, lambda: found.append(find()))
-    return gather(found)[0][0]
+    received: list[Any] = found or [None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(received, src=0)
+    return cast("Value", received[0])
 
 
 def launch_name() -> str | None:

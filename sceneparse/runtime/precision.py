@@ -58,7 +58,7 @@ def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """
     if amp == "auto":
         dtype, _ = auto_dtype(device)
-        return None if any_process(dtype is None, device) else dtype
+        return None if any_process(device, dtype is None)[0] else dtype
     if amp == "fp16" and device.type == "cpu":
         raise InputError("amp: fp16 needs a GPU; use auto, bf16 or off")
     if amp not in PRECISIONS:

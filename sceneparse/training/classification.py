@@ -1,4 +1,4 @@
-"""From a configuration to the finished parts of a classification run, one for each seed."""
+"""Build the parts of a classification run from its configuration, one run per seed."""
 
 from __future__ import annotations
 
@@ -75,14 +75,8 @@ def _create_stepper(
     config: ClsConfig, model: nn.Module, steps_per_epoch: int, compute: Compute
 ) -> Stepper:
     optim = config.optim
-    optimizer = create_optimizer(
-        model,
-        name=optim.name,
-        lr=optim.lr,
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-        weight_decay=optim.weight_decay,
-    )
+    settings = optim.model_dump(exclude={"schedule", "milestones", "gamma"})
+    optimizer = create_optimizer(model, **settings)
     schedule = Schedule(
         optim.schedule,
         config.train.epochs * steps_per_epoch,
@@ -99,7 +93,7 @@ def _assemble(
     test: LabelledImages,
     held_out: LabelledImages | None,
 ) -> Training:
-    """Build the parts that depend on the data, and put all together."""
+    """Build all other parts of the run."""
     (seed,), settings, compute = config.seeds, config.train, start.compute
     model = _create_model(config, train, compute)
     mean, std = train.statistics()
@@ -107,8 +101,7 @@ def _assemble(
     loader = DeviceLoader(
         train,
         settings.batch_size,
-        padding=config.augment.padding,
-        mirror=config.augment.mirror,
+        **config.augment.model_dump(),
         seed=seed,
         device=compute.device,
     )

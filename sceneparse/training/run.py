@@ -1,9 +1,8 @@
-"""A run from its finished parts to the end: epochs, validation, checkpoints; for both tasks."""
+"""Run epochs, validation and checkpoints, from the parts of a run of either task."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from sceneparse.inference.normalization import Normalization
 from sceneparse.report.pictures import save_png
 from sceneparse.runs.log import RunLog
 from sceneparse.runs.saving import save_checkpoint
-from sceneparse.runtime.distributed import any_process, any_process_each, share_buffers
+from sceneparse.runtime.distributed import any_process, share_buffers
 from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
 from sceneparse.training.loop import Forward, train_one_epoch
 from sceneparse.training.optim import Stepped, Stepper
@@ -32,7 +31,7 @@ Loss = Callable[[Any, Tensor], Tensor]
 
 
 class Sampler(Protocol):
-    """The order of the samples; it decides which batches the loader reads next."""
+    """The order of the samples, in which the loader reads batches."""
 
     batch_size: int
 
@@ -86,21 +85,13 @@ class Training(Start):
 
     @property
     def epoch_done(self) -> bool:
-        """Whether all steps of the present epoch are done."""
+        """Whether all steps of the current epoch are done."""
         return self.position.step == self.sampler.steps_per_epoch
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.position.epoch == self.epochs
-
-    def contains(self, position: Position) -> bool:
-        """Return whether this run passes through a position."""
-        return (
-            0 <= position.epoch <= self.epochs
-            and 0 <= position.step <= self.sampler.steps_per_epoch
-            and 0 <= position.seconds < math.inf
-        )
 
 
 def train(training: Training) -> None:
@@ -127,7 +118,7 @@ def train(training: Training) -> None:
             )
             _take_steps(steps, record)
             save(training, _end_epoch(record))
-            stopping = any_process(training.stop.name is not None, training.process.device)
+            (stopping,) = any_process(training.process.device, training.stop.name is not None)
             if stopping and not training.finished:
                 raise Preempted(
                     f"{training.stop.name or 'a signal'} received, saved after step "
@@ -163,9 +154,8 @@ def _take_steps(steps: Iterable[tuple[int, Stepped, list[str]]], record: Record)
     training, position = record.training, record.training.position
     for position.step, stepped, names in steps:
         bad = not (stepped.moved or stepped.overflow)
-        stopping, bad = any_process_each(
-            [training.stop.name is not None, bad], training.process.device
-        )
+        stopping = training.stop.name is not None
+        stopping, bad = any_process(training.process.device, stopping, bad)
         record.add(stepped, names, bad=bad)
         due = training.save_every and training.steps_done % training.save_every == 0
         if due and not training.epoch_done:

@@ -1,4 +1,4 @@
-"""From a configuration to the finished parts of a segmentation run."""
+"""Build the parts of a segmentation run from its configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.data.balance import PixelCounts, class_weights, count_pixels
+from sceneparse.data.balance import class_weights, count_pixels
 from sceneparse.data.cache import keep_decoded
 from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
 from sceneparse.data.loader import (
@@ -34,7 +34,7 @@ from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.weights import load_backbone
-from sceneparse.runtime.distributed import Process, check_on_main, parallel_network
+from sceneparse.runtime.distributed import Process, check_on_main, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.ema import MovingAverage
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
@@ -52,7 +52,7 @@ def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
-    """Decode samples before step 0: all of them, or 500 evenly spread ones of a large dataset."""
+    """Check all samples before training, or 500 evenly spread ones of a large dataset."""
     for dataset in datasets:
         if check == "none":
             return
@@ -65,25 +65,18 @@ def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
 def _create_sampler(
     config: SegConfig, dataset: SegmentationDataset, process: Process
 ) -> EpochSampler:
-    counts = None if config.data.sampling == "uniform" else _count_pixels(dataset, process)
+    uniform = config.data.sampling == "uniform"
     return EpochSampler(
         len(dataset),
         config.train.batch_size,
         sampling=config.data.sampling,
-        counts=counts,
+        counts=None if uniform else from_main(process, lambda: count_pixels(dataset)),
         stream=config.data.stream,
         accumulate=config.train.accumulate,
         seed=config.seed,
         rank=process.rank,
         world_size=process.world_size,
     )
-
-
-def _count_pixels(dataset: SegmentationDataset, process: Process) -> PixelCounts:
-    counted: list[PixelCounts] = []
-    check_on_main(process, lambda: counted.append(count_pixels(dataset)))
-    # The other processes read the counts that rank 0 has cached.
-    return counted[0] if counted else count_pixels(dataset)
 
 
 def _create_loader(
@@ -94,11 +87,9 @@ def _create_loader(
         fill=[round(255 * value) for value in config.data.mean],
         ignore_index=dataset.table.ignore_index,
     )
-    kept = keep_decoded(dataset, config.data.cache)
-    samples = AugmentedSamples(kept, transform, config.seed)
-    return training_loader(
-        samples, sampler, workers=config.data.workers, timeout=config.data.timeout
-    )
+    data = config.data
+    samples = AugmentedSamples(keep_decoded(dataset, data.cache), transform, config.seed)
+    return training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
 
 
 def _create_loss(config: SegConfig, dataset: SegmentationDataset, process: Process) -> Loss:
@@ -106,21 +97,18 @@ def _create_loss(config: SegConfig, dataset: SegmentationDataset, process: Proce
     weights = section.class_weights
     if isinstance(weights, str):
         rule = "median_frequency" if weights == "auto" else weights
-        weights = class_weights(rule, _count_pixels(dataset, process))
+        weights = class_weights(rule, from_main(process, lambda: count_pixels(dataset)))
         named = zip(dataset.table.names, weights, strict=True)
         logger.info("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
     if weights is not None and len(weights) != dataset.table.num_classes:
         raise InputError(
             f"loss.class_weights has {len(weights)} numbers, "
-            f"the data set has {dataset.table.num_classes} classes"
+            f"the dataset has {dataset.table.num_classes} classes"
         )
     settings = LossSettings(
         ignore_index=dataset.table.ignore_index,
         class_weights=None if weights is None else torch.tensor(weights, device=process.device),
-        label_smoothing=section.label_smoothing,
-        ohem_threshold=section.ohem_threshold,
-        ohem_keep=section.ohem_keep,
-        focal_gamma=section.focal_gamma,
+        **section.model_dump(exclude={"terms", "aux_weight", "class_weights"}),
     )
     return partial(
         segmentation_loss, terms=section.terms, settings=settings, aux_weight=section.aux_weight
@@ -128,9 +116,9 @@ def _create_loss(config: SegConfig, dataset: SegmentationDataset, process: Proce
 
 
 def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
-    """Return the arguments that rebuild the network, as checkpoints keep them.
+    """Return the arguments that rebuild the network, as checkpoints store them.
 
-    They do not tell whether norms are synchronised or frozen, which matters in training only.
+    Synchronised and frozen norms are "batch" there: the difference matters in training only.
     """
     settings = config.model.model_dump(exclude={"pretrained", "freeze"})
     norm = "group" if config.model.norm == "group" else "batch"
@@ -140,10 +128,7 @@ def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
 def _create_model(
     config: SegConfig, num_classes: int, compute: Compute, *, fresh: bool
 ) -> SegmentationModel:
-    """Create the network on its device; `fresh`: load pretrained weights if any are configured.
-
-    Raises InputError.
-    """
+    """Create the network on its device; `fresh`: load pretrained weights if configured."""
     torch.manual_seed(config.seed)
     settings = config.model
     arguments = model_arguments(config, num_classes)
@@ -166,14 +151,7 @@ def _create_stepper(
     config: SegConfig, model: SegmentationModel, steps_per_epoch: int, compute: Compute
 ) -> Stepper:
     optim, decay = config.optim, config.train.ema
-    optimizer = create_optimizer(
-        model,
-        name=optim.name,
-        lr=optim.lr,
-        head_lr_factor=optim.head_lr_factor,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-    )
+    optimizer = create_optimizer(model, **optim.model_dump(exclude={"poly_power", "clip_norm"}))
     steps = config.train.epochs * steps_per_epoch
     return Stepper(
         optimizer,
@@ -220,7 +198,7 @@ def _assemble(
     train_set: SegmentationDataset,
     val_set: SegmentationDataset,
 ) -> Training:
-    """Build the parts that depend on data and network, and put all together."""
+    """Build all other parts of the run."""
     settings, table = config.train, train_set.table
     normalize = Normalization(config.data.mean, config.data.std)
     loader = _create_loader(config, train_set, sampler)
@@ -252,7 +230,7 @@ def _assemble(
 
 
 def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Training:
-    """Check everything that can be checked and build all parts; then create the run folder.
+    """Build and check all parts of a run, then create its folder.
 
     `earlier`: how to treat an earlier run, see `begin_run`. Raises InputError before anything is
     written.

@@ -1,9 +1,10 @@
-"""What runs of both tasks share before the first step: folder, precision, checks, saved state."""
+"""Start or resume a run of either task: folder, precision, checks, saved state."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Start:
-    """How a run starts: where, from which checkpoint if any, and what the user allowed."""
+    """A run's folder, process and precision, its checkpoint if any, and what the user allowed."""
 
     folder: Path
     process: Process
@@ -173,7 +174,11 @@ def _load_state(training: Training, saved: Saved) -> None:
         load_strict(training.model, state["model"], str(checkpoint))
         training.stepper.load_state_dict(state["stepper"])
         position = TypeAdapter(Position).validate_python(state["position"])
-        if not training.contains(position):
+        if not (
+            0 <= position.epoch <= training.epochs
+            and 0 <= position.step <= training.sampler.steps_per_epoch
+            and 0 <= position.seconds < math.inf
+        ):
             raise ValueError(f"{position} is outside of the run")
         vars(training.position).update(vars(position))
     logger.info(f"resuming from {checkpoint} after step {training.steps_done}")

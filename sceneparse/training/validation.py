@@ -53,7 +53,7 @@ def until_stopped(
             break
         yield batch
     # Processes have unequal shares of the batches, so they can agree only after the last one.
-    if any_process(stop.name is not None, device):
+    if any_process(device, stop.name is not None)[0]:
         raise Preempted("the validation was interrupted")
 
 
