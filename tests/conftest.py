@@ -16,8 +16,7 @@ import torch
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
-from sceneparse.runs.checkpoint import Saved, newest_intact, step_folders
-from sceneparse.runs.saving import save_checkpoint
+from sceneparse.runs.checkpoint import Saved, newest_intact, save_checkpoint, step_folders
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

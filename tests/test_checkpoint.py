@@ -21,8 +21,8 @@ from sceneparse.runs.checkpoint import (
     read_meta,
     read_training_state,
     resolve_checkpoint,
+    save_checkpoint,
 )
-from sceneparse.runs.saving import save_checkpoint
 from tests.conftest import newest_undamaged
 
 MODEL = {

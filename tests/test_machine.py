@@ -179,6 +179,6 @@ def test_training_goes_on_when_the_tensorboard_folder_is_deleted(
     assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=2") == 0
     said = capsys.readouterr().err
     assert said.count("no TensorBoard from here on") == 1
-    assert "tensorboard has gone" in said
+    assert "tensorboard is gone" in said
     lines = (folder_of(tiny) / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["train", "train", "val"]

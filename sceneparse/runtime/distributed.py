@@ -118,28 +118,25 @@ def share_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def check_on_main(process: Process, check: Callable[[], object]) -> None:
-    """Run `check` on rank 0 only; if it raises InputError, the others exit with code 2."""
+def from_main(process: Process, work: Callable[[], Value]) -> Value:
+    """Return the result of `work` on rank 0, on every process.
+
+    If it raises InputError there, the other processes exit with code 2.
+    """
+    result: list[Any] = [None]
     failed = False
     try:
         if process.is_main:
-            check()
+            result = [work()]
     except InputError:
         failed = True
         raise
     finally:
         if any_process(process.device, failed)[0] and not process.is_main:
             sys.exit(InputError.exit_code)
-
-
-def from_main(process: Process, find: Callable[[], Value]) -> Value:
-    """Return the result of `find` on rank 0, on every process; raises as `check_on_main`."""
-    found: list[Value] = []
-    check_on_main(process, lambda: found.append(find()))
-    received: list[Any] = found or [None]
     if dist.is_initialized():
-        dist.broadcast_object_list(received, src=0)
-    return cast("Value", received[0])
+        dist.broadcast_object_list(result, src=0)
+    return cast("Value", result[0])
 
 
 def launch_name() -> str | None:

@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
+from sceneparse.data.device_loader import DeviceLoader
 from sceneparse.data.loader import Batch, explained_worker_failures
+from sceneparse.data.sampling import EpochSampler
 from sceneparse.errors import NumericalError, Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.report.pictures import save_png
+from sceneparse.runs.checkpoint import save_checkpoint
 from sceneparse.runs.log import RunLog
-from sceneparse.runs.saving import save_checkpoint
 from sceneparse.runtime.distributed import any_process, share_buffers
 from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
 from sceneparse.training.loop import Forward, train_one_epoch
@@ -30,19 +32,6 @@ logger = logging.getLogger(__name__)
 Loss = Callable[[Any, Tensor], Tensor]
 
 
-class Sampler(Protocol):
-    """The order of the samples, in which the loader reads batches."""
-
-    batch_size: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in one epoch."""
-
-    def start_at(self, epoch: int, step: int) -> None:
-        """Start the next pass in `epoch`, after its first `step` steps."""
-
-
 @dataclass(kw_only=True)
 class Training(Start):
     """The finished parts of a run.
@@ -55,7 +44,7 @@ class Training(Start):
     """
 
     normalize: Normalization
-    sampler: Sampler
+    sampler: EpochSampler | DeviceLoader
     batches: Callable[[], Iterable[Batch]]
     validate: Callable[[nn.Module], Validated]
     model: nn.Module

@@ -34,7 +34,7 @@ from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.weights import load_backbone
-from sceneparse.runtime.distributed import Process, check_on_main, from_main, parallel_network
+from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.ema import MovingAverage
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
@@ -241,7 +241,7 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
         create_dataset(data.dataset, data.root, split, data.classes)
         for split in (data.train_split, data.val_split)
     )
-    check_on_main(process, lambda: _check_data(data.check, (train_set, val_set)))
+    from_main(process, lambda: _check_data(data.check, (train_set, val_set)))
     sampler = _create_sampler(config, train_set, process)
     classes = train_set.table.num_classes
     model = _create_model(config, classes, start.compute, fresh=start.saved is None)

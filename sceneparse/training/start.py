@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
 import sceneparse
-from sceneparse.errors import InputError, refusing
+from sceneparse.errors import InputError, reason_of, refusing
 from sceneparse.models.weights import load_strict
 from sceneparse.runs.checkpoint import Saved, newest_intact, read_training_state
 from sceneparse.runs.folder import (
@@ -26,7 +26,6 @@ from sceneparse.runs.folder import (
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import (
     Process,
-    check_on_main,
     from_main,
     launch_name,
     restarted_by_torchrun,
@@ -73,10 +72,10 @@ def begin_run(
     """
     lock = RunLock(folder)
     if is_run_folder(folder):
-        check_on_main(process, lock.acquire)
+        from_main(process, lock.acquire)
     if restarted_by_torchrun() and from_main(process, lambda: lock.launch == launch_name()):
         resume, overwrite = True, False
-    check_on_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
+    from_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
     saved = from_main(process, lambda: newest_intact(folder)) if resume else None
     if resume and saved is None:
         logger.info(f"'{folder}' has no checkpoint yet; the run starts from the beginning")
@@ -113,10 +112,9 @@ def validate_inputs(
     try:
         forward(shapes, torch.empty(shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
-            f"({reason}); {remedy}"
+            f"({reason_of(error)}); {remedy}"
         ) from error
 
 
@@ -138,7 +136,7 @@ def open_run(training: Training, config: BaseModel, rendered: str) -> None:
         for change in validate_changes(saved_settings, settings, accept=training.accept_changes):
             logger.info(f"changed: {change}")
         _load_state(training, training.saved)
-    check_on_main(
+    from_main(
         training.process,
         lambda: create_run_folder(
             training.folder,
