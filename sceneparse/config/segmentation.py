@@ -34,9 +34,9 @@ class DataSection(Section):
     root: str
     """folder of the dataset"""
     train_split: str = "train"
-    """name of the training split, or a list file"""
+    """name of the training split, or a list file under root"""
     val_split: str = "val"
-    """name of the validation split, or a list file"""
+    """name of the validation split, or a list file under root"""
     classes: list[str] | None = None
     """class names of a folder dataset without classes.txt"""
     mean: Color = (0.485, 0.456, 0.406)

@@ -1,7 +1,8 @@
-"""The folder of a run: when it may be used, which settings may change on resuming, its creation."""
+"""Create run folders, and check whether a run may use, resume or overwrite one."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ _FIXED_SETTINGS = {
 def is_run_folder(folder: Path) -> bool:
     """Return whether a run was started in a folder, even one that was killed at once."""
     started = (folder / LOCK_FILE).is_file()
-    return started or ((folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file())
+    return started or all((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl"))
 
 
 def validate_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -74,12 +75,8 @@ def validate_changes(
     Raises InputError if there are any and `accept` is false, or if they make it another run.
     """
     changed = changed_settings(saved, now)
-    fixed = [
-        change
-        for change in changed
-        for key in [change.split()[0]]
-        if {key, key.partition(".")[0]} & _FIXED_SETTINGS
-    ]
+    # The key and its section, for example "data.mean" and "data".
+    fixed = [c for c in changed if {c.split()[0], re.split(r"[. ]", c)[0]} & _FIXED_SETTINGS]
     if fixed:
         raise InputError(
             f"this is another run: {first_few(fixed)}; resume with the same settings, or start it "

@@ -75,7 +75,7 @@ class RunLock:
         self._file = None
 
     def _lock(self, file: IO[str]) -> None:
-        """Lock the file, or decide by the holder's name on file systems without locks."""
+        """Lock the file; on file systems without locks, check the name of the holder."""
         failure = None
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

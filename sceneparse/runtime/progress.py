@@ -82,13 +82,11 @@ class Progress:
         self._bar.update(amount)
         if self._bar.disable and time.monotonic() - self._last_line > _SECONDS_PER_LINE:
             self._last_line = time.monotonic()
-            position = f"{self._count} {self._unit}  {self.rate:.1f}/s"
+            of, left = "", ""
             if self._total is not None:
-                left = format_seconds((self._total - self._count) / self.rate)
-                position = (
-                    f"{self._count}/{self._total} {self._unit}  {self.rate:.1f}/s  {left} left"
-                )
-            self.write(f"{note}  {position}")
+                of = f"/{self._total}"
+                left = f"  {format_seconds((self._total - self._count) / self.rate)} left"
+            self.write(f"{note}  {self._count}{of} {self._unit}  {self.rate:.1f}/s{left}")
 
     @property
     def seconds(self) -> float:
@@ -122,9 +120,7 @@ class Progress:
 
 def format_seconds(seconds: float) -> str:
     """Format a duration: 45s, 3m20s, 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

@@ -105,7 +105,7 @@ def _seed_from(*numbers: int) -> int:
 
 
 class Meter(Protocol):
-    """Counts something during an evaluation; its counts are summed over all processes."""
+    """Counts during an evaluation; the counts are summed over all processes."""
 
     needs_confidence: bool
 

@@ -1,4 +1,4 @@
-"""How far a run has come, and the record of its steps."""
+"""The position of a run and the record of its steps."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _STEPS_PER_RECORD = 10
 
 @dataclass
 class Position:
-    """How far a run has come: epochs finished, steps of the next one, seconds, best score.
+    """The number of finished epochs, of steps in the next one, of seconds; the best score.
 
-    `bad_in_row`: the number of steps skipped last because their loss or gradient was not finite.
-    `losses`: those of the steps that are not recorded yet.
+    `bad_in_row`: the latest steps in a row that were skipped because their loss or gradient was not
+    finite. `losses`: of the steps since the last record.
     """
 
     epoch: int = 0

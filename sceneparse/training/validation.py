@@ -1,4 +1,4 @@
-"""Validation of both tasks: a score, with all that is logged and shown beside it."""
+"""Validate networks of both tasks: the score, and the values, table and picture to log."""
 
 from __future__ import annotations
 
