@@ -129,7 +129,7 @@ BAD = {
     ),
     GRID + "  optim.nmae: {value: sgd}\n": "optim.nmae: unknown key, did you mean 'name'",
     GRID + "  optim.name: {vals: [sgd]}\n": "optim.name.vals: unknown key, did you mean 'value",
-    GRID + "  optim.name: {values: [sgd, lion]}\n": "optim.name: input should be 'sgd', 'adam'",
+    GRID + "  optim.name: {values: [sgd, lion]}\n": "optim.name: unknown optimiser 'lion'; choose",
     GRID + "  attention.kind: {value: 3}\n": (
         "attention: input should be a valid string, got {'kind': 3}"
     ),

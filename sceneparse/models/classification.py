@@ -14,7 +14,7 @@ from sceneparse.models.resnet import RESNETS, BasicBlock, ResNet
 
 # Blocks in each of the three stages (He et al., CVPR 2016, section 4.2).
 CIFAR_RESNETS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
-_STEMS: dict[str, Literal["cifar", "plain"]] = {"cifar": "cifar", "imagenet": "plain"}
+STEMS: dict[str, Literal["cifar", "plain"]] = {"cifar": "cifar", "imagenet": "plain"}
 _TIMM = "timm:"
 
 
@@ -70,8 +70,8 @@ def create_classifier(
     arguments = dict(locals())
     if attention not in ATTENTION:
         raise unknown_name("attention", attention, ATTENTION)
-    if stem not in _STEMS:
-        raise unknown_name("stem", stem, _STEMS)
+    if stem not in STEMS:
+        raise unknown_name("stem", stem, STEMS)
     if num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
     if model.startswith(_TIMM):
@@ -88,7 +88,7 @@ def _backbone(model: str, attention: str, stem: str) -> ResNet:
     settings: dict[str, Any] = {
         "output_stride": 32,
         "multi_grid": None,
-        "stem": _STEMS[stem],
+        "stem": STEMS[stem],
         "attention": ATTENTION[attention],
         "attention_places": "all",
     }

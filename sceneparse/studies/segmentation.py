@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,6 @@ from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.versions import provenance
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import model_arguments, prepare_training
-
-logger = logging.getLogger(__name__)
 
 # A row's name is a folder's name too.
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60)]
@@ -161,7 +158,7 @@ def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
     """Test the last epoch by the protocol of validation; no image chooses anything."""
-    saved = newest_intact(run.folder, logger.warning)
+    saved = newest_intact(run.folder)
     assert saved is not None  # the run has ended
     model = load_segmentation_model(saved.folder)
     predictor = Predictor(model, device=str(process.device))
