@@ -1,4 +1,4 @@
-"""A comparison of classifiers in words, tables and files: page, Markdown, CSV, JSON, plots."""
+"""The results of a comparison of classifiers: verdicts, tables, page, JSON and plots."""
 
 from __future__ import annotations
 
@@ -10,33 +10,21 @@ from typing import Any
 from sceneparse.metrics.significance import MeanDifference
 from sceneparse.report.pages import figure_uri, write_page
 from sceneparse.report.plots import save_plot
-from sceneparse.report.tables import (
-    Table,
-    p_word,
-    plain,
-    points,
-    span,
-    verdict_word,
-    write_csv,
-    write_json,
-)
-from sceneparse.studies.classifiers import Comparison
-from sceneparse.studies.costs import Costs, cost_table, draw_trade_offs
+from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
+from sceneparse.studies.classifiers import Comparison, Group
+from sceneparse.studies.costs import Costs, cost_table, draw_trade_offs, known_kinds
 from sceneparse.studies.seeds import draw_curves
-
-_TITLE = "Comparison of classifiers"
-_SPREADS = ("accuracy", "loss", "best_accuracy")
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """Put into plain words how each group does against the first, and what the words rest on."""
+    """Describe how each group differs from the first, and by which test."""
     lines = [_verdict(pair) for pair in comparison.gains]
     pairs = sum(pair.tested for pair in comparison.pairs["accuracy"])
     if pairs:
         lines.append(
             f"Welch's test on seeds, Holm's correction for {pairs} pair{'s' * (pairs > 1)}; "
-            "intervals are of each pair alone. It tells of other seeds on the same test images, "
-            "not of other images; not separated does not mean equal."
+            "intervals are of each pair alone. The test is about other seeds on the same test "
+            "images, not about other images; not separated does not mean equal."
         )
     return lines
 
@@ -51,7 +39,7 @@ def _verdict(pair: MeanDifference) -> str:
 
 
 def tables_of(comparison: Comparison, costs: Mapping[str, Costs]) -> list[Table]:
-    """Lay out all tables that have rows: scores, pairs, costs."""
+    """Lay out scores, pairs and costs; tables without rows are skipped."""
     tables = [
         _score_table(comparison),
         _pair_table("Accuracy, every pair (points)", comparison.pairs["accuracy"], points),
@@ -104,80 +92,43 @@ def write_comparison(
     costs: Mapping[str, Costs],
     facts: Mapping[str, str],
 ) -> None:
-    """Write compare.html, .md, .json, groups.csv, pairs.csv and the plots.
+    """Write compare.html, compare.json and the plots.
 
-    `facts` tell how it came about: versions, machine, how costs were measured.
+    `facts`: versions, machine, and how costs were measured, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    values = _as_dict(comparison, costs, facts)
-    write_json(folder / "compare.json", values)
-    write_csv(folder / "groups.csv", plain([*map(_flat, values["groups"])]))
-    pairs = [{"measure": key, **pair} for key in comparison.pairs for pair in values[key]]
-    if pairs:
-        write_csv(folder / "pairs.csv", plain(pairs))
     groups = comparison.groups
     figures = {"Curves": draw_curves({name: group.curves for name, group in groups.items()})}
     if costs:
         accuracies = {name: group.spreads["accuracy"] for name, group in groups.items()}
-        figures["Accuracy against cost"] = draw_trade_offs(accuracies, costs)
+        label = "test accuracy (%), last epoch"
+        trade_offs = draw_trade_offs(accuracies, costs, known_kinds(costs), label)
+        figures["Accuracy against cost"] = trade_offs
     for title, figure in figures.items():
         save_plot(figure, folder / title.lower().replace(" ", "_"))
+    texts = {"verdicts": verdicts(comparison), "notes": comparison.notes, "facts": facts}
     page = {
-        "title": _TITLE,
-        "verdicts": values["verdicts"],
-        "notes": comparison.notes,
+        "title": "Comparison of classifiers",
         "tables": tables_of(comparison, costs),
         "plots": {title: figure_uri(figure) for title, figure in figures.items()},
-        "facts": facts,
     }
-    write_page("classifiers.html", folder / "compare.html", page)
-    (folder / "compare.md").write_text(_markdown(page), encoding="utf-8")
-
-
-def _as_dict(
-    comparison: Comparison, costs: Mapping[str, Costs], facts: Mapping[str, str]
-) -> dict[str, Any]:
-    groups = [
-        {
-            "name": name,
-            "folder": str(group.folder),
-            "seeds": [curve.seed for curve in group.curves],
-            **{key: asdict(group.spreads[key]) for key in _SPREADS},
-            "costs": costs.get(name, {}),
-        }
-        for name, group in comparison.groups.items()
-    ]
+    write_page("classifiers.html", folder / "compare.html", {**page, **texts})
+    values = [_group_values(name, groups[name], costs.get(name, {})) for name in groups]
     pairs = {key: [*map(_pair_values, pairs)] for key, pairs in comparison.pairs.items()}
-    words = {"verdicts": verdicts(comparison), "notes": comparison.notes, "facts": facts}
-    return {"groups": groups, **pairs, **words}
+    write_json(folder / "compare.json", {"groups": values, **pairs, **texts})
+
+
+def _group_values(name: str, group: Group, costs: Costs) -> dict[str, Any]:
+    return {
+        "name": name,
+        "folder": str(group.folder),
+        "seeds": [curve.seed for curve in group.curves],
+        **{key: asdict(group.spreads[key]) for key in ("accuracy", "loss", "best_accuracy")},
+        "costs": costs,
+    }
 
 
 def _pair_values(pair: MeanDifference) -> dict[str, Any]:
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        "difference": pair.value,
-        "low": pair.low,
-        "high": pair.high,
-        "p_value": pair.p_value,
-        "holm_p_value": pair.adjusted,
-        "separated": pair.separated,
-    }
-
-
-def _flat(group: Mapping[str, Any]) -> dict[str, Any]:
-    spreads = {
-        f"{key}_{of}": value
-        for key in _SPREADS
-        for of, value in group[key].items()
-        if of != "values"
-    }
-    return {"name": group["name"], "seeds": len(group["seeds"]), **spreads, **group["costs"]}
-
-
-def _markdown(page: Mapping[str, Any]) -> str:
-    parts = [f"# {page['title']}", "\n".join(f"- {x}" for x in page["verdicts"] + page["notes"])]
-    for table in page["tables"]:
-        parts += [f"## {table.title}", table.as_markdown()]
-    parts += ["\n".join(f"- {name}: {value}" for name, value in page["facts"].items())]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    values = asdict(pair)
+    values |= {"difference": values.pop("value"), "holm_p_value": values.pop("adjusted")}
+    return {**values, "separated": pair.separated}

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from sceneparse.config.loading import load_config, read_settings, set_key, validate
+from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
@@ -41,7 +42,7 @@ RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_len
 class StudyConfig(Section):
     """Settings of `sceneparse study`: rows of a table, each a run per seed."""
 
-    config: str = Field(description="configuration of the runs, relative to this file")
+    config: str = Field(description="configuration of the runs: file beside this one, or recipe")
     split: str = Field("test", description="split that the runs are tested on")
     reference: str = Field(description="the row that the others are compared with")
     seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="a run for each, in each row")
@@ -99,7 +100,7 @@ def read_study(path: Path, overrides: Sequence[str]) -> Study:
     Raises InputError that names every problem.
     """
     study = validate(read_settings(path, (), StudyConfig), StudyConfig, path)
-    base = path.parent / study.config
+    base = find_config(study.config, path.parent)
     common = load_config(base, overrides, SegConfig)
     settings = read_settings(base, overrides, SegConfig)
     given = {override.partition("=")[0] for override in overrides}

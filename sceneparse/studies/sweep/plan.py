@@ -20,9 +20,17 @@ from optuna.distributions import (
 
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import one_or_many, problems_of, read_settings, set_key, validate
+from sceneparse.config.recipes import find_config
 from sceneparse.errors import InputError
-from sceneparse.studies.sweep.search import METHODS, Direction, Params, Space, as_choice
-from sceneparse.studies.sweep.settings import EarlySection, SweepConfig
+from sceneparse.studies.sweep.settings import (
+    METHODS,
+    Direction,
+    EarlySection,
+    Params,
+    Space,
+    SweepConfig,
+    as_choice,
+)
 
 # The state of every waiting trial is read each second.
 MAX_TRIALS = 10_000
@@ -100,7 +108,7 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
     names every problem.
     """
     sweep = validate(read_settings(path, (), SweepConfig), SweepConfig, path)
-    base = path.parent / sweep.config
+    base = find_config(sweep.config, path.parent)
     output = f"output={json.dumps(f'runs/{path.stem}')}"
     settings: Mapping[str, Any] = read_settings(base, [output, *overrides], ClsConfig)
     validate(settings, ClsConfig, base)

@@ -1,16 +1,106 @@
-"""The settings of a sweep, in the shape of a Weights & Biases sweep."""
+"""The settings of a sweep, in the shape of a Weights & Biases sweep, and what they build."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import optuna
+from optuna import distributions
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
+from optuna.trial import Trial
 from pydantic import Field, PlainValidator, model_validator
 
 from sceneparse.config.types import Count, NameIn, Section
-from sceneparse.studies.sweep import search
-from sceneparse.studies.sweep.search import DISTRIBUTIONS, METRICS
+
+Distribution = distributions.BaseDistribution
+Params = dict[str, Any]
+Space = Mapping[str, Distribution]
+Direction = Literal["minimize", "maximize"]
+
+
+def as_choice(value: Any) -> bool | int | float | str | None:  # noqa: ANN401 - whatever YAML holds
+    """Return what Optuna stores for a value: itself, or the JSON text of a list or a section."""
+    scalar = value is None or isinstance(value, bool | int | float | str)
+    return value if scalar else json.dumps(value)
+
+
+def _categorical(values: Sequence[Any]) -> Distribution:
+    return CategoricalDistribution([as_choice(value) for value in values])
+
+
+def _log_uniform(low: float, high: float) -> Distribution:
+    return FloatDistribution(low, high, log=True)
+
+
+def _quantized(low: float, high: float, step: float) -> Distribution:
+    if isinstance(low + high + step, int):
+        return IntDistribution(int(low), int(high), step=int(step))
+    return FloatDistribution(low, high, step=step)
+
+
+def _grid(space: Space, trials: int) -> list[Params]:
+    choices = [d.choices for d in space.values() if isinstance(d, CategoricalDistribution)]
+    points = itertools.islice(itertools.product(*choices), trials)
+    return [dict(zip(space, point, strict=True)) for point in points]
+
+
+def _random(space: Space, trials: int) -> list[Params]:
+    draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [draws.ask(dict(space)).params for _ in range(trials)]
+
+
+def _bayes(_: Space, trials: int) -> list[Params]:
+    return [{} for _ in range(trials)]
+
+
+def suggest(trial: Trial, space: Space) -> Params:
+    """Let the sampler choose the parameters of a trial that are not fixed yet; return them all."""
+    for key, d in space.items():
+        if isinstance(d, CategoricalDistribution):
+            trial.suggest_categorical(key, d.choices)
+        elif isinstance(d, FloatDistribution):
+            trial.suggest_float(key, d.low, d.high, step=d.step, log=d.log)
+        elif isinstance(d, IntDistribution):
+            trial.suggest_int(key, d.low, d.high, step=d.step, log=d.log)
+    return trial.params
+
+
+# What a trial may be judged by, and which values are better.
+METRICS: dict[str, Direction] = {
+    "test_loss": "minimize",
+    "test_accuracy": "maximize",
+    "holdout_loss": "minimize",
+    "holdout_accuracy": "maximize",
+}
+
+# The keys that describe a distribution, and Optuna's distribution for their values.
+DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], Callable[..., Distribution | None]]] = {
+    "constant": (("value",), lambda _: None),
+    "categorical": (("values",), _categorical),
+    "uniform": (("min", "max"), FloatDistribution),
+    "int_uniform": (("min", "max"), IntDistribution),
+    "q_uniform": (("min", "max", "q"), _quantized),
+    "log_uniform_values": (("min", "max"), _log_uniform),
+}
+
+# From the space and the number of trials to the parameters that are fixed before the first trial.
+METHODS: dict[str, Callable[[Space, int], list[Params]]] = {
+    "grid": _grid,
+    "random": _random,
+    "bayes": _bayes,
+}
+
+# From min_iter, max_iter and eta to the rule that ends a trial early.
+PRUNERS: dict[str, Callable[[int, int, int], BasePruner]] = {
+    "hyperband": HyperbandPruner,
+    "median": lambda min_iter, _, __: MedianPruner(n_warmup_steps=min_iter),
+}
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
@@ -21,20 +111,19 @@ def _number(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
     return value
 
 
-_TABLES = "sceneparse.studies.sweep.search"
 Number = Annotated[float, PlainValidator(_number)]
 
 
 class MetricSection(Section):
     """What a trial is judged by."""
 
-    name: Annotated[str, NameIn("metric", f"{_TABLES}.METRICS")] = Field(
+    name: Annotated[str, NameIn("metric", f"{__name__}.METRICS")] = Field(
         description="value after the last epoch, the mean over the seeds"
     )
     goal: str | None = Field(None, description="null: minimize a loss, maximize an accuracy")
 
     @property
-    def direction(self) -> search.Direction:
+    def direction(self) -> Direction:
         """Whether less or more is better."""
         return METRICS[self.name]
 
@@ -53,8 +142,8 @@ class ParameterSection(Section):
     min: Number = Field(0, description="smallest number")
     max: Number = Field(0, description="largest number")
     q: Number = Field(0, description="step of q_uniform")
-    distribution: Annotated[str | None, NameIn("distribution", f"{_TABLES}.DISTRIBUTIONS")] = Field(
-        None, description=f"{', '.join(DISTRIBUTIONS)}; null: follows from the other keys"
+    distribution: Annotated[str | None, NameIn("distribution", f"{__name__}.DISTRIBUTIONS")] = (
+        Field(None, description=f"{', '.join(DISTRIBUTIONS)}; null: follows from the other keys")
     )
 
     @property
@@ -70,7 +159,7 @@ class ParameterSection(Section):
         return "int_uniform" if whole else "uniform"
 
     @property
-    def searched(self) -> search.Distribution | None:
+    def searched(self) -> Distribution | None:
         """What Optuna chooses from; None if the value is the same in all trials."""
         keys, build = DISTRIBUTIONS[self.kind]
         return build(*(getattr(self, key) for key in keys))
@@ -111,7 +200,7 @@ class ParameterSection(Section):
 class EarlySection(Section):
     """When a hopeless trial is ended early, judged by the epochs of its first seed."""
 
-    type: Annotated[str, NameIn("type", f"{_TABLES}.PRUNERS")] = Field(
+    type: Annotated[str, NameIn("type", f"{__name__}.PRUNERS")] = Field(
         description="hyperband, or median: worse than half of the others at that epoch"
     )
     min_iter: Count = Field(1, description="epochs that every trial is given")
@@ -131,8 +220,8 @@ class SweepConfig(Section):
     program: Literal["tools/train_cls.py"] = Field(
         "tools/train_cls.py", description="program that a trial runs"
     )
-    config: str = Field(description="configuration of the runs, relative to this file")
-    method: Annotated[str, NameIn("method", f"{_TABLES}.METHODS")] = Field(
+    config: str = Field(description="configuration of the runs: file beside this one, or recipe")
+    method: Annotated[str, NameIn("method", f"{__name__}.METHODS")] = Field(
         description="grid: every combination; random; bayes: tree-structured Parzen estimator"
     )
     metric: MetricSection = Field(description="what a trial is judged by")
