@@ -63,6 +63,8 @@ class StudyRow:
 
 def read_run(row: str, seed: int | None, stored: Stored) -> FinishedRun:
     """Read what a study wrote beside the scores of a run; raises InputError if it is damaged."""
+    if "seconds" not in stored.how:
+        return FinishedRun(row, seed, stored, {}, {})
     with refusing(stored.folder / "eval.json", "not of a study"):
         costs: dict[str, float] = {"seconds": float(stored.how["seconds"])}
         costs |= {key: int(stored.how[key]) for key in ("parameters", "multiply_adds")}
@@ -112,23 +114,15 @@ def table_of(rows: Sequence[StudyRow], split: str) -> Table:
 def _cells(row: StudyRow) -> list[str]:
     seeds, images = row.over_seeds, row.over_images
     mean, _, interval = row.spread.cells("{:.4f}".format)
-    paired, p_value = "-", "-"
-    if images is not None:
-        paired = f"{points(images.value)} ({span(images.interval)})"
-        p_value = p_word(images.p_value)
-    return [
-        *(row.name, mean, interval, str(len(row.runs))),
-        "-" if seeds is None else f"{points(seeds.value)}, {verdict_word(seeds)}",
-        paired,
-        p_value,
-        _cost_cell(row.cost("parameters") / 1e6, "{:.2f} M"),
-        _cost_cell(row.cost("multiply_adds") / 1e9, "{:.2f}"),
-        _cost_cell(row.cost("seconds") / 60, "{:.1f} min"),
-    ]
-
-
-def _cost_cell(value: float, form: str) -> str:
-    return "-" if np.isnan(value) else form.format(value)
+    cells = [row.name, mean, interval, str(len(row.runs))]
+    cells.append("-" if seeds is None else f"{points(seeds.value)}, {verdict_word(seeds)}")
+    cells.append("-" if images is None else f"{points(images.value)} ({span(images.interval)})")
+    cells.append("-" if images is None else p_word(images.p_value))
+    units = {"parameters": (1e6, "{:.2f} M"), "multiply_adds": (1e9, "{:.2f}")}
+    for key, (unit, form) in {**units, "seconds": (60, "{:.1f} min")}.items():
+        cost = row.cost(key) / unit
+        cells.append("-" if np.isnan(cost) else form.format(cost))
+    return cells
 
 
 def write_rows(
