@@ -14,6 +14,7 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
 from sceneparse.cli import sweep as sweep_command
+from sceneparse.config.recipes import find_config, read_recipe
 from sceneparse.runtime.progress import log_on_main
 from sceneparse.studies.sweep import results, settings, study, worker
 from sceneparse.studies.sweep.plan import Plan, read_plan
@@ -234,8 +235,10 @@ def test_missing_optuna_names_the_remedy(
     assert "pip install 'sceneparse[sweep]'" in capsys.readouterr().err
 
 
-def test_the_reports_sweep() -> None:
-    plan = read_plan(ROOT / "configs/sweep_report.yaml", [], None)
+def test_the_reports_sweep(tmp_path: Path) -> None:
+    (tmp_path / "sweep_report.yaml").write_text(read_recipe("sweep_report"))
+    plan = read_plan(tmp_path / "sweep_report.yaml", [], None)
+    assert plan == read_plan(find_config("sweep_report"), [], None)
     assert (plan.method, plan.metric, plan.direction) == ("bayes", "test_loss", "minimize")
     assert plan.listed["optim.name"] == ["adam", "sgd"]
     assert plan.listed["train.batch_size"] == [64, 128, 256]

@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 Any key of the configuration can be set as section.key=value; --print-config explains them all.
 Every seed is a run of its own in OUTPUT/seed-N, as `sceneparse train` makes them; OUTPUT gets
-summary.json, summary.csv and curves.png. --resume resumes the seeds that were started, skips
+summary.json and curves.png. --resume resumes the seeds that were started, skips
 finished ones, and starts the others, including those stopped before a checkpoint."""
 
 
@@ -93,6 +93,4 @@ def summarise(config: ClsConfig) -> None:
     print("\n" + seeds_table(curves))
     write_summary(output, curves)
     print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl)")
-    print(
-        f"summary      {output / 'summary.json'}, {output / 'summary.csv'}, {output / 'curves.png'}"
-    )
+    print(f"summary      {output / 'summary.json'}, {output / 'curves.png'}")

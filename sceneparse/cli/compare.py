@@ -80,8 +80,13 @@ def main(options: argparse.Namespace) -> None:
 
 def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
     """Read the runs, compare, measure costs, write everything."""
-    from sceneparse.studies.classifier_page import tables_of, verdicts, write_comparison
-    from sceneparse.studies.classifiers import compare_groups, read_group
+    from sceneparse.studies.classifiers import (
+        compare_groups,
+        read_group,
+        tables_of,
+        verdicts,
+        write_comparison,
+    )
 
     comparison = compare_groups([read_group(path) for path in paths])
     # Before minutes of measurements.

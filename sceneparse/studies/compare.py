@@ -9,8 +9,8 @@ from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.evaluation.compare import find_scores, require_same_images
 from sceneparse.evaluation.result import COUNTS_FILE, read_evaluation
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
-from sceneparse.studies.classifiers import seed_folders
 from sceneparse.studies.rows import FinishedRun, read_run
+from sceneparse.studies.seeds import seed_folders
 
 CLASSIFIERS, EVALUATIONS = "classifiers", "evaluations"
 # Default folders of the results.

@@ -17,7 +17,7 @@ from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_text
 from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.plots import add_legend, save_plot
-from sceneparse.report.tables import Table, write_csv, write_json
+from sceneparse.report.tables import Table, write_json
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ def spreads_of(curves: Sequence[SeedCurves]) -> dict[str, Spread]:
         "best_accuracy": spread_of([float(c.test_accuracy[c.best]) for c in curves]),
         "best_loss": spread_of([float(c.test_loss[c.best]) for c in curves]),
     }
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    """Return the runs of a configuration, FOLDER/seed-N, by number."""
+    runs = [path for path in folder.glob("seed-*") if path.is_dir()]
+    return sorted(runs, key=lambda run: (len(run.name), run.name))
 
 
 def read_seed(folder: Path, epochs: int | None = None) -> SeedCurves:
@@ -133,14 +139,9 @@ def seeds_table(curves: Sequence[SeedCurves]) -> str:
 
 
 def write_summary(folder: Path, curves: Sequence[SeedCurves]) -> None:
-    """Write summary.json, summary.csv (a row for each seed) and curves.png and .svg."""
+    """Write summary.json, and curves as PNG and SVG."""
     spreads = summary_of(curves)
     write_json(folder / "summary.json", {name: asdict(row) for name, row in spreads.items()})
-    by_seed = [
-        {"seed": c.seed, **{name: row.values[index] for name, row in spreads.items()}}
-        for index, c in enumerate(curves)
-    ]
-    write_csv(folder / "summary.csv", by_seed)
     save_plot(draw_curves({"": curves}), folder / "curves")
 
 
