@@ -98,10 +98,10 @@ def test_a_copied_study_finds_its_configuration_among_the_recipes(
         (STUDY.replace("psp}", "pspp}"), "", "unknown head 'pspp'"),
         (STUDY.replace("model.head: psp", "model.haed: psp"), "", "did you mean 'head'"),
         (STUDY.replace("reference: fcn", "reference: x"), "", "reference 'x' is none of rows"),
-        (STUDY.replace("[0, 3]", "[0, 0]"), "", "a seed is there twice"),
+        (STUDY.replace("[0, 3]", "[0, 0]"), "", "seeds must differ"),
         (STUDY.replace("  psp:", "  ../psp:"), "", "rows.../psp"),
         (STUDY, "model.head=fcn", "model.head is what the rows of"),
-        (STUDY, "seed=1", "leave it out"),
+        (STUDY, "seed=1", "remove it from the command"),
         (STUDY.replace("split: val", "split: none"), "", "none"),
     ],
 )

@@ -241,23 +241,19 @@ def tables_of(comparison: Comparison, costs: Mapping[str, Costs]) -> list[Table]
 
 
 def _score_table(comparison: Comparison) -> Table:
-    heads = ["", "seeds", "accuracy %", "sd", "95% interval"]
-    heads += ["loss", "sd", "95% interval", "best epoch %"]
+    heads = ["", "seeds", "accuracy", "sd", "95% interval"]
+    heads += ["loss", "sd", "95% interval", "best epoch"]
     rows = [
         [
             name,
             str(len(group.curves)),
-            *group.spreads["accuracy"].cells(_percent),
+            *group.spreads["accuracy"].cells("{:.2%}".format),
             *group.spreads["loss"].cells("{:.4f}".format),
-            _percent(group.spreads["best_accuracy"].mean),
+            f"{group.spreads['best_accuracy'].mean:.2%}",
         ]
         for name, group in comparison.groups.items()
     ]
     return Table("On the test images, after the last epoch", heads, rows)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
 
 
 def _pair_table(title: str, pairs: list[MeanDifference], write: Callable[[float], str]) -> Table:

@@ -32,8 +32,11 @@ from sceneparse.runs.folder import changed_settings
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.settings import PRUNERS
 
-_log = logging.getLogger(__name__)
+# The attempts at each trial, in their order; the last one holds the trial's state and value.
+Attempts = dict[int, list[FrozenTrial]]
 
+_log = logging.getLogger(__name__)
+_OWN_FILES = ("trial-*", "sweep.*", "*.png", "*.svg")
 DATABASE_ERRORS = (StorageInternalError, exc.SQLAlchemyError)
 MAX_KILLS = 3
 _HEARTBEAT_SECONDS = 10
@@ -138,12 +141,6 @@ def _reason(error: BaseException) -> str:
     """Return the message of the database's driver, without SQL and links."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return str(getattr(cause, "orig", None) or cause).splitlines()[0]
-
-
-_OWN_FILES = ("trial-*", "sweep.*", "*.png", "*.svg")
-
-# The attempts at each trial, in their order; the last one holds the trial's state and value.
-Attempts = dict[int, list[FrozenTrial]]
 
 
 def check_folder(folder: Path) -> None:
