@@ -79,24 +79,18 @@ def main(options: argparse.Namespace) -> None:
 
 
 def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
-    """Read the runs, compare, measure costs, write everything."""
-    from sceneparse.studies.classifiers import (
-        compare_groups,
-        read_group,
-        tables_of,
-        verdicts,
-        write_comparison,
-    )
+    """Read and compare the runs, measure their costs, print and write the results."""
+    from sceneparse.studies import classifiers
 
-    comparison = compare_groups([read_group(path) for path in paths])
-    # Before minutes of measurements.
+    comparison = classifiers.compare_groups([classifiers.read_group(path) for path in paths])
+    # An error of the folder comes before minutes of measurements.
     output.mkdir(parents=True, exist_ok=True)
     costs, facts = find_costs(options, comparison)
     facts["runs"] = ", ".join(map(str, paths))
-    for table in tables_of(comparison, costs):
+    for table in classifiers.tables_of(comparison, costs):
         print(f"\n{table.title}\n{table.as_text()}")
-    print("\n" + "\n".join([*verdicts(comparison), *comparison.notes]))
-    write_comparison(output, comparison, costs, facts)
+    print("\n" + "\n".join([*classifiers.verdicts(comparison), *comparison.notes]))
+    classifiers.write_comparison(output, comparison, costs, facts)
     print(f"\npage         {output / 'compare.html'}")
     print(f"values       {output / 'compare.json'}")
     print(f"plots        {output / 'curves.png'}, {output / 'accuracy_against_cost.png'}")

@@ -21,7 +21,7 @@ EXAMPLES = """\
 
 The YAML has the shape of a W&B sweep (method, metric, parameters, run_cap, early_terminate) and
 names the configuration of the runs. Every trial is a run like those of `sceneparse classify`, in
-OUTPUT/trial-N; OUTPUT gets sweep.json and pictures. The same command resumes a sweep that was
+OUTPUT/trial-N; OUTPUT gets sweep.json and a picture. The same command resumes a sweep that was
 stopped or killed, on any number of machines with one --storage, and prints the results of a
 finished one. A password may be given by PGPASSWORD or ~/.pgpass."""
 
@@ -90,14 +90,15 @@ def show(plan: Plan, study: Study) -> list[Row]:
 
     attempts = attempts_of(study)
     rows = rows_of(plan, attempts)
-    missing = write_results(plan, attempts)
+    importance = write_results(plan, attempts)
     print(f"\n{table(plan, rows)}\n")
     if caution(plan):
         print(caution(plan) + "\n")
     best = best_of(plan, rows)
     if best is not None:
         print(f"best         trial {best.trial}, {plan.folder(best.trial)}")
-    print(f"results      {plan.output}/sweep.json, pictures as .png and .svg")
-    for name, reason in missing.items():
-        print(f"skipped      {name}: {reason}")
+    if importance:  # from four complete trials on
+        shares = (f"{key} {share:.2f}" for key, share in importance.items())
+        print(f"importance   {', '.join(shares)} (fANOVA)")
+    print(f"results      {plan.output}/sweep.json, parallel_coordinates.png, .svg")
     return rows

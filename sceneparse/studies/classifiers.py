@@ -63,14 +63,9 @@ class Comparison:
     notes: list[str]
 
     @property
-    def first(self) -> str:
-        """Name of the group that the others are compared with."""
-        return next(iter(self.groups))
-
-    @property
     def gains(self) -> list[MeanDifference]:
         """The gain in accuracy of each other group over the first."""
-        return [pair for pair in self.pairs["accuracy"] if pair.first == self.first]
+        return [pair for pair in self.pairs["accuracy"] if pair.first == next(iter(self.groups))]
 
 
 def read_group(folder: Path) -> Group:
@@ -236,7 +231,7 @@ def tables_of(comparison: Comparison, costs: Mapping[str, Costs]) -> list[Table]
         _pair_table("Loss, every pair", comparison.pairs["loss"], "{:+.4f}".format),
     ]
     if costs:
-        tables.append(cost_table(comparison.gains, comparison.first, costs))
+        tables.append(cost_table(comparison.gains, costs))
     return [table for table in tables if table.rows]
 
 

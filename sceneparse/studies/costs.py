@@ -179,8 +179,9 @@ def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute)
     return after - before
 
 
-def cost_table(gains: Sequence[MeanDifference], first: str, costs: Mapping[str, Costs]) -> Table:
-    """Lay out the gain over `first` beside each cost, and the cost's ratio to that of `first`."""
+def cost_table(gains: Sequence[MeanDifference], costs: Mapping[str, Costs]) -> Table:
+    """Lay out the gain over the first network beside each cost and its ratio to the first's."""
+    first = next(iter(costs))
     kinds = known_kinds(costs)
     found = {gain.second: [points(gain.value), verdict_word(gain)] for gain in gains}
     rows = [

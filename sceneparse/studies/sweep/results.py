@@ -1,11 +1,11 @@
-"""The results of a sweep: a table, sweep.json, and pictures."""
+"""The results of a sweep: a table, sweep.json, and a picture."""
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from optuna.visualization import matplotlib as plots
+from optuna.visualization.matplotlib import plot_parallel_coordinate
 
 from sceneparse.errors import reason_of
 from sceneparse.report.plots import save_plot
@@ -32,12 +32,7 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-_IMPORTANCE = FanovaImportanceEvaluator(seed=0)
-# The pictures, and how many complete trials each needs to show anything.
-_PICTURES: dict[str, tuple[int, Callable[..., Any]]] = {
-    "importance": (4, partial(plots.plot_param_importances, evaluator=_IMPORTANCE)),
-    "parallel_coordinates": (2, plots.plot_parallel_coordinate),
-}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,20 +132,15 @@ def caution(plan: Plan) -> str:
     )
 
 
-def write_results(plan: Plan, attempts: Attempts) -> dict[str, str]:
-    """Write sweep.json and the pictures; return the reasons for missing pictures, by file name."""
+def write_results(plan: Plan, attempts: Attempts) -> dict[str, float]:
+    """Write sweep.json and, of two complete trials or more, the picture; return the importances."""
     study = optuna.create_study(direction=plan.direction)
     study.add_trials([of[-1] for of in attempts.values()])
-    plan.output.mkdir(parents=True, exist_ok=True)
-    missing = {}
-    for name in _PICTURES:
-        try:
-            _draw(plan, study, name)
-        except ValueError as error:  # also for a value that matplotlib takes for a formula
-            missing[f"{name}.png"] = reason_of(error)
+    values = [trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])]
     importance = {}
-    if "importance.png" not in missing:
-        importance = get_param_importances(study, evaluator=_IMPORTANCE)
+    if len(values) > 3 and len({*values}) > 1:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        importance = get_param_importances(study, evaluator=evaluator)
     rows = rows_of(plan, attempts)
     best = best_of(plan, rows)
     found = {
@@ -161,27 +151,26 @@ def write_results(plan: Plan, attempts: Attempts) -> dict[str, str]:
         "best": None if best is None else best.trial,
         "trials": [asdict(row) for row in rows],
         "importance": importance,
-        "missing": missing,
     }
+    plan.output.mkdir(parents=True, exist_ok=True)
     write_json(plan.output / "sweep.json", found)
-    return missing
+    if len(values) > 1:
+        try:
+            _draw(plan, study)
+        except ValueError as error:  # matplotlib takes a value such as "a$b" for a formula
+            _log.warning("parallel_coordinates.png cannot be drawn: %s", reason_of(error))
+    return importance
 
 
-def _draw(plan: Plan, study: Study, name: str) -> None:
-    needed, draw = _PICTURES[name]
-    values = [trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])]
-    if len(values) < needed:
-        raise ValueError(f"needs {needed} complete trials, there are {len(values)}")
-    if name == "importance" and len({*values}) == 1:
-        raise ValueError("all complete trials have the same value")
+def _draw(plan: Plan, study: Study) -> None:
+    """Draw the settings and the value of each trial as parallel coordinates."""
     mpl.use("Agg")
     with warnings.catch_warnings(), mpl.rc_context():  # Optuna changes the style
         warnings.simplefilter("ignore")
-        figure = draw(study, target_name=plan.metric).figure
-        width = 2.2 * (len(plan.space) + 1) if name == "parallel_coordinates" else 7
-        figure.set_size_inches(max(width, 7), 4.5)
+        axes: Any = plot_parallel_coordinate(study, target_name=plan.metric)
+        axes.figure.set_size_inches(max(2.2 * (len(plan.space) + 1), 7), 4.5)
         # Labels stand on lines.
-        for label in [label for axes in figure.axes for label in axes.get_yticklabels()]:
+        for label in [label for each in axes.figure.axes for label in each.get_yticklabels()]:
             label.set_backgroundcolor("#ffffffcc")
-        save_plot(figure, plan.output / name)
-        pyplot.close(figure)
+        save_plot(axes.figure, plan.output / "parallel_coordinates")
+        pyplot.close(axes.figure)

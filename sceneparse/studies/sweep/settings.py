@@ -6,7 +6,8 @@ import itertools
 import json
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -30,14 +31,6 @@ def as_choice(value: Any) -> bool | int | float | str | None:  # noqa: ANN401 - 
     return value if scalar else json.dumps(value)
 
 
-def _categorical(values: Sequence[Any]) -> Distribution:
-    return CategoricalDistribution([as_choice(value) for value in values])
-
-
-def _log_uniform(low: float, high: float) -> Distribution:
-    return FloatDistribution(low, high, log=True)
-
-
 def _quantized(low: float, high: float, step: float) -> Distribution:
     if isinstance(low + high + step, int):
         return IntDistribution(int(low), int(high), step=int(step))
@@ -53,10 +46,6 @@ def _grid(space: Space, trials: int) -> list[Params]:
 def _random(space: Space, trials: int) -> list[Params]:
     draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [draws.ask(dict(space)).params for _ in range(trials)]
-
-
-def _bayes(_: Space, trials: int) -> list[Params]:
-    return [{} for _ in range(trials)]
 
 
 def suggest(trial: Trial, space: Space) -> Params:
@@ -82,18 +71,18 @@ METRICS: dict[str, Direction] = {
 # The keys of each distribution, and Optuna's distribution for their values.
 DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], Callable[..., Distribution | None]]] = {
     "constant": (("value",), lambda _: None),
-    "categorical": (("values",), _categorical),
+    "categorical": (("values",), lambda values: CategoricalDistribution([*map(as_choice, values)])),
     "uniform": (("min", "max"), FloatDistribution),
     "int_uniform": (("min", "max"), IntDistribution),
     "q_uniform": (("min", "max", "q"), _quantized),
-    "log_uniform_values": (("min", "max"), _log_uniform),
+    "log_uniform_values": (("min", "max"), partial(FloatDistribution, log=True)),
 }
 
 # From the space and the number of trials to the parameters that are fixed before the first trial.
 METHODS: dict[str, Callable[[Space, int], list[Params]]] = {
     "grid": _grid,
     "random": _random,
-    "bayes": _bayes,
+    "bayes": lambda _, trials: [{}] * trials,
 }
 
 # From min_iter, max_iter and eta to the rule that ends trials early.
