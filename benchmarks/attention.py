@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from benchmarks.rows import Row
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.runtime.precision import Compute
-from sceneparse.studies.classifier_costs import count_costs, measure_costs
-from sceneparse.studies.costs import COSTS
+from sceneparse.studies.costs import COSTS, count_costs, measure_costs
 
 _SIZE, _BATCH = 32, 128
 _UNITS = {1e6: "M", 2**20: "MB", 1: "/s"}
@@ -23,7 +20,7 @@ def measure() -> list[Row]:
         name: {"model": "resnet18", "num_classes": 10, "attention": name}
         for name in sorted(ATTENTION, key=lambda name: name != "none")
     }
-    measured = measure_costs(nets, _SIZE, _BATCH, Compute(device), say=_say)
+    measured = measure_costs(nets, _SIZE, _BATCH, Compute(device))
     costs = {name: {**count_costs(net, _SIZE), **measured[name]} for name, net in nets.items()}
     plain = costs.pop("none")
     return [_row(cost, block, costs[block][cost], plain[cost]) for cost in COSTS for block in costs]
@@ -36,7 +33,3 @@ def _row(cost: str, block: str, ours: float, reference: float) -> Row:
     return Row(
         f"{block}_{cost}", ours / kind.unit, reference / kind.unit, ratio, unit, ratio, ratio
     )
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")

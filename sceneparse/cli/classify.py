@@ -23,7 +23,7 @@ EXAMPLES = """\
 
 Every setting can be changed by section.key=value; --print-config lists them all.
 Each seed has a run folder OUTPUT/seed-N (output: runs/NAME_OF_CONFIG unless set); OUTPUT gets
-summary.json, summary.csv and curves.png. --resume skips finished seeds, resumes those that have a
+summary.json and curves.png. --resume skips finished seeds, resumes those that have a
 checkpoint, and starts the others."""
 
 
@@ -87,4 +87,4 @@ def summarise(config: ClsConfig) -> None:
     print("\n" + seeds_table(curves))
     write_summary(output, curves)
     print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl)")
-    print(f"summary      {output}/summary.json, summary.csv, curves.png")
+    print(f"summary      {output}/summary.json, curves.png")
