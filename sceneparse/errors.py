@@ -4,8 +4,6 @@ Exit codes: 2 wrong configuration, data or argument; 3 losses not finite; 75 sto
 after saving, continue with --resume; 1 a bug of ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Reading of files that others made: text, JSON and arrays of limited size, or InputError."""
 
-from __future__ import annotations
-
 import json
 import os
 import zipfile

@@ -4,8 +4,6 @@ A loss takes logits (B, K, H, W), targets (B, H, W) int64 and settings, and retu
 over the pixels that count, or a score of classes over them; 0, with gradient 0, if no pixel counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Run a command, and turn every error into one line on stderr and an exit code."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import io

@@ -1,7 +1,5 @@
 """Convert a dataset of another format into the folder layout."""
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from functools import partial

@@ -1,7 +1,5 @@
 """Run the command `sceneparse`: find the verb, import its file alone, and call it."""
 
-from __future__ import annotations
-
 import difflib
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """List the recipes that come with sceneparse, or print one to start from."""
 
-from __future__ import annotations
-
 import argparse
 
 from sceneparse.cli.command import command_parser

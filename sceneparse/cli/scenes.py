@@ -1,7 +1,5 @@
 """Write a dataset of synthetic street scenes in the ordinary folder layout."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train a segmentation model from a configuration, with validation and pictures."""
 
-from __future__ import annotations
-
 import argparse
 
 from sceneparse.cli.command import command_parser

@@ -1,7 +1,5 @@
 """Convert a public SPNet checkpoint into weights that load into our models."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The settings of `sceneparse classify`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator

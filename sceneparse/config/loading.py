@@ -1,7 +1,5 @@
 """Read settings strictly from YAML and `section.key=value`, and write them with their meaning."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import reprlib

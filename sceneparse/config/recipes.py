@@ -3,8 +3,6 @@
 The first line of each is a comment of three parts: dataset | network | expected score and time.
 """
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The types of settings: numbers within ranges, names of tables, sections with known keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module

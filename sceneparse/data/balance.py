@@ -1,7 +1,5 @@
 """Count the pixels of each class in a training set, and compute class weights from them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path

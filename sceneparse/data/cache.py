@@ -5,8 +5,6 @@ name depends on the paths, sizes and dates of image and mask, on the label table
 decoder's version.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

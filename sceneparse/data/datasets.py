@@ -3,8 +3,6 @@
 A layout function holds the facts of that dataset only; reading and checking are shared.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

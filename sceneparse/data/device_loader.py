@@ -4,8 +4,6 @@ Random numbers are drawn on the CPU from (seed, epoch) alone, so that every devi
 batches bit for bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """Check samples before the first training step: files decode, labels are in the table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

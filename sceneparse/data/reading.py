@@ -3,8 +3,6 @@
 A file that is truncated, of another kind, or too large is always an error.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import stat

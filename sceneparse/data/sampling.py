@@ -1,7 +1,5 @@
 """The order of training samples: a function of seed and epoch alone, in every process."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator

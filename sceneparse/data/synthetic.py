@@ -4,8 +4,6 @@ Many objects are long and thin, which strip pooling is made for. A scene depends
 alone; image and mask are drawn together, object by object, far to near.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

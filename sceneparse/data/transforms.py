@@ -5,8 +5,6 @@ output crop are computed, once. The result equals resizing, rotating, mirroring,
 cropping one after the other, up to interpolation.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import math

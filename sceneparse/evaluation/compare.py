@@ -1,7 +1,5 @@
 """Compare two evaluations, paired over their images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple

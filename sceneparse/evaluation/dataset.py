@@ -1,7 +1,5 @@
 """Evaluate a predictor on a dataset, with exact counts and intervals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

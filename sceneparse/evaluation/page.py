@@ -1,7 +1,5 @@
 """Write the page about an evaluation: scores, plots, and the worst and best images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The results of an evaluation: as text, JSON and CSV, and the counts that comparisons need."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

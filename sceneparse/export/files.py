@@ -5,8 +5,6 @@ raises InputError if the model is not from a training run or a package is missin
 ExportMismatchError if the file computes something else than the model; then the file is removed.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import logging

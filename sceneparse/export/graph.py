@@ -4,8 +4,6 @@ Strips are pooled by means, grids by matrices computed from the size (layers.poo
 so that the graph does not contain the size it was traced at.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

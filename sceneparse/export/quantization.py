@@ -4,8 +4,6 @@ Post-training static quantisation (Jacob et al., CVPR 2018): activations are uns
 the range found on the images, weights signed bytes with a scale per output channel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path

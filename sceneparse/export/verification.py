@@ -1,7 +1,5 @@
 """Compare exported files with their model before they get their final name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

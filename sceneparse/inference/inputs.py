@@ -1,7 +1,5 @@
 """Find the files to predict (files, folders, globs), name their results, read them in batches."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections import Counter, deque

@@ -1,7 +1,5 @@
 """Load networks to predict with, from a run, a checkpoint or an exported file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

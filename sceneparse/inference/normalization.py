@@ -1,7 +1,5 @@
 """Normalize images on the device: they are moved as bytes, a quarter of the size of floats."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Folding a batch norm into the convolution before it saves a pass over the map (J
 CVPR 2018, section 3.2); the network computes the same, up to rounding.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Place windows over an image, and weight their scores where they overlap."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

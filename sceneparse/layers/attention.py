@@ -3,8 +3,6 @@
 Blocks of timm are used if they equal the official definition. Add your own to ATTENTION below.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

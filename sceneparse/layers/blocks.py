@@ -1,7 +1,5 @@
 """The two parts that all networks use: convolution-norm-activation, and resizing."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

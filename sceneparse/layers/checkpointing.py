@@ -3,8 +3,6 @@
 Blocks keep only their input; the backward pass computes their inner maps again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 

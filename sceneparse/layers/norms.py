@@ -1,7 +1,5 @@
 """The normalisation of a network: batch norm as built, or its replacement."""
 
-from __future__ import annotations
-
 import math
 
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm

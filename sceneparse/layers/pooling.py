@@ -4,8 +4,6 @@ SPNet (Hou et al., Strip Pooling, CVPR 2020, arXiv 2003.13328) pools over whole 
 `StripPooling` gates the features of the backbone, `MixedPooling` adds pyramid pooling in the head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ et al., BMVC 2013): F1 of the pixels with a neighbour of another class; such a p
 other map has one of the same class within 0.75% of the diagonal. Ignored pixels do not count.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

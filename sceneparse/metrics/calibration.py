@@ -1,7 +1,5 @@
 """Calibration: the confidence of predictions against the share of right pixels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The confusion matrix of all images, counts per image, and scores from them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ two models in half the images, at random; if neither is better, the difference c
 only. It holds for few images too, where the bootstrap does not.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Welch, The generalization of Student's problem when several different population
 involved, 1947; Holm, A simple sequentially rejective multiple test procedure, 1979.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

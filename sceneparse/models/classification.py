@@ -1,7 +1,5 @@
 """Classification networks: the backbones of segmentation with a linear classifier, or timm's."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import timm

@@ -1,7 +1,5 @@
 """Costs of a network that do not depend on the machine: parameters and multiply-adds."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

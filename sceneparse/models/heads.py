@@ -5,8 +5,6 @@ output_stride=8)`: channels of the four maps, channels inside the head (None: it
 output stride of the backbone. Add your own to HEADS at the bottom.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Conversion of the publishers' SPNet checkpoints: their tensors under our names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

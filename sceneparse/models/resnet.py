@@ -4,8 +4,6 @@ Module names follow torchvision and timm, so that their ImageNet weights load ke
 stem is that of timm's `resnet50s`.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn

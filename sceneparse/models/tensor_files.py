@@ -1,7 +1,5 @@
 """Reading tensors from files of others: no code in them runs, no small file fills the memory."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from collections.abc import Mapping

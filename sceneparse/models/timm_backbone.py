@@ -1,7 +1,5 @@
 """Any timm model as a backbone of four maps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import timm

@@ -3,8 +3,6 @@
 Files are .safetensors, or .pth/.pt/.th with tensors and plain values.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write self-contained HTML pages: templates beside this file, pictures inside the page."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable, Sequence

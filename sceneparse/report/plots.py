@@ -1,7 +1,5 @@
 """Parts of all plots: saving in two formats, intervals, and names that may be any text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Write tables as text, Markdown, CSV and JSON, and format scores, differences and intervals."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

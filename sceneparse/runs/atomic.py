@@ -1,7 +1,5 @@
 """Write files and folders under another name, sync and rename them: complete or absent."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

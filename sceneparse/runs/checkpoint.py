@@ -6,8 +6,6 @@ meta.json (how to rebuild the model, classes, checksums of both) and meta.json.s
 compares the checksums of the files that it reads: evaluation needs no training.pt.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Create run folders, and check whether a run may use, resume or overwrite one."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ A POSIX lock works over NFS and is released whenever its process ends. The file 
 on file systems without locks, that name decides.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

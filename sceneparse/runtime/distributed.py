@@ -1,7 +1,5 @@
 """One process or many (torchrun): rank, device, and sums over all processes."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

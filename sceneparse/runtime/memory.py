@@ -1,7 +1,5 @@
 """Measure the memory that work takes: run it in a fresh process and read the peak."""
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import sys

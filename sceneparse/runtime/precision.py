@@ -1,7 +1,5 @@
 """The device, the precision and the memory layout of computations."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 

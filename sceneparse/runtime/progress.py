@@ -1,7 +1,5 @@
 """Log lines and progress with rate and time left, on the terminal."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """Versions, processor and GPU, for bug reports and measurements."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from datetime import date

@@ -1,7 +1,5 @@
 """Comparison of classifiers: groups of seeds, tests of all pairs, verdicts, tables and a page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Paths given to `compare`: recognised as classifiers or evaluations, and the latter read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What networks cost: counted, measured on this machine, and shown beside what they gain."""
 
-from __future__ import annotations
-
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence

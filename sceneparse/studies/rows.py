@@ -1,7 +1,5 @@
 """Rows of segmentation runs: scores over seeds, and gains over one row by seeds and by images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

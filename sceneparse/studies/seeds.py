@@ -1,7 +1,5 @@
 """Runs that differ in their seed: last and best epoch, mean, deviation and interval."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Build the parts of a classification run from its configuration, one run per seed."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An exponential moving average of the weights, which often scores better than the last ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

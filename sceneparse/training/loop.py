@@ -1,7 +1,5 @@
 """One epoch of training, one evaluation; everything they use is an argument."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

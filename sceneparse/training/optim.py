@@ -1,7 +1,5 @@
 """From gradients to new weights: optimisers, learning rate schedules, and a step of training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

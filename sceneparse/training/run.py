@@ -1,7 +1,5 @@
 """Run epochs, validation and checkpoints, from the parts of a run of either task."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager

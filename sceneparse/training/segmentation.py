@@ -1,7 +1,5 @@
 """Build the parts of a segmentation run from its configuration."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Find images that show the same picture, by small fingerprints that are compared fast."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

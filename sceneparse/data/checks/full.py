@@ -1,7 +1,5 @@
 """Check a whole dataset: what is damaged, mislabelled, suspicious or in two splits at once."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Compute what the page about a dataset shows: shares, bars and pictures."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random but repeatable splits that keep near-duplicate images on one side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

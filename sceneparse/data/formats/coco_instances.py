@@ -1,7 +1,5 @@
 """COCO's instance annotations: a JSON file of polygons and run lengths."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """COCO's panoptic annotations: a JSON file, and PNG files whose colours number the segments."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

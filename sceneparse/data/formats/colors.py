@@ -1,7 +1,5 @@
 """Masks painted in a colour per class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

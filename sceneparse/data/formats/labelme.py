@@ -1,7 +1,5 @@
 """LabelMe's JSON files: shapes drawn by hand, a file per image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A CSV file that lists images and their masks."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

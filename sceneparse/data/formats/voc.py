@@ -1,7 +1,5 @@
 """Pascal VOC's palette masks."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

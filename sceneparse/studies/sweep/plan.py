@@ -1,7 +1,5 @@
 """The plan of a sweep: from its YAML to the configuration of every trial."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The results of a sweep: a table, sweep.json, and a picture."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Every trial is queued before the first one starts. Workers send heartbeats; a tr
 killed or stopped gets another attempt at the end of the queue, which resumes in the same folder.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import sqlite3

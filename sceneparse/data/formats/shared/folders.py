@@ -1,7 +1,5 @@
 """Write a source as a dataset in the folder layout: SPLIT/images, SPLIT/labels, classes.txt."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What all formats share: a source of images, classes and masks, and how masks are drawn."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
