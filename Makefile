@@ -1,4 +1,4 @@
-# Two commands: `make quickstart` runs the main job on made-up scenes, `make test` checks everything.
+# Main targets: `make quickstart` trains on synthetic scenes, `make test` runs all checks.
 PYTHON ?= python3
 VENV ?= .venv
 # Processes that test side by side.
@@ -30,15 +30,15 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(VENV)/bin/mkdocs build --strict
 
-# What strip pooling is worth on CamVid (hours on two cores). The same command goes on with what is not finished.
-# WEIGHTS is a file of timm's mobilenetv2_100 where they cannot be downloaded.
+# What strip pooling is worth on CamVid (hours on two cores). The same command resumes it.
+# Set WEIGHTS to a file of timm's mobilenetv2_100 if they cannot be downloaded.
 CAMVID ?= data/camvid
 WEIGHTS ?= imagenet
 study: $(VENV)/.run
 	$(VENV)/bin/sceneparse study study/camvid data.root=$(CAMVID) \
 		model.pretrained=$(WEIGHTS) output=runs/study_camvid --results results/camvid_study
 
-# What takes a GPU: the paper's ablation from scratch and from ImageNet weights, the blocks on CIFAR-10, the benchmark.
+# Needs a GPU: the paper's ablation from scratch and from ImageNet weights, the blocks on CIFAR-10, the benchmark.
 CIFAR ?= data
 BLOCKS = none strip_pooling se eca triplet gct cbam coordinate simam
 evidence: $(VENV)/.run
@@ -51,16 +51,16 @@ evidence: $(VENV)/.run
 	$(VENV)/bin/sceneparse study study/camvid_spnet50 data.root=$(CAMVID) \
 		output=runs/study_pretrained
 
-# Injects every fault, the slow ones too; rewrites the table in docs/explanation/faults.md.
+# Injects every fault, also the slow ones, and rewrites the table in docs/explanation/faults.md.
 faults: $(VENV)/.dev
 	$(TEST) -m fault --record-faults
 
-# COUNT mutated inputs of each kind; findings go to runs/fuzz.
+# Reads COUNT mutated inputs of each kind; findings go to runs/fuzz.
 COUNT ?= 10000
 fuzz: $(VENV)/.dev
 	$(VENV)/bin/python -W ignore -m tests.fuzz.run --count $(COUNT)
 
-# A mark per kind of installation, so that a second call installs nothing.
+# One marker file per kind of installation, so that a second call installs nothing.
 $(VENV)/.run: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -e .

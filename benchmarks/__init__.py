@@ -1,1 +1,1 @@
-"""Measurements of ours beside a plain way of doing the same, in one run."""
+"""Benchmarks: this package against plain implementations of the same task, in one run."""

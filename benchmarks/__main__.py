@@ -1,4 +1,4 @@
-"""Measure sceneparse beside plain ways of doing the same, and beside what the machine can do."""
+"""Measure sceneparse against plain implementations, and against the limits of the machine."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ EXAMPLES = """\
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = command_parser(
-        "benchmark", "Measure ours and a reference in turns, in one run.", EXAMPLES
+        "benchmark", "Measure sceneparse and references in turns, in one run.", EXAMPLES
     )
     result.prog = "python -m benchmarks"
     result.add_argument(
         "what",
         choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],
         help="infer: a network on an image; train: training steps; data: decoding, augmentation; "
-        "eval: testing beside the network; cls: feeding classifiers; all: these five, 4 to 17 "
-        "minutes on two cores; "
-        "attention: cost of the blocks in a classifier; heads: cost of heads; "
-        "scale: two processes, gradient checkpointing",
+        "eval: time of an evaluation outside the network; cls: input of classifiers; all: these "
+        "five, 4 to 17 minutes on two cores; attention: cost of the blocks in a classifier; heads: "
+        "cost of heads; scale: two processes, gradient checkpointing",
     )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
     result.add_argument("--picture", metavar="FILE", help="draw the ratios (.png, .svg, .pdf)")
@@ -48,12 +47,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Measure, print the table, write the files."""
-    from benchmarks.limits import machine_words
+    from benchmarks.limits import describe_machine
     from benchmarks.rows import as_table
 
-    _refuse_unwritable(options)
-    print("measuring what the machine can do at most", file=sys.stderr)
-    print(machine_words(), end="\n\n", flush=True)
+    _check_outputs(options)
+    print("measuring the limits of the machine", file=sys.stderr)
+    print(describe_machine(), end="\n\n", flush=True)
     rows: list[Row] = []
     parts = _measurements(options.what)
     for number, (name, measure) in enumerate(parts.items(), start=1):
@@ -64,8 +63,8 @@ def main(options: argparse.Namespace) -> None:
     _write(rows, options)
 
 
-def _refuse_unwritable(options: argparse.Namespace) -> None:
-    """Raise InputError now rather than after minutes of measuring."""
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Raise InputError if a file cannot be written, before minutes of measuring."""
     from sceneparse.errors import InputError
 
     for path in filter(None, (options.json, options.picture)):
@@ -82,12 +81,12 @@ def _write(rows: list[Row], options: argparse.Namespace) -> None:
         try:
             if path is not None:
                 write(rows, Path(path))
-        except (OSError, ValueError) as error:  # matplotlib's of a suffix it does not know
+        except (OSError, ValueError) as error:  # matplotlib raises it for unknown suffixes
             raise InputError(f"cannot write '{path}': {error}") from error
 
 
 def _quickstart(settings: Sequence[str]) -> Training:
-    """Prepare a run of the quickstart with some settings changed."""
+    """Prepare a run of the quickstart with changed settings."""
     import torch
 
     from sceneparse.config.loading import load_config
@@ -97,7 +96,7 @@ def _quickstart(settings: Sequence[str]) -> Training:
 
     config = load_config(_QUICKSTART, settings, SegConfig)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with redirect_stdout(io.StringIO()):  # what a run says of itself
+    with redirect_stdout(io.StringIO()):  # hides what a run prints
         return prepare_training(config, Process(0, 1, device))
 
 

@@ -1,29 +1,26 @@
-"""What each attention block costs in the CIFAR ResNet-18, beside the net without blocks."""
+"""Measure the cost of each attention block in the CIFAR ResNet-18, against no blocks."""
 
 from __future__ import annotations
-
-import sys
 
 import torch
 
 from benchmarks.rows import Row
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.runtime.precision import Compute
-from sceneparse.studies.classifier_costs import count_costs, measure_costs
-from sceneparse.studies.costs import COSTS
+from sceneparse.studies.costs import COSTS, count_costs, measure_costs
 
 _SIZE, _BATCH = 32, 128
 _UNITS = {1e6: "M", 2**20: "MB", 1: "/s"}
 
 
 def measure() -> list[Row]:
-    """Count and measure all blocks, batches of 128 in float32; ratios over 1 are for the block."""
+    """Measure all blocks with batches of 128 in float32; ratios over 1 favour the block."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     nets = {
         name: {"model": "resnet18", "num_classes": 10, "attention": name}
         for name in sorted(ATTENTION, key=lambda name: name != "none")
     }
-    measured = measure_costs(nets, _SIZE, _BATCH, Compute(device), say=_say)
+    measured = measure_costs(nets, _SIZE, _BATCH, Compute(device))
     costs = {name: {**count_costs(net, _SIZE), **measured[name]} for name, net in nets.items()}
     plain = costs.pop("none")
     return [_row(cost, block, costs[block][cost], plain[cost]) for cost in COSTS for block in costs]
@@ -36,7 +33,3 @@ def _row(cost: str, block: str, ours: float, reference: float) -> Row:
     return Row(
         f"{block}_{cost}", ours / kind.unit, reference / kind.unit, ratio, unit, ratio, ratio
     )
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")

@@ -1,4 +1,4 @@
-"""Feeding a CIFAR classifier: crops on the device against torchvision's transforms in workers."""
+"""Measure the input of a CIFAR classifier: crops on the device against torchvision in workers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measure() -> list[Row]:
 
 
 class _Endless:
-    """Goes on with the next pass where one ends, so that starting workers is not timed."""
+    """Starts the next epoch when one ends, so that starting workers is not timed."""
 
     def __init__(self, start: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
         self._start, self._now = start, start()
@@ -78,7 +78,7 @@ def _our_batches(pixels: np.ndarray[Any, Any]) -> Iterator[tuple[Tensor, Tensor]
 
 
 class _Pictures(Dataset[tuple[Tensor, int]]):
-    """CIFAR as torchvision has it: an array, a picture of it, transforms."""
+    """CIFAR as in torchvision: an array, converted to a picture, then transformed."""
 
     def __init__(self, pixels: np.ndarray[Any, Any]) -> None:
         self.pixels = pixels
@@ -107,7 +107,7 @@ def _torchvision(pixels: np.ndarray[Any, Any]) -> Iterator[tuple[Tensor, Tensor]
 
 def _training_step() -> Callable[[Tensor, Tensor], None]:
     model = create_classifier("resnet18", 10).to(memory_format=torch.channels_last)
-    # The network stays as it is: trained on noise, its numbers would become slow to compute with.
+    # The weights stay: trained on noise, they would become denormal and slow.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
 
     def step(images: Tensor, targets: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The training pipeline at Cityscapes' size against the conventional chain and albumentations.
+"""Measure augmentation at Cityscapes' size against the conventional chain and albumentations.
 
 The conventional chain resizes the whole image, rotates the whole image, blurs it, mirrors it and
 crops, as the published code of SPNet and its relatives do.
@@ -64,7 +64,7 @@ def _write(folder: Path, image: Picture, mask: Picture) -> dict[str, Path]:
 
 
 def _decoding(paths: dict[str, Path]) -> list[Row]:
-    """Strict reading against OpenCV and Pillow, which let damaged files pass."""
+    """Compare strict reading with OpenCV and Pillow, which accept damaged files."""
     return [
         compare(f"read_{kind}_vs_{other}", partial(read_image, path), partial(read, path))
         for kind, path in (("png", paths["image.png"]), ("jpg", paths["image.jpg"]))
@@ -145,13 +145,13 @@ def _our_pipeline() -> Callable[[Picture, Picture, int], Any]:
 
 
 def _normalise(image: Any) -> torch.Tensor:  # noqa: ANN401 - array or Pillow image
-    """To a float tensor in 0..1, then by mean and deviation, as torchvision does it."""
+    """Convert to a float tensor in 0..1, then normalize by mean and deviation, as torchvision."""
     values = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
     return values.sub_(_MEAN).div_(_STD)
 
 
 def _conventional(image: Picture, mask: Picture, seed: int) -> Any:  # noqa: ANN401
-    """Resize, rotate, blur and mirror the whole image, pad, crop: with Pillow, step by step."""
+    """Resize, rotate, blur and mirror the whole image, pad and crop it, with Pillow."""
     generator = np.random.default_rng(seed)
     scale = generator.uniform(*_SCALE)
     size = round(_SIZE[1] * scale), round(_SIZE[0] * scale)

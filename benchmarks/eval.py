@@ -1,4 +1,4 @@
-"""What testing costs beside the network: ours against float64 maps of all classes per scale.
+"""Measure evaluation outside the network, against float64 maps of all classes per scale.
 
 The task: 150 classes on one image of 2048x1024, the paper's test protocol (windows of 768, two
 scales, mirror images).
@@ -25,12 +25,12 @@ from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runtime.memory import in_a_process, peak_memory
 
 _CLASSES, _SIZE, _CROP, _BASE = 150, (1024, 2048), 768, 2048
-# Two of the six usual scales, between which the rest lies: a minute instead of four.
+# Two of the six usual scales, near the ends of their range: a minute instead of four.
 _SCALES = (0.75, 1.25)
 
 
 def measure() -> list[Row]:
-    """Run both in processes of their own, and the network on one window."""
+    """Measure both ways in processes of their own, and the network on one window."""
     network = _network_seconds()
     ours, plain = (in_a_process(_cost, way) for way in (_ours, _plain))
     shares = [100 * seconds / network for seconds, _ in (ours, plain)]
@@ -42,7 +42,7 @@ def measure() -> list[Row]:
 
 
 def _cost(way: Callable[[nn.Module, Tensor], object]) -> tuple[float, float]:
-    """Seconds and megabytes that a way of testing takes."""
+    """Return the seconds and megabytes that a way of testing takes."""
     model = _Instant()
     image = torch.randn(1, 3, *_SIZE)
     small = torch.randn(1, 3, 64, 64)
@@ -54,7 +54,7 @@ def _cost(way: Callable[[nn.Module, Tensor], object]) -> tuple[float, float]:
 
 
 class _Instant(nn.Module):
-    """Gives logits at stride 8 at once, so that all the time is what lies outside the network."""
+    """Returns constant logits at stride 8, so that only time outside the network is measured."""
 
     output_stride = 8
 
@@ -92,7 +92,7 @@ def plain_test(
     base: int,
     scales: tuple[float, ...],
 ) -> NDArray[np.float64]:
-    """Test an image (1, 3, H, W) the way research code does: probabilities (H, W, K).
+    """Test an image (1, 3, H, W) as research code does: probabilities (H, W, K).
 
     A float64 map of all classes for each scale, one window and its mirror image at a time.
     """
@@ -151,7 +151,7 @@ def _plain_window(
 
 
 def _resize_channels(maps: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Resize maps of many channels, of which OpenCV takes few at once."""
+    """Resize maps of many channels, four at once because of OpenCV's limit."""
     parts = [
         cv2.resize(np.ascontiguousarray(maps[..., first : first + 4]), size)
         for first in range(0, maps.shape[2], 4)
@@ -160,7 +160,7 @@ def _resize_channels(maps: NDArray[np.float64], size: tuple[int, int]) -> NDArra
 
 
 def _network_seconds() -> float:
-    """Seconds that SPNet-50 needs for all windows of the task: those of one, times their number."""
+    """Return the seconds of SPNet-50 for all windows: those of one window, times their number."""
     model = create_segmentation_model("strip_pooling", "resnet50", _CLASSES, aux=False).eval()
     model.to(memory_format=torch.channels_last)
     window = torch.randn(1, 3, _CROP, _CROP).contiguous(memory_format=torch.channels_last)

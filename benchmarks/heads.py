@@ -1,4 +1,4 @@
-"""What each head costs on a ResNet-50 without attention blocks, beside the FCN head."""
+"""Measure the cost of each head on a ResNet-50 without attention blocks, against FCN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHAPE = (1, 3, 512, 512)
 
 
 def measure() -> list[Row]:
-    """Time whole networks in float32, each in turns with the FCN one."""
+    """Time whole networks in float32, each in turns with the FCN network."""
     plain, images = _network("fcn"), torch.randn(_SHAPE)
     with torch.inference_mode():
         return [
@@ -34,7 +34,7 @@ def measure() -> list[Row]:
 
 
 def costs() -> str:
-    """Lay out parameters and multiply-adds of the networks, counted without computing."""
+    """Format parameters and multiply-adds of the networks, counted without computing."""
     lines = [f"{'head':<20}  parameters  of the head    GMAC"]
     for head in HEADS:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""SPNet on one image: prepared for inference against plain float32, and against the machine."""
+"""Measure SPNet on one image: prepared for inference, plain float32, limits of the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sceneparse.models.costs import count_multiply_adds
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
 
 _CLASSES = 19
-# What a trained model says of itself, and exported files hold.
+# The description of a trained model that exported files contain.
 _DESCRIPTION = {
     "classes": [f"class {k}" for k in range(_CLASSES)],
     "colors": [[k, k, k] for k in range(_CLASSES)],
@@ -51,7 +51,7 @@ def measure() -> list[Row]:
     plain = _forward(in_plain_form(model), images)
     seconds = in_turns({"plain": plain, **works, **products}, repeats=5)
     against_plain = [time_row(f"infer_{name}", seconds[name], seconds["plain"]) for name in works]
-    # As many operations in products of matrices: the ratio is the share of the machine's rate.
+    # Products of matrices have as many operations; the ratio is the share of the machine's rate.
     against_limit = [
         time_row(f"infer_{name}_of_matrix_rate", seconds[name], seconds[f"{name}_matrix_rate"])
         for name in limited
@@ -60,7 +60,7 @@ def measure() -> list[Row]:
 
 
 def _ours(model: SegmentationModel, images: Tensor) -> dict[str, Work]:
-    """Make the ways we run a network: by our types, by compiled kernels on a GPU, by ONNX."""
+    """Return the ways to run a network: per type, compiled on a GPU, by ONNX Runtime."""
     images_last = images.contiguous(memory_format=torch.channels_last)
     works = {
         _SHORT[name]: _forward(prepare_for_inference(model, dtype=name), images_last)
@@ -78,7 +78,7 @@ def _ours(model: SegmentationModel, images: Tensor) -> dict[str, Work]:
 def _exported(model: SegmentationModel, images: Tensor) -> dict[str, SegmentationNetwork]:
     """Export a network as `sceneparse export` does; int8 is calibrated on the images themselves.
 
-    That is enough for its speed; how much int8 loses is for trained networks and real images.
+    That suffices for speed; accuracy in int8 needs trained networks and real images.
     """
     from sceneparse.export import export_onnx
     from sceneparse.export.quantization import quantize

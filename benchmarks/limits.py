@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiply matrices, copy memory, decode pictures."""
+"""Measure the limits of this machine: products of matrices, memory copies, JPEG decoding."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from benchmarks.rows import Work
 from sceneparse.data.synthetic import render_scene
 from sceneparse.runtime.versions import describe_device, version_rows
 
-# Large enough for the full rate, small enough for a hundredth of a second.
+# Large enough for the full rate; a product takes about a hundredth of a second.
 _MATRIX, _MATRIX_ON_GPU = 2048, 8192
 _COPIED_BYTES = 2**28
 _REPEATS = 7
-# Seconds; a processor without instructions for a type takes many for one product.
-_LONG = 2.0
+# Processors without instructions for a type take many seconds for one product.
+_MAX_SECONDS = 2.0
 
 
-def machine_words() -> str:
-    """Say what the machine is, what is installed, the date, and the best rates measured here."""
+def describe_machine() -> str:
+    """Describe the machine, installed versions, the date, and the best rates measured here."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     versions = version_rows()
     installed = ", ".join(f"{name} {versions[name]}" for name in ("sceneparse", "torch", "python"))
@@ -44,10 +44,10 @@ def gflops(name: str, device: torch.device) -> float:
 
 
 def matrix_products(name: str, device: torch.device, operations: float) -> Work:
-    """Make about so many operations' worth of square matrix products, a multiply-add being two.
+    """Return work of about `operations` in square matrix products; a multiply-add counts as two.
 
-    Convolutions and matrices are multiplied by different libraries, one of which may be far from
-    what the processor can do; the faster one is the machine's rate.
+    Different libraries compute convolutions and matrix products, and one of them may be far from
+    the processor's limit; the faster one is the machine's rate.
     """
     size = _size(device)
     count = max(1, round(operations / (2 * size**3)))
@@ -62,7 +62,7 @@ def matrix_products(name: str, device: torch.device, operations: float) -> Work:
 
 
 def _ways_to_multiply(name: str, size: int, device: torch.device) -> list[Work]:
-    # Of seven bits: products of eight are too large for the sums of processors before VNNI.
+    # Seven bits: sums of products of eight bits overflow on processors without VNNI.
     a, b = (torch.randint(-63, 64, (size, size), device=device) for _ in range(2))
     a, b = a.to(MATRIX_TYPES[name]), b.to(MATRIX_TYPES[name])
     if name == "int8":
@@ -77,11 +77,11 @@ def _ways_to_multiply(name: str, size: int, device: torch.device) -> list[Work]:
 
 
 def _as_quantized_layer(a: Tensor, b: Tensor) -> list[Work]:
-    """Multiply as a quantized linear layer of a CPU, also one without instructions for int8."""
+    """Multiply as a quantized linear layer on a CPU, with or without instructions for int8."""
     if a.is_cuda or not torch.backends.mkldnn.is_available():
         return []
     library = torch.ops.onednn
-    zero = 64  # what stands for zero in the inputs, which are unsigned
+    zero = 64  # the value of zero in the unsigned inputs
     inputs = (a + zero).to(torch.uint8)
     weight = library.qlinear_prepack(b.t().contiguous(), inputs.shape)
     scales, zeros = torch.ones(len(b)), torch.zeros(len(b), dtype=torch.int64)
@@ -93,13 +93,13 @@ MATRIX_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": to
 
 
 def finish(device: torch.device, _: object = None) -> None:
-    """Wait until a GPU is done with what it was given."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def copy_rate(device: torch.device) -> float:
-    """Measure a large copy in GB/s, bytes read and bytes written together."""
+    """Measure a large copy in GB/s, counting bytes read and bytes written."""
     source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * _COPIED_BYTES / 1e9 / _best(lambda: finish(device, target.copy_(source)))
@@ -119,8 +119,8 @@ def _size(device: torch.device) -> int:
 
 
 def _best(work: Work) -> float:
-    """Time some repeats, fewer of what takes long, after a first one."""
+    """Return the best time of several repeats; slow work is repeated less."""
     seconds = [timeit(work, number=1)]
-    while len(seconds) <= _REPEATS and sum(seconds) < _LONG:
+    while len(seconds) <= _REPEATS and sum(seconds) < _MAX_SECONDS:
         seconds.append(timeit(work, number=1))
     return min(seconds)

@@ -1,4 +1,4 @@
-"""The rows of a benchmark as bars."""
+"""Draw the rows of a benchmark as bars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw_ratios(rows: Sequence[Row], path: Path) -> None:
     places = range(len(rows))
     ratios = [row.ratio for row in rows]
     colors = [_BETTER if ratio >= 1 else _WORSE for ratio in ratios]
-    # On a logarithmic axis bars begin at 1.
+    # On a logarithmic axis, bars start at 1.
     axes.barh(places, [ratio - 1 for ratio in ratios], left=1, color=colors)
     for place, row in zip(places, rows, strict=True):
         axes.plot([row.lowest_ratio, row.highest_ratio], [place, place], color="black", lw=1)

@@ -1,4 +1,4 @@
-"""Strip pooling as research code writes it: pooling modules, and strips enlarged to whole maps."""
+"""Strip pooling as in research code: pooling modules, and strips resized to whole maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sceneparse.models.segmentation import SegmentationModel
 
 
 def in_plain_form(model: SegmentationModel) -> SegmentationModel:
-    """Return a copy with the same weights and outputs that pools strips in the plain way."""
+    """Return a copy with the same weights and outputs that pools strips as in research code."""
     plain = copy.deepcopy(model).eval()
     for module in plain.modules():
         for name, child in module.named_children():
@@ -51,11 +51,11 @@ class _PlainLongRange(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.reduce(x)
-        rows = _enlarge(self.rows(self.pool_rows(x)), x)
-        columns = _enlarge(self.columns(self.pool_columns(x)), x)
+        rows = _resize(self.rows(self.pool_rows(x)), x)
+        columns = _resize(self.columns(self.pool_columns(x)), x)
         fused: Tensor = self.fuse(F.relu(columns + rows))
         return fused
 
 
-def _enlarge(strips: Tensor, like: Tensor) -> Tensor:
+def _resize(strips: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(strips, like.shape[-2:], mode="bilinear", align_corners=True)

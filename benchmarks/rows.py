@@ -1,4 +1,4 @@
-"""Timing ways of one task in turns, so that the machine's noise hits them alike."""
+"""Time several ways of one task in turns, so that noise of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Work = Callable[[], object]
 class Row:
     """One comparison: medians in `unit`, and the ratio with its range over the repeats.
 
-    The ratio is over 1 where ours is better: reference / ours of times, memory and shares, ours /
-    reference of rates.
+    The ratio is over 1 if ours is better: reference / ours for times, memory and shares, ours /
+    reference for rates.
     """
 
     name: str
@@ -41,9 +41,9 @@ def compare(name: str, ours: Work, reference: Work, *, repeats: int = 7, pause: 
 def in_turns(
     works: Mapping[str, Work], *, repeats: int = 7, pause: float = 0.0
 ) -> dict[str, list[float]]:
-    """Time every piece of work once a turn, after one warm-up each: its seconds, by turn.
+    """Time all works once per turn, after one warm-up each; return their seconds by turn.
 
-    `pause`: seconds before each timing, for what the others left running to come to rest.
+    `pause`: seconds before each timing, so that background work of the others can finish.
     """
     for work in works.values():
         work()
@@ -56,18 +56,18 @@ def in_turns(
 
 
 def time_row(name: str, ours: Sequence[float], reference: Sequence[float]) -> Row:
-    """Make a row of seconds that were measured in turns."""
+    """Return a row of seconds measured in turns."""
     return cost_row(name, [1000 * s for s in ours], [1000 * s for s in reference], "ms")
 
 
 def rate_row(name: str, ours: Sequence[float], reference: Sequence[float], unit: str) -> Row:
-    """Make a row of rates, of which more is better, that were measured in turns."""
+    """Return a row of rates (more is better) measured in turns."""
     ratios = [mine / theirs for mine, theirs in zip(ours, reference, strict=True)]
     return _row(name, ours, reference, ratios, unit)
 
 
 def cost_row(name: str, ours: Sequence[float], reference: Sequence[float], unit: str) -> Row:
-    """Make a row of what less is better of, measured in turns."""
+    """Return a row of costs (less is better) measured in turns."""
     ratios = [theirs / mine for mine, theirs in zip(ours, reference, strict=True)]
     return _row(name, ours, reference, ratios, unit)
 
@@ -84,7 +84,7 @@ def _row(
 
 
 def as_table(rows: Sequence[Row]) -> Table:
-    """Lay the rows out for reading."""
+    """Return the rows as a table."""
     cells = [
         [
             row.name,

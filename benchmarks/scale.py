@@ -1,4 +1,4 @@
-"""Larger training: several processes against one, and blocks computed twice against kept ones."""
+"""Measure two processes against one, and gradient checkpointing against stored activations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STEPS, _REPEATS = 3, 3
 
 
 def measure() -> list[Row]:
-    """Train SPNet-50 in float32 on crops of 257x257: memory, steps, two processes of a thread."""
+    """Train SPNet-50 in float32 on crops of 257x257: memory, steps, two one-thread processes."""
     plain, thrifty = (_bytes_per_image(thrifty) for thrifty in (False, True))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = {str(thrifty): _step(_network(thrifty), _IMAGES, device) for thrifty in (False, True)}
@@ -50,11 +50,11 @@ def _network(thrifty: bool) -> nn.Module:
 
 
 def _step(model: nn.Module, count: int, device: torch.device) -> Work:
-    """Make a forward pass, backward pass and optimiser step of a network, or of a parallel one."""
+    """Return work: a forward pass, backward pass and optimiser step of a network."""
     model.to(device).train()
     images = torch.randn(count, 3, _CROP, _CROP, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    # The weights stay: trained on noise, numbers would become slow to compute with.
+    # The weights stay: trained on noise, they would become denormal and slow.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
 
     def work() -> None:
@@ -68,13 +68,13 @@ def _step(model: nn.Module, count: int, device: torch.device) -> Work:
 
 
 def _bytes_per_image(thrifty: bool) -> float:
-    """Measure how the peak of a fresh process grows with the batch."""
+    """Measure how the peak memory of a fresh process grows with the batch."""
     few, many = (in_a_process(_peak, thrifty, count) for count in (_IMAGES, 2 * _IMAGES))
     return (many - few) / _IMAGES
 
 
 def _peak(thrifty: bool, count: int) -> int:
-    """Return the most bytes that training steps hold: of the process, or of its GPU."""
+    """Return the peak bytes of training steps: of the process, or of its GPU."""
     on_gpu = torch.cuda.is_available()
     work = _step(_network(thrifty), count, torch.device("cuda" if on_gpu else "cpu"))
     for _ in range(2):
@@ -84,7 +84,7 @@ def _peak(thrifty: bool, count: int) -> int:
 
 
 def _images_per_second(processes: int) -> float:
-    """Train in processes of one thread each, that many images in each of them."""
+    """Measure training in one-thread processes, with the same images per process."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,

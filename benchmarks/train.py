@@ -1,4 +1,4 @@
-"""Training steps of the quickstart: data, checks and averages beside the network alone."""
+"""Measure training steps of the quickstart against steps of the network alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sceneparse.data.synthetic import write_dataset
 from sceneparse.training.loop import train_one_epoch
 from sceneparse.training.run import Training
 
-# From overridden settings to the parts of a run.
+# Prepares a run with overridden settings.
 Prepare = Callable[[Sequence[str]], Training]
 _SCENES = {"train": 48, "val": 4}
 _STEPS, _REPEATS = 10, 9
-# Ours is what the quickstart does; in two others each epoch decodes its images anew.
+# "ours" is the quickstart; in the two others each epoch decodes its images again.
 _RUNS = {
     "ours": ["data.workers=2"],
     "decoding": ["data.workers=2", "data.cache=none"],
@@ -28,11 +28,11 @@ _RUNS = {
 
 
 def measure(prepare: Prepare) -> list[Row]:
-    """Train in turns as the quickstart does, decoding anew, without workers, and on one batch.
+    """Train in turns as the quickstart does, without a cache, without workers, and on one batch.
 
-    `prepare` makes a run of the quickstart with some settings changed. train_step compares a step
-    with the network alone, train_step_decoding one that decodes its images beside training;
-    data_wait_share compares the waiting for data with that where nothing is kept or read ahead.
+    `prepare` prepares a run of the quickstart with changed settings. train_step compares a step
+    with the network alone, train_step_decoding a step without a cache; data_wait_share compares
+    the share of time waiting for data with that of a run without cache and workers.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data", _SCENES, size=(256, 384))
@@ -57,7 +57,7 @@ def measure(prepare: Prepare) -> list[Row]:
 
 
 class _Steps:
-    """Some steps of a run at each call, and the time in them that was spent waiting for data."""
+    """Runs some steps at each call, and records the time spent waiting for data."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
@@ -84,7 +84,7 @@ class _Steps:
         finish(training.process.device)
 
     def shares(self, seconds: Sequence[float]) -> list[float]:
-        """Return the percentage of the last calls' seconds that was waited for data."""
+        """Return which percentage of the last calls' seconds was spent waiting for data."""
         last = self._waits[-len(seconds) :]
         return [100 * waited / spent for waited, spent in zip(last, seconds, strict=True)]
 
@@ -105,7 +105,7 @@ def _endless(training: Training) -> Iterator[Batch]:
 
 
 def _network_alone(training: Training) -> Work:
-    """Make the steps that a loop of forward pass, loss, backward pass and optimiser takes."""
+    """Return the same steps as a plain loop of forward pass, loss, backward pass and optimiser."""
     compute, device = training.compute, training.process.device
     (batch,) = islice(_endless(training), 1)
     images = training.normalize(compute.place_images(batch.images))

@@ -216,10 +216,8 @@ def _placeholder(action: argparse.Action, *, lower: bool = False) -> str:
 
 
 def _meaning(action: argparse.Action) -> str:
-    """Return an option's help, its choices, and whether it may be omitted."""
+    """Return an option's help, which names its choices, and whether it may be omitted."""
     text = (action.help or "").replace("%%", "%")
-    if action.choices is not None:
-        text = f"{text}: ".lstrip(": ") + ", ".join(f"`{choice}`" for choice in action.choices)
     if action.option_strings:
         return f"{text} (required)" if action.required else text
     counts = {"?": "optional", "*": "any number", "+": "one or more"}

@@ -1,6 +1,6 @@
 """Scene parsing with strip pooling: models, data, training and evaluation.
 
-The public names are loaded when first used, so that importing the package costs nothing.
+The public names are imported at first use, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -10,24 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sceneparse.inference.predictor import Predictor
-    from sceneparse.inference.prepare import prepare_for_inference
-    from sceneparse.models import create_segmentation_model
-    from sceneparse.models.classification import create_classifier
-    from sceneparse.models.official_spnet import convert_official_spnet
-    from sceneparse.runs.checkpoint import load_model
+    from sceneparse.inference.predictor import Predictor as Predictor
+    from sceneparse.inference.prepare import prepare_for_inference as prepare_for_inference
+    from sceneparse.models import create_segmentation_model as create_segmentation_model
+    from sceneparse.models.classification import create_classifier as create_classifier
+    from sceneparse.models.official_spnet import convert_official_spnet as convert_official_spnet
+    from sceneparse.runs.checkpoint import load_model as load_model
 
 __version__ = "0.1.0"
-__all__ = [
-    "Predictor",
-    "__version__",
-    "convert_official_spnet",
-    "create_classifier",
-    "create_segmentation_model",
-    "load_model",
-    "prepare_for_inference",
-]
-
 _HOMES = {
     "Predictor": "sceneparse.inference.predictor",
     "convert_official_spnet": "sceneparse.models.official_spnet",
@@ -36,6 +26,7 @@ _HOMES = {
     "load_model": "sceneparse.runs.checkpoint",
     "prepare_for_inference": "sceneparse.inference.prepare",
 }
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the keys are strings
 
 # A library logs nothing unless its user configures logging; commands call log_on_main().
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -1,6 +1,4 @@
-"""Files that others made, read whole: text, JSON and arrays, of bounded size, or InputError."""
-
-from __future__ import annotations
+"""Reading of files that others made: text, JSON and arrays of limited size, or InputError."""
 
 import json
 import os
@@ -13,54 +11,56 @@ from numpy.typing import NDArray
 
 from sceneparse.errors import InputError, refusing
 
-# A list of a million images, the annotations of a large data set.
-LARGEST_TEXT = 2**30
-# The names and colours of thousands of classes.
-LARGEST_DESCRIPTION = 2**24
-# Counts of 150 classes in 100,000 images.
-_LARGEST_ARRAYS = 2**29
+# Limits in bytes.
+MAX_TEXT = 2**30  # a list of a million images, the annotations of a large dataset
+LARGEST_DESCRIPTION = 2**24  # the names and colours of thousands of classes
+MAX_ARRAYS = 2**29  # counts of 150 classes in 100,000 images
 
 
-def read_bytes(path: Path, largest: int) -> bytes:
-    """Read a file; raises InputError naming it, also where it is larger than its kind can be."""
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes; raises InputError."""
     with refusing(path, "cannot be read"), path.open("rb") as file:
-        # A device or pipe may have no end.
-        content = file.read(largest + 1)
-    if len(content) > largest:
-        raise InputError(f"{path}: larger than {largest:,} bytes, which none of its kind is")
+        content = file.read(limit + 1)  # a device or pipe may have no end
+    if len(content) > limit:
+        raise InputError(f"{path}: larger than {limit:,} bytes, the limit for such a file")
     return content
 
 
-def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
-    """Read UTF-8 text, with or without a byte order mark; raises InputError naming the file."""
-    content = read_bytes(path, largest)
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """Read UTF-8 text, with or without a byte order mark; raises InputError."""
+    content = read_bytes(path, limit)
     with refusing(path, "not UTF-8 text"):
         return content.decode("utf-8-sig")
 
 
-def read_json(path: Path, largest: int = LARGEST_TEXT) -> Any:  # noqa: ANN401 - holds anything
-    """Read a JSON file; raises InputError naming it."""
-    text = read_text(path, largest)
+def read_json(path: Path, limit: int = MAX_TEXT) -> Any:  # noqa: ANN401 - JSON holds anything
+    """Read a JSON file; raises InputError."""
+    text = read_text(path, limit)
     with refusing(path, "cannot be read as JSON"):
         return json.loads(text)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read an .npz file; raises InputError naming it."""
+    """Read an .npz file; raises InputError."""
     with refusing(path, "damaged or no arrays"):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _LARGEST_ARRAYS:
-            raise InputError(f"{path}: refused, it would unpack to {unpacked:,} bytes")
+        check_unpacked_size(path, MAX_ARRAYS)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
 
-def inside(folder: Path, name: str, source: object, *, root: Path | None = None) -> Path:
-    """Find what a name in a file stands for, relative to `folder`.
+def check_unpacked_size(path: Path, limit: int) -> None:
+    """Raise InputError if a zip archive would unpack to more than `limit` bytes."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > limit:
+        raise InputError(f"{path}: refused, it would unpack to {unpacked:,} bytes")
 
-    Raises InputError where it leads out of `root`, by default `folder`. Links are followed wherever
-    they lead: whoever put them into the folder allowed it.
+
+def inside(folder: Path, name: str, source: object, *, root: Path | None = None) -> Path:
+    """Return the path of a name that a file gives relative to `folder`.
+
+    Raises InputError if it lies outside `root`, by default `folder`. Links may lead anywhere: the
+    owner of the folder put them there.
     """
     root = folder if root is None else root
     path = Path(os.path.abspath(folder / name))  # noqa: PTH100 - resolve() would follow links
@@ -71,7 +71,7 @@ def inside(folder: Path, name: str, source: object, *, root: Path | None = None)
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; what cannot even be asked for (a name too long) is not."""
+    """Return whether a file exists; a name that the system rejects (too long) does not."""
     try:
         return path.is_file()
     except (OSError, ValueError):

@@ -1,13 +1,12 @@
-"""Training losses: logits against targets, and weighted sums of them.
+"""Training losses: logits against targets, and weighted sums of them. Add your own to LOSSES.
 
-Every loss is a mean over the pixels that count, or a score of classes over them; it is exactly 0,
-with gradient 0, where no pixel counts. Add your own to LOSSES.
+A loss takes logits (B, K, H, W), targets (B, H, W) int64 and settings, and returns a scalar: a mean
+over the pixels that count, or a score of classes over them; 0, with gradient 0, if no pixel counts.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +18,11 @@ from sceneparse.layers.blocks import resize
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What the losses share, and the parameters of each.
+    """The settings of all losses.
 
-    `class_weights` (K,) weigh the pixels of a class; None: all alike. `ohem_threshold`: pixels
-    whose true class has less probability are hard; `ohem_keep`: the smallest share of the pixels
-    that is kept. `focal_gamma`: the power of focal loss.
+    `class_weights` (K,): weights of the pixels by class; None: all equal. `ohem_threshold`: pixels
+    whose true class has a lower probability are hard; `ohem_keep`: the smallest share of pixels to
+    keep. `focal_gamma`: the exponent of focal loss.
     """
 
     ignore_index: int = 255
@@ -34,7 +33,7 @@ class LossSettings:
     focal_gamma: float = 2.0
 
     def weights_of(self, targets: Tensor) -> Tensor:
-        """Weight of every pixel, 0 where it is ignored: (B, H, W) -> (B, H, W) float32."""
+        """Return the weight of each pixel, 0 if it is ignored: (B, H, W) -> (B, H, W) float32."""
         counted = targets != self.ignore_index
         if self.class_weights is None:
             return counted.float()
@@ -43,10 +42,7 @@ class LossSettings:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """Cross entropy, with label smoothing and class weights as in torch's own mean reduction.
-
-    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
-    """
+    """Cross entropy, with label smoothing and class weights as in torch's own mean reduction."""
     weights = settings.class_weights
     total = F.cross_entropy(
         logits,
@@ -56,46 +52,38 @@ def cross_entropy(logits: Tensor, targets: Tensor, settings: LossSettings) -> Te
         label_smoothing=settings.label_smoothing,
         reduction="sum",
     )
-    return total / _at_least_one_pixel(settings.weights_of(targets).sum())
+    return _mean(total, settings.weights_of(targets).sum())
 
 
 def focal(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """Cross entropy times (1 - p)^gamma, p the true class's probability (Lin et al., ICCV 2017).
-
-    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
-    """
+    """Cross entropy times (1 - p)^gamma, p the true class's probability (Lin et al., ICCV 2017)."""
     losses = F.cross_entropy(logits, targets, ignore_index=settings.ignore_index, reduction="none")
     weights = settings.weights_of(targets)
     # -expm1(-x) is 1 - exp(-x) without cancellation.
     total = (weights * (-torch.expm1(-losses)) ** settings.focal_gamma * losses).sum()
-    return total / _at_least_one_pixel(weights.sum())
+    return _mean(total, weights.sum())
 
 
 def ohem(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """Cross entropy of the hard pixels only: online hard example mining.
+    """Cross entropy of the hard pixels only (online hard example mining).
 
-    Hard are pixels whose true class has less than `ohem_threshold` probability, and in any case
-    the hardest share `ohem_keep` of those that count.
-    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
+    Hard are the pixels whose true class has a probability below `ohem_threshold`, and in any case
+    the share `ohem_keep` of pixels with the largest losses.
     """
     losses = F.cross_entropy(logits, targets, ignore_index=settings.ignore_index, reduction="none")
-    weights = settings.weights_of(targets)
     counted = targets != settings.ignore_index
     ranked = losses.detach()[counted].sort(descending=True).values
     if len(ranked) == 0:
         return (losses * 0).sum()
-    easiest_kept = ranked[max(int(settings.ohem_keep * len(ranked)), 1) - 1]
+    smallest_kept = ranked[max(int(settings.ohem_keep * len(ranked)), 1) - 1]
     threshold = -torch.log(torch.tensor(settings.ohem_threshold))
-    hard = counted & ((losses > threshold) | (losses >= easiest_kept))
-    kept = weights * hard
-    return (kept * losses).sum() / _at_least_one_pixel(kept.sum())
+    hard = counted & ((losses > threshold) | (losses >= smallest_kept))
+    weights = settings.weights_of(targets) * hard
+    return _mean((weights * losses).sum(), weights.sum())
 
 
 def dice(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """1 - Dice coefficient of the softmax, mean over the classes present (Milletari et al., 2016).
-
-    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
-    """
+    """1 - Dice coefficient of the softmax, mean over present classes (Milletari et al., 2016)."""
     probabilities, truth = _counted_pixels(logits, targets, settings)
     pixels = truth.sum(0)
     overlap = (probabilities * truth).sum(0)
@@ -104,10 +92,9 @@ def dice(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
 
 
 def lovasz_softmax(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """Lovasz extension of the Jaccard loss, over the classes present (Berman et al., CVPR 2018).
+    """Lovasz extension of 1 - IoU over all pixels of a batch (Berman et al., CVPR 2018).
 
-    All pixels of the batch together.
-    Shape: logits (B, K, H, W), targets (B, H, W) int64 -> scalar
+    Mean over the classes present.
     """
     probabilities, truth = _counted_pixels(logits, targets, settings)
     pixels = truth.sum(0)
@@ -119,7 +106,7 @@ def lovasz_softmax(logits: Tensor, targets: Tensor, settings: LossSettings) -> T
 
 
 def _jaccard_steps(truth: Tensor) -> Tensor:
-    """How much each further mistaken pixel adds to 1 - IoU, worst mistakes first."""
+    """Return what each further wrong pixel adds to 1 - IoU, the largest errors first."""
     missed = truth.cumsum(0)
     intersection = truth.sum() - missed
     union = truth.sum() + (1 - truth).cumsum(0)
@@ -130,23 +117,23 @@ def _jaccard_steps(truth: Tensor) -> Tensor:
 def _counted_pixels(
     logits: Tensor, targets: Tensor, settings: LossSettings
 ) -> tuple[Tensor, Tensor]:
-    """Softmax and one-hot truth (N, K) of the pixels that count."""
+    """Return softmax and one-hot truth (N, K) of the pixels that count."""
     counted = targets != settings.ignore_index
     probabilities = logits.movedim(1, -1)[counted].softmax(-1)
     return probabilities, F.one_hot(targets[counted], logits.shape[1]).to(probabilities)
 
 
 def _mean_over_classes(losses: Tensor, pixels: Tensor, settings: LossSettings) -> Tensor:
-    """Mean over the classes that have pixels, by class weights where there are some."""
+    """Average over the classes that have pixels, by class weights if there are some."""
     present = (pixels > 0).to(losses)
     if settings.class_weights is not None:
         present = present * settings.class_weights.to(losses)
-    total = present.sum()
-    return (losses * present).sum() / total.where(total > 0, 1)
+    return _mean((losses * present).sum(), present.sum())
 
 
-def _at_least_one_pixel(mass: Tensor) -> Tensor:
-    return mass.where(mass > 0, 1)
+def _mean(total: Tensor, weight: Tensor) -> Tensor:
+    """Divide a sum by the sum of its weights, or by 1 if that is 0."""
+    return total / weight.where(weight > 0, 1)
 
 
 Loss = Callable[[Tensor, Tensor, LossSettings], Tensor]
@@ -158,7 +145,7 @@ LOSSES: dict[str, Loss] = {
     "dice": dice,
     "lovasz_softmax": lovasz_softmax,
 }
-# Means over pixels: those of a batch follow from those of its images.
+# Means over pixels: the loss of a batch follows from the losses of its images.
 _PIXELWISE = ("cross_entropy", "focal")
 
 
@@ -170,12 +157,11 @@ def segmentation_loss(
     settings: LossSettings,
     aux_weight: float = 0.4,
 ) -> Tensor:
-    """Weighted sum of losses of "out", plus `aux_weight` times that of "aux" where it is there.
+    """Return the weighted sum of the losses of "out", plus `aux_weight` times that of "aux".
 
-    `terms` are names of LOSSES and their weights. Logits of any size (B, K, h, w) are resized to
-    the targets (B, H, W) of any integer type, in float32, and not all at once: the gradient with
-    respect to the small logits is computed on the spot, output by output and, where the loss
-    allows it, image by image.
+    `terms`: names of LOSSES and their weights. Logits of any size (B, K, h, w) are resized to the
+    targets (B, H, W) of any integer type, in float32. To save memory, the gradient with respect to
+    the small logits is computed at once, output by output and, if possible, image by image.
     """
     targets = targets.long()
     loss = _weighted_sum(outputs["out"], targets, terms, settings)
@@ -190,29 +176,27 @@ def _weighted_sum(
     total = logits.new_zeros((), dtype=torch.float32)
     for name, weight in terms.items():
         for piece, share in _pieces(name, targets, settings):
-
-            def at_full_size(small: Tensor, piece: slice = piece, name: str = name) -> Tensor:
-                large = resize(small.float(), targets.shape[-2:])
-                return LOSSES[name](large, targets[piece], settings)
-
-            loss: Tensor = _GradientNow.apply(logits[piece], at_full_size)
+            loss_of = partial(_resized_loss, targets=targets[piece], name=name, settings=settings)
+            loss: Tensor = _LossWithGradient.apply(logits[piece], loss_of)
             total = total + weight * share * loss
     return total
 
 
-def _pieces(
-    name: str, targets: Tensor, settings: LossSettings
-) -> Sequence[tuple[slice, Tensor | float]]:
-    """Parts of a batch that can be computed one after the other, and their shares of the mean."""
+def _resized_loss(logits: Tensor, targets: Tensor, name: str, settings: LossSettings) -> Tensor:
+    return LOSSES[name](resize(logits.float(), targets.shape[-2:]), targets, settings)
+
+
+def _pieces(name: str, targets: Tensor, settings: LossSettings) -> list[tuple[slice, Any]]:
+    """Return the parts of a batch that a loss can be computed on, and their shares of the mean."""
     if name not in _PIXELWISE:
         return [(slice(None), 1.0)]
-    masses = torch.stack([settings.weights_of(image).sum() for image in targets])
-    shares = masses / _at_least_one_pixel(masses.sum())
+    weights = torch.stack([settings.weights_of(image).sum() for image in targets])
+    shares = _mean(weights, weights.sum())
     return [(slice(i, i + 1), share) for i, share in enumerate(shares)]
 
 
-class _GradientNow(torch.autograd.Function):
-    """Compute a scalar loss and its gradient together, so that nothing between them is kept."""
+class _LossWithGradient(torch.autograd.Function):
+    """Compute a scalar loss and its gradient together, so that no tensor between them is kept."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:  # noqa: ANN401

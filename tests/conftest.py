@@ -17,7 +17,7 @@ import torch
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
-from sceneparse.runs.saving import save_checkpoint
+from sceneparse.runs.checkpoint import Saved, newest_intact, save_checkpoint, step_folders
 from tests.faults import Recorder
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +81,13 @@ def own_signals() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+def newest_undamaged(run: Path) -> Saved | None:
+    """Find the newest checkpoint of a run; fail if it is damaged."""
+    saved = newest_intact(run)
+    assert ([saved.folder] if saved else []) == step_folders(run)[:1]
+    return saved
 
 
 @pytest.fixture

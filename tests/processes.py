@@ -111,7 +111,7 @@ class Run:
 
     def saved_step(self) -> int:
         """Return the newest intact checkpoint's step; 0: there is none."""
-        saved = newest_intact(self.folder, lambda _: None)
+        saved = newest_intact(self.folder)
         return 0 if saved is None else int(saved.meta["step"])
 
 

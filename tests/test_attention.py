@@ -1,4 +1,4 @@
-"""Attention blocks against outputs of the publishers' code; the table at awkward sizes."""
+"""Attention blocks against outputs of the publishers' code, and at odd sizes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROLES = {
 
 
 def fill_by_rule(module: nn.Module, roles: list[str]) -> list[Tensor]:
-    """Fill by the rule of oracles/attention.json; return the tensors in the publishers' order."""
+    """Fill by the rule of oracles/attention.json; return tensors in the publishers' order."""
     state = module.state_dict()
     ordered = [n for role in roles for n in state if n == role or n.startswith(f"{role}.")]
     assert sorted(ordered) == sorted(state)

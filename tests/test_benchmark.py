@@ -1,4 +1,4 @@
-"""The benchmark: its references do the same work, its rows say what they should."""
+"""The benchmark: its references do the same work, and its rows are right."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_tool_writes_table_rows_and_picture(
 ) -> None:
     rows = [time_row("up", [1.0], [2.0]), time_row("down", [2.0], [1.0])]
     monkeypatch.setattr(benchmark, "_measurements", lambda _: {"infer": lambda: rows})
-    monkeypatch.setattr(limits, "machine_words", lambda: "a machine")
+    monkeypatch.setattr(limits, "describe_machine", lambda: "a machine")
     files = tmp_path / "rows.json", tmp_path / "rows.png"
     assert call(benchmark, "infer", "--markdown", "--json", files[0], "--picture", files[1]) == 0
     assert "| up | 1000 | 2000 | ms | 2.00x | 2.00-2.00 |" in capsys.readouterr().out

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from sceneparse.data import datasets
-from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, _free_memory, keep_decoded
+from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, _free_memory
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.labels import identity_table, palette_color
 from sceneparse.data.loader import batches, evaluation_loader
@@ -141,13 +141,13 @@ def test_auto_keeps_what_is_small_in_memory(
     decodings.clear()
     for free, decoded in ((8 * needed, 1), (8 * needed - 1, 3)):
         monkeypatch.setattr("sceneparse.data.cache._free_memory", lambda f=free: f)
-        kept = keep_decoded(plain, "auto")
+        kept = CACHES["auto"](plain)
         for _ in range(3):
             assert np.array_equal(kept[0][0], expected[0])
         assert len(decodings) == decoded
         decodings.clear()
     monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
-    assert keep_decoded(plain, "auto") is plain
+    assert CACHES["auto"](plain) is plain
     assert ["not kept" in text for text in logged] == [False, True, True]
 
 

@@ -65,7 +65,7 @@ def test_unusable_data_are_named(animals: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 class folders are empty: dog"):
         load_classes("folder", tmp_path, "train")
     Image.new("RGB", (9, 9)).save(tmp_path / "train/dog/b.png")
-    with pytest.raises(InputError, match=r"1 of 2 images cannot be used: .*a\.png"):
+    with pytest.raises(InputError, match=r"^[^ ]*a\.png: not an image file"):
         load_classes("folder", tmp_path, "train")
     with pytest.raises(InputError, match="unknown dataset 'mnist'; choose one of: cifar10"):
         load_classes("mnist", tmp_path, "train")

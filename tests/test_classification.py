@@ -1,4 +1,4 @@
-"""Classifiers: costs of the publishers' nets, official weights, and what is refused."""
+"""Classifiers: costs of the publishers' networks, official weights, wrong arguments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_small_resnets_have_the_published_size(name: str) -> None:
 
 
 def official_resnet20(shared: Path) -> nn.Module:
-    """Fill ours with the published weights, key for key."""
+    """Return our network with the published weights, key for key."""
     path = shared / "data/weights/cifar10_resnet/resnet20-12fca82f.th"
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     ours = {}

@@ -75,7 +75,7 @@ def test_rows_of_seeds_are_compared_with_the_first(
     # a study stands for its rows, in their order
     assert call(compare_command, study, "--output", output) == 0
     printed = capsys.readouterr().out
-    assert "fcn: not evaluated and left out: seed-3." in printed
+    assert "fcn: not evaluated and skipped: seed-3." in printed
     found = json.loads((output / "compare.json").read_text())
     assert [(entry["config"], entry["seed"]) for entry in found] == [
         *(("fcn", 0), ("fcn", 1), ("fcn", 2)),

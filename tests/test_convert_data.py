@@ -261,12 +261,12 @@ HARMFUL: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "polygon": (lambda f: coco(f, segmentation=[[1e400, 1, 2, 3, 4, 5]]), "far outside"),
     "endless run": (
         lambda f: coco(f, segmentation={"counts": "o" * 10**6}),
-        "a run length of endless digits",
+        "a run length has too many digits",
     ),
     "runs": (lambda f: coco(f, segmentation={"counts": [-1, WIDTH * HEIGHT + 1]}), "negative"),
     "many pixels": (lambda f: coco(f, segmentation={"counts": [2**60]}), "run lengths of"),
     "category": (lambda f: coco(f, category_id=99), "99 is missing"),
-    "image": (lambda f: coco(f, image_id=99), "not as coco-instances has it: 99 is missing"),
+    "image": (lambda f: coco(f, image_id=99), "not valid coco-instances: 99 is missing"),
     "class over lines": (lambda f: coco(f, name="a\nb\x1b[2J"), "printable characters"),
     "class that is none": (lambda f: coco(f, name=["a"]), "printable characters"),
 }

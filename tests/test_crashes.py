@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sceneparse.errors import InputError
-from sceneparse.runs import saving
+from sceneparse.runs import checkpoint
 from sceneparse.runs.checkpoint import newest_intact, read_training_state
 from tests.test_checkpoint import save_little
 
@@ -26,7 +26,7 @@ CALLS = [
     (os, name)
     for name in ("mkdir", "open", "rename", "replace", "symlink", "unlink", "rmdir", "fsync")
 ]
-WRITES = [(saving, "save_file"), (torch, "save"), (pathlib.Path, "write_text")]
+WRITES = [(checkpoint, "save_file"), (torch, "save"), (pathlib.Path, "write_text")]
 # The paths that a write is given, by what it is called.
 PATH_OF = {
     "save_file": lambda arguments: arguments[1],
@@ -78,7 +78,7 @@ SITUATIONS = {"next": ((1, 2), 3), "same step again": ((2, 3), 3), "first": ((),
 
 def loadable(run: Path) -> int:
     """Return the step of the checkpoint that a resumed run would begin with; 0: none."""
-    saved = newest_intact(run, lambda _: None)
+    saved = newest_intact(run)
     return 0 if saved is None else read_training_state(saved.folder)["position"]["epoch"]
 
 

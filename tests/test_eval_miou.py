@@ -1,4 +1,4 @@
-"""Evaluation end to end: intervals, report, comparison, and what is refused."""
+"""Evaluation end to end: intervals, report, comparison, and rejected input."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_everything_that_was_asked_for_is_written(
     assert [row["image"] for row in images] == [f"scene_{n:05d}" for n in range(12, 17)]
     page = (output / "report.html").read_text()
     assert result["protocol"] in html.unescape(page)
-    # nothing from elsewhere: it works offline
+    # nothing is loaded from elsewhere, so the page works offline
     assert "http" not in page.replace("http-equiv", "")
     assert page.count('class="layer prediction"') == 5
     assert 'type="range"' in page
@@ -279,9 +279,9 @@ def test_class_names_are_not_formulas(make_run: MakeRun, scenes: Path, tmp_path:
             ["--compare", "a", "b", "--rule", "truth_only", "--report"],
             "--rule, --report would change",
         ),
-        (["run", "--rule", "best"], "unknown rule 'best'; choose one of: absent_is_zero"),
-        (["run", "--bootstrap", "-1"], "--bootstrap must be 0 or more"),
-        (["run", "--workers", "-1"], "--workers must be 0 or more"),
+        (["run", "--rule", "best"], "--rule: invalid choice: 'best' (choose from"),
+        (["run", "--bootstrap", "-1"], "--bootstrap: must be 0 or more"),
+        (["run", "--workers", "-1"], "--workers: must be 0 or more"),
         (["run", "--protocol", "slide", "--crop", "0", "5"], "a height and width in 1..65535"),
         (["run", "--scales", "0"], "scales must be positive"),
         (["nowhere"], "'nowhere' does not exist"),

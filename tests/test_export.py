@@ -1,4 +1,4 @@
-"""Exported files compute what their models do, at sizes they were not traced at."""
+"""Exported files compute the same as their models, at sizes they were not traced at."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_matrices_pool_as_adaptive_pooling(grid: int) -> None:
 
 
 def described(name: str) -> Any:
-    """A network that knows what one from a training run does."""
+    """Return a network with the description of one from a training run."""
     model: Any = trained(NETWORKS[name])
     names, colors = [f"class {k}" for k in range(5)], [[k, 2 * k, 3 * k] for k in range(5)]
     model.meta |= {"classes": names, "colors": colors, "mean": [0.4] * 3, "std": [0.2] * 3}
@@ -98,7 +98,7 @@ def test_pixels_in_and_labels_out(kind: str, tmp_path: Path) -> None:
 
 
 def run_by_others(path: Path, images: Any) -> Any:
-    """Run a file as somebody without this package does."""
+    """Run a file without this package."""
     import onnxruntime  # noqa: PLC0415 - may be missing
 
     if path.suffix == ".onnx":
@@ -129,7 +129,7 @@ def test_graph_with_the_traced_size_in_it_is_removed(
     run = make_run()
     path = run / "model.onnx"
     path.write_bytes(b"of an earlier export")
-    # The grid cells of the size that is traced at, whatever size comes.
+    # The grid cells of the traced size, for every size.
     monkeypatch.setattr("sceneparse.layers.pooling.pool_to_grid", baked)
     assert call(export_command, run, "--format", "onnx") == 1
     assert "model.onnx computes something else than its model" in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_graph_with_the_traced_size_in_it_is_removed(
 
 
 def baked(x: torch.Tensor, grid: int) -> torch.Tensor:
-    """Pool as exporters do that write cells down as numbers."""
+    """Pool as exporters do that store the cells as constants."""
     if not torch.compiler.is_exporting():
         return F.adaptive_avg_pool2d(x, grid)
     like = torch.zeros(())
@@ -257,9 +257,9 @@ def test_narrow_first_layers_stay_float(
 @pytest.mark.fault(51)
 def test_int8_fitted_to_other_images_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    # Nothing but black, so that the range of anything else is unknown; compared on noise.
+    # Calibrated on black images only, so that all other ranges are unknown; compared on noise.
     images = [np.zeros((65, 97, 3), np.uint8)] * 4 + [noise(65, 97, seed) for seed in range(4)]
-    with pytest.raises(export.ExportMismatchError, match="decides otherwise than its model"):
+    with pytest.raises(export.ExportMismatchError, match="predicts other labels than its model"):
         export.export_int8(described("head fcn"), path, images, lambda _: None)
     assert not list(tmp_path.iterdir())
 
@@ -283,10 +283,13 @@ def test_fixed_size(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--format", "onnx", "--output", "model.pt"], "--output must end in .onnx"),
-        (["--format", "onnx", "--fixed", "0", "5"], "--fixed takes a height and a width"),
-        (["--format", "onnx", "--int8"], "--int8 and --calibrate DATA go together"),
-        (["--format", "pt2", "--fixed", "65", "97"], "--format pt2 does not go with --fixed"),
-        (["--format", "safetensors", "--argmax"], "safetensors does not go with --argmax"),
+        (["--format", "onnx", "--fixed", "0", "5"], "--fixed: must be 1 or more, got '0'"),
+        (["--format", "onnx", "--int8"], "--int8 and --calibrate DATA must be given together"),
+        (
+            ["--format", "pt2", "--fixed", "65", "97"],
+            "--format pt2 cannot be combined with --fixed",
+        ),
+        (["--format", "safetensors", "--argmax"], "safetensors cannot be combined with --argmax"),
         (
             ["--format", "onnx", "--int8", "--calibrate", "nowhere"],
             "data folder 'nowhere' does not exist",
@@ -357,8 +360,8 @@ def test_what_is_missing_is_named(
     ("options", "message"),
     [
         ({"device": "cuda"}, "there is no GPU 'cuda'|runs on cpu only"),
-        ({"amp": "bf16"}, "computes in float32, by ONNX Runtime; leave out amp"),
-        ({"dtype": "bfloat16"}, "an exported network is as fast as it was made"),
+        ({"amp": "bf16"}, "computes in float32, by ONNX Runtime; omit amp"),
+        ({"dtype": "bfloat16"}, "the type of an exported network is fixed"),
     ],
 )
 def test_options_that_a_file_cannot_have(
@@ -377,9 +380,10 @@ def test_prediction_imports_no_training() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     imported = {name.removeprefix("sceneparse.") for name in done.stdout.split()}
-    assert "prediction.networks" in imported
-    training = "training engine losses optim saving validation config data.loader data.transforms"
-    assert not imported & {*training.split(), "albumentations.core"}
+    assert "inference.networks" in imported
+    training = {"losses", "data.loader", "data.transforms", "albumentations.core"}
+    assert not imported & training
+    assert not [name for name in imported if name.split(".")[0] in {"training", "config"}]
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])

@@ -25,7 +25,7 @@ from sceneparse.models.segmentation import SegmentationModel
 
 
 class Strided(nn.Module):
-    """A backbone that sees context, and more to the left, so that mirroring matters."""
+    """A backbone with context, asymmetric so that mirroring matters."""
 
     def __init__(self, output_stride: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def model_of(backbone: nn.Module) -> SegmentationModel:
 
 @pytest.fixture(params=[1, 7, 10**6], ids=["rows of 1", "some rows", "one band"])
 def band_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Make bands of one row, of a few, and of everything at once."""
+    """Compute in bands of one row, of a few rows, and in one band."""
     size = request.param * 4 * 5 * 60
     monkeypatch.setitem(scores_module._BAND_BYTES, "cpu", size)
     return size
@@ -72,7 +72,7 @@ def enlarged(model: SegmentationModel, images: Tensor) -> Tensor:
 
 
 def plain_views(protocol: Protocol, model: SegmentationModel, image: Tensor) -> Tensor:
-    """What a protocol means, with full-size maps: probabilities (1, K, H, W)."""
+    """Compute a protocol with full-size maps: probabilities (1, K, H, W)."""
     height, width = image.shape[-2:]
     views = []
     for scale in protocol.scales:
@@ -90,7 +90,7 @@ def plain_views(protocol: Protocol, model: SegmentationModel, image: Tensor) -> 
 def plain_windows(
     protocol: Protocol, model: SegmentationModel, image: Tensor, flip: bool
 ) -> Tensor:
-    """Average windows; a mirrored image has its windows, and its padding, mirrored too."""
+    """Average windows; a mirrored image has mirrored windows and padding."""
     image = image.flip(-1) if flip else image
     height, width = image.shape[-2:]
     if protocol.crop is None:
@@ -159,7 +159,7 @@ def test_protocol_is_what_it_says(
     labels, confidence = found.labels_and_confidence()
     most = expected.max(dim=1)
     torch.testing.assert_close(confidence, most.values, atol=2e-5, rtol=1e-4)
-    # where two classes are as likely, either may be named
+    # if two classes are equally likely, either is right
     clear = most.values - expected.topk(2, dim=1).values[:, 1] > 1e-4
     assert clear.float().mean() > 0.95
     assert torch.equal(labels[clear], most.indices[clear].to(torch.uint8))
@@ -194,11 +194,11 @@ def test_sizes_of_others_are_known() -> None:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_words_name_what_matters(name: str) -> None:
+def test_description_names_what_matters(name: str) -> None:
     protocol = replace(create_protocol(name), scales=(0.5, 1.25), mirror=True, base=512)
     for word in (name, "0.5, 1.25", "mirror", "512"):
-        assert word in protocol.words
-    assert ("480x480" in protocol.words) == (protocol.crop is not None)
+        assert word in protocol.description
+    assert ("480x480" in protocol.description) == (protocol.crop is not None)
 
 
 @pytest.mark.fault(34)

@@ -1,4 +1,4 @@
-"""Losses against formulas, brute force and torch's own; batches in which nothing counts."""
+"""Losses against formulas, loops over pixels and torch; batches without a counted pixel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IGNORE = 255
 
 
 def sample(classes: int = 4) -> tuple[Tensor, Tensor]:
-    """Logits and targets of a small batch; class 3 is absent, a third is ignored."""
+    """Return logits and targets of a small batch; class 3 is absent, a third is ignored."""
     torch.manual_seed(1)
     logits = torch.randn(2, classes, 5, 6, dtype=torch.float64)
     targets = torch.randint(0, 3, (2, 5, 6))
@@ -25,7 +25,7 @@ def sample(classes: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def pixels(logits: Tensor, targets: Tensor) -> list[tuple[Tensor, int]]:
-    """Softmax and class of every pixel that counts, one by one."""
+    """Return softmax and class of each pixel that counts."""
     return [
         (logits[b, :, y, x].exp() / logits[b, :, y, x].exp().sum(), int(targets[b, y, x]))
         for b, y, x in itertools.product(range(2), range(5), range(6))
@@ -83,7 +83,7 @@ def test_dice_by_hand() -> None:
 
 
 def test_lovasz_softmax_by_its_definition() -> None:
-    """The Lovasz extension: errors from worst to least, times what each adds to the set's loss."""
+    """Lovasz extension: errors in falling order, times what each adds to the loss of the set."""
     logits, targets = sample()
     listed = pixels(logits, targets)
     losses = []

@@ -156,7 +156,7 @@ def test_names_that_are_no_text(
     settings = ["--config", QUICKSTART, *tiny, "train.epochs=1"]
     assert call(train_command, *settings, f"output={odd}") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is not text (UTF-8), and no setting can be" in line
+    assert "is not UTF-8 text; call the command in that folder" in line
     assert call(train_command, *settings, "output=run") == 0
     assert (tmp_path / odd / "run/best/model.safetensors").is_file()
 
@@ -186,6 +186,6 @@ def test_training_goes_on_when_the_tensorboard_folder_is_deleted(
     assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=2") == 0
     said = capsys.readouterr().err
     assert said.count("no TensorBoard from here on") == 1
-    assert "tensorboard has gone" in said
+    assert "tensorboard is gone" in said
     lines = (folder_of(tiny) / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["train", "train", "val"]

@@ -1,4 +1,4 @@
-"""Scores against torchmetrics and loops over pixels; counts that stay exact; honest intervals."""
+"""Scores against torchmetrics and loops over pixels; exact counts; coverage of intervals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from sceneparse.metrics.intervals import bootstrap_mean_iou, compare_paired
 
 
 def random_labels(seed: int = 0, shape: tuple[int, ...] = (3, 17, 23)) -> tuple[Tensor, Tensor]:
-    """Predictions and targets of five classes, a tenth of the targets ignored."""
+    """Return predictions and targets of five classes, a tenth of the targets ignored."""
     generator = torch.Generator().manual_seed(seed)
     predictions = torch.randint(0, 5, shape, generator=generator)
     targets = torch.randint(0, 5, shape, generator=generator)
@@ -130,7 +130,7 @@ def test_categories_are_those_of_the_cityscapes_script() -> None:
 
 
 def plain_bands(mask: np.ndarray[Any, Any], ratio: float = 0.02) -> np.ndarray[Any, Any]:
-    """The authors' definition: a mask without its erosion (Cheng et al., mask_to_boundary)."""
+    """Return a mask without its erosion, as the authors define it (mask_to_boundary)."""
     distance = max(round(ratio * float(np.hypot(*mask.shape))), 1)
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
@@ -138,7 +138,7 @@ def plain_bands(mask: np.ndarray[Any, Any], ratio: float = 0.02) -> np.ndarray[A
 
 
 def blobs(seed: int, shape: tuple[int, int] = (60, 90)) -> np.ndarray[Any, Any]:
-    """Connected areas of five classes."""
+    """Return connected areas of five classes."""
     coarse = np.random.default_rng(seed).integers(0, 5, (6, 9)).astype(np.uint8)
     return np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_NEAREST))
 
@@ -160,7 +160,7 @@ def test_boundary_iou_is_that_of_its_authors(seed: int) -> None:
 
 
 def contour(labels: np.ndarray[Any, Any], k: int) -> list[tuple[int, int]]:
-    """Pixels of class k with a counted neighbour of another class, by a loop."""
+    """Find the pixels of class k with a counted neighbour of another class, by a loop."""
     found = []
     for y, x in zip(*np.nonzero(labels == k), strict=True):
         near = labels[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
@@ -206,7 +206,7 @@ def test_calibration_error_is_that_of_torchmetrics() -> None:
 
 
 def counts_by_image(images: int, seed: int, skill: float = 0.7) -> np.ndarray[Any, Any]:
-    """Counts of images whose predictions are right with a probability of their own."""
+    """Return counts of images, each with its own probability of right predictions."""
     generator = np.random.default_rng(seed)
     matrix = ConfusionMatrix(4, 255, range(images), images)
     for _ in range(images):

@@ -1,4 +1,4 @@
-"""Models: the paper's sizes, every table entry at odd sizes, the publishers' outputs."""
+"""Models: parameters of the papers, all tables at odd image sizes, outputs of timm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sceneparse.layers.blocks import ConvNormAct
 from sceneparse.layers.norms import set_norms
 from sceneparse.layers.pooling import MixedPooling, StripPooling, strip_means
 from sceneparse.models.heads import HEADS
-from sceneparse.models.resnet import RESNETS, create_resnet
+from sceneparse.models.resnet import RESNETS, ResNet
 from sceneparse.models.segmentation import SegmentationModel
 
 
@@ -210,7 +210,7 @@ def test_frozen_norms_keep_their_statistics() -> None:
     assert "backbone.layer1.0.conv1.weight" in changed
 
 
-def test_group_norm_has_groups_that_say_something() -> None:
+def test_group_norm_has_no_small_groups() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2048), nn.BatchNorm2d(48), nn.BatchNorm2d(5))
     set_norms(model, "group")
     assert [(norm.num_groups, norm.num_channels) for norm in model] == [(32, 2048), (6, 48), (1, 5)]
@@ -228,7 +228,7 @@ def test_zero_init_residual_starts_without_mixed_pooling() -> None:
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_output_stride_and_where_attention_sits(name: str, output_stride: int) -> None:
-    net = create_resnet(name, output_stride=output_stride, base_width=8, attention=StripPooling)
+    net = ResNet(*RESNETS[name], output_stride=output_stride, base_width=8, attention=StripPooling)
     maps = net(torch.randn(1, 3, 64, 96))
     assert [x.shape[1] for x in maps] == list(net.channels)
     assert tuple(maps[3].shape[-2:]) == (64 // output_stride, 96 // output_stride)
@@ -240,7 +240,7 @@ def test_output_stride_and_where_attention_sits(name: str, output_stride: int) -
 
 
 def test_dilations_of_spnet() -> None:
-    net = create_resnet("resnet50", base_width=8)
+    net = ResNet(*RESNETS["resnet50"], base_width=8)
     dilations = [
         [block.conv2.dilation[0] for block in net.get_submodule(f"layer{stage}")]
         for stage in range(1, 5)
@@ -251,7 +251,7 @@ def test_dilations_of_spnet() -> None:
 def test_backbone_equals_timm_with_the_same_weights() -> None:
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("resnet50s", features_only=True, output_stride=8).eval()
-    ours = create_resnet("resnet50", multi_grid=None).eval()
+    ours = ResNet(*RESNETS["resnet50"], multi_grid=None).eval()
     weights = timm.create_model("resnet50s").state_dict()
     theirs.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
     ours.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
@@ -262,7 +262,7 @@ def test_backbone_equals_timm_with_the_same_weights() -> None:
 
 
 def test_shortcut_of_few_channels_is_a_strided_convolution() -> None:
-    shortcut = create_resnet("resnet18", base_width=8).layer2[0].downsample[0]
+    shortcut = ResNet(*RESNETS["resnet18"], base_width=8).layer2[0].downsample[0]
     plain = torch.nn.Conv2d(8, 16, 1, stride=2, bias=False)
     plain.load_state_dict(shortcut.state_dict())
     x = torch.randn(2, 8, 9, 12)

@@ -23,7 +23,7 @@ from sceneparse.models.weights import load_strict, read_weights
 
 
 def fill(name: str, shape: list[int]) -> Tensor:
-    """Weights by the rule of oracles/spnet_public.json."""
+    """Return weights by the rule of oracles/spnet_public.json."""
     n = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -75,7 +75,7 @@ def test_outputs_of_the_publishers_code(shared: Path, case: dict[str, Any]) -> N
 
 
 def publish(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name tensors as the publishers do, by the tables of docs of the paper's code."""
+    """Rename tensors to the names of the publishers."""
     mixed = {
         "short.reduce": "conv1_1",
         "long.reduce": "conv1_2",
@@ -148,7 +148,7 @@ def test_what_is_not_a_published_checkpoint_is_refused() -> None:
 
 
 def conv_norm(part: torch.nn.Sequential, x: Tensor, padding: tuple[int, int], relu: bool) -> Tensor:
-    """Convolution and batch norm with the batch's own statistics, from the formulas."""
+    """Compute convolution and batch norm with the statistics of the batch, from the formulas."""
     x = F.conv2d(x, part[0].weight, padding=padding)  # type: ignore[arg-type]
     mean = x.mean((0, 2, 3), keepdim=True)
     variance = (x - mean).square().mean((0, 2, 3), keepdim=True)

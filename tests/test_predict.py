@@ -1,4 +1,4 @@
-"""Predictions of every kind of input, as files and in Python."""
+"""Predictions of all kinds of input, as files and in Python."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_tiles_put_a_huge_image_together(monkeypatch: pytest.MonkeyPatch) -> Non
     image = np.random.default_rng(0).integers(0, 256, (70, 101, 3), dtype=np.uint8)
     expected = predictor(image).labels
     assert np.array_equal(expected, image.argmax(axis=2))
-    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 32)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
     monkeypatch.setattr(predictor_module, "_PART", 48)
@@ -270,12 +270,12 @@ def test_tiles_know_what_is_around_them(monkeypatch: pytest.MonkeyPatch) -> None
         shown.append(tuple(arguments[0].shape[2:]))
 
     predictor.model.backbone.register_forward_pre_hook(look)
-    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 40)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
     monkeypatch.setattr(predictor_module, "_PART", 56)
     predictor(np.zeros((80, 120, 3), np.uint8))
-    # a margin on both sides, also of the tiles at the rim
+    # a margin on both sides, also for tiles at the border
     assert set(shown) == {(56, 56)}
 
 
@@ -304,13 +304,13 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
         return resize(images, size)
 
     monkeypatch.setattr(protocols, "_resize_images", look)
-    monkeypatch.setattr(predictor_module, "LARGEST_WHOLE", 5000)
+    monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 40)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)
     monkeypatch.setattr(predictor_module, "_PART", 56)
     found = predictor(np.zeros((80, 120, 3), np.uint8))
     assert found.tiled
-    # the whole would be scaled to 30 and 60 of its 120 pixels
+    # the whole image would be scaled from 120 pixels to 30 and 60
     factors = {(new / old) for *old_size, _, new in shown for old in old_size[1:]}
     assert factors == {0.25, 0.5}
 
@@ -320,16 +320,16 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
     [
         (["nowhere.jpg"], "nowhere.jpg"),
         (["nothing/*.jpg"], "holds no images"),
-        (["camera:front"], "a camera goes by its number"),
+        (["camera:front"], "give a camera by its number"),
         (["camera:7"], "camera 7: cannot be opened"),
-        (["a.jpg", "--opacity", "2"], "--opacity must be in 0..1"),
-        (["a.jpg", "--frames", "0"], "--frames must be 1 or more"),
+        (["a.jpg", "--opacity", "2"], "--opacity: must be in 0..1"),
+        (["a.jpg", "--frames", "0"], "--frames: must be 1 or more"),
         (["a.jpg", "--protocol", "best"], "unknown protocol 'best'"),
         (["a.jpg", "--amp", "int1"], "unknown precision 'int1'"),
         (["a.jpg", "--device", "mps"], "unknown device 'mps'; use cpu, cuda"),
         (["a.jpg", "--device", "cuda:99"], "there is no GPU 'cuda:99'"),
-        (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so that --crop means"),
-        (["a.jpg", "--output", "a.jpg/out"], "cannot write to 'a.jpg/out'"),
+        (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so --crop has no effect"),
+        (["a.jpg", "--output", "a.jpg/out"], "cannot write 'a.jpg/out'"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -348,7 +348,7 @@ def test_bad_input_is_one_line(
 
 
 def test_results_stay_in_their_folder(make_run: MakeRun, photos: Path, tmp_path: Path) -> None:
-    """Images of one name get the rest of their paths, which may go up and down."""
+    """Images of equal names get longer paths, which must not leave the output folder."""
     (tmp_path / "other").mkdir()
     shutil.copy(photos / "a.jpg", tmp_path / "other/a.jpg")
     inputs = [photos / "a.jpg", f"{photos}/../../../../../../../{tmp_path}/other/a.jpg"]

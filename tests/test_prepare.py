@@ -1,4 +1,4 @@
-"""Networks made ready for inference compute the same as those they were made from."""
+"""Networks prepared for inference compute the same as the original networks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def trained(arguments: dict[str, Any]) -> nn.Module:
-    """A small network whose batch norms have statistics of their own, as after training."""
+    """Return a small network with random batch statistics, as after training."""
     torch.manual_seed(0)
     small = {"base_width": 8} if arguments["backbone"].startswith("resnet") else {}
     model = sceneparse.create_segmentation_model(num_classes=5, width=16, **small, **arguments)
@@ -53,7 +53,7 @@ def test_prepared_network_computes_the_same(name: str) -> None:
     with torch.inference_mode():
         expected, found = model(images)["out"], ready(images)["out"]
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    # the given network stays as it was
+    # the original network is unchanged
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in ready.modules())
     assert not any(isinstance(m, nn.Dropout2d | nn.Dropout) for m in ready.modules())
@@ -82,7 +82,7 @@ def test_compiled_network_computes_the_same() -> None:
 
 
 class Misleading(nn.Module):
-    """A convolution beside a norm that it is not followed by."""
+    """A convolution and a norm that are neighbours, but run in the other order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ import pytest
 from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
-from sceneparse.runs.checkpoint import newest_intact
+from tests.conftest import newest_undamaged
 from tests.processes import CONFIGS, ROOT, Run, assert_same_state, finish
 
 # The run, and what it is resumed with.
@@ -179,7 +179,7 @@ def test_all_processes_end_when_one_is_killed(tiny: list[str]) -> None:
     assert time.monotonic() - killed < 120
     assert not any(rank.is_running() for rank in ranks)
     assert "a bug in sceneparse" not in said
-    assert newest_intact(folder, pytest.fail) is not None
+    assert newest_undamaged(folder) is not None
 
 
 @pytest.mark.fault(47)

@@ -17,7 +17,7 @@ from sceneparse.cli import train as train_command
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.models import create_segmentation_model
 from sceneparse.runtime.distributed import Process, parallel_network
-from sceneparse.studies.classifier_costs import saved_bytes
+from sceneparse.studies.costs import saved_bytes
 from sceneparse.training.loop import _sync_gradients
 from tests.conftest import ROOT
 from tests.processes import forkserver

@@ -16,8 +16,7 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_train_cls import small  # noqa: F401 - a fixture
 
 from sceneparse.data.synthetic import write_dataset
-from sceneparse.runs.checkpoint import newest_intact
-from tests.conftest import ROOT
+from tests.conftest import ROOT, newest_undamaged
 from tests.processes import Run, assert_same_state, finish
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -28,7 +27,7 @@ def stop(run: Run, number: signal.Signals) -> int:
     run.send(number)
     run.send(signal.SIGCONT)  # should it be frozen
     assert run.wait(60) == 75, run.said
-    saved = newest_intact(run.folder, pytest.fail)
+    saved = newest_undamaged(run.folder)
     return 0 if saved is None else int(saved.meta["step"])
 
 
@@ -151,7 +150,7 @@ def test_quickstart_is_stopped_at_20_random_times(tmp_path: Path) -> None:
         nothing = "nothing to save" in said
         phases["start" if nothing else "later"] += 1
         if not nothing:
-            assert newest_intact(tmp_path / f"parts-{run}", pytest.fail) is not None
+            assert newest_undamaged(tmp_path / f"parts-{run}") is not None
     process = start(f"parts-{run}", "--resume")
     assert process.wait() == 0
     assert_same_state(tmp_path / f"parts-{run}", tmp_path / "whole")

@@ -11,7 +11,9 @@ from test_train_seg import call
 
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import study as study_command
+from sceneparse.config.recipes import find_config, read_recipe
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.studies.segmentation import read_study
 
 BASE = """
 data: {workers: 0}
@@ -75,16 +77,31 @@ def test_unfinished_runs_are_left_out(
     assert "holds no finished run yet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["study/camvid", "study/camvid_spnet50"])
+def test_a_copied_study_finds_its_configuration_among_the_recipes(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(read_recipe(name))
+    shipped = read_study(find_config(name), ["output=out"])
+    assert read_study(path, ["output=out"]) == shipped
+    # a file beside it comes before a recipe
+    beside = tmp_path / f"{shipped.config.config}"
+    beside.parent.mkdir(exist_ok=True)
+    beside.write_text("data: {root: here}\ntrain: {epochs: 77}")
+    assert {run.config.train.epochs for run in read_study(path, []).runs} == {77}
+
+
 @pytest.mark.parametrize(
     ("text", "setting", "message"),
     [
         (STUDY.replace("psp}", "pspp}"), "", "unknown head 'pspp'"),
         (STUDY.replace("model.head: psp", "model.haed: psp"), "", "did you mean 'head'"),
         (STUDY.replace("reference: fcn", "reference: x"), "", "reference 'x' is none of rows"),
-        (STUDY.replace("[0, 3]", "[0, 0]"), "", "a seed is there twice"),
+        (STUDY.replace("[0, 3]", "[0, 0]"), "", "seeds must differ"),
         (STUDY.replace("  psp:", "  ../psp:"), "", "rows.../psp"),
         (STUDY, "model.head=fcn", "model.head is what the rows of"),
-        (STUDY, "seed=1", "leave it out"),
+        (STUDY, "seed=1", "remove it from the command"),
         (STUDY.replace("split: val", "split: none"), "", "none"),
     ],
 )

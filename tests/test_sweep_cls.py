@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,12 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
 from sceneparse.cli import sweep as sweep_command
+from sceneparse.config.recipes import find_config, read_recipe
 from sceneparse.runtime.progress import log_on_main
-from sceneparse.studies.sweep import results, search, study, worker
+from sceneparse.studies.sweep import results, settings, study, worker
 from sceneparse.studies.sweep.plan import Plan, read_plan
-from sceneparse.studies.sweep.search import Params, Space
-from sceneparse.studies.sweep.storage import open_storage
+from sceneparse.studies.sweep.settings import Params, Space
+from sceneparse.studies.sweep.study import open_storage
 from sceneparse.training.validation import Validated
 
 ROOT = Path(__file__).parents[1]
@@ -85,34 +85,32 @@ def test_grid_visits_every_combination_once(
     command = [write(GRID), f"output={tmp_path / 'out'}", "--workers=2"]
     assert call(sweep_command, *command) == 0
     printed = capsys.readouterr().out
-    with (tmp_path / "out/sweep.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    points = [(row["attention"], float(row["optim.lr"])) for row in rows]
+    found = json.loads((tmp_path / "out/sweep.json").read_text())
+    rows = found["trials"]
+    points = [(row["params"]["attention"], row["params"]["optim.lr"]) for row in rows]
     assert points == [("none", 0.1), ("none", 1e30), ("eca", 0.1), ("eca", 1e30)]
     # what failed is recorded with its error, and is not a value
     assert [row["state"] for row in rows] == ["complete", "failed"] * 2
-    assert [bool(row["test_loss"]) for row in rows] == [True, False] * 2
+    assert [row["value"] is not None for row in rows] == [True, False] * 2
     assert all("NumericalError: the network's outputs" in row["note"] for row in rows[1::2])
     assert "NumericalError" in (tmp_path / "out/trial-0001/train.log").read_text()
 
     # the value is the last epoch's, the folder a run like any other
     for row in rows[::2]:
         last = (tmp_path / "out" / row["folder"] / "seed-0/metrics.jsonl").read_text().splitlines()
-        assert float(row["test_loss"]) == json.loads(last[-1])["test_loss"]
-    found = json.loads((tmp_path / "out/sweep.json").read_text())
-    losses = {int(row["trial"]): float(row["test_loss"]) for row in rows[::2]}
+        assert row["value"] == json.loads(last[-1])["test_loss"]
+    losses = {row["trial"]: row["value"] for row in rows[::2]}
     assert found["best"] == min(losses, key=lambda trial: losses[trial])
     assert "flatters" in found["caution"]
-    assert found["missing"] == {"importance.png": "needs 4 complete trials, there are 2"}
-    assert (tmp_path / "out/history.png").is_file()
+    assert found["importance"] == {}  # needs 4 complete trials
     assert (tmp_path / "out/parallel_coordinates.png").is_file()
-    assert "left out     importance.png: needs 4 complete trials" in printed
+    assert "importance   " not in printed
 
-    # the same command only shows what came of it
+    # the same command only prints the results again
     before = (tmp_path / "out/sweep.db").read_bytes()
     assert call(sweep_command, *command) == 0
     assert (tmp_path / "out/sweep.db").read_bytes() == before
-    assert "4 trials, 4 done" in capsys.readouterr().out
+    assert "best         trial" in capsys.readouterr().out
 
 
 BAD = {
@@ -129,7 +127,7 @@ BAD = {
     ),
     GRID + "  optim.nmae: {value: sgd}\n": "optim.nmae: unknown key, did you mean 'name'",
     GRID + "  optim.name: {vals: [sgd]}\n": "optim.name.vals: unknown key, did you mean 'value",
-    GRID + "  optim.name: {values: [sgd, lion]}\n": "optim.name: input should be 'sgd', 'adam'",
+    GRID + "  optim.name: {values: [sgd, lion]}\n": "optim.name: unknown optimiser 'lion'; choose",
     GRID + "  attention.kind: {value: 3}\n": (
         "attention: input should be a valid string, got {'kind': 3}"
     ),
@@ -199,8 +197,7 @@ def test_what_is_no_database_is_refused(
     (tmp_path / "sweep.log").write_text(text)
     settings = [f"output={tmp_path / 'out'}", f"--storage={tmp_path / 'sweep.log'}"]
     assert call(sweep_command, write(GRID), *settings) == 2
-    said = capsys.readouterr().err
-    assert "sweep.log: file is not a database; a journal is of an earlier version" in said
+    assert "sweep.log: file is not a database" in capsys.readouterr().err
     assert (tmp_path / "sweep.log").read_text() == text
 
 
@@ -226,7 +223,7 @@ def test_sweep_of_an_earlier_version_is_refused(
     (tmp_path / "out/journal.log").write_text('{"op_code": 0}\n')
     assert call(sweep_command, write(GRID), f"output={tmp_path / 'out'}") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "holds a sweep of an earlier version of sceneparse (journal.log); finish it" in line
+    assert "holds more than a sweep (journal.log); choose another folder" in line
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
@@ -238,8 +235,10 @@ def test_missing_optuna_names_the_remedy(
     assert "pip install 'sceneparse[sweep]'" in capsys.readouterr().err
 
 
-def test_the_reports_sweep() -> None:
-    plan = read_plan(ROOT / "configs/sweep_report.yaml", [], None)
+def test_the_reports_sweep(tmp_path: Path) -> None:
+    (tmp_path / "sweep_report.yaml").write_text(read_recipe("sweep_report"))
+    plan = read_plan(tmp_path / "sweep_report.yaml", [], None)
+    assert plan == read_plan(find_config("sweep_report"), [], None)
     assert (plan.method, plan.metric, plan.direction) == ("bayes", "test_loss", "minimize")
     assert plan.listed["optim.name"] == ["adam", "sgd"]
     assert plan.listed["train.batch_size"] == [64, 128, 256]
@@ -288,13 +287,16 @@ parameters:
 
 
 def test_bayes_trains_no_choice_twice(write: Write) -> None:
-    rows = work_here(planned(write(BAYES.format(trials=4)), "train.epochs=1"))
+    plan = planned(write(BAYES.format(trials=4)), "train.epochs=1")
+    rows = work_here(plan)
     assert [row.state for row in rows] == ["complete"] * 4
     first = {row.params["attention"]: row for row in reversed(rows)}
     for row in rows:
         same = first[row.params["attention"]]
         assert row.value == same.value
         assert row.note == ("" if row is same else f"same as trial {same.trial}")
+    sweep = study.join_study(plan, open_storage(str(plan.output / "sweep.db")))
+    assert results.write_results(plan, study.attempts_of(sweep)) == {"attention": 1.0}
 
 
 def test_hopeless_trials_are_pruned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +313,7 @@ def test_hopeless_trials_are_pruned(write: Write, monkeypatch: pytest.MonkeyPatc
     plan = planned(write(text), "train.epochs=3")
     rows = work_here(plan)
     assert [row.state for row in rows] == ["complete"] * 5 + ["pruned"]
-    assert (rows[5].value, rows[5].note) == (2.0, "given up after epoch 2")
+    assert (rows[5].value, rows[5].note) == (2.0, "ended early after epoch 2")
     best = results.best_of(plan, rows)
     assert best is not None
     assert best.value == 1.0
@@ -323,6 +325,7 @@ def test_a_sweep_whose_trials_all_fail_says_why(
 ) -> None:
     path = write(GRID.replace("[0.1, 1.0e+30]", "[1.0e+30, 1.0e+31]"))
     assert [row.state for row in work_here(planned(path))] == ["failed"] * 4
+    capsys.readouterr()
     assert call(sweep_command, path, f"output={tmp_path / 'out'}") == 2
     printed = capsys.readouterr()
     assert printed.out.count("NumericalError: the network's outputs") == 4
@@ -374,8 +377,8 @@ def test_trials_of_vanished_machines_run_again_and_doubles_do_not(
         fail_stale_trials(opened)
         states = [of[-1].state for of in study.attempts_of(opened).values()]
         assert states == [WAITING, RUNNING, RUNNING, WAITING]
-    said = "trial 0: its worker  gave no sign of life; it is run again\n"
-    assert capsys.readouterr().out == said
+    expected = "trial 0: its worker  sent no heartbeat; it is run again\n"
+    assert capsys.readouterr().out == expected
     opened.tell(unfinished, state=TrialState.FAIL)  # and killed before it was queued again
     vanish(storage, 1)
     rows = work_here(plan)
@@ -394,7 +397,7 @@ def test_worker_that_was_counted_as_dead_leaves_its_trial_to_others(
         if next(looks, False):
             vanish(storage, trial.number)
             fail_stale_trials(study.join_study(plan, storage))
-        return search.suggest(trial, space)
+        return settings.suggest(trial, space)
 
     monkeypatch.setattr(worker, "suggest", suggest)
     (row,) = work_here(plan)

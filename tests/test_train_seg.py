@@ -197,7 +197,7 @@ def test_unusable_data_is_one_line_and_no_run_folder(
         ("loss.terms.hinge=1.0", "unknown loss 'hinge'; choose one of: cross_entropy"),
         ("loss.terms={}", "loss.terms: dictionary should have at least 1 item"),
         ("loss.class_weights=[0.0,0.0]", "class_weights must not all be 0"),
-        ("loss.class_weights=[1.0,2.0]", "has 2 numbers, the data set has 9 classes"),
+        ("loss.class_weights=[1.0,2.0]", "has 2 numbers, the dataset has 9 classes"),
         ('augment.extra=[{"name":"Fog"}]', "albumentations has no transform"),
     ],
 )

@@ -1,17 +1,19 @@
-"""Check every file of a dataset: damage, wrong labels, odd masks, images in two splits."""
+"""Check every file of a dataset: damage, wrong labels, suspicious masks, images in two splits."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import command_parser
+from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.options import add_option
+from sceneparse.errors import InputError, first_few, one_line
 
 if TYPE_CHECKING:
-    from sceneparse.data.checks.full import Duplicates, SampleFacts
     from sceneparse.data.datasets import SegmentationDataset
     from sceneparse.data.labels import LabelTable
 
@@ -20,55 +22,58 @@ EXAMPLES = """\
   sceneparse check /data/camvid --dataset camvid --splits train val test
   sceneparse check /data/cityscapes --dataset cityscapes --output checks/cityscapes
 
-exit code 2: training would fail, or an image occurs in two splits (unless --allow-twins)"""
+Exit code 2: training would fail, or an image occurs in two splits (unless --allow-twins)."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = command_parser("check", "Check every image and mask of a dataset.", EXAMPLES)
-    result.add_argument("root", help="folder of the dataset")
-    result.add_argument("--dataset", default="folder", help="layout: folder, camvid, ... (folder)")
-    result.add_argument("--splits", nargs="+", default=["train", "val"], help="(train val)")
-    result.add_argument(
-        "--output", help="folder for data.json and data.html (default: runs/check_NAME)"
-    )
-    result.add_argument(
-        "--allow-twins", action="store_true", help="images in two splits are no failure"
-    )
+    result.add_argument("root", metavar="DATA", help="folder of the dataset")
+    add = partial(add_option, result)
+    add("--dataset NAME", "layout of the files, e.g. camvid or cityscapes", default="folder")
+    add("--splits SPLIT...", "splits to check", default=["train", "val"])
+    add("--output FOLDER", "folder for data.json and data.html; default runs/check_NAME_OF_DATA")
+    add("--allow-twins", "accept images that occur in two splits")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Check all samples, print and write the findings; InputError if training would fail."""
+    """Check all samples, print and write the findings; raise InputError if training would fail."""
     from sceneparse.data.checks.full import check_all_samples, find_duplicates, summarise
-    from sceneparse.errors import InputError
+    from sceneparse.data.checks.page import page_values
+    from sceneparse.report.pages import write_page
     from sceneparse.runtime.progress import Progress
 
     output = Path(options.output or f"runs/check_{Path(options.root).resolve().name}")
-    datasets, layout_problems = open_splits(options)
+    datasets, failures = open_splits(options)
+    if not datasets:
+        raise InputError(failures[0])
     progress = Progress(sum(map(len, datasets.values())), "samples")
     facts = check_all_samples(datasets, lambda: progress.advance(1))
     progress.close()
     duplicates = find_duplicates(facts)
-    table = next(iter(datasets.values())).table if datasets else None
-    if table is None:
-        raise InputError("; ".join(layout_problems))
+    table = next(iter(datasets.values())).table
     summary = summarise(facts, duplicates, table.names)
-    failures = layout_problems + [f"{p['split']}: {p['problem']}" for p in summary["problems"]]
+    failures += [f"{p['split']}: {p['problem']}" for p in summary["problems"]]
     failures += useless_splits(summary, table)
     print_summary(summary, failures)
     if duplicates and not options.allow_twins:
         failures.append(f"{len(duplicates)} pairs of images occur in two splits")
-    write_reports(output, options, datasets, facts, duplicates, summary, failures)
+    title = f"{options.root} ({options.dataset})"
+    page = page_values(title, datasets, facts, duplicates, summary, failures)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**summary, "failures": failures}, indent=1)
+        (output / "data.json").write_text(text, encoding="utf-8")
+        write_page("data_page.html", output / "data.html", page)
     print(f"\nreport       {output / 'data.html'}, {output / 'data.json'}")
     if failures:
         raise InputError(f"{len(failures)} problems, the first: {failures[0]}")
 
 
 def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationDataset], list[str]]:
-    """Return the splits that can be opened, and why the others cannot."""
+    """Return the splits that can be opened, and why the others cannot be."""
     from sceneparse.data.datasets import create_dataset
-    from sceneparse.errors import InputError
 
     datasets, problems = {}, []
     for split in options.splits:
@@ -93,9 +98,7 @@ def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
 
 
 def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
-    """Print a table per split, then what is wrong and what is odd."""
-    from sceneparse.errors import first_few, one_line
-
+    """Print a table per split, then problems, suspicious masks and images in two splits."""
     for split, facts in summary["splits"].items():
         sizes = first_few(f"{size} ({count})" for size, count in facts["sizes"].items())
         print(f"\n{split}: {facts['usable']} of {facts['samples']} samples usable; sizes {sizes}")
@@ -107,12 +110,12 @@ def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
             print(f"  {row['name']:<{wide}} {share} in {row['images']} images")
         print(f"  {'(ignored)':<{wide}} {100 * facts['ignored_pixels'] / total:8.3f}%")
     first = next(iter(summary["splits"]))
-    print(f"\nof {first}: mean {summary['mean']}  std {summary['std']}")
+    print(f"\nsplit {first}: mean {summary['mean']}  std {summary['std']} of RGB in 0..1")
     for rule, weights in summary["class_weights"].items():
-        print(f"class weights, {rule}: {weights}")
+        print(f"class weights by rule {rule}: {weights}")
     sections = {
         "problems": list(failures),
-        "odd masks": [f"{s['mask']}: {s['reason']}" for s in summary["suspicious"]],
+        "suspicious masks": [f"{s['mask']}: {s['reason']}" for s in summary["suspicious"]],
         "images in two splits": [f"{t['first']} = {t['second']}" for t in summary["twins"]],
     }
     for heading, lines in sections.items():
@@ -121,28 +124,3 @@ def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
             print(f"  {one_line(line)}")
         if len(lines) > 20:
             print(f"  and {len(lines) - 20} more, in data.json")
-
-
-def write_reports(
-    output: Path,
-    options: argparse.Namespace,
-    datasets: dict[str, SegmentationDataset],
-    facts: Sequence[SampleFacts],
-    duplicates: Sequence[Duplicates],
-    summary: dict[str, Any],
-    failures: Sequence[str],
-) -> None:
-    """Write data.json and data.html."""
-    from sceneparse.data.checks.page import page_values
-    from sceneparse.errors import InputError
-    from sceneparse.report.pages import write_page
-
-    title = f"{options.root} ({options.dataset})"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**summary, "failures": list(failures)}, indent=1)
-        (output / "data.json").write_text(text, encoding="utf-8")
-        values = page_values(title, datasets, facts, duplicates, summary, failures)
-        write_page("data_page.html", output / "data.html", values)
-    except OSError as error:
-        raise InputError(f"cannot write the report to '{output}': {error.strerror}") from error

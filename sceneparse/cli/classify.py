@@ -1,4 +1,4 @@
-"""Train classifiers with attention blocks: a run for each seed, then their mean and spread."""
+"""Train image classifiers with attention blocks: a run per seed, then their mean and spread."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
 from sceneparse.cli.options import add_training_options, read_config, run_options
+from sceneparse.errors import InputError, Preempted
 from sceneparse.runtime.signals import leave_at_signals
 
 if TYPE_CHECKING:
@@ -20,21 +21,21 @@ EXAMPLES = """\
   sceneparse classify --config cifar100_resnet18 model=timm:resnet18
   sceneparse classify --config cifar10_resnet18 seeds=0-4 --resume
 
-Any key of the configuration can be set as section.key=value; --print-config explains them all.
-Every seed is a run of its own in OUTPUT/seed-N, as `sceneparse train` makes them; OUTPUT gets
-summary.json, summary.csv and curves.png. --resume resumes the seeds that were started, skips
-finished ones, and starts the others, including those stopped before a checkpoint."""
+Every setting can be changed by section.key=value; --print-config lists them all.
+Each seed has a run folder OUTPUT/seed-N (output: runs/NAME_OF_CONFIG unless set); OUTPUT gets
+summary.json and curves.png. --resume skips finished seeds, resumes those that have a
+checkpoint, and starts the others."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = command_parser("classify", "Train image classifiers, one for each seed.", EXAMPLES)
+    result = command_parser("classify", "Train image classifiers, one per seed.", EXAMPLES)
     add_training_options(result)
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Read the configuration and the data, train each seed, summarise."""
+    """Read the configuration and the data, train each seed, write the summary."""
     leave_at_signals()
     from sceneparse.config.classification import ClsConfig
 
@@ -46,8 +47,6 @@ def main(options: argparse.Namespace) -> None:
 
 def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
     """Train every seed that is not finished; `earlier`: how to treat earlier runs."""
-    # Imported late so that --help and --print-config answer at once.
-    from sceneparse.errors import InputError, Preempted
     from sceneparse.runs.folder import validate_folder
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.training.classification import load_data, prepare_seed, seed_folder
@@ -59,7 +58,8 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
         validate_folder(
             seed_folder(config, seed), resume=earlier["resume"], overwrite=earlier["overwrite"]
         )
-    if late := milestones_too_late(config):
+    milestones = config.optim.milestones if config.optim.schedule == "step" else []
+    if late := [epoch for epoch in milestones if epoch >= config.train.epochs]:
         print(f"optim.milestones {late} are not reached in train.epochs {config.train.epochs}")
     data = load_data(config)
     with join_processes() as process:
@@ -78,12 +78,6 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
                 )
 
 
-def milestones_too_late(config: ClsConfig) -> list[int]:
-    """Return the milestones that training ends before, in epochs."""
-    milestones = config.optim.milestones if config.optim.schedule == "step" else []
-    return [epoch for epoch in milestones if epoch >= config.train.epochs]
-
-
 def summarise(config: ClsConfig) -> None:
     """Print and write the mean and spread over the seeds, and draw the curves."""
     from sceneparse.studies.seeds import read_seed, seeds_table, write_summary
@@ -93,6 +87,4 @@ def summarise(config: ClsConfig) -> None:
     print("\n" + seeds_table(curves))
     write_summary(output, curves)
     print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl)")
-    print(
-        f"summary      {output / 'summary.json'}, {output / 'summary.csv'}, {output / 'curves.png'}"
-    )
+    print(f"summary      {output}/summary.json, curves.png")

@@ -1,6 +1,4 @@
-"""Run a command: the one place where an error becomes a line on stderr and an exit code."""
-
-from __future__ import annotations
+"""Run a command, and turn every error into one line on stderr and an exit code."""
 
 import argparse
 import errno
@@ -17,7 +15,7 @@ from sceneparse.errors import Explained, InputError, Preempted, one_line, reason
 
 
 def version_block() -> str:
-    """Say what is installed, in the form that a bug report needs."""
+    """Return the installed versions, one per line, as a bug report needs them."""
     try:
         from sceneparse.runtime.versions import version_rows
 
@@ -29,28 +27,30 @@ def version_block() -> str:
 
 class _PrintVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:  # noqa: ANN401
-        sys.stdout.write(version_block() + "\n")
+        print(version_block())
         parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names of files arrive as arguments, by way of the shell's *."""
+    """Prints one line about a wrong argument instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(one_line(message))
+        # File names, which may hold line breaks, arrive as arguments too.
+        problem = one_line(message.removeprefix("argument "))
+        self.exit(2, f"error: {problem}; run `{self.prog} --help`\n")
 
 
 def command_parser(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """Make the parser of `sceneparse VERB` with the options that all commands share."""
+    """Return the parser of `sceneparse VERB` with the options that all commands share."""
     parser = _Parser(
         prog=f"sceneparse {verb}",
         description=description,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     parser.add_argument(
-        "--version", action=_PrintVersion, nargs=0, help="print the versions a bug report needs"
+        "--version", action=_PrintVersion, nargs=0, help="print the installed versions and exit"
     )
     return parser
 
@@ -60,14 +60,14 @@ def run(
     main: Callable[[argparse.Namespace], None],
     arguments: Sequence[str] | None = None,
 ) -> NoReturn:
-    """Parse, run `main`, and exit: 0, or the code of the error with one line that explains it."""
+    """Parse the arguments, run `main`, and exit with 0 or with an error line and its code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files need not be text.
+        # File names may hold bytes that are not text.
         sys.stdout.reconfigure(errors="backslashreplace")
     # Settings may stand before and after options.
     options = parser.parse_intermixed_args(arguments)
     try:
-        with _explained_machine():
+        with _machine_errors():
             from sceneparse.runtime.progress import log_on_main
 
             log_on_main()
@@ -77,63 +77,67 @@ def run(
             traceback.print_exc()
         rank = os.environ.get("RANK", "0")
         who = "" if rank == "0" else f"[process {rank}] "
-        _say(f"{who}{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
+        _print_error(f"{who}{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _say("interrupted")
+        _print_error("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; nobody is there to be told
+        sys.stderr.close()  # nobody reads our output any more
         sys.exit(141)
     except Exception as error:
-        sys.exit(_tell_unexpected(error, debug=options.debug))
+        sys.exit(_report_unexpected(error, debug=options.debug))
     sys.exit(0)
 
 
-def _tell_unexpected(error: Exception, *, debug: bool) -> int:
-    """Ask for a report of a bug, or for less of what did not fit into memory."""
+def _report_unexpected(error: Exception, *, debug: bool) -> int:
+    """Print what to do about a bug or a lack of memory; return the exit code."""
     out_of_memory = _is_out_of_memory(error)
     if debug or not out_of_memory:
         traceback.print_exc()
     if out_of_memory:
-        _say(
+        _print_error(
             f"error: out of memory ({one_line(reason_of(error))}); make batches, crops, images or "
             "the network smaller, or close other programs"
         )
         return InputError.exit_code
-    _say(f"a bug in sceneparse; please report it with the lines above and\n{version_block()}")
+    _print_error(
+        f"a bug in sceneparse; please report it with the lines above and\n{version_block()}"
+    )
     return 1
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Python, NumPy and PyTorch's GPUs have types for it; PyTorch on the CPU has words."""
+    """Return whether memory ran out; PyTorch on the CPU shows it only in its message."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-# A full or broken disk, a read-only one, too many open files: not a bug of ours.
-_OF_THE_MACHINE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-}
+# A full, broken or read-only disk, or too many open files: no bugs of this package.
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 
 
 @contextmanager
-def _explained_machine() -> Iterator[None]:
-    """Turn what the machine refuses into InputError with the file, wherever it happened."""
+def _machine_errors() -> Iterator[None]:
+    """Turn an error of disk or system into InputError with the file, wherever it happened."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
+        if error.errno not in _MACHINE_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{where}{error.strerror}") from error
 
 
-def _say(text: str) -> None:
+@contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Raise InputError that names `place` if something inside cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write '{place}': {reason_of(error)}") from error
+
+
+def _print_error(text: str) -> None:
     sys.stderr.write(text + "\n")

@@ -21,11 +21,10 @@ EXAMPLES = """\
   sceneparse compare runs/study_camvid
 
 Each RUN is one of: an output folder of `sceneparse classify` with its seeds; a segmentation run
-(its eval_SPLIT); a folder of scores; a study or one of its rows. Seeds that are not finished are
-left out, and the output says so.
-Classifiers: OUTPUT gets compare.html (one file that works offline), compare.md, compare.json,
-groups.csv, pairs.csv, and the plots as PNG and SVG. Costs are measured on this machine, in the
-precision it would train in.
+(its eval_SPLIT); a folder of scores; a study or one of its rows. Unfinished seeds are skipped and
+listed.
+Classifiers: OUTPUT gets compare.html (one file that works offline), compare.json, and the plots as
+PNG and SVG. Costs are measured on this machine, in the precision it would train in.
 Segmentation: two runs are compared class by class as by `sceneparse evaluate --compare`; several,
 or rows with seeds, are compared with the first one: OUTPUT gets compare.json, compare.md, plots."""
 
@@ -35,30 +34,30 @@ def parser() -> argparse.ArgumentParser:
     result = command_parser(
         "compare", "Compare trained classifiers or evaluations: scores, tests, costs.", EXAMPLES
     )
-    result.add_argument("runs", nargs="+", metavar="RUN", help="what is compared")
+    result.add_argument("runs", nargs="+", metavar="RUN", help="runs to compare")
     result.add_argument(
         "--output",
         metavar="FOLDER",
-        help="where results go; default runs/compare_cls, runs/compare_eval",
+        help="folder for the results; default runs/compare_cls, runs/compare_eval",
     )
     result.add_argument(
         "--counted",
         action="store_true",
-        help="classifiers: count parameters, multiply-adds and kept bytes only; measure no memory "
-        "and speed",
+        help="classifiers: count parameters, multiply-adds and kept bytes; measure no memory, no "
+        "speed",
     )
     result.add_argument(
         "--batch",
         type=int,
         metavar="N",
-        help="classifiers: images at once in measurements; default: as trained",
+        help="classifiers: batch size of measurements; default: as trained",
     )
-    result.add_argument("--split", help="segmentation: which eval_SPLIT, if there are several")
+    result.add_argument("--split", help="segmentation: split to compare, if a run has several")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Find out what is to be compared, and compare it."""
+    """Recognise the runs and compare them."""
     from sceneparse.errors import InputError
     from sceneparse.studies.compare import CLASSIFIERS, OUTPUTS, recognise
 
@@ -66,10 +65,9 @@ def main(options: argparse.Namespace) -> None:
         raise InputError(f"--batch must be at least 2, got {options.batch}")
     given = Path(options.output) if options.output else None
     kind, paths, skipped = recognise([Path(run) for run in options.runs], given)
-    useless = ["split"] if kind == CLASSIFIERS else ["counted", "batch"]
-    for name in useless:
+    for name in ["split"] if kind == CLASSIFIERS else ["counted", "batch"]:
         if getattr(options, name):
-            raise InputError(f"--{name} changes nothing for {kind}; leave it out")
+            raise InputError(f"--{name} changes nothing for {kind}; remove it")
     for path in skipped:
         print(f"{path} holds results of a comparison and is skipped")
     output = given or OUTPUTS[kind]
@@ -81,21 +79,20 @@ def main(options: argparse.Namespace) -> None:
 
 
 def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
-    """Read the runs, compare, measure costs, write everything."""
-    from sceneparse.studies.classifier_page import tables_of, verdicts, write_comparison
-    from sceneparse.studies.classifiers import compare_groups, read_group
+    """Read and compare the runs, measure their costs, print and write the results."""
+    from sceneparse.studies import classifiers
 
-    comparison = compare_groups([read_group(path) for path in paths])
-    # Before minutes of measurements.
+    comparison = classifiers.compare_groups([classifiers.read_group(path) for path in paths])
+    # An error of the folder comes before minutes of measurements.
     output.mkdir(parents=True, exist_ok=True)
     costs, facts = find_costs(options, comparison)
-    facts = {"runs": ", ".join(map(str, paths)), **facts}
-    for table in tables_of(comparison, costs):
+    facts["runs"] = ", ".join(map(str, paths))
+    for table in classifiers.tables_of(comparison, costs):
         print(f"\n{table.title}\n{table.as_text()}")
-    print("\n" + "\n".join([*verdicts(comparison), *comparison.notes]))
-    write_comparison(output, comparison, costs, facts)
+    print("\n" + "\n".join([*classifiers.verdicts(comparison), *comparison.notes]))
+    classifiers.write_comparison(output, comparison, costs, facts)
     print(f"\npage         {output / 'compare.html'}")
-    print(f"tables       {output / 'compare.md'}, compare.json, groups.csv, pairs.csv")
+    print(f"values       {output / 'compare.json'}")
     print(f"plots        {output / 'curves.png'}, {output / 'accuracy_against_cost.png'}")
 
 
@@ -126,11 +123,11 @@ def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: 
 def find_costs(
     options: argparse.Namespace, comparison: Comparison
 ) -> tuple[Mapping[str, Costs], dict[str, str]]:
-    """Count and, where asked for, measure what each net costs; say how."""
+    """Count the costs of each network, and measure them unless --counted; return facts on how."""
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.runtime.precision import Compute, choose_dtype
     from sceneparse.runtime.versions import describe_device, version_rows
-    from sceneparse.studies.classifier_costs import count_costs, measure_costs
+    from sceneparse.studies.costs import count_costs, measure_costs
 
     models = {name: group.meta["model"] for name, group in comparison.groups.items()}
     first = next(iter(comparison.groups.values()))
@@ -143,7 +140,7 @@ def find_costs(
     with join_processes() as process:
         dtype = choose_dtype("auto", process.device)
         compute = Compute(process.device, dtype, first.settings["train.channels_last"])
-        measured = measure_costs(models, size, batch, compute, say=print)
+        measured = measure_costs(models, size, batch, compute)
     facts["costs measured"] = (
         f"batches of {batch} images of {size}x{size}, {compute.name}, "
         f"on {describe_device(compute.device)}"

@@ -1,44 +1,73 @@
-"""Options that several commands share: a training run, the way images become scores."""
+"""Options that several commands share: settings of a training run, and inference protocols."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from sceneparse.config.types import Section
 
 Settings = TypeVar("Settings", bound="Section")
+Number = TypeVar("Number", int, float)
+
+
+def number(
+    kind: Callable[[str], Number], low: float, high: float = math.inf
+) -> Callable[[str], Number]:
+    """Return an argparse type that reads an int or a float in low..high."""
+    allowed = f"{low} or more" if math.isinf(high) else f"in {low}..{high}"
+
+    def read(text: str) -> Number:
+        with suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        raise argparse.ArgumentTypeError(f"must be {allowed}, got '{text}'")
+
+    return read
+
+
+def add_option(
+    parser: argparse._ActionsContainer,
+    usage: str,
+    meaning: str,
+    **settings: Any,  # noqa: ANN401 - those of add_argument
+) -> None:
+    """Add an option as `--help` shows it: "--report", "--frames N", "--size H W", "--save KIND...".
+
+    Without a placeholder it is a switch. Choices and default are appended to its meaning.
+    """
+    name, *values = usage.removesuffix("...").split()
+    if not values:
+        settings = {"action": "store_true", **settings}
+    else:
+        settings["metavar"] = values[0] if len(values) == 1 else tuple(values)
+        settings["nargs"] = "+" if usage.endswith("...") else len(values) if values[1:] else None
+    if choices := settings.get("choices"):
+        meaning += f": {', '.join(choices)}"
+    if default := settings.get("default"):
+        shown = default if isinstance(default, list | tuple) else [default]
+        meaning += f"; default {' '.join(map(str, shown))}"
+    parser.add_argument(name, help=meaning.replace("%", "%%"), **settings)
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a training run: its configuration, and how to treat an earlier run."""
     parser.add_argument(
-        "--config",
-        required=True,
-        metavar="YAML",
-        help="configuration: a YAML file, or the name of a recipe",
+        "overrides", nargs="*", metavar="section.key=value", help="settings to change"
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="changed settings"
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="print every setting with its meaning, and stop"
-    )
+    add_option(parser, "--config YAML", "YAML file, or name of a recipe", required=True)
+    add_option(parser, "--print-config", "print every setting with its meaning and exit")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue exactly where the run in the folder ended; start it if there is none",
-    )
-    start.add_argument(
-        "--overwrite", action="store_true", help="delete the run in the folder and start over"
-    )
-    parser.add_argument(
-        "--accept-changes",
-        action="store_true",
-        help="with --resume: accept settings that differ from the run's; they are printed",
-    )
+    resume = "resume the run in the run folder exactly; start it if there is none"
+    add_option(start, "--resume", resume)
+    add_option(start, "--overwrite", "delete the run in the run folder and start over")
+    accept = "with --resume: accept settings that differ from the run's, and print them"
+    add_option(parser, "--accept-changes", accept)
 
 
 def read_config(options: argparse.Namespace, kind: type[Settings]) -> Settings | None:
@@ -58,50 +87,29 @@ def run_options(options: argparse.Namespace) -> dict[str, bool]:
     return {name: getattr(options, name) for name in ("resume", "overwrite", "accept_changes")}
 
 
+PROTOCOL = ("amp", "dtype", "compile", "protocol", "crop", "base", "scales", "mirror", "weighting")
+
+
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how images become scores; all default to what training used."""
-    group = parser.add_argument_group("protocol", "default: as the model was validated")
-    group.add_argument(
-        "--protocol",
-        help="whole, slide, spnet (the paper's test code), mmseg_whole or mmseg_slide",
-    )
-    group.add_argument("--crop", nargs=2, type=int, metavar=("H", "W"), help="size of windows")
-    group.add_argument(
-        "--base", type=int, metavar="N", help="scale images to this long (mmseg: short) side"
-    )
-    group.add_argument(
-        "--scales", nargs="+", type=float, metavar="S", help="scales whose scores are averaged"
-    )
+    """Add the options that set the inference protocol and its precision."""
+    group = parser.add_argument_group("protocol", "default: as in the model's validation")
     group.add_argument(
         "--mirror",
         action=argparse.BooleanOptionalAction,
-        default=None,
-        help="average with the mirror image",
+        help="average the scores with those of the mirrored image",
     )
-    group.add_argument(
-        "--weighting", help="of windows: uniform, or gaussian (trusts their middle more)"
-    )
-    group.add_argument("--amp", help="precision: auto, bf16, fp16 or off")
-    group.add_argument(
-        "--dtype", help="faster, nearly the same: norms folded, all in float32, bfloat16 or float16"
-    )
-    group.add_argument(
-        "--compile",
-        action="store_true",
-        help="faster after a first image of each size; see --dtype",
-    )
+    add = partial(add_option, group)
+    add("--protocol NAME", "whole, slide, spnet (as in the paper), mmseg_whole or mmseg_slide")
+    add("--crop H W", "height and width of the windows", type=int)
+    add("--base N", "scale the long (mmseg: short) side of images to N pixels", type=int)
+    add("--scales S...", "average the scores of these scales", type=float)
+    add("--weighting KIND", "weights within a window: uniform, or gaussian (most in the middle)")
+    add("--amp TYPE", "mixed precision: auto, bf16, fp16 or off")
+    add("--dtype TYPE", "faster, nearly equal: all in float32, bfloat16 or float16, norms folded")
+    add("--compile", "compile the network: a slow start for each image size, then faster")
 
 
 def protocol_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Collect the options of add_protocol_options; None stands for as trained."""
-    return {
-        "amp": options.amp,
-        "dtype": options.dtype,
-        "compile": options.compile,
-        "protocol": options.protocol,
-        "crop": tuple(options.crop) if options.crop else None,
-        "base": options.base,
-        "scales": options.scales,
-        "mirror": options.mirror,
-        "weighting": options.weighting,
-    }
+    """Return the values of the protocol options; None means as in the model's validation."""
+    crop = tuple(options.crop) if options.crop else None
+    return {name: getattr(options, name) for name in PROTOCOL} | {"crop": crop}

@@ -1,7 +1,5 @@
 """List the recipes that come with sceneparse, or print one to start from."""
 
-from __future__ import annotations
-
 import argparse
 
 from sceneparse.cli.command import command_parser
@@ -15,12 +13,12 @@ EXAMPLES = """\
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = command_parser("recipes", "List the recipes, or print one.", EXAMPLES)
-    result.add_argument("name", nargs="?", metavar="NAME", help="print this recipe's YAML")
+    result.add_argument("name", nargs="?", metavar="NAME", help="print the YAML of this recipe")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Print a recipe, or a line for each."""
+    """Print a recipe, or one line per recipe."""
     from sceneparse.config.recipes import list_recipes, read_recipe
 
     if options.name is not None:

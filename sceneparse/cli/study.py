@@ -1,4 +1,4 @@
-"""Carry out a study: rows of settings, a run per seed, all tested the same way, with statistics."""
+"""Run a study: rows of settings, a run per seed, all tested the same way, with statistics."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ EXAMPLES = """\
   sceneparse study study/camvid --summary --results results/camvid_study
 
 The YAML names the configuration of the runs, what each row changes, the seeds, the row that the
-others are compared with, and the split that the last epoch is tested on. The same command goes on
-with what is not finished, in the middle of a run too. Runs go to OUTPUT/ROW/seed-N, and to OUTPUT
+others are compared with, and the split that the last epoch is tested on. The same command resumes
+an interrupted study, in the middle of a run too. Runs go to OUTPUT/ROW/seed-N; OUTPUT gets
 study.json, study.md and the pictures study_scores, study_costs and study_classes."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     result = command_parser("study", "Compare rows of settings over several seeds.", EXAMPLES)
-    result.add_argument("study", metavar="YAML", help="file or recipe: what is compared")
+    result.add_argument("study", metavar="YAML", help="study: a file, or the name of a recipe")
     result.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="changed settings of all runs"
+        "overrides", nargs="*", metavar="section.key=value", help="other settings for all runs"
     )
     result.add_argument(
-        "--summary", action="store_true", help="train nothing; sum up what is finished"
+        "--summary", action="store_true", help="train nothing; summarize the finished runs"
     )
     result.add_argument(
         "--results", metavar="NAME", help="write NAME.json, NAME.md, NAME_scores.png, ... instead"
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Check all settings, carry out what is left, sum up after every run."""
+    """Check all settings, train and test the unfinished runs, summarize after each."""
     from sceneparse.config.recipes import find_config
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.studies.segmentation import carry_out, check_runs, read_study
@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def show(study: Study, results: str | None) -> None:
-    """Print the table of what is finished and write the files."""
+    """Print the table of the finished runs and write the files."""
     from sceneparse.errors import InputError
     from sceneparse.evaluation.result import read_evaluation
     from sceneparse.studies.rows import read_run, rows_of, table_of, write_rows

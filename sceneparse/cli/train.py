@@ -1,16 +1,10 @@
-"""Train a segmentation model: YAML -> data -> model -> training -> mean IoU -> pictures."""
-
-from __future__ import annotations
+"""Train a segmentation model from a configuration, with validation and pictures."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
 from sceneparse.cli.options import add_training_options, read_config, run_options
 from sceneparse.runtime.signals import leave_at_signals
-
-if TYPE_CHECKING:
-    from sceneparse.config.segmentation import SegConfig
 
 EXAMPLES = """\
   sceneparse train --config quickstart
@@ -20,8 +14,8 @@ EXAMPLES = """\
   sceneparse train --config quickstart --resume
   torchrun --nproc_per_node=4 -m sceneparse train --config cityscapes_spnet101
 
-Any key of the configuration can be set as section.key=value; --print-config explains them all.
-The run folder (output, default runs/NAME_OF_THE_CONFIG) gets config.yaml, metrics.jsonl,
+Every setting can be changed by section.key=value; --print-config lists them all.
+The run folder (setting output, default runs/NAME_OF_CONFIG) gets config.yaml, metrics.jsonl,
 tensorboard/, pictures/ and the checkpoints last and best."""
 
 
@@ -40,7 +34,6 @@ def main(options: argparse.Namespace) -> None:
     config = read_config(options, SegConfig)
     if config is None:
         return
-    # Imported late so that --help and --print-config answer at once.
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.training.run import train
     from sceneparse.training.segmentation import prepare_training
@@ -48,11 +41,7 @@ def main(options: argparse.Namespace) -> None:
     with join_processes() as process:
         train(prepare_training(config, process, **run_options(options)))
         if process.is_main:
-            print_next_steps(config)
-
-
-def print_next_steps(config: SegConfig) -> None:
-    """Print where the results are, and the commands to look at them."""
-    print(f"run folder   {config.output}  (checkpoints best and last, pictures, metrics.jsonl)")
-    print(f"evaluate     sceneparse evaluate {config.output}")
-    print(f"curves       tensorboard --logdir {config.output}")
+            folder = config.output
+            print(f"run folder   {folder}  (checkpoints best and last, pictures, metrics.jsonl)")
+            print(f"evaluate     sceneparse evaluate {folder}")
+            print(f"curves       tensorboard --logdir {folder}")

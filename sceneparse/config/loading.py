@@ -1,10 +1,4 @@
-"""Settings read strictly from YAML and `section.key=value`, and written with their meaning.
-
-Unknown keys, wrong types and values out of range are all reported at once, each with its dotted
-path.
-"""
-
-from __future__ import annotations
+"""Read settings strictly from YAML and `section.key=value`, and write them with their meaning."""
 
 import difflib
 import re
@@ -24,7 +18,7 @@ Config = TypeVar("Config", bound=Section)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2 (`1e-3` is a float, `off` a word), no key twice.
+    """Safe YAML with the scalars of YAML 1.2 (`1e-3` is a float, `off` a text), no key twice.
 
     No references either: a few lines of them can stand for more than fits into memory.
     """
@@ -34,50 +28,43 @@ class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, "references (*name) are not supported; write the value again", mark
-            )
+            problem = "references (*name) are not supported; write the value again"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain word", key.start_mark
-                )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key '{key.value}'", key.start_mark
-                )
+            is_text = isinstance(key, yaml.ScalarNode)
+            if not is_text or key.value in seen:
+                problem = f"duplicate key '{key.value}'" if is_text else "a key must be plain text"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?(inf|nan)", "-+.in"),
-):
+_SCALARS = {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "null": r"~|null|Null|NULL|",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)|[-+]?(inf|nan)",
+}
+for _type, _pattern in _SCALARS.items():
     _StrictLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}",
-        re.compile(f"^(?:{_pattern})$"),
-        [character if character != "\0" else "" for character in _first],
+        f"tag:yaml.org,2002:{_type}", re.compile(f"^(?:{_pattern})$"), None
     )
 
-
-# A configuration takes a few thousand characters; reading millions takes minutes.
-_LARGEST_CONFIG = 100_000
-# What was given is shown, but not all of it.
+# A configuration has a few thousand characters; reading millions takes minutes.
+_MAX_CHARACTERS = 100_000
+# Messages quote wrong values, but not all of a long one.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML holds anything
-    if len(text) > _LARGEST_CONFIG:
-        raise InputError(f"{source}: larger than {_LARGEST_CONFIG:,} characters")
+    if len(text) > _MAX_CHARACTERS:
+        raise InputError(f"{source}: larger than {_MAX_CHARACTERS:,} characters")
     with refusing(source, "not YAML"):
         try:
             return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
@@ -93,14 +80,14 @@ def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None
             raise InputError(f"'{override}' is not of the form section.key=value")
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise InputError(
-                f"{path}: {value!r} is not text (UTF-8), and no setting can be; call the tool in "
-                "that folder, with a relative path"
+                f"{path}: {value!r} is not UTF-8 text; call the command in that folder, with a "
+                "relative path"
             )
         set_key(settings, path, _parse_yaml(value, path))
 
 
 def set_key(settings: dict[str, Any], path: str, value: object) -> None:
-    """Set the key at a dotted path; raises InputError where a section of it is a value."""
+    """Set the key at a dotted path; raises InputError if a section on the path is a value."""
     *parents, key = path.split(".")
     section = settings
     for parent in parents:
@@ -111,12 +98,12 @@ def set_key(settings: dict[str, Any], path: str, value: object) -> None:
 
 
 def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """Names of the keys beside the one at `location`; below a table of sections, of a section."""
+    """Return the names of the keys beside the one at `location`."""
     place = iter(location[:-1])
     for name in place:
         annotation = model.model_fields[str(name)].annotation
         if get_origin(annotation) is dict:
-            next(place, None)
+            next(place, None)  # a table of sections
         sections = [part for part in (annotation, *get_args(annotation)) if _is_section(part)]
         if not sections:
             return []
@@ -130,24 +117,25 @@ def _is_section(annotation: object) -> bool:
 
 def _describe(kind: type[BaseModel], problem: Any) -> str:  # noqa: ANN401 - ErrorDetails
     path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        allowed = _allowed_keys(kind, problem["loc"])
-        nearest = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1, cutoff=0.0)
-        return f"{path}: unknown key, did you mean '{nearest[0]}'? (allowed: {', '.join(allowed)})"
-    if problem["type"] == "missing":
-        return f"{path}: required, but not given"
-    if problem["type"] == "model_type":
-        return f"{path}: expected a section with keys, got {_SHORT.repr(problem['input'])}"
-    if problem["type"] == "value_error":
-        return f"{path}: {problem['ctx']['error']}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{path}: {message}, got {_SHORT.repr(problem['input'])}"
+    given = _SHORT.repr(problem["input"])
+    match problem["type"]:
+        case "extra_forbidden":
+            keys = _allowed_keys(kind, problem["loc"])
+            (nearest,) = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.0)
+            return f"{path}: unknown key, did you mean '{nearest}'? (allowed: {', '.join(keys)})"
+        case "missing":
+            return f"{path}: required, but not given"
+        case "model_type":
+            return f"{path}: expected a section with keys, got {given}"
+        case "value_error":
+            return f"{path}: {problem['ctx']['error']}"
+    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given}"
 
 
 def load_config(path: str | Path, overrides: Iterable[str], kind: type[Config]) -> Config:
     """Read a YAML file, apply `section.key=value` overrides and check everything.
 
-    Raises InputError that names every problem: its dotted path, what was given and what is allowed.
+    Raises InputError that names every problem: unknown keys, wrong types, values out of range.
     """
     settings = read_settings(path, overrides, kind)
     if settings.get("output") is None:
@@ -158,8 +146,8 @@ def load_config(path: str | Path, overrides: Iterable[str], kind: type[Config]) 
 def read_settings(
     path: str | Path, overrides: Iterable[str], kind: type[Section]
 ) -> dict[str, Any]:
-    """Read a YAML file and apply overrides, without a look at keys and values."""
-    settings = _parse_yaml(read_text(Path(path), _LARGEST_CONFIG), str(path))
+    """Read a YAML file and apply overrides, without checking keys and values."""
+    settings = _parse_yaml(read_text(Path(path), _MAX_CHARACTERS), str(path))
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected sections with keys, got {type(settings).__name__}")
@@ -181,7 +169,7 @@ def validate(settings: Mapping[str, Any], kind: type[Config], source: object) ->
 
 
 def problems_of(settings: Mapping[str, Any], kind: type[Section]) -> list[str]:
-    """Describe what is wrong with settings: dotted path, what was given and what is allowed."""
+    """Describe every problem of settings: dotted path, given value and what is allowed."""
     try:
         kind.model_validate(settings)
     except ValidationError as error:
@@ -190,7 +178,7 @@ def problems_of(settings: Mapping[str, Any], kind: type[Section]) -> list[str]:
 
 
 def one_or_many(source: str, problems: Sequence[str]) -> InputError:
-    """Build the error for a problem, on a line, or for several, below each other."""
+    """Build the error for one problem, on one line, or for several, below each other."""
     if len(problems) == 1:
         return InputError(f"{source}: {problems[0]}")
     return InputError(f"{source}: {len(problems)} problems", *problems)
@@ -204,18 +192,15 @@ def render_config(config: Section, *, explain: bool = False) -> str:
     lines = []
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if not isinstance(value, Section):
-            lines.append(_render_key(name, value, field.description, explain))
+        if isinstance(value, Section):
+            lines.append(f"{name}:" + (f"  # {value.__doc__}" if explain else ""))
+            lines += [f"  {line}" for line in render_config(value, explain=explain).splitlines()]
             continue
-        lines.append(f"{name}:" + (f"  # {value.__doc__}" if explain else ""))
-        for key, inner in type(value).model_fields.items():
-            lines.append("  " + _render_key(key, getattr(value, key), inner.description, explain))
+        plain = list(value) if isinstance(value, tuple) else value
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
+        scalar = text.removesuffix("\n").removesuffix("\n...")
+        line = f"{name}: {scalar}"
+        if explain and field.description:
+            line = f"{line:<40}  # {field.description}"
+        lines.append(line)
     return "\n".join(lines) + "\n"
-
-
-def _render_key(key: str, value: object, description: str | None, explain: bool) -> str:
-    plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
-    scalar = text.removesuffix("\n").removesuffix("\n...")
-    line = f"{key}: {scalar}"
-    return f"{line:<40}  # {description}" if explain and description else line

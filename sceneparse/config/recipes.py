@@ -1,9 +1,7 @@
 """The recipes that come with sceneparse: configurations in `configs/`, found by name.
 
-The first line of each is a comment of three parts: data set | network | expected score and time.
+The first line of each is a comment of three parts: dataset | network | expected score and time.
 """
-
-from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
@@ -25,25 +23,21 @@ class Recipe:
     expected: str
 
 
-def recipe_folder() -> Path:
-    """Return the folder of the recipes: in the installed package, or beside it in a clone."""
-    installed = _PACKAGE / "configs"
-    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
-
-
 def recipe_paths() -> dict[str, Path]:
-    """Return the file of every recipe; in a sub-folder, its name holds a slash."""
-    folder = recipe_folder()
+    """Return the file of every recipe by name; a recipe in a sub-folder has a slash in its name."""
+    folder = _PACKAGE / "configs"
+    if not folder.is_dir():  # not installed but in a clone
+        folder = _PACKAGE.parent / "configs"
     files = sorted(folder.rglob("*.yaml"))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 def list_recipes() -> list[Recipe]:
     """Describe all recipes, sorted by name."""
+    summaries = {name: read_text(path).partition("\n")[0] for name, path in recipe_paths().items()}
     return [
-        Recipe(name, *(part.strip() for part in summary.split("|")))
-        for name, path in recipe_paths().items()
-        for summary in [path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")]
+        Recipe(name, *(part.strip() for part in summary.lstrip("# ").split("|")))
+        for name, summary in summaries.items()
     ]
 
 
@@ -54,7 +48,7 @@ def find_config(given: str, folder: Path | None = None) -> Path:
     """
     path = Path(folder or "", given)
     if is_file(path) or path.suffix in {".yaml", ".yml"}:
-        return path  # reading it says what is wrong with it
+        return path  # if it cannot be read, reading it raises the error
     recipes = recipe_paths()
     if given in recipes:
         return recipes[given]

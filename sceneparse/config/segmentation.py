@@ -1,4 +1,4 @@
-"""The settings of tools/train_seg.py."""
+"""The settings of `sceneparse train`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from sceneparse.config.types import (
     Attention,
     Color,
     Count,
-    CountOrZero,
-    Deviation,
+    Decay,
+    Deviations,
     Fraction,
     NameIn,
     NotNegative,
+    OptimizerName,
     Positive,
+    RunSection,
     Section,
     Seed,
     Size,
@@ -25,59 +27,53 @@ from sceneparse.config.types import (
 
 
 class DataSection(Section):
-    """Which images and masks, and how they are read."""
+    """The images and masks, and how they are read."""
 
-    dataset: Annotated[str, NameIn("dataset", "sceneparse.data.datasets.DATASETS")] = Field(
-        "folder", description="layout of the dataset, a name of DATASETS in data/datasets.py"
-    )
-    root: str = Field(description="folder of the data set")
-    train_split: str = Field("train", description="split name, or a list file under root")
-    val_split: str = Field("val", description="split name, or a list file under root")
-    classes: list[str] | None = Field(
-        None, description="class names of a folder data set that has no classes.txt"
-    )
-    mean: Color = Field((0.485, 0.456, 0.406), description="RGB mean of images in 0..1")
-    std: tuple[Deviation, Deviation, Deviation] = Field(
-        (0.229, 0.224, 0.225), description="RGB standard deviation of images in 0..1"
-    )
-    sampling: Annotated[str, NameIn("sampling", "sceneparse.data.sampling.SAMPLING")] = Field(
-        "uniform",
-        description="how often each image comes, a name of SAMPLING in data/sampling.py; "
-        "rare_crops also shows rare classes",
-    )
-    stream: Switch = Field(
-        False, description="no incomplete last step: passes over the images follow one another"
-    )
-    cache: Annotated[str, NameIn("cache", "sceneparse.data.cache.CACHES")] = Field(
-        "none",
-        description="keep decoded training images in memory (ram; auto: if it is ample), "
-        "or on disk for later runs (disk)",
-    )
-    workers: Workers = Field(2, description="processes that read and augment; 0 = none")
-    timeout: Positive = Field(300.0, description="seconds until a silent worker counts as hung")
-    check: Literal["auto", "all", "none"] = Field(
-        "auto",
-        description="files decoded before step 0: all, none, or auto (500 of many)",
-    )
+    dataset: Annotated[str, NameIn("dataset", "sceneparse.data.datasets.DATASETS")] = "folder"
+    """layout of the dataset: a name of DATASETS in data/datasets.py"""
+    root: str
+    """folder of the dataset"""
+    train_split: str = "train"
+    """name of the training split, or a list file under root"""
+    val_split: str = "val"
+    """name of the validation split, or a list file under root"""
+    classes: list[str] | None = None
+    """class names of a folder dataset without classes.txt"""
+    mean: Color = (0.485, 0.456, 0.406)
+    """RGB mean of the images, in 0..1"""
+    std: Deviations = (0.229, 0.224, 0.225)
+    """RGB standard deviation of the images, in 0..1"""
+    sampling: Annotated[str, NameIn("sampling", "sceneparse.data.sampling.SAMPLING")] = "uniform"
+    """how often images are drawn; rare_crops also crops around rare classes (data/sampling.py)"""
+    stream: Switch = False
+    """fill the last step of an epoch with the first images of the next"""
+    cache: Annotated[str, NameIn("cache", "sceneparse.data.cache.CACHES")] = "none"
+    """keep decoded training images in memory (ram; auto: if they fit) or on disk for later runs"""
+    workers: Workers = 2
+    """processes that load and augment; 0: the main process"""
+    timeout: Positive = 300.0
+    """longest wait for a batch, in seconds"""
+    check: Literal["auto", "all", "none"] = "auto"
+    """samples to check before training: all, none, or auto (500 of many)"""
 
 
 class AugmentSection(Section):
-    """Random changes of the training images; masks follow."""
+    """Random augmentation of training images and masks."""
 
-    crop: Size = Field((480, 480), description="height, width of the training crop in pixels")
-    scale: tuple[Positive, Positive] = Field((0.5, 2.0), description="range of the random scale")
-    rotate: NotNegative = Field(
-        0.0, description="largest rotation in degrees, applied to half the images"
-    )
-    flip: Fraction = Field(0.5, description="probability of a horizontal mirror")
-    blur: Fraction = Field(0.0, description="probability of a 5x5 Gaussian blur")
-    color_jitter: Fraction = Field(
-        0.0, description="strength of brightness, contrast and saturation jitter"
-    )
-
-    extra: list[dict[str, Any]] = Field(
-        [], description="albumentations transforms after these: [{name: GaussNoise, p: 0.3}]"
-    )
+    crop: Size = (480, 480)
+    """height and width of training crops, in pixels"""
+    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    """range of the random scale"""
+    rotate: NotNegative = 0.0
+    """largest rotation in degrees, applied to half the images"""
+    flip: Fraction = 0.5
+    """probability of a horizontal mirror"""
+    blur: Fraction = 0.0
+    """probability of a 5x5 Gaussian blur"""
+    color_jitter: Fraction = 0.0
+    """strength of random brightness, contrast and saturation"""
+    extra: list[dict[str, Any]] = Field([])
+    """more albumentations transforms: [{name: GaussNoise, p: 0.3}]"""
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentSection:
@@ -87,53 +83,39 @@ class AugmentSection(Section):
 
 
 class ModelSection(Section):
-    """The network; the number of classes comes from the data set."""
+    """The network; the number of classes comes from the dataset."""
 
-    head: Annotated[str, NameIn("head", "sceneparse.models.heads.HEADS")] = Field(
-        "strip_pooling", description="a name of HEADS in models/heads.py"
-    )
-    backbone: str = Field("resnet50", description="resnet18/34/50/101/152, or any timm model name")
-    attention: Annotated[str | None, Attention] = Field(
-        None,
-        description="blocks in ResNets, a name of ATTENTION in layers/attention.py; "
-        "null: strip_pooling, in timm models none",
-    )
-    attention_places: Literal["spnet", "all"] = Field(
-        "spnet", description="the paper's places, or all residual blocks"
-    )
-    aux: Switch = Field(True, description="auxiliary head on stage 3 while training")
-    output_stride: Literal[8, 16, 32] = Field(
-        8, description="input pixels per feature: 8, 16 or 32"
-    )
-    width: Count | None = Field(
-        None, description="channels inside the head; null: half the backbone's"
-    )
-    norm: Annotated[str, NameIn("norm", "sceneparse.layers.norms.NORMS")] = Field(
-        "sync",
-        description="batch norm per process, over all GPUs (sync), or with the pretrained "
-        "statistics (frozen); or group norm",
-    )
-    zero_init_residual: Switch = Field(
-        False, description="mixed pooling starts as the identity; learns faster from few images"
-    )
-    stem: Literal["deep", "plain"] = Field(
-        "deep", description="ResNet stem: three 3x3 convs or one 7x7"
-    )
-    base_width: Count = Field(
-        64, description="channels of ResNet stage 1; less makes a small network"
-    )
-    multi_grid: tuple[Count, Count, Count] | None = Field(
-        (1, 2, 4), description="dilation factors of the blocks of ResNet stage 4; null: all 1"
-    )
-    freeze: Literal[0, 1, 2, 3, 4] = Field(
-        0, description="backbone stages that keep their pretrained weights; saves time and memory"
-    )
-    pretrained: str | None = Field(
-        None, description="imagenet, or a .safetensors/.pth file of the backbone"
-    )
+    head: Annotated[str, NameIn("head", "sceneparse.models.heads.HEADS")] = "strip_pooling"
+    """a name of HEADS in models/heads.py"""
+    backbone: str = "resnet50"
+    """resnet18/34/50/101/152, or any timm model name"""
+    attention: Annotated[str | None, Attention] = None
+    """attention blocks (layers/attention.py); null: strip_pooling in ResNets, else none"""
+    attention_places: Literal["spnet", "all"] = "spnet"
+    """residual blocks with attention: those of the paper, or all"""
+    aux: Switch = True
+    """train with an auxiliary head on stage 3"""
+    output_stride: Literal[8, 16, 32] = 8
+    """input pixels per feature: 8, 16 or 32"""
+    width: Count | None = None
+    """channels inside the head; null: half the backbone's"""
+    norm: Annotated[str, NameIn("norm", "sceneparse.layers.norms.NORMS")] = "sync"
+    """sync (batch norm over all GPUs), batch, frozen (pretrained statistics) or group norm"""
+    zero_init_residual: Switch = False
+    """start mixed pooling as the identity, which helps with few images"""
+    stem: Literal["deep", "plain"] = "deep"
+    """ResNet stem: three 3x3 convolutions (deep) or one 7x7 (plain)"""
+    base_width: Count = 64
+    """channels of ResNet stage 1; fewer make a small network"""
+    multi_grid: tuple[Count, Count, Count] | None = (1, 2, 4)
+    """dilation factors of the blocks of ResNet stage 4; null: all 1"""
+    freeze: Literal[0, 1, 2, 3, 4] = 0
+    """first backbone stages that are not trained, to save time and memory"""
+    pretrained: str | None = None
+    """weights of the backbone: imagenet, or a .safetensors or .pth file"""
 
     @model_validator(mode="after")
-    def _worth_freezing(self) -> ModelSection:
+    def _freezes_pretrained(self) -> ModelSection:
         if self.freeze and self.pretrained is None:
             raise ValueError("freeze keeps pretrained weights; set pretrained, or freeze: 0")
         if self.norm == "frozen" and self.pretrained is None:
@@ -144,79 +126,63 @@ class ModelSection(Section):
 
 
 class LossSection(Section):
-    """What is minimised: a weighted sum of losses."""
+    """The loss: a weighted sum of terms."""
 
     terms: Annotated[dict[str, Positive], NameIn("loss", "sceneparse.losses.LOSSES")] = Field(
-        {"cross_entropy": 1.0},
-        min_length=1,
-        description="names of LOSSES in losses.py and their weights",
+        {"cross_entropy": 1.0}, min_length=1
     )
-    aux_weight: NotNegative = Field(0.4, description="weight of the auxiliary head's loss")
+    """names of LOSSES in losses.py, each with its weight"""
+    aux_weight: NotNegative = 0.4
+    """weight of the auxiliary head's loss"""
     class_weights: Annotated[
         str | list[NotNegative] | None,
         NameIn("rule for class weights", "sceneparse.data.balance.CLASS_WEIGHTS", ("auto",)),
-    ] = Field(
-        None,
-        description="a weight per class, or a name of CLASS_WEIGHTS in data/balance.py, which "
-        "computes them from the training masks; auto: median_frequency",
-    )
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(
-        0.0, description="of cross_entropy"
-    )
-    ohem_threshold: Fraction = Field(0.7, description="ohem keeps pixels less probable than this")
-    ohem_keep: Fraction = Field(0.0625, description="and at least this share of the pixels")
-    focal_gamma: NotNegative = Field(2.0, description="power of focal")
+    ] = None
+    """a weight per class, or a rule of data/balance.py for them; auto: median_frequency"""
+    label_smoothing: Decay = 0.0
+    """label smoothing of cross_entropy"""
+    ohem_threshold: Fraction = 0.7
+    """ohem keeps pixels whose true class is less probable than this"""
+    ohem_keep: Fraction = 0.0625
+    """ohem keeps at least this share of the pixels"""
+    focal_gamma: NotNegative = 2.0
+    """exponent of the focal loss"""
 
     @model_validator(mode="after")
-    def _something_counts(self) -> LossSection:
+    def _positive_weight(self) -> LossSection:
         if isinstance(self.class_weights, list) and not any(self.class_weights):
             raise ValueError("class_weights must not all be 0")
         return self
 
 
 class OptimSection(Section):
-    """The optimiser, on a polynomial schedule."""
+    """The optimiser, with a polynomial learning rate schedule."""
 
-    name: Literal["sgd", "adamw"] = Field(
-        "sgd", description="sgd with momentum as in the paper, or adamw (try lr 3e-4)"
-    )
-    lr: Positive = Field(0.01, description="learning rate of the backbone")
-    head_lr_factor: Positive = Field(10.0, description="the heads learn this many times faster")
-    momentum: Fraction = Field(0.9, description="of SGD; first beta of AdamW")
-    weight_decay: NotNegative = Field(1e-4, description="of all parameters")
-    poly_power: Positive = Field(
-        0.9, description="lr * (1 - step / steps) ** poly_power, each step"
-    )
-    clip_norm: Positive | None = Field(None, description="largest gradient norm; null: no clipping")
+    name: OptimizerName = "sgd"
+    """sgd with momentum as in the paper, adam or adamw (try lr 3e-4)"""
+    lr: Positive = 0.01
+    """initial learning rate of the backbone"""
+    head_lr_factor: Positive = 10.0
+    """learning rate of the heads, times lr"""
+    momentum: Fraction = 0.9
+    """momentum of sgd, first beta of adam and adamw"""
+    weight_decay: NotNegative = 1e-4
+    """weight decay of all parameters"""
+    poly_power: Positive = 0.9
+    """exponent of the schedule lr * (1 - step / steps) ** poly_power"""
+    clip_norm: Positive | None = None
+    """largest gradient norm; null: no clipping"""
 
 
-class TrainSection(Section):
-    """How long, how much at once, at which precision."""
+class TrainSection(RunSection):
+    """How long to train, batch size, precision and memory."""
 
-    epochs: Count = Field(120, description="passes over the training images")
-    batch_size: Count = Field(
-        16, description="images per optimiser step, over all processes together"
-    )
-    accumulate: Count = Field(1, description="pieces a batch is split into to save memory")
-    amp: Literal["auto", "bf16", "fp16", "off"] = Field(
-        "auto", description="mixed precision; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"
-    )
-    channels_last: Switch = Field(True, description="memory layout that convolutions prefer")
-    compile: Switch = Field(
-        False, description="torch.compile the network: minutes of building, then faster steps"
-    )
-    gradient_checkpointing: Switch = Field(
-        False, description="keep only the inputs of the backbone's blocks: less memory, slower"
-    )
-    save_every: CountOrZero = Field(
-        0, description="steps between checkpoints within an epoch; 0: at its end only"
-    )
-    most_bad_steps: Count = Field(
-        10, description="steps in a row without a finite loss after which the run gives up"
-    )
-    ema: Annotated[float, Field(ge=0, lt=1, strict=True)] | None = Field(
-        None, description="decay of the averaged weights that are evaluated and saved, e.g. 0.999"
-    )
+    accumulate: Count = 1
+    """parts that each batch is split into, to save memory"""
+    gradient_checkpointing: Switch = False
+    """compute the backbone's blocks twice: less memory, slower steps"""
+    ema: Decay | None = None
+    """decay of averaged weights, which are evaluated and saved, e.g. 0.999"""
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainSection:
@@ -228,37 +194,35 @@ class TrainSection(Section):
 
 
 class EvalSection(Section):
-    """Validation at the images' own size, with the functions of tools/eval_miou.py."""
+    """Validation at the images' own size, computed as in `sceneparse evaluate`."""
 
-    every: Count = Field(1, description="epochs between validations; the last epoch always has one")
+    every: Count = 1
+    """epochs between validations; the last epoch always has one"""
     protocol: Annotated[str, NameIn("protocol", "sceneparse.inference.protocols.PROTOCOLS")] = (
-        Field(
-            "whole",
-            description="whole image, sliding window (slide), or as others test; a name of "
-            "PROTOCOLS in inference/protocols.py",
-        )
+        "whole"
     )
-    crop: Size | None = Field(None, description="window of slide; null: the training crop")
-    base: Count | None = Field(
-        None,
-        description="scale images to this long (spnet) or short (mmseg) side; null: not at all",
-    )
-    scales: Annotated[list[Positive], Field(min_length=1)] | None = Field(
-        None, description="scales whose scores are averaged; null: as the protocol has it"
-    )
-    mirror: Switch | None = Field(
-        None, description="average with the mirror image; null: as the protocol has it"
-    )
+    """whole image, sliding windows (slide), or another protocol of inference/protocols.py"""
+    crop: Size | None = None
+    """height and width of sliding windows; null: those of the training crop"""
+    base: Count | None = None
+    """length of the long side (spnet) or short side (mmseg) of scaled images; null: not scaled"""
+    scales: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """scales whose scores are averaged; null: those of the protocol"""
+    mirror: Switch | None = None
+    """also average with the mirrored image; null: as in the protocol"""
     weighting: Annotated[
         str, NameIn("weighting of windows", "sceneparse.inference.windows.WEIGHTINGS")
-    ] = Field("uniform", description="weights of the pixels in overlapping windows")
+    ] = "uniform"
+    """weights of the pixels in overlapping windows"""
 
 
 class SegConfig(Section):
-    """Everything tools/train_seg.py needs."""
+    """All settings of `sceneparse train`."""
 
-    output: str = Field("runs/unnamed", description="run folder; default: runs/NAME_OF_THE_CONFIG")
-    seed: Seed = Field(0, description="of weights, order and augmentation")
+    output: str = "runs/unnamed"
+    """run folder; default: runs/NAME_OF_THE_CONFIG"""
+    seed: Seed = 0
+    """random seed for weights, sample order and augmentation"""
     data: DataSection
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()

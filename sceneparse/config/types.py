@@ -1,6 +1,4 @@
-"""What settings are made of: numbers within ranges, names of tables, sections with known keys."""
-
-from __future__ import annotations
+"""The types of settings: numbers within ranges, names of tables, sections with known keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +27,8 @@ Switch = Annotated[bool, Field(strict=True)]
 Size = tuple[Count, Count]
 Color = tuple[Fraction, Fraction, Fraction]
 Deviation = Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
+Deviations = tuple[Deviation, Deviation, Deviation]
+Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class NameIn:
     """Allows only the names in a table, such as "sceneparse.losses.LOSSES", and `others`.
 
     Checks a text, or the keys of a mapping; other values pass. The table is imported when a value
-    is checked, so that the configuration is read without torch. `kind` is the word for errors.
+    is checked, so that the configuration is read without torch. Error messages call the names
+    `kind`.
     """
 
     kind: str
@@ -48,10 +49,10 @@ class NameIn:
         module, _, attribute = self.table.rpartition(".")
         return [*self.others, *getattr(import_module(module), attribute)]
 
-    def validate(self, value: Any) -> Any:  # noqa: ANN401 - a text, a mapping or what else is allowed
+    def validate(self, value: Any) -> Any:  # noqa: ANN401 - of any type
         """Return the value; raises InputError, with the allowed names, for another name."""
         for name in value if isinstance(value, Mapping) else [value]:
-            if isinstance(name, str) and name not in self.others and name not in self.names():
+            if isinstance(name, str) and name not in self.names():
                 raise unknown_name(self.kind, name, self.names())
         return value
 
@@ -68,9 +69,31 @@ class NameIn:
 
 
 Attention = NameIn("attention", "sceneparse.layers.attention.ATTENTION")
+OptimizerName = Annotated[str, NameIn("optimiser", "sceneparse.training.optim.OPTIMIZERS")]
 
 
 class Section(BaseModel):
-    """A group of settings that refuses keys it does not know."""
+    """A group of settings; an unknown key is an error. A text below a setting describes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    """How long to train, batch size and precision."""
+
+    epochs: Count = 120
+    """passes over the training images"""
+    batch_size: Count = 16
+    """images per optimiser step, over all processes together"""
+    amp: Annotated[
+        str, NameIn("precision", "sceneparse.runtime.precision.PRECISIONS", ("auto",))
+    ] = "auto"
+    """precision; off: float32; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"""
+    channels_last: Switch = True
+    """use the memory layout fastest for convolution"""
+    compile: Switch = False
+    """compile the network with torch.compile: slow start, faster steps"""
+    save_every: CountOrZero = 0
+    """steps between checkpoints within an epoch; 0: save after epochs only"""
+    most_bad_steps: Count = 10
+    """stop after this many steps in a row whose loss is not finite"""

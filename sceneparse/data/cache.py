@@ -5,8 +5,6 @@ name depends on the paths, sizes and dates of image and mask, on the label table
 decoder's version.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
@@ -15,7 +13,8 @@ import multiprocessing
 import os
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from sceneparse.data.datasets import Pair, Sample, SegmentationDataset
-from sceneparse.data.labels import IGNORE_8_BIT, Labels
+from sceneparse.data.datasets import Sample, SegmentationDataset
 from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, reason_of, refusing
 
 logger = logging.getLogger(__name__)
 
-# Raise it when the same files decode to other arrays.
+# Increase it if the same files decode to other arrays.
 _DECODER_VERSION = 1
+
+Sizes = list[tuple[int, int]]
 
 
 def cache_folder() -> Path:
@@ -40,20 +40,33 @@ def cache_folder() -> Path:
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an .npy file aside and rename it, so that a reader sees all or nothing of it.
-
-    Raises OSError and leaves nothing behind if it cannot be written.
-    """
+    """Write an .npy file aside and rename it, so that nobody reads half; OSError leaves none."""
     # Through memory: if the disk is full, numpy's own error does not say so.
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     aside = path.with_suffix(f".{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(content.getbuffer())
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
+
+
+def fingerprint(files: Iterable[Path], *settings: object) -> str:
+    """Hash settings, and the paths, sizes and dates of files; InputError for an unreadable one."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in files:
+        with refusing(path, "cannot be read"):
+            state = path.stat()
+        digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:40]
+
+
+def _fields(labels: np.dtype[Any], size: tuple[int, ...]) -> list[Any]:
+    """Return the fields of a stored sample. The mask comes first, so that 16 bits are aligned."""
+    return [("mask", labels, size), ("image", "u1", (*size, 3))]
 
 
 class DiskCache(SegmentationDataset):
@@ -67,67 +80,51 @@ class DiskCache(SegmentationDataset):
         super().__init__(dataset.pairs, dataset.table)
         self._folder = cache_folder() / "decoded"
         self._checked: set[Path] = set()
-        try:
+        with _explained_write(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(self._folder, error) from error
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        path = self._folder / f"{_key(pair, repr(self.table))}.npy"
-        arrays = self._load(path)
-        if arrays is None:
-            image, mask, _ = super().__getitem__(index)
-            _store(path, image, mask)
-            arrays = image, mask
-        return *arrays, pair.name
+        versions = _DECODER_VERSION, PIL.__version__
+        path = self._folder / f"{fingerprint((pair.image, pair.mask), versions, self.table)}.npy"
+        record = self._load(path)
+        if record is not None:
+            return record["image"], record["mask"], pair.name
+        image, mask, _ = super().__getitem__(index)
+        record = np.empty((), [("checksum", "<u4"), *_fields(mask.dtype, mask.shape)])
+        record["image"], record["mask"] = image, mask
+        record["checksum"] = _checksum(record)
+        with _explained_write(path):
+            save_array(path, record)
+        return image, mask, pair.name
 
-    def _load(self, path: Path) -> tuple[NDArray[np.uint8], Labels] | None:
+    def _load(self, path: Path) -> NDArray[Any] | None:
         """Map a file into memory; return None if it is missing or damaged."""
         try:
             with refusing(path, "damaged"):
                 record = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-                image, mask = record["image"], record["mask"]
-                if path not in self._checked and record["checksum"] != _checksum(image, mask):
+                if path not in self._checked and record["checksum"] != _checksum(record):
                     return None
         except InputError:
             return None
         self._checked.add(path)
-        return image, mask
+        return record
 
 
-def _key(pair: Pair, table: str) -> str:
-    digest = hashlib.sha256(f"{_DECODER_VERSION} {PIL.__version__} {table}".encode())
-    for path in (pair.image, pair.mask):
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-        digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
-    return digest.hexdigest()[:40]
+def _checksum(record: NDArray[Any]) -> int:
+    return zlib.crc32(record["image"].data, zlib.crc32(record["mask"].data))
 
 
-def _store(path: Path, image: NDArray[np.uint8], mask: Labels) -> None:
-    # The mask comes before the image, so that labels of 16 bits are aligned.
-    parts = [("checksum", "<u4"), ("mask", mask.dtype, mask.shape), ("image", "u1", image.shape)]
-    record = np.empty((), parts)
-    record["checksum"], record["mask"], record["image"] = _checksum(image, mask), mask, image
+@contextmanager
+def _explained_write(path: Path) -> Iterator[None]:
+    """Turn a failure to write into InputError with the remedy."""
     try:
-        save_array(path, record)
+        yield
     except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _checksum(image: NDArray[np.uint8], mask: Labels) -> int:
-    seed = zlib.crc32(np.ascontiguousarray(mask).data)
-    return zlib.crc32(np.ascontiguousarray(image).data, seed)
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"cannot write the cache {path}: {reason_of(error)}; free some space, point "
-        "XDG_CACHE_HOME elsewhere, or set data.cache: none"
-    )
+        raise InputError(
+            f"cannot write the cache {path}: {reason_of(error)}; free some space, point "
+            "XDG_CACHE_HOME elsewhere, or set data.cache: none"
+        ) from error
 
 
 class MemoryCache(SegmentationDataset):
@@ -138,68 +135,47 @@ class MemoryCache(SegmentationDataset):
     `sizes` are the images' heights and widths, if they are already known.
     """
 
-    def __init__(
-        self, dataset: SegmentationDataset, sizes: Sequence[tuple[int, int]] | None = None
-    ) -> None:
+    def __init__(self, dataset: SegmentationDataset, sizes: Sizes | None = None) -> None:
         super().__init__(dataset.pairs, dataset.table)
         if not _processes_fork():
             raise InputError(
                 "data.cache: ram needs Linux and processes that fork; set data.cache: disk"
             )
-        self._label_bytes = _label_bytes(dataset)
         self._sizes = sizes or _sizes(dataset)
-        # Images start at multiples of 8, so that 16-bit masks are aligned.
-        lengths = [-(-h * w * (3 + self._label_bytes) // 8) * 8 for h, w in self._sizes]
+        pixel_bytes = 3 + dataset.table.dtype.itemsize
+        # Samples start at multiples of 8, so that 16-bit masks are aligned.
+        lengths = [-(-h * w * pixel_bytes // 8) * 8 for h, w in self._sizes]
         self._starts = [0, *np.cumsum(lengths).tolist()]
-        _require_free_memory(self._starts[-1])
+        needed, free = self._starts[-1], _free_memory()
+        if needed > free:
+            raise InputError(
+                f"data.cache: ram needs {needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; "
+                "set data.cache: disk"
+            )
         # Forked workers inherit anonymous memory, and only pages that are written cost memory.
-        self._content = mmap.mmap(-1, max(self._starts[-1], 1))
+        self._content = mmap.mmap(-1, max(needed, 1))
         self._ready = mmap.mmap(-1, len(self.pairs))
 
     def __getitem__(self, index: int) -> Sample:
-        views = _views(self._content, self._starts[index], self._sizes[index], self._label_bytes)
+        fields = _fields(self.table.dtype, self._sizes[index])
+        record = np.ndarray((), fields, self._content, self._starts[index])
         if not self._ready[index]:
             image, mask, name = super().__getitem__(index)
             if mask.shape != self._sizes[index]:
                 return image, mask, name
             # Two processes may write at once; both write the same.
-            views[0][:], views[1][:] = image, mask
+            record["image"], record["mask"] = image, mask
             self._ready[index] = 1
-        for view in views:
-            view.flags.writeable = False
-        return *views, self.pairs[index].name
+        record.flags.writeable = False
+        return record["image"], record["mask"], self.pairs[index].name
 
 
-def _views(
-    content: mmap.mmap, offset: int, size: tuple[int, int], label_bytes: int
-) -> tuple[NDArray[np.uint8], Labels]:
-    """View image (H, W, 3) and mask (H, W) in a piece of memory."""
-    pixels = size[0] * size[1]
-    kind = np.uint8 if label_bytes == 1 else np.uint16
-    image = np.frombuffer(content, np.uint8, 3 * pixels, offset).reshape(*size, 3)
-    mask = np.frombuffer(content, kind, pixels, offset + 3 * pixels).reshape(size)
-    return image, mask
+def _sizes(dataset: SegmentationDataset) -> Sizes:
+    return [image_size(pair.image) for pair in dataset.pairs]
 
 
 def _processes_fork() -> bool:
     return sys.platform == "linux" and multiprocessing.get_start_method() == "fork"
-
-
-def _sizes(dataset: SegmentationDataset) -> list[tuple[int, int]]:
-    return [image_size(pair.image) for pair in dataset.pairs]
-
-
-def _label_bytes(dataset: SegmentationDataset) -> int:
-    return 1 if dataset.table.ignore_index == IGNORE_8_BIT else 2
-
-
-def _require_free_memory(needed: int) -> None:
-    free = _free_memory()
-    if needed > free:
-        raise InputError(
-            f"data.cache: ram needs {needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; "
-            "set data.cache: disk"
-        )
 
 
 def _free_memory() -> int:
@@ -220,18 +196,13 @@ def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
         logger.info("decoded images are not kept (data.cache: auto): processes do not fork here")
         return dataset
     sizes = _sizes(dataset)
-    needed = sum(h * w for h, w in sizes) * (3 + _label_bytes(dataset))
+    needed = sum(h * w for h, w in sizes) * (3 + dataset.table.dtype.itemsize)
     fits = needed <= _free_memory() / 8
     logger.info(
         f"decoded images are {'' if fits else 'not '}kept in memory (data.cache: auto): "
         f"{needed / 2**20:.0f} MB"
     )
     return MemoryCache(dataset, sizes) if fits else dataset
-
-
-def keep_decoded(dataset: SegmentationDataset, kind: str) -> SegmentationDataset:
-    """Return a dataset that keeps decoded samples as `kind`, a name of CACHES, says."""
-    return CACHES[kind](dataset)
 
 
 CACHES: dict[str, Callable[[SegmentationDataset], SegmentationDataset]] = {

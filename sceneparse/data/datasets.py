@@ -3,23 +3,15 @@
 A layout function holds the facts of that dataset only; reading and checking are shared.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.labels import (
-    Labels,
-    LabelTable,
-    folder_table,
-    load_label_table,
-)
+from sceneparse.data.labels import Labels, LabelTable, folder_table, load_label_table
 from sceneparse.data.reading import read_image, read_mask
 from sceneparse.errors import InputError, first_few, unknown_name
 from sceneparse.files import inside, is_file, read_text
@@ -67,7 +59,7 @@ class SegmentationDataset:
         path = self.pairs[index].mask
         return self._encode(read_mask(path), path)
 
-    def _encode(self, raw: NDArray[Any], path: Path) -> Labels:
+    def _encode(self, raw: Labels, path: Path) -> Labels:
         try:
             return self.table.encode(raw)
         except InputError as error:
@@ -104,7 +96,7 @@ def create_dataset(
     root = Path(root)
     if not root.is_dir():
         raise InputError(
-            f"data folder '{root}' does not exist; set data.root (--data in tools/eval_miou.py)"
+            f"data folder '{root}' does not exist; set data.root (--data of sceneparse evaluate)"
         )
     inside(root, split, "the split")
     layout = DATASETS[dataset]
@@ -126,12 +118,12 @@ def create_dataset(
 
 def _folder_pairs(root: Path, split: str) -> list[Pair]:
     """Pair ROOT/SPLIT/{images,labels} or ROOT/{images,labels}/SPLIT; labels as MASK_FOLDERS."""
-    for images in (root / split / "images", root / "images" / split):
+    for place in ("{split}/{kind}", "{kind}/{split}"):
+        images = root / place.format(split=split, kind="images")
         if not images.is_dir():
             continue
-        inside = images.name == "images"
-        for folder in MASK_FOLDERS:
-            masks = root / split / folder if inside else root / folder / split
+        for kind in MASK_FOLDERS:
+            masks = root / place.format(split=split, kind=kind)
             if masks.is_dir():
                 return match_by_stem(images, masks)
         raise InputError(
@@ -156,16 +148,12 @@ def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     Without labelIds, the *_labelTrainIds.png of the official scripts are used.
     """
     images, masks = _folder(root / "leftImg8bit" / split), root / "gtFine" / split
+    ending = next((end for end in _CITYSCAPES_MASKS if any(masks.glob(f"*/*{end}"))), None)
+    ending = ending or _CITYSCAPES_MASKS[0]
     stems = {
-        path.relative_to(images).as_posix().removesuffix("_leftImg8bit.png")
-        for path in images.glob("*/*_leftImg8bit.png")
-    }
-    ending = next(
-        (end for end in _CITYSCAPES_MASKS if any(masks.glob(f"*/*{end}"))), _CITYSCAPES_MASKS[0]
-    )
-    stems |= {
-        path.relative_to(masks).as_posix().removesuffix(ending)
-        for path in masks.glob(f"*/*{ending}")
+        path.relative_to(folder).as_posix().removesuffix(end)
+        for folder, end in ((images, "_leftImg8bit.png"), (masks, ending))
+        for path in folder.glob(f"*/*{end}")
     }
     return [
         Pair(images / f"{stem}_leftImg8bit.png", masks / f"{stem}{ending}", stem.split("/")[1])
@@ -260,24 +248,18 @@ def _inner(root: Path, *candidates: str) -> Path:
 
 
 def _require_complete(pairs: Sequence[Pair]) -> None:
-    without_image = [pair for pair in pairs if not is_file(pair.image)]
-    without_mask = [pair for pair in pairs if not is_file(pair.mask)]
-    absent = [pair for pair in without_image if not is_file(pair.mask)]
+    found = [(pair, is_file(pair.image), is_file(pair.mask)) for pair in pairs]
+    absent = [pair.image for pair, has_image, has_mask in found if not has_image and not has_mask]
     if absent:
-        names = first_few(pair.image for pair in absent)
-        raise InputError(f"{len(absent)} listed samples have neither image nor mask: {names}")
-    if without_mask:
-        names = first_few(pair.image.name for pair in without_mask)
         raise InputError(
-            f"{len(without_mask)} images have no mask: {names}; "
-            f"expected e.g. {without_mask[0].mask}"
+            f"{len(absent)} listed samples have neither image nor mask: {first_few(absent)}"
         )
-    if without_image:
-        names = first_few(pair.mask.name for pair in without_image)
-        raise InputError(
-            f"{len(without_image)} masks have no image: {names}; "
-            f"expected e.g. {without_image[0].image}"
-        )
+    no_mask = [(pair.image.name, pair.mask) for pair, _, has_mask in found if not has_mask]
+    no_image = [(pair.mask.name, pair.image) for pair, has_image, _ in found if not has_image]
+    for problem, alone in (("images have no mask", no_mask), ("masks have no image", no_image)):
+        if alone:
+            names = first_few(name for name, _ in alone)
+            raise InputError(f"{len(alone)} {problem}: {names}; expected e.g. {alone[0][1]}")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ Random numbers are drawn on the CPU from (seed, epoch) alone, so that every devi
 batches bit for bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
@@ -44,7 +42,8 @@ class DeviceLoader:
         self._padding, self._mirror = padding, mirror
         self._size = len(data)
         self._targets = data.targets.to(device)
-        self._padded = _padded(data.images.to(device), padding, mirror)
+        padded = F.pad(data.images.to(device), (padding,) * 4)  # zeros
+        self._padded = torch.cat([padded, padded.flip(-1)]) if mirror else padded
         self._windows = _windows(self._padded, data.images.shape[-2], data.images.shape[-1])
         self._epoch, self._first_step = 0, 0
 
@@ -71,12 +70,6 @@ class DeviceLoader:
         channels, height, width = self._padded.shape[1:]
         image = mirrored * self._size + order
         return order, image * (channels * height * width) + corners[0] * width + corners[1]
-
-
-def _padded(images: Tensor, padding: int, mirror: bool) -> Tensor:
-    """Pad images with zeros, and append their mirror images."""
-    padded = F.pad(images, (padding,) * 4)
-    return torch.cat([padded, padded.flip(-1)]) if mirror else padded
 
 
 def _windows(images: Tensor, height: int, width: int) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from torchvision.datasets.utils import check_integrity
 
 from sceneparse.data.datasets import IMAGE_SUFFIXES
 from sceneparse.data.labels import require_name
-from sceneparse.data.reading import LARGEST_IMAGE, read_image
+from sceneparse.data.reading import LARGEST_IMAGE, read_all, read_image
 from sceneparse.errors import InputError, first_few, reason_of, refusing, unknown_name
 from sceneparse.files import inside
 
@@ -42,9 +40,10 @@ class LabelledImages:
 
     def statistics(self) -> tuple[Color, Color]:
         """Compute RGB mean and standard deviation over all pixels, in 0..1."""
-        histograms = torch.stack(
-            [torch.bincount(plane.reshape(-1), minlength=256) for plane in self.images.unbind(1)]
-        ).double()
+        counts = [
+            torch.bincount(plane.reshape(-1), minlength=256) for plane in self.images.unbind(1)
+        ]
+        histograms = torch.stack(counts).double()
         values = torch.arange(256, dtype=torch.float64) / 255
         shares = histograms / histograms.sum(dim=1, keepdim=True)
         mean = shares @ values
@@ -64,7 +63,18 @@ def load_classes(dataset: str, root: str | Path, split: str, size: int = 32) -> 
         return _read_folder(inside(root, split, "the split"), size)
     if dataset not in _CIFAR:
         raise unknown_name("dataset", dataset, IMAGE_DATASETS)
-    data = _read_cifar(_CIFAR[dataset], root, dataset, train=split == "train")
+    kind = _CIFAR[dataset]
+    folder = root / kind.base_folder
+    # The files are pickles. torchvision opens them only if they have the published MD5 checksums.
+    if folder.is_dir():
+        _validate_checksums(kind, folder)
+    try:
+        data = kind(str(root), train=split == "train", download=not folder.is_dir())
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{dataset} is not in '{root}' and could not be downloaded ({reason_of(error)}); "
+            f"put {kind.base_folder} there"
+        ) from error
     images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2).contiguous()
     return LabelledImages(images, torch.tensor(data.targets), list(data.classes))
 
@@ -73,26 +83,7 @@ _CIFAR: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 IMAGE_DATASETS = (*_CIFAR, "folder")
 
 
-def _read_cifar(kind: type[CIFAR10], root: Path, dataset: str, *, train: bool) -> CIFAR10:
-    """Read a split of CIFAR, downloaded first if its folder is not there; raises InputError.
-
-    The files are pickles. torchvision opens files and archives only if they have the published
-    MD5 checksums.
-    """
-    folder = root / kind.base_folder
-    is_there = folder.is_dir()
-    if is_there:
-        _refuse_damaged(kind, folder)
-    try:
-        return kind(str(root), train=train, download=not is_there)
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{dataset} is not in '{root}' and could not be downloaded ({reason_of(error)}); "
-            f"put {kind.base_folder} there"
-        ) from error
-
-
-def _refuse_damaged(kind: type[CIFAR10], folder: Path) -> None:
+def _validate_checksums(kind: type[CIFAR10], folder: Path) -> None:
     """Raise InputError that names the files whose checksums are not the published ones."""
     meta = kind.meta["filename"], kind.meta["md5"]
     with refusing(folder, "cannot be read"):
@@ -123,15 +114,7 @@ def _read_folder(folder: Path, size: int) -> LabelledImages:
     empty = [name for number, name in enumerate(classes) if number not in found]
     if empty:
         raise InputError(f"{folder}: {len(empty)} class folders are empty: {first_few(empty)}")
-    # Threads are enough, because decoding releases the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(lambda file: _read_square(file[0], size), files))
-    problems = [result for result in results if isinstance(result, InputError)]
-    if problems:
-        raise InputError(
-            f"{len(problems)} of {len(files)} images cannot be used: {first_few(problems)}"
-        )
-    images = np.stack([result for result in results if isinstance(result, np.ndarray)])
+    images = np.stack(read_all(lambda file: _read_square(file[0], size), files, "images"))
     return LabelledImages(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         torch.tensor([number for _, number in files]),
@@ -139,17 +122,14 @@ def _read_folder(folder: Path, size: int) -> LabelledImages:
     )
 
 
-def _read_square(path: Path, size: int) -> NDArray[np.uint8] | InputError:
+def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
     """Scale the short side of an image to `size` and crop the middle: (size, size, 3)."""
-    try:
-        image = read_image(path)
-    except InputError as error:
-        return error
+    image = read_image(path)
     height, width = image.shape[:2]
     factor = size / min(height, width)
     new = max(round(width * factor), size), max(round(height * factor), size)
     if new[0] * new[1] > LARGEST_IMAGE:
-        return InputError(f"{path}: {width}x{height} is too long for a square of {size}")
+        raise InputError(f"{path}: {width}x{height} is too long for a square of {size}")
     kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     scaled = np.asarray(cv2.resize(image, new, interpolation=kind))
     top, left = (new[1] - size) // 2, (new[0] - size) // 2
@@ -157,7 +137,7 @@ def _read_square(path: Path, size: int) -> NDArray[np.uint8] | InputError:
 
 
 def _color(values: Tensor) -> Color:
-    red, green, blue = (round(float(value), 4) for value in values)
+    red, green, blue = (round(value, 4) for value in values.tolist())
     return red, green, blue
 
 

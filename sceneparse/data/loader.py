@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import Queue
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.datasets import Sample, SegmentationDataset
 from sceneparse.data.sampling import Draw, EpochSampler
 from sceneparse.data.transforms import apply_seeded
 from sceneparse.errors import InputError
@@ -46,26 +46,22 @@ class Samples(Dataset[Any]):
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str] | InputError:
-        return self.load(index)
-
-    def load(
-        self, index: int, change: Callable[[Any, Any], tuple[Any, Any]] | None = None
-    ) -> tuple[Tensor, Tensor, str] | InputError:
-        """Read a sample; `change` maps (image, mask) to another (image, mask)."""
+    def __getitem__(self, key: int | Draw) -> tuple[Tensor, Tensor, str] | InputError:
+        draw = key if isinstance(key, Draw) else Draw(0, key)
         try:
-            image, mask, name = self.dataset[index]
-            if change is not None:
-                image, mask = change(image, mask)
+            image, mask, name = self._read(draw)
         except InputError as error:
             return error
         except Exception as error:
-            raise RuntimeError(f"{self._file(index)}: {type(error).__name__}: {error}") from error
-        return image_tensor(image), mask_tensor(mask), name
+            file = self.dataset.pairs[draw.index].image
+            raise RuntimeError(f"{file}: {type(error).__name__}: {error}") from error
+        # torch computes with 32-bit labels, not with 16-bit ones.
+        labels = np.array(mask if mask.dtype == np.uint8 else mask.astype(np.int32))
+        channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return torch.from_numpy(channels_first), torch.from_numpy(labels), name
 
-    def _file(self, index: int) -> str:
-        pairs = self.dataset.pairs
-        return str(pairs[index].image) if index < len(pairs) else f"sample {index}"
+    def _read(self, draw: Draw) -> Sample:
+        return self.dataset[draw.index]
 
 
 class AugmentedSamples(Samples):
@@ -75,71 +71,24 @@ class AugmentedSamples(Samples):
         super().__init__(dataset)
         self.transform, self.seed = transform, seed
 
-    def __getitem__(  # type: ignore[override]
-        self, draw: Draw
-    ) -> tuple[Tensor, Tensor, str] | InputError:
+    def _read(self, draw: Draw) -> Sample:
+        image, mask, name = super()._read(draw)
         seed = (self.seed, draw.epoch, draw.index, *([draw.repeat] if draw.repeat else []))
-        return self.load(
-            draw.index,
-            lambda image, mask: apply_seeded(self.transform, image, mask, seed, draw.wanted_class),
-        )
+        return *apply_seeded(self.transform, image, mask, seed, draw.wanted_class), name
 
 
-def image_tensor(image: np.ndarray[Any, Any]) -> Tensor:
-    """Turn (H, W, 3) into a (3, H, W) uint8 tensor."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def mask_tensor(mask: np.ndarray[Any, Any]) -> Tensor:
-    """Turn a mask into a tensor of the smallest type that torch computes with."""
-    return torch.from_numpy(np.array(mask if mask.dtype == np.uint8 else mask.astype(np.int32)))
-
-
-def _collate(samples: Sequence[Any]) -> Batch | _Packed | InputError:
+def _collate(samples: Sequence[Any]) -> Batch | InputError:
     error = next((sample for sample in samples if isinstance(sample, InputError)), None)
     if error is not None:
         return error
     images, masks, names = zip(*samples, strict=True)
-    if get_worker_info() is None:
-        return Batch(torch.stack(images), torch.stack(masks), tuple(names))
-    return _pack(images, masks, names)
-
-
-class _Packed(NamedTuple):
-    """A batch from a worker, in one piece of shared memory.
-
-    Each piece costs a request to the worker, which takes longer than reading the piece.
-    """
-
-    content: Tensor
-    size: tuple[int, int]
-    label_type: torch.dtype
-    names: tuple[str, ...]
-
-    @property
-    def targets(self) -> Tensor:
-        """View the targets (B, H, W). They come first, so that labels of 32 bits are aligned."""
-        count, (height, width) = len(self.names), self.size
-        end = count * height * width * self.label_type.itemsize
-        return self.content[:end].view(self.label_type).view(count, height, width)
-
-    @property
-    def images(self) -> Tensor:
-        """View the images (B, 3, H, W)."""
-        count, (height, width) = len(self.names), self.size
-        return self.content[-count * 3 * height * width :].view(count, 3, height, width)
-
-
-def _pack(images: Sequence[Tensor], masks: Sequence[Tensor], names: Sequence[str]) -> _Packed:
-    height, width = masks[0].shape
-    length = len(masks) * height * width * (3 + masks[0].itemsize)
-    # Shared here, so that an error reaches the main process. The thread that sends batches only
-    # prints errors, and the main process would wait for the time-out.
-    content = torch.empty(length, dtype=torch.uint8).share_memory_()
-    packed = _Packed(content, (height, width), masks[0].dtype, tuple(names))
-    torch.stack(list(images), out=packed.images)
-    torch.stack(list(masks), out=packed.targets)
-    return packed
+    batch = Batch(torch.stack(images), torch.stack(masks), names)
+    if get_worker_info() is not None:
+        # Shared here, so that an error reaches the main process. The thread that sends batches only
+        # prints errors, and the main process would wait for the time-out.
+        batch.images.share_memory_()
+        batch.targets.share_memory_()
+    return batch
 
 
 def _start_worker(main: int, _: int) -> None:
@@ -152,19 +101,19 @@ def _start_worker(main: int, _: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_when_told, args=(main,), daemon=True).start()
+        threading.Thread(target=_exit_with_main, args=(main,), daemon=True).start()
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 
-def _exit_when_told(main: int) -> None:
+def _exit_with_main(main: int) -> None:
     """End a worker at the SIGTERM of its main process, or when that process is gone.
 
     torch's own watchdog looks at the parent, which is a fork server since Python 3.14 and outlives
     a killed main process.
     """
     while Path(f"/proc/{main}").exists():
-        told = signal.sigtimedwait({signal.SIGTERM}, 3)
-        if told is not None and told.si_pid == main:
+        received = signal.sigtimedwait({signal.SIGTERM}, 3)
+        if received is not None and received.si_pid == main:
             break
     os._exit(0)
 
@@ -223,27 +172,24 @@ def explained_worker_failures() -> Iterator[None]:
     except (EOFError, ConnectionError) as error:
         raise InputError(_DIED) from error
     except (RuntimeError, OSError) as error:
-        remedy = _remedy(str(error))
+        # torch has no types for these failures.
+        remedy = next((r for text, r in _REMEDIES.items() if text in str(error)), None)
         if remedy is None:
             raise
-        raise InputError(remedy) from error
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise InputError(remedy.format(limit=limit)) from error
 
 
 _DIED = "a data worker died, probably for lack of memory; lower data.workers"
-
-
-def _remedy(failure: str) -> str | None:
-    """Return the remedy for a failure of data workers, by its text: torch has no types for them."""
-    if "Too many open files" in failure:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"more than {limit} open files; raise `ulimit -n`, or lower data.workers"
-    if "shared memory" in failure or "Bus error" in failure:
-        return (
-            "a data worker finds no room in shared memory; enlarge /dev/shm (docker run "
-            "--shm-size=8g), lower data.workers, or set data.workers=0"
-        )
-    if "exited unexpectedly" in failure or "killed by signal" in failure:
-        return _DIED
-    if "DataLoader timed out" in failure:
-        return "no batch arrived in time; check the disk or raise data.timeout"
-    return None
+_NO_ROOM = (
+    "a data worker finds no room in shared memory; enlarge /dev/shm (docker run --shm-size=8g), "
+    "lower data.workers, or set data.workers=0"
+)
+_REMEDIES = {
+    "Too many open files": "more than {limit} open files; raise `ulimit -n`, or lower data.workers",
+    "shared memory": _NO_ROOM,
+    "Bus error": _NO_ROOM,
+    "exited unexpectedly": _DIED,
+    "killed by signal": _DIED,
+    "DataLoader timed out": "no batch arrived in time; check the disk or raise data.timeout",
+}

@@ -1,39 +1,18 @@
 """Check samples before the first training step: files decode, labels are in the table."""
 
-from __future__ import annotations
-
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import LabelTable
-from sceneparse.errors import InputError, first_few
+from sceneparse.data.reading import read_all
+from sceneparse.errors import InputError
 
 
 def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
     """Decode these samples strictly, in parallel; raise InputError with the first problems."""
-
-    def train_ids(index: int) -> set[int] | InputError:
-        try:
-            _, mask, _ = dataset[index]
-        except InputError as error:
-            return error
-        return set(np.unique(mask).tolist())
-
-    # Threads are enough, because decoding releases the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(train_ids, indices))
-    problems = [result for result in results if isinstance(result, InputError)]
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise InputError(
-            f"{len(problems)} of {len(indices)} samples cannot be used: {first_few(problems)}"
-        )
-    found = set[int]().union(*(result for result in results if isinstance(result, set)))
+    found = set[int]().union(*read_all(lambda i: np.unique(dataset[i][1]).tolist(), indices))
     reason = why_useless(found, dataset.table)
     if reason is not None:
         raise InputError(f"{dataset.pairs[0].mask.parent}: {reason}")

@@ -3,25 +3,26 @@
 A file that is truncated, of another kind, or too large is always an error.
 """
 
-from __future__ import annotations
-
 import io
+import os
 import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sceneparse.errors import InputError, one_line, refusing
+from sceneparse.errors import InputError, first_few, one_line, refusing
 
-# Pillow knows dozens more; some of them pass files to other programs (EPS to Ghostscript).
+# Pillow reads dozens more; some of them pass files to other programs (EPS to Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # A few bytes can stand for any number of pixels. Decoding takes up to 8 bytes per pixel, 12 for
 # progressive JPEG and 16 for WebP: less than 1 GB in total.
@@ -42,9 +43,34 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _GREY_STEP = "grey_step"
 _PIXELS_AT_ONCE = 2**22
 _MAX_TILE_PIXELS = 2**24
-_ORIENTATION = 0x0112  # of EXIF
-_TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF
 _DAMAGED = "damaged or truncated"
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def read_all(
+    read: Callable[[_Item], _Result], items: Sequence[_Item], noun: str = "samples"
+) -> list[_Result]:
+    """Apply `read` to all items in parallel; raise InputError with the first problems."""
+
+    def attempt(item: _Item) -> _Result | InputError:
+        try:
+            return read(item)
+        except InputError as error:
+            return error
+
+    # Threads are enough, because decoding releases the interpreter lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(attempt, items))
+    problems = [result for result in results if isinstance(result, InputError)]
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(items)} {noun} cannot be used: {first_few(problems)}"
+        )
+    return [result for result in results if not isinstance(result, InputError)]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -92,9 +118,8 @@ def read_mask(path: Path) -> NDArray[Any]:
     """
     image = _decode(path)
     if image.mode in {"L", "P"}:
-        step = image.info.get(_GREY_STEP, 1)
-        stored = np.asarray(image)
-        return stored if step == 1 else stored // step
+        step = image.info[_GREY_STEP]
+        return np.asarray(image) if step == 1 else np.asarray(image) // step
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in _SIXTEEN_BIT:
@@ -122,10 +147,27 @@ def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image without decoding it; raises InputError for a file that is no image."""
-    _require_file(path)
-    return _open(path, path)
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """Open an image, or its content if already read, without decoding it; raises InputError."""
+    if content is None:
+        _require_file(path)
+    with refusing(path, "cannot be read"), warnings.catch_warnings():
+        # Pillow warns about large images and rejects huge ones; a large one is no error.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS)
+        except UnidentifiedImageError as error:
+            raise InputError(
+                f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
+            ) from error
+    progressive = _MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else LARGEST_IMAGE
+    max_pixels = _MAX_WEBP_PIXELS if image.format == "WEBP" else progressive
+    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
+        raise InputError(
+            f"{path}: cannot be read: Image size {image.width}x{image.height} is over "
+            f"{max_pixels / 1e6:.0f} million pixels or {_MAX_SIDE} a side; cut it into parts"
+        )
+    return image
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -134,7 +176,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with refusing(path, _DAMAGED):
             # If EXIF does not come first in a PNG, Pillow would decode all pixels to find it.
             exif_is_known = image.format != "PNG" or "exif" in image.info
-            sideways = exif_is_known and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+            sideways = exif_is_known and image.getexif().get(Tag.Orientation, 1) in range(5, 9)
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
@@ -149,38 +191,12 @@ def _require_file(path: Path) -> None:
         raise InputError(f"{path}: {state.st_size >> 20} MB are more than an image can have")
 
 
-def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
-    with refusing(path, "cannot be read"), warnings.catch_warnings():
-        # Pillow warns about large images and rejects huge ones; a large one is no error.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(source, formats=_FORMATS)
-        except UnidentifiedImageError as error:
-            raise InputError(
-                f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
-            ) from error
-    max_pixels = _max_pixels(image)
-    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
-        raise InputError(
-            f"{path}: cannot be read: Image size {image.width}x{image.height} is over "
-            f"{max_pixels / 1e6:.0f} million pixels or {_MAX_SIDE} a side; cut it into parts"
-        )
-    return image
-
-
-def _max_pixels(image: Image.Image) -> int:
-    """Return the number of pixels that an opened image may have."""
-    if image.format == "WEBP":
-        return _MAX_WEBP_PIXELS
-    return _MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else LARGEST_IMAGE
-
-
 def _decode(path: Path) -> Image.Image:
     _require_file(path)
     with refusing(path, "cannot be read"):
         content = path.read_bytes()
-    with _open(path, io.BytesIO(content)) as image, refusing(path, _DAMAGED):
-        raw_mode = image.tile[0][3] if image.tile else None
+    with open_image(path, content) as image, refusing(path, _DAMAGED):
+        raw_mode = str(image.tile[0][3]) if image.tile else ""
         # The second picture of a phone's MPO is a preview or depth map. The frames are not
         # counted, because there may be millions.
         if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -189,9 +205,9 @@ def _decode(path: Path) -> Image.Image:
         _require_whole(content, image)
         image.load()
         # Only an image that must be turned is copied.
-        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        turned = image.getexif().get(Tag.Orientation, 1) in range(2, 9)
         upright = ImageOps.exif_transpose(image) if turned else image
-    upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    upright.info[_GREY_STEP] = _GREY_STEPS.get(raw_mode, 1)
     return upright
 
 
@@ -211,7 +227,7 @@ def _require_whole(content: bytes, image: Image.Image) -> None:
         if content.count(b"\xff\xda", start) > _MAX_SCANS:
             raise ValueError(f"more than {_MAX_SCANS} scans")
     elif isinstance(image, TiffImageFile):
-        tile = image.tag_v2.get(_TILE_WIDTH, 0) * image.tag_v2.get(_TILE_LENGTH, 0)
+        tile = image.tag_v2.get(Tag.TileWidth, 0) * image.tag_v2.get(Tag.TileLength, 0)
         if tile > max(_MAX_TILE_PIXELS, image.width * image.height):
             raise ValueError("tiles far larger than the image")
 
@@ -220,10 +236,8 @@ def _start_of_scan(content: bytes) -> int:
     """Return where the pixels of a JPEG start, after segments that may hold a whole preview."""
     position = 2
     while content[position + 1] != 0xDA:
-        is_fill = content[position + 1] == 0xFF
-        position += (
-            1 if is_fill else 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-        )
+        length = int.from_bytes(content[position + 2 : position + 4], "big")
+        position += 1 if content[position + 1] == 0xFF else 2 + length  # FF fills
     return position
 
 

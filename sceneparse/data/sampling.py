@@ -1,7 +1,5 @@
 """The order of training samples: a function of seed and epoch alone, in every process."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +15,7 @@ from sceneparse.errors import InputError, unknown_name
 
 @dataclass(frozen=True)
 class Draw:
-    """A sample to load: its index, the epoch, and how often it already came in that epoch.
+    """A sample to load: its index, the epoch, and how often it was drawn before in that epoch.
 
     `wanted_class`: the class that its crop must show; None: any.
     """
@@ -129,15 +127,11 @@ class EpochSampler(Sampler[list[Draw]]):
                 yield piece
 
     def _draws(self) -> Iterator[Draw]:
-        """Yield the draws from the start of this epoch on; with `stream` without end."""
-        if not self.stream:
-            yield from self._order(self._epoch)
-            return
+        """Yield the draws from the start of this epoch on, without end."""
         passed = self._epoch * self.steps_per_epoch * self.batch_size
-        number, first = divmod(passed, self.size)
-        yield from self._order(number)[first:]
-        for later in itertools.count(number + 1):
-            yield from self._order(later)
+        number, first = divmod(passed, self.size) if self.stream else (self._epoch, 0)
+        orders = map(self._order, itertools.count(number))
+        return itertools.islice(itertools.chain.from_iterable(orders), first, None)
 
     def _order(self, number: int) -> list[Draw]:
         generator = np.random.default_rng((self.seed, number))

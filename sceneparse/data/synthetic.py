@@ -4,10 +4,7 @@ Many objects are long and thin, which strip pooling is made for. A scene depends
 alone; image and mask are drawn together, object by object, far to near.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -29,63 +26,52 @@ CLASSES: dict[str, Color] = {
     "sign": (220, 220, 0),
 }
 _IDS = {name: index for index, name in enumerate(CLASSES)}
-_SUBPIXEL = 4
+_SUBPIXEL = 4  # bits
+
+Point = tuple[float, float]
+Paint = NDArray[np.float64]
 
 
-@dataclass
 class _Scene:
     """An unfinished picture: image RGB float (H, W, 3), mask (H, W), and the perspective."""
 
-    image: NDArray[np.float32]
-    mask: NDArray[np.uint8]
-    random: np.random.Generator
-    horizon: float
-    vanishing: float
-    half_road: float
+    def __init__(self, height: int, width: int, random: np.random.Generator) -> None:
+        self.height, self.width, self.random = height, width, random
+        self.image = np.zeros((height, width, 3), np.float32)
+        self.mask = np.zeros((height, width), np.uint8)
+        self.horizon = height * random.uniform(0.36, 0.5)
+        self.vanishing = width * random.uniform(0.35, 0.65)
+        self.half_road = width * random.uniform(0.42, 0.62)
 
-    @property
-    def height(self) -> int:
-        return int(self.mask.shape[0])
-
-    @property
-    def width(self) -> int:
-        return int(self.mask.shape[1])
-
-    def place(self, side: float, depth: float) -> tuple[float, float, float]:
-        """Return x, y, scale of a ground point; `side` 0: road axis, +-1: kerbs; depth 1: near."""
+    def place(self, side: float, depth: float) -> Point:
+        """Return x, y of a ground point; `side` 0: road axis, +-1: kerbs; depth 1: near."""
         y = self.horizon + (self.height - self.horizon) * depth
         x = self.vanishing + (self.width / 2 - self.vanishing) * depth
-        return x + side * self.half_road * depth, y, depth
+        return x + side * self.half_road * depth, y
 
-    def fill(
-        self, points: list[tuple[float, float]], name: str, color: NDArray[np.float64]
-    ) -> None:
+    def fill(self, points: Sequence[Point], name: str, color: Paint) -> None:
         """Paint a polygon into image and mask."""
         corners = np.round(np.array(points) * 2**_SUBPIXEL).astype(np.int32)
+        rgb = [float(c) for c in color]
         cv2.fillPoly(self.mask, [corners], _IDS[name], shift=_SUBPIXEL)
-        cv2.fillPoly(
-            self.image, [corners], [float(c) for c in color], lineType=cv2.LINE_AA, shift=_SUBPIXEL
-        )
+        cv2.fillPoly(self.image, [corners], rgb, lineType=cv2.LINE_AA, shift=_SUBPIXEL)
 
-    def box(
-        self,
-        x: float,
-        bottom: float,
-        size: tuple[float, float],
-        name: str,
-        color: NDArray[np.float64],
-    ) -> None:
+    def strip(self, sides: Point, depths: Point, name: str, color: Paint) -> None:
+        """Paint a piece of the ground, between two sides and two depths as `place` has them."""
+        (left, right), (far, near) = sides, depths
+        ground = ((left, far), (right, far), (right, near), (left, near))
+        self.fill([self.place(*point) for point in ground], name, color)
+
+    def box(self, x: float, bottom: float, size: Point, name: str, color: Paint) -> None:
         """Paint an upright rectangle of size (height, width) standing at (x, bottom)."""
-        half, top = size[1] / 2, bottom - size[0]
-        self.fill(
-            [(x - half, top), (x + half, top), (x + half, bottom), (x - half, bottom)], name, color
-        )
+        left, right, top = x - size[1] / 2, x + size[1] / 2, bottom - size[0]
+        self.fill([(left, top), (right, top), (right, bottom), (left, bottom)], name, color)
 
-    def shade(self, low: float, high: float) -> NDArray[np.float64]:
+    def shade(self, low: float, high: float) -> Paint:
         """Draw a grey with a slight tint."""
         return self.random.uniform(low, high) + self.random.uniform(-14, 14, 3)
 
-    def paint(self) -> NDArray[np.float64]:
+    def paint(self) -> Paint:
         """Draw a saturated colour."""
         color = self.random.uniform(30, 235, 3)
         color[self.random.integers(3)] *= 0.3
@@ -97,14 +83,7 @@ def render_scene(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw scene number `index`: image uint8 RGB (H, W, 3) and mask of ids into CLASSES (H, W)."""
     random = np.random.default_rng((seed, index))
-    scene = _Scene(
-        image=np.zeros((height, width, 3), np.float32),
-        mask=np.zeros((height, width), np.uint8),
-        random=random,
-        horizon=height * random.uniform(0.36, 0.5),
-        vanishing=width * random.uniform(0.35, 0.65),
-        half_road=width * random.uniform(0.42, 0.62),
-    )
+    scene = _Scene(height, width, random)
     _sky(scene)
     _buildings(scene)
     _road(scene)
@@ -122,12 +101,8 @@ def _sky(scene: _Scene) -> None:
     for _ in range(scene.random.integers(0, 4)):
         centre = scene.random.uniform((0, 0), (scene.width, scene.horizon * 0.6))
         axes = scene.random.uniform((18, 4), (60, 12))
-        cv2.ellipse(
-            scene.image,
-            (tuple(map(float, centre)), tuple(map(float, axes)), 0.0),
-            (238, 240, 242),
-            -1,
-        )
+        cloud = tuple(map(float, centre)), tuple(map(float, axes)), 0.0
+        cv2.ellipse(scene.image, cloud, (238, 240, 242), -1)
 
 
 def _buildings(scene: _Scene) -> None:
@@ -146,7 +121,7 @@ def _buildings(scene: _Scene) -> None:
 
 
 def _windows(
-    scene: _Scene, left: float, top: float, wide: float, tall: float, color: NDArray[np.float64]
+    scene: _Scene, left: float, top: float, wide: float, tall: float, color: Paint
 ) -> None:
     pane = np.clip(color * scene.random.choice([0.55, 1.35]), 0, 255)
     step = scene.random.uniform(7, 12)
@@ -160,14 +135,8 @@ def _road(scene: _Scene) -> None:
     corner = [(0.0, scene.horizon), (scene.width, scene.horizon)]
     # Ground beyond the kerbs has the colour of the road and counts as road.
     scene.fill([*corner, (scene.width, scene.height), (0, scene.height)], "road", ground)
-    near = 1.15
     for side in (-1, 1):
-        inner, outer = side * 1.0, side * 1.16
-        strip = [
-            scene.place(s, d)[:2]
-            for s, d in ((inner, 0.02), (outer, 0.02), (outer, near), (inner, near))
-        ]
-        scene.fill(strip, "kerb", scene.shade(185, 215))
+        scene.strip((side, side * 1.16), (0.02, 1.15), "kerb", scene.shade(185, 215))
 
 
 def _lane_marks(scene: _Scene) -> None:
@@ -176,19 +145,13 @@ def _lane_marks(scene: _Scene) -> None:
         dash = scene.random.uniform(0.08, 0.2)
         for start in np.arange(0.05, 1.05, dash * 2):
             end = min(start + dash * (0.5 + start), start + dash * 1.6)
-            corners = (
-                (side - 0.055, start),
-                (side + 0.055, start),
-                (side + 0.055, end),
-                (side - 0.055, end),
-            )
-            scene.fill([scene.place(s, d)[:2] for s, d in corners], "lane mark", color)
+            scene.strip((side - 0.055, side + 0.055), (start, end), "lane mark", color)
 
 
 def _car(scene: _Scene, depth: float) -> None:
     side = float(scene.random.choice([-0.62, -0.2, 0.22, 0.62]) + scene.random.uniform(-0.08, 0.08))
-    x, y, scale = scene.place(side, depth)
-    wide, tall = 0.36 * scene.half_road * scale, 0.24 * scene.half_road * scale
+    x, y = scene.place(side, depth)
+    wide, tall = 0.36 * scene.half_road * depth, 0.24 * scene.half_road * depth
     body = scene.paint()
     scene.box(x, y - 0.12 * tall, (0.5 * tall, wide), "car", body)
     cabin = [(-0.42, 0.6), (-0.28, 1.05), (0.28, 1.05), (0.42, 0.6)]
@@ -200,10 +163,9 @@ def _car(scene: _Scene, depth: float) -> None:
 
 
 def _pedestrian(scene: _Scene, depth: float) -> None:
-    x, y, scale = scene.place(
-        float(scene.random.choice([-1, 1]) * scene.random.uniform(0.75, 1.5)), depth
-    )
-    tall = 0.56 * scene.half_road * scale
+    side = float(scene.random.choice([-1, 1]) * scene.random.uniform(0.75, 1.5))
+    x, y = scene.place(side, depth)
+    tall = 0.56 * scene.half_road * depth
     wide = 0.3 * tall
     trousers, shirt, skin = scene.shade(30, 90), scene.paint(), np.array([205.0, 160.0, 130.0])
     for leg in (-0.25, 0.25):
@@ -216,18 +178,17 @@ def _pedestrian(scene: _Scene, depth: float) -> None:
 
 
 def _pole(scene: _Scene, depth: float) -> None:
-    x, y, scale = scene.place(float(scene.random.choice([-1.08, 1.08])), depth)
-    tall = scene.random.uniform(0.85, 1.25) * scene.half_road * scale
-    scene.box(x, y, (tall, max(0.06 * scene.half_road * scale, 5.0)), "pole", scene.shade(18, 45))
+    x, y = scene.place(float(scene.random.choice([-1.08, 1.08])), depth)
+    tall = scene.random.uniform(0.85, 1.25) * scene.half_road * depth
+    scene.box(x, y, (tall, max(0.06 * scene.half_road * depth, 5.0)), "pole", scene.shade(18, 45))
 
 
 def _sign(scene: _Scene, depth: float) -> None:
-    x, y, scale = scene.place(float(scene.random.choice([-1.1, 1.1])), depth)
-    tall, size = 0.6 * scene.half_road * scale, max(0.22 * scene.half_road * scale, 9.0)
-    scene.box(x, y, (tall, max(0.05 * scene.half_road * scale, 4.0)), "pole", scene.shade(18, 45))
-    color = np.array(
-        ((205, 35, 35), (30, 70, 190), (230, 190, 30))[scene.random.integers(3)], float
-    )
+    x, y = scene.place(float(scene.random.choice([-1.1, 1.1])), depth)
+    tall, size = 0.6 * scene.half_road * depth, max(0.22 * scene.half_road * depth, 9.0)
+    scene.box(x, y, (tall, max(0.05 * scene.half_road * depth, 4.0)), "pole", scene.shade(18, 45))
+    colors = np.array([(205, 35, 35), (30, 70, 190), (230, 190, 30)], float)
+    color = colors[scene.random.integers(3)]
     scene.box(x, y - tall + size / 2, (size, size), "sign", color)
     scene.box(x, y - tall + size / 4, (size / 2, size / 2), "sign", np.full(3, 235.0))
 
@@ -236,7 +197,7 @@ _OBJECTS: tuple[Callable[[_Scene, float], None], ...] = (_car, _pedestrian, _pol
 
 
 def _develop(scene: _Scene) -> NDArray[np.uint8]:
-    """Light falling off to one side, and sensor noise."""
+    """Add light that falls off to one side, and sensor noise."""
     left, right = scene.random.uniform(0.75, 1.15, 2)
     ramp = np.linspace(left, right, scene.width)[None, :, None]
     noise = scene.random.normal(0, scene.random.uniform(3, 9), scene.image.shape)

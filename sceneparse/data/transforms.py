@@ -5,8 +5,6 @@ output crop are computed, once. The result equals resizing, rotating, mirroring,
 cropping one after the other, up to interpolation.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import math
@@ -48,12 +46,8 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         fill_mask: int = 255,
     ) -> None:
         super().__init__(p=1.0)
-        self.crop = crop
-        self.scale = scale
-        self.rotate = rotate
-        self.flip = flip
-        self.fill = tuple(fill)
-        self.fill_mask = fill_mask
+        self.crop, self.scale, self.rotate, self.flip = crop, scale, rotate, flip
+        self.fill, self.fill_mask = tuple(fill), fill_mask
 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
@@ -65,7 +59,9 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         rotated = self.rotate > 0 and self.py_random.random() < 0.5
         angle = self.py_random.uniform(-self.rotate, self.rotate) if rotated else 0.0
         mirrored = self.py_random.random() < self.flip
-        turned = _rotation(angle, scaled) @ (_mirror(scaled[1]) if mirrored else np.eye(3))
+        middle = scaled[1] / 2, scaled[0] / 2
+        mirror = np.diag([-1.0 if mirrored else 1.0, 1.0, 1.0])
+        turned = _about(*middle, _rotation(angle)) @ _about(*middle, mirror)
         x, y = self._draw_position(data, _scaling(scaled, (height, width)) @ turned)
         top = self._draw_start(y, self.crop[0], scaled[0])
         left = self._draw_start(x, self.crop[1], scaled[1])
@@ -97,56 +93,39 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         return int(self.py_random.randint(low, high))
 
     def apply(
-        self,
-        img: NDArray[np.uint8],
-        crop_to_scaled: Matrix,
-        scaled: tuple[int, int],
-        **_: Any,  # noqa: ANN401
-    ) -> NDArray[np.uint8]:
+        self, img: NDArray[Any], crop_to_scaled: Matrix, scaled: tuple[int, int], **_: object
+    ) -> NDArray[Any]:
         """Warp the image, bilinear; area-filtered first if it shrinks much."""
         if img.shape[0] > _MAX_BILINEAR_SHRINK * scaled[0]:
-            img = cv2.resize(img, scaled[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            img = cv2.resize(img, scaled[::-1], interpolation=cv2.INTER_AREA)
         size = img.shape[:2]
         to_source = _between_pixel_centres(_scaling(scaled, size) @ crop_to_scaled)
         # Edge pixels are repeated, so that the border keeps its colours; then padding is filled.
-        warped: Any = cv2.warpAffine(
-            img,
-            to_source[:2],
-            self.crop[::-1],
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        warped = self._warp(img, to_source, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
         if not _covers(size, to_source, self.crop):
-            warped[self._nearest(np.ones(size, np.uint8), to_source, 0) == 0] = self.fill
-        filled: NDArray[np.uint8] = warped
-        return filled
+            warped[self._warp(np.ones(size, np.uint8), to_source) == 0] = self.fill
+        return warped
 
     def apply_to_mask(
-        self,
-        mask: Labels,
-        crop_to_scaled: Matrix,
-        scaled: tuple[int, int],
-        **_: Any,  # noqa: ANN401
+        self, mask: Labels, crop_to_scaled: Matrix, scaled: tuple[int, int], **_: object
     ) -> Labels:
         """Warp the mask, nearest neighbour."""
         to_source = _between_pixel_centres(_scaling(scaled, mask.shape[:2]) @ crop_to_scaled)
-        return self._nearest(mask, to_source, self.fill_mask)
+        return self._warp(mask, to_source, fill=self.fill_mask)
 
-    def _nearest(self, mask: Labels, to_source: Matrix, fill: int) -> Labels:
-        warped: Any = cv2.warpAffine(
-            mask,
-            to_source[:2],
-            self.crop[::-1],
-            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(fill,),
+    def _warp(
+        self,
+        pixels: NDArray[Any],
+        to_source: Matrix,
+        interpolation: int = cv2.INTER_NEAREST,
+        border: int = cv2.BORDER_CONSTANT,
+        fill: int = 0,
+    ) -> NDArray[Any]:
+        flags = interpolation | cv2.WARP_INVERSE_MAP
+        matrix, size = to_source[:2], self.crop[::-1]
+        return cv2.warpAffine(
+            pixels, matrix, size, flags=flags, borderMode=border, borderValue=(fill,)
         )
-        labels: Labels = warped
-        return labels
-
-    def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """Name the constructor's arguments, for albumentations' own repr and serialisation."""
-        return "crop", "scale", "rotate", "flip", "fill", "fill_mask"
 
 
 def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> bool:
@@ -158,10 +137,15 @@ def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> 
     return bool(inside)
 
 
+def _about(x: float, y: float, matrix: Matrix) -> Matrix:
+    """Return the matrix that does about the point (x, y) what `matrix` does about the origin."""
+    result: Matrix = _translation(x, y) @ matrix @ _translation(-x, -y)
+    return result
+
+
 def _between_pixel_centres(matrix: Matrix) -> Matrix:
     """Convert a matrix for pixel centres at +0.5 to OpenCV's convention, pixel centres at +0."""
-    result: Matrix = _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)
-    return result
+    return _about(-0.5, -0.5, matrix)
 
 
 def _translation(x: float, y: float) -> Matrix:
@@ -172,16 +156,9 @@ def _scaling(size_from: tuple[int, int], size_to: tuple[int, ...]) -> Matrix:
     return np.diag([size_to[1] / size_from[1], size_to[0] / size_from[0], 1.0])
 
 
-def _mirror(width: int) -> Matrix:
-    return np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]], dtype=np.float64)
-
-
-def _rotation(degrees: float, size: tuple[int, int]) -> Matrix:
+def _rotation(degrees: float) -> Matrix:
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    x, y = size[1] / 2, size[0] / 2
-    rotation: Matrix = _translation(x, y) @ turn @ _translation(-x, -y)
-    return rotation
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 
 def training_transform(  # noqa: PLR0913 - one argument per augmentation
@@ -275,8 +252,8 @@ def apply_seeded(
     """Apply `transform` with random numbers that depend on `seed` alone.
 
     With `wanted_class`, the crop is drawn from those that show this class. All steps share one
-    generator: albumentations' own set_random_seed gives every step the same numbers, so that e.g.
-    exactly the mirrored images would be blurred.
+    generator: with albumentations' own set_random_seed, every step would draw the same numbers, and
+    e.g. exactly the mirrored images would be blurred.
     """
     generator = np.random.default_rng(seed)
     transform.set_random_state(generator, random.Random(int(generator.integers(2**62))))  # noqa: S311

@@ -1,1 +1,1 @@
-"""Evaluations of segmentation models: datasets scored, results written, two compared."""
+"""Evaluate segmentation models on datasets, write the results, compare two evaluations."""

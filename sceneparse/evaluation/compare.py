@@ -1,8 +1,5 @@
-"""Is one model better than another? Two evaluations compared, paired over their images."""
+"""Compare two evaluations, paired over their images."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,23 +10,32 @@ from matplotlib.figure import Figure
 from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE, Stored
 from sceneparse.metrics.confusion import TRUTH
-from sceneparse.metrics.intervals import Difference, compare_paired, resamples_needed
+from sceneparse.metrics.intervals import Interval, compare_paired, resamples_needed
 from sceneparse.report.plots import draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
 
 
 class ScorePair(NamedTuple):
-    """A score of A, the same score of B, and the difference B - A."""
+    """A score of A, the same score of B, and the difference B - A with its interval and test."""
 
     name: str
     a: float
     b: float
-    difference: Difference
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    separated: bool
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of the difference."""
+        return Interval(self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """B against A on the same images: mean IoU, and the IoU of each class."""
+    """B against A on the same images: mean IoU, and the IoU per class."""
 
     first: Stored
     second: Stored
@@ -39,24 +45,27 @@ class Comparison:
 
 
 def find_scores(folder: Path, split: str | None) -> Path:
-    """Find the folder of scores that a run, or the folder itself, stands for."""
+    """Return the folder of scores that a run has, or that the folder is.
+
+    Raises InputError if there is none, or several and no split.
+    """
     if (folder / COUNTS_FILE).is_file():
         return folder
     if split is not None:
         return folder / f"eval_{Path(split).stem}"
     found = sorted(path.parent for path in folder.glob(f"eval_*/{COUNTS_FILE}"))
-    if len(found) == 1:
-        return found[0]
     if not found:
         raise InputError(
             f"'{folder}' holds no evaluation; run `sceneparse evaluate {folder}` first"
         )
-    names = first_few(path.name for path in found)
-    raise InputError(f"'{folder}' holds several evaluations ({names}); choose with --split")
+    if len(found) > 1:
+        names = first_few(path.name for path in found)
+        raise InputError(f"'{folder}' holds several evaluations ({names}); choose with --split")
+    return found[0]
 
 
 def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
-    """Compare two evaluations; raises InputError unless they are of the same images and truth."""
+    """Compare two evaluations; raises InputError unless their images and truth are the same."""
     require_same_images(first, second)
     needed = resamples_needed(len(first.classes))
     if resamples < needed:
@@ -65,21 +74,20 @@ def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
             f"could be separated; got {resamples}"
         )
     overall, classes = compare_paired(first.by_image, second.by_image, resamples, first.rule)
-    rows = zip(first.classes, first.class_ious, second.class_ious, classes, strict=True)
-    return Comparison(
-        first,
-        second,
-        ScorePair("mean IoU", first.mean_iou, second.mean_iou, overall),
-        [ScorePair(*row) for row in rows],
-        resamples,
+    names = ["mean IoU", *first.classes]
+    scores = ([side.mean_iou, *side.class_ious] for side in (first, second))
+    mean, *pairs = (
+        ScorePair(name, a, b, d.value, d.interval.low, d.interval.high, d.p_value, d.separated)
+        for name, a, b, d in zip(names, *scores, [overall, *classes], strict=True)
     )
+    return Comparison(first, second, mean, pairs, resamples)
 
 
 def require_same_images(first: Stored, second: Stored) -> None:
     """Raise InputError unless classes, images, truth and the rule of counting are the same."""
     if first.classes != second.classes:
         raise InputError(
-            f"{first.folder} and {second.folder} are of different classes: "
+            f"{first.folder} and {second.folder} have different classes: "
             f"{first_few(first.classes)}; {first_few(second.classes)}"
         )
     if first.images != second.images:
@@ -99,54 +107,50 @@ def require_same_images(first: Stored, second: Stored) -> None:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Put into plain words what the comparison shows, and what it cannot show."""
-    _, a, b, found = comparison.overall
-    images, total = len(comparison.first.images), len(comparison.classes)
-    head = f"A {a:.4f}, B {b:.4f}: a difference of {points(found.value)} points of mean IoU"
-    chance = f"95% interval {span(found.interval)}, p = {found.p_value:.2g}"
-    if found.separated:
-        better = "B is better than A" if found.value > 0 else "A is better than B"
-        lines = [f"Separated: {better}. {head} ({chance})."]
-    else:
-        lines = [
-            f"Not separated: {head} ({chance}), which can come from which {images} images they "
-            "were tested on."
-        ]
-    apart = [
-        f"{row.name} ({points(row.difference.value)})"
-        for row in comparison.classes
-        if row.difference.separated
+    """Describe what the comparison shows, and what it cannot show."""
+    mean, images = comparison.overall, len(comparison.first.images)
+    head = (
+        f"A {mean.a:.4f}, B {mean.b:.4f}: a difference of {points(mean.difference)} points of mean "
+        f"IoU (95% interval {span(mean.interval)}, p = {mean.p_value:.2g})"
+    )
+    better = "B is better than A" if mean.difference > 0 else "A is better than B"
+    lines = [f"Separated: {better}. {head}."]
+    if not mean.separated:
+        lines = [f"Not separated: {head}, which the choice of these {images} images can explain."]
+    separated = [
+        f"{pair.name} ({points(pair.difference)})" for pair in comparison.classes if pair.separated
     ]
     lines.append(
-        f"Classes separated after Holm's correction for {total}: {', '.join(apart) or 'none'}."
+        f"Classes separated after Holm's correction for {len(comparison.classes)}: "
+        f"{', '.join(separated) or 'none'}."
     )
     if comparison.first.protocol != comparison.second.protocol:
         lines.append(
-            f"Mind that they were tested differently: A by {comparison.first.protocol}; "
+            f"The protocols differ: A by {comparison.first.protocol}; "
             f"B by {comparison.second.protocol}."
         )
     lines.append(
         f"Intervals by paired bootstrap, p by paired permutation test, {comparison.resamples} "
-        f"resamples of {images} images. They tell of other images, not of other seeds: train "
+        f"resamples of {images} images. They hold for other images, not for other seeds: train "
         "several runs for that."
     )
     return "\n".join(lines)
 
 
 def text(comparison: Comparison) -> str:
-    """Lay out which is A and which is B, a row per class and for the mean, and the verdict."""
+    """Format which is A and which is B, a row per class and for the mean, and the verdict."""
     heads = ["class", "A", "B", "B - A", "95% interval", "p", ""]
     rows = [
         [
-            name,
-            f"{a:.4f}",
-            f"{b:.4f}",
-            points(found.value),
-            span(found.interval),
-            f"{found.p_value:.4f}",
-            "separated" if found.separated else "not separated",
+            pair.name,
+            f"{pair.a:.4f}",
+            f"{pair.b:.4f}",
+            points(pair.difference),
+            span(pair.interval),
+            f"{pair.p_value:.4f}",
+            "separated" if pair.separated else "not separated",
         ]
-        for name, a, b, found in [*comparison.classes, comparison.overall]
+        for pair in [*comparison.classes, comparison.overall]
     ]
     folders = f"A            {comparison.first.folder}\nB            {comparison.second.folder}"
     return "\n\n".join([folders, Table("Classes", heads, rows).as_text(), verdict(comparison)])
@@ -155,19 +159,8 @@ def text(comparison: Comparison) -> str:
 def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Write compare.json, compare.csv, differences.png and differences.svg."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "name": name,
-            "a": a,
-            "b": b,
-            "difference": found.value,
-            "low": found.interval.low,
-            "high": found.interval.high,
-            "p_value": found.p_value,
-            "separated": found.separated,
-        }
-        for name, a, b, found in [comparison.overall, *comparison.classes]
-    ]
+    pairs = [comparison.overall, *comparison.classes]
+    rows = [pair._asdict() for pair in pairs]
     sides = {"a": comparison.first, "b": comparison.second}
     result = {
         **{k: {"folder": str(of.folder), "protocol": of.protocol} for k, of in sides.items()},
@@ -178,18 +171,17 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     }
     write_json(folder / "compare.json", result)
     write_csv(folder / "compare.csv", plain(rows))
-    save_plot(draw_differences([comparison.overall, *comparison.classes]), folder / "differences")
+    save_plot(_draw_differences(pairs), folder / "differences")
 
 
-def draw_differences(rows: Iterable[ScorePair]) -> Figure:
+def _draw_differences(pairs: list[ScorePair]) -> Figure:
     """Draw the difference of each score with its interval, in points."""
-    names, found = zip(*((row.name, row.difference) for row in rows), strict=True)
     label = "B - A in points of IoU, 95% intervals; grey: not separated"
-    figure, axes = named_lines(names, (7, 1 + 0.28 * len(names)), label)
-    for place, difference in enumerate(found):
-        better = "#2a7a3a" if difference.value > 0 else "#b53a3a"
-        ink = better if difference.separated and difference.value else "#777"
-        draw_interval(axes, place, difference.interval, ink, width=2)
-        axes.plot(100 * difference.value, place, marker="o", color=ink)
+    figure, axes = named_lines([row.name for row in pairs], (7, 1 + 0.28 * len(pairs)), label)
+    for place, pair in enumerate(pairs):
+        better = "#2a7a3a" if pair.difference > 0 else "#b53a3a"
+        ink = better if pair.separated and pair.difference else "#777"
+        draw_interval(axes, place, pair.interval, ink, width=2)
+        axes.plot(100 * pair.difference, place, marker="o", color=ink)
     axes.axvline(0, color="black", linewidth=0.8)
     return figure

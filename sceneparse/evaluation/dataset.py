@@ -1,31 +1,68 @@
-"""A whole evaluation: a dataset's images through a predictor, counted exactly, with intervals."""
+"""Evaluate a predictor on a dataset, with exact counts and intervals."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.loader import Batch, batches, evaluation_loader, explained_worker_failures
-from sceneparse.evaluation.examples import KeptExamples
 from sceneparse.evaluation.result import Evaluation, image_mean_iou
 from sceneparse.inference.predictor import Predictor
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
 from sceneparse.metrics.confusion import ConfusionMatrix
 from sceneparse.metrics.intervals import bootstrap_mean_iou
-from sceneparse.report.pictures import Picture
-from sceneparse.runtime.distributed import Process
+from sceneparse.report.pictures import Example, Picture
+from sceneparse.runtime.distributed import Process, gather
 from sceneparse.runtime.progress import Progress
 from sceneparse.training.loop import Meter, evaluate
 
+_WORST, _BEST = 6, 3
 # Called with each image (H, W, 3), its name and its predicted labels (H, W).
 AfterImage = Callable[[Picture, str, Any], None]
 
 
-def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
+class KeptExamples:
+    """Keeps the predictions of `some` images of a dataset and of its worst and best images."""
+
+    def __init__(self, dataset: SegmentationDataset, some: Sequence[int]) -> None:
+        self._dataset = dataset
+        self._scores: dict[int, float] = {}
+        self._labels: dict[int, NDArray[Any]] = {}
+        self.some = some
+
+    def add(self, number: int, labels: NDArray[Any], score: float) -> None:
+        """Add the labels (H, W) of an image and its mean IoU; drop predictions no longer needed."""
+        self._scores[number], self._labels[number] = score, labels
+        self._keep_wanted()
+
+    def gather(self) -> None:
+        """Merge the predictions kept by all processes; each of them must call this."""
+        self._scores = {k: score for part in gather(self._scores) for k, score in part.items()}
+        self._keep_wanted()
+        self._labels = {k: labels for part in gather(self._labels) for k, labels in part.items()}
+
+    def _keep_wanted(self) -> None:
+        wanted = {*self.some, *(k for chosen in self.by_score().values() for k in chosen)}
+        self._scores = {k: score for k, score in self._scores.items() if k in wanted}
+        self._labels = {k: labels for k, labels in self._labels.items() if k in wanted}
+
+    def by_score(self) -> dict[str, list[int]]:
+        """Return the numbers of the worst and the best images by mean IoU, by heading."""
+        known = sorted((score, k) for k, score in self._scores.items() if not math.isnan(score))
+        worst, others = [k for _, k in known[:_WORST]], [k for _, k in known[_WORST:]]
+        return {"Worst images": worst, "Best images": others[::-1][:_BEST]}
+
+    def example(self, number: int) -> Example:
+        """Read an image and its truth, and add its prediction."""
+        image, truth, name = self._dataset[number]
+        return Example(name, image, truth, self._labels[number])
+
+
+def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     predictor: Predictor,
     dataset: SegmentationDataset,
     process: Process,
@@ -39,11 +76,10 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     after_image: AfterImage | None = None,
     kept: KeptExamples | None = None,
 ) -> Evaluation:
-    """Evaluate this process's share of a dataset and add up over all processes.
+    """Evaluate this process's share of a dataset and sum the counts of all processes.
 
-    `rule` is one of ABSENT_CLASS_RULES, `resamples` 0 leaves intervals out, `facts` are printed
-    beside the scores, `kept` gets what pictures may need. The result is the same, to the last
-    count, on any number of processes.
+    `rule`: one of ABSENT_CLASS_RULES. `resamples`: of the bootstrap; 0: no intervals. `facts` are
+    printed beside the scores, `kept` keeps predictions for pictures.
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)
@@ -53,25 +89,28 @@ def evaluate_dataset(  # noqa: PLR0913 - what may be asked for
     meters: list[Meter] = [matrix]
     meters += [boundary] if with_boundary else []
     meters += [calibration] if with_calibration else []
-    shown = iter(numbers)
+    remaining = iter(numbers)
+    progress = Progress(len(dataset), "images", quiet=not process.is_main)
 
     def after_batch(batch: Batch, labels: Tensor) -> None:
         predicted = labels.cpu().numpy()
         for image, name, found in zip(batch.images, batch.names, predicted, strict=True):
-            number = next(shown)
+            number = next(remaining)
             if after_image is not None:
                 after_image(image.permute(1, 2, 0).numpy(), name, found)
             if kept is not None:
                 counts = matrix.by_image[number].cpu().numpy()
                 kept.add(number, found, float(image_mean_iou(counts)))
+        progress.advance(len(batch.names) * process.world_size)
 
     _count(predictor, dataset, process, meters, workers, after_batch)
+    progress.close()
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
     intervals = bootstrap_mean_iou(by_image, resamples, rule) if resamples else (None, None)
     return Evaluation(
-        protocol=predictor.protocol.words,
+        protocol=predictor.protocol.description,
         rule=rule,
         table=table,
         image_names=[pair.name for pair in dataset.pairs],
@@ -93,13 +132,6 @@ def _count(
     workers: int,
     after_batch: Callable[[Batch, Tensor], None],
 ) -> None:
-    """Let the meters count this process's share of a dataset, beside a progress bar."""
-    progress = Progress(len(dataset), "images", quiet=not process.is_main)
-
-    def advance(batch: Batch, labels: Tensor) -> None:
-        after_batch(batch, labels)
-        progress.advance(len(batch.names) * process.world_size)
-
     loader = evaluation_loader(
         dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
     )
@@ -111,6 +143,5 @@ def _count(
             infer=predictor.protocol,
             normalize=predictor.normalize,
             compute=predictor.compute,
-            after_batch=advance,
+            after_batch=after_batch,
         )
-    progress.close()

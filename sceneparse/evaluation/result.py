@@ -1,6 +1,4 @@
-"""Everything an evaluation found, as text, JSON, CSV, and the counts that comparisons need."""
-
-from __future__ import annotations
+"""The results of an evaluation: as text, JSON and CSV, and the counts that comparisons need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,10 +43,10 @@ COUNTS_FILE = "counts.npz"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Counts, how they came about, and what was asked for beside them.
+    """The counts of an evaluation, how it was done, and optional results.
 
-    `counts` (K, K), `by_image` (N, 3, K) in the order of `image_names`; intervals of mean IoU and
-    of each class's IoU.
+    `counts` (K, K), `by_image` (N, 3, K) in the order of `image_names`; `interval` of the mean IoU,
+    `class_intervals` of the IoU per class.
     """
 
     protocol: str
@@ -65,14 +63,14 @@ class Evaluation:
 
     @property
     def how(self) -> dict[str, str]:
-        """How the scores came about, in words."""
+        """How the scores were computed, by heading."""
         boundary = {} if self.boundary is None else {"boundaries": DEFINITION}
         counting = f"{self.rule}: {ABSENT_CLASS_RULES[self.rule]}"
         return {**self.facts, "protocol": self.protocol, "counting": counting, **boundary}
 
     @cached_property
     def scores(self) -> Scores:
-        """Scores of each class and over all."""
+        """Scores per class and over all classes."""
         return scores_from_counts(self.counts, self.rule)
 
     @cached_property
@@ -85,7 +83,7 @@ class Evaluation:
 
     @cached_property
     def totals(self) -> dict[str, float]:
-        """All scores over all classes that were asked for, by name."""
+        """All requested scores over all classes, by name."""
         totals = totals_of(self.scores)
         if self.categories is not None:
             totals["mean IoU of categories"] = self.categories[1].mean_iou
@@ -109,7 +107,7 @@ def image_mean_iou(counts: Counts) -> NDArray[np.float64]:
 
 
 def text(evaluation: Evaluation) -> str:
-    """Lay out how the scores came about, those of each class, and the totals."""
+    """Format how the scores were computed, the scores per class, and the totals."""
     head = "\n".join(f"{name:<12} {value}" for name, value in evaluation.how.items())
     names = evaluation.table.names
     intervals = {"mean IoU": evaluation.interval} if evaluation.interval else {}
@@ -118,26 +116,25 @@ def text(evaluation: Evaluation) -> str:
 
 
 def as_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """Collect everything but the counts as plain values."""
+    """Return everything but the counts as plain values."""
     names, totals = evaluation.table.names, evaluation.totals
     result = scores_as_dict(evaluation.scores, names, evaluation.protocol, evaluation.rule)
-    result["how"] = evaluation.how
-    result["images"] = len(evaluation.image_names)
+    result |= {"how": evaluation.how, "images": len(evaluation.image_names)}
     if evaluation.interval is not None:
         result["mean_iou_interval"] = [evaluation.interval.low, evaluation.interval.high]
     for row, interval in zip(result["classes"], evaluation.class_intervals or [], strict=False):
-        row["iou_low"], row["iou_high"] = interval.low, interval.high
+        row |= {"iou_low": interval.low, "iou_high": interval.high}
     if evaluation.categories is not None:
         groups, scores = evaluation.categories
-        result["mean_category_iou"] = scores.mean_iou
         rows = zip(groups, scores.iou, strict=True)
+        result["mean_category_iou"] = scores.mean_iou
         result["categories"] = [{"name": name, "iou": iou} for name, iou in rows]
     if evaluation.boundary is not None:
         result["mean_boundary_iou"] = totals["mean boundary IoU"]
         result["mean_boundary_f1"] = totals["mean boundary F1"]
         measured = (evaluation.boundary.boundary_iou(), evaluation.boundary.boundary_f1())
         for row, iou, f1 in zip(result["classes"], *measured, strict=True):
-            row["boundary_iou"], row["boundary_f1"] = iou, f1
+            row |= {"boundary_iou": iou, "boundary_f1": f1}
     if evaluation.calibration is not None:
         result["calibration_error"] = evaluation.calibration.error
     values: dict[str, Any] = plain(result)
@@ -150,9 +147,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     write_json(folder / "eval.json", result)
     write_csv(folder / "eval.csv", result["classes"])
     # A row per true class, a column per predicted one.
-    confusion = zip(names, evaluation.counts.tolist(), strict=True)
-    heads = ["truth \\ prediction", *names]
-    write_lines(folder / "confusion.csv", [heads, *([name, *row] for name, row in confusion)])
+    rows = [[name, *row] for name, row in zip(names, evaluation.counts.tolist(), strict=True)]
+    write_lines(folder / "confusion.csv", [["truth \\ prediction", *names], *rows])
     images = zip(evaluation.image_names, evaluation.image_scores, strict=True)
     lines = [[name, "" if np.isnan(score) else f"{score:.4f}"] for name, score in images]
     write_lines(folder / "images.csv", [["image", "mean_iou"], *lines])
@@ -166,7 +162,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a comparison reads of an evaluation's folder; `by_image` (N, 3, K)."""
+    """The part of a finished evaluation that comparisons need; `by_image` (N, 3, K)."""
 
     folder: Path
     by_image: Counts
@@ -184,18 +180,17 @@ class Stored:
 
     @cached_property
     def class_ious(self) -> list[float]:
-        """IoU of each class, NaN for one that is nowhere."""
+        """IoU per class; NaN for a class without pixels in truth and prediction."""
         sums = self.by_image.sum(axis=0)
         return [float(iou) for iou in class_iou(sums[RIGHT], sums[TRUTH], sums[PREDICTED])]
 
 
 def read_evaluation(folder: Path) -> Stored:
-    """Read the counts of a finished evaluation; raises InputError if there are none."""
+    """Read a finished evaluation; raises InputError if it is missing or damaged."""
     for name in (COUNTS_FILE, "eval.json"):
         if not (folder / name).is_file():
             raise InputError(
-                f"'{folder}' holds no evaluation ({name} is missing); run `sceneparse evaluate` on "
-                "it first"
+                f"'{folder}' holds no evaluation ({name} is missing); evaluate it first"
             )
     arrays = read_arrays(folder / COUNTS_FILE)
     written = read_json(folder / "eval.json", LARGEST_DESCRIPTION)

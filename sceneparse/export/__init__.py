@@ -1,4 +1,4 @@
-"""Trained networks as files for other programs, each compared with its model."""
+"""Export trained networks to files for other programs, and compare each with its model."""
 
 from sceneparse.export.files import export_int8, export_onnx, export_pt2, export_safetensors
 from sceneparse.export.verification import ExportMismatchError

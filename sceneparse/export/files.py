@@ -2,10 +2,8 @@
 
 Each function compares the file with the model and returns the differences, a line per size. Each
 raises InputError if the model is not from a training run or a package is missing, and
-ExportMismatchError if the file computes something else than the model; then there is no file.
+ExportMismatchError if the file computes something else than the model; then the file is removed.
 """
-
-from __future__ import annotations
 
 import io
 import json
@@ -21,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import Tensor
 
 from sceneparse.errors import InputError
 from sceneparse.export.graph import ExportedGraph, Size, as_taken, example
@@ -29,6 +26,8 @@ from sceneparse.export.quantization import quantize
 from sceneparse.export.verification import (
     UNSEEN_SCALES,
     UNSEEN_SIZES,
+    Run,
+    Sizes,
     compare,
     compare_labels,
     written_aside,
@@ -53,10 +52,9 @@ def export_onnx(
 
     `normalize`, `argmax`: see ExportedGraph.
     """
-    graph, meta = _prepared(model, normalize, argmax)
+    graph, meta = _prepare(model, normalize, argmax)
     with written_aside(path) as aside:
-        _write_onnx(graph, aside, fixed, meta)
-        return compare(graph, lambda: OnnxNetwork(aside).run, path, _sizes(fixed))
+        return _write_onnx(graph, aside, path, fixed, meta)
 
 
 def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
@@ -73,18 +71,16 @@ def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
     """Write an int8 ONNX file, calibrated on RGB images (H, W, 3).
 
     The last four images are used for the comparison only. `advance` is called with the number of
-    images just read. The first `float_layers` convolutions stay in float32; None: those before the
-    first with 32 channels or more. The other arguments are those of export_onnx.
+    images just read. `float_layers`: see quantize. The other arguments are those of export_onnx.
     """
-    graph, meta = _prepared(model, normalize, argmax)
+    graph, meta = _prepare(model, normalize, argmax)
     if len(images) < 2 * COMPARED:
         raise InputError(f"int8 needs {2 * COMPARED} images or more, got {len(images)}")
     taken = (as_taken(graph, image, fixed) for image in images[:-COMPARED])
     others = [as_taken(graph, image, fixed) for image in images[-COMPARED:]]
     meta["export"]["int8"] = True
     with written_aside(path) as aside:
-        _write_onnx(graph, aside, fixed, meta)
-        compare(graph, lambda: OnnxNetwork(aside).run, path, _sizes(fixed))
+        _write_onnx(graph, aside, path, fixed, meta)
         with _quiet():
             quantize(aside, taken, advance, float_layers)
         scales = UNSEEN_SCALES if fixed is None else (1.0,)
@@ -96,14 +92,14 @@ def export_pt2(
 ) -> list[str]:
     """Write a .pt2 file, which `torch.export.load` loads, for images of any number and size.
 
-    The file is for other programs: loading a .pt2 runs code that the file names, so the only one
-    this package ever loads is the one that it has just written, to compare it with the model.
+    The file is for other programs. Loading a .pt2 file runs code that the file names, so this
+    package loads only the one that it has just written, to compare it with the model.
     """
-    graph, meta = _prepared(model, normalize, argmax)
+    graph, meta = _prepare(model, normalize, argmax)
     images, free = example(None)
     with written_aside(path) as aside, _quiet():
         program = torch.export.export(graph, (images,), dynamic_shapes=free)
-        # These refuse sizes that need no padding, or all others; both kinds are compared below.
+        # The guards reject sizes that need no padding, or all others; both are compared below.
         program._guards_code = []
         content = io.BytesIO()
         torch.export.save(program, content, extra_files={META_KEY: json.dumps(meta)})
@@ -113,26 +109,36 @@ def export_pt2(
 
 def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:
     """Write weights and description, from which this package rebuilds the model."""
-    graph, meta = _prepared(model, False, False)
+    graph, meta = _prepare(model, normalize=False, argmax=False)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+    def load() -> Run:
+        loaded = load_safetensors(aside)
+        return lambda images: loaded(images, upsample=False)["out"]
+
     with written_aside(path) as aside:
         aside.write_bytes(save(tensors, {META_KEY: json.dumps(meta)}))
-        return compare(graph, lambda: _logits_of(load_safetensors(aside)), path, UNSEEN_SIZES)
+        return compare(graph, load, path, UNSEEN_SIZES)
 
 
-def _prepared(
+def _prepare(
     model: SegmentationModel, normalize: bool, argmax: bool
 ) -> tuple[ExportedGraph, dict[str, Any]]:
     """Return the graph to export and the description to store in the file."""
-    _ = model.classes, model.colors  # a file without them could not be used
+    _ = model.classes, model.colors  # raises InputError if the model is not from a training run
     graph = ExportedGraph(model, normalize=normalize, argmax=argmax)
     return graph, {**model.meta, "export": graph.facts}
 
 
-def _write_onnx(graph: ExportedGraph, path: Path, fixed: Size | None, meta: Any) -> None:  # noqa: ANN401
-    _require("onnx", "onnxscript", "onnxruntime")
+def _write_onnx(
+    graph: ExportedGraph, aside: Path, path: Path, fixed: Size | None, meta: dict[str, Any]
+) -> list[str]:
+    """Write an ONNX file to `aside` and compare it; `path` is its name in errors."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(name) is None:
+            raise InputError(f"{name} is not installed; run: pip install 'sceneparse[export]'")
     images, free = example(fixed)
-    with _quiet(), redirect_stdout(io.StringIO()):  # it prints its progress
+    with _quiet(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
         program = torch.onnx.export(
             graph,
             (images,),
@@ -144,18 +150,14 @@ def _write_onnx(graph: ExportedGraph, path: Path, fixed: Size | None, meta: Any)
         )
     assert program is not None  # None is returned by the older exporter
     program.model.metadata_props[META_KEY] = json.dumps(meta)
-    program.save(str(path))
-
-
-def _require(*names: str) -> None:
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise InputError(f"{missing[0]} is not installed; run: pip install 'sceneparse[export]'")
+    program.save(str(aside))
+    sizes: Sizes = UNSEEN_SIZES if fixed is None else [(1, *fixed)]
+    return compare(graph, lambda: OnnxNetwork(aside).run, path, sizes)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide warnings of libraries about things that are handled here; errors are still raised."""
+    """Hide the warnings of libraries; errors are still raised."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -164,15 +166,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-def _sizes(fixed: Size | None) -> tuple[tuple[int, int, int], ...]:
-    return UNSEEN_SIZES if fixed is None else ((1, *fixed),)
-
-
-def _logits_of(model: SegmentationModel) -> Callable[[Tensor], Tensor]:
-    def run(images: Tensor) -> Tensor:
-        logits: Tensor = model(images, upsample=False)["out"]
-        return logits
-
-    return run

@@ -1,10 +1,8 @@
 """The graph that is exported: traced once, it takes any number of images of any size.
 
-Strips are pooled by means, grids by matrices made for each size (`layers.pooling.pool_to_grid`), so
-that the graph does not contain the size it was traced at.
+Strips are pooled by means, grids by matrices computed from the size (layers.pooling.pool_to_grid),
+so that the graph does not contain the size it was traced at.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -19,18 +17,18 @@ from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.layers.blocks import resize
 from sceneparse.models.segmentation import SegmentationModel
 
-# No multiple of a stride plus one, so that no padding is zero.
+# No multiple of a stride plus one, so that no padding is 0.
 _TRACED_SIZE = (2, 130, 190)
-# Batch, height and width.
+# Axes of any size: batch, height and width.
 _FREE = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 Size = tuple[int, int]
 
 
 class ExportedGraph(nn.Module):
-    """The network, batch norms folded, with normalisation before and argmax behind it if asked.
+    """The network with folded batch norms and, if asked for, normalisation before, argmax after it.
 
-    `normalize`: images are RGB values 0..255 as float32, else normalised ones. `argmax`: labels
-    (B, H, W) of whole images, padded as the protocol "whole" does, else logits (B, K, h, w).
+    `normalize`: images are RGB values 0..255 as float32, else normalised. `argmax`: the output is
+    labels (B, H, W) of whole images, padded as in the protocol "whole", else logits (B, K, h, w).
     Shape: (B, 3, H, W) -> labels or logits
     """
 
@@ -42,7 +40,7 @@ class ExportedGraph(nn.Module):
         self.model = prepare_for_inference(model, channels_last=False)
         self.normalize, self.argmax = normalize, argmax
         self.stride = model.output_stride
-        # Images are bytes' values, mean and deviation of values in 0..1.
+        # The mean and deviation of models are of values in 0..1.
         for name, values in (("mean", model.mean), ("std", model.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))
         self.eval()
@@ -54,35 +52,37 @@ class ExportedGraph(nn.Module):
         if not self.argmax:
             logits: Tensor = self.model(images, upsample=False)["out"]
             return logits
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (0, (1 - width) % self.stride, 0, (1 - height) % self.stride))
+        padded = self.pad(images)
         logits = self.model(padded, upsample=False)["out"]
         labels = resize(logits, padded.shape[-2:]).argmax(dim=1)
-        return labels[:, :height, :width]
+        return labels[:, : images.shape[-2], : images.shape[-1]]
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Pad images (B, 3, H, W) at the right and bottom, as the protocol "whole" does."""
+        height, width = images.shape[-2:]
+        return F.pad(images, (0, (1 - width) % self.stride, 0, (1 - height) % self.stride))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain values that are needed to run the graph; stored as "export" in the description."""
+        """The values needed to run the graph; stored as "export" in the description."""
         return {"normalize": self.normalize, "argmax": self.argmax, "output_stride": self.stride}
 
 
 def example(fixed: Size | None) -> tuple[Tensor, dict[str, Any] | None]:
-    """Return images to trace a graph with, and which of its axes may vary (None: none)."""
+    """Return images to trace a graph with, and which of their axes may vary (None: none)."""
     batch, height, width = _TRACED_SIZE if fixed is None else (1, *fixed)
     return torch.rand(batch, 3, height, width), {"images": _FREE} if fixed is None else None
 
 
 def as_taken(graph: ExportedGraph, image: NDArray[np.uint8], fixed: Size | None) -> Tensor:
-    """Convert an RGB image (H, W, 3) to the input of a graph (1, 3, H', W'), of size `fixed`.
+    """Convert an RGB image (H, W, 3) to the input of a graph (1, 3, H', W').
 
-    None: of its own size, padded as the protocol "whole" does.
+    Its size becomes `fixed`; None: it is padded as in the protocol "whole".
     """
     pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
     if fixed is not None:
         pixels = F.interpolate(pixels, fixed, mode="area")
     normalized = (pixels - graph.mean) / graph.std
-    height, width = pixels.shape[-2:]
-    padding = (0, (1 - width) % graph.stride, 0, (1 - height) % graph.stride)
     if fixed is None:
-        normalized = F.pad(normalized, padding)
+        normalized = graph.pad(normalized)
     return normalized * graph.std + graph.mean if graph.normalize else normalized

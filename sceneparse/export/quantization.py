@@ -1,23 +1,39 @@
-"""Int8 quantisation of ONNX graphs, calibrated on images.
+"""Quantize ONNX graphs to int8, calibrated on images.
 
 Post-training static quantisation (Jacob et al., CVPR 2018): activations are unsigned bytes over
-the range seen on the images, weights signed bytes with a scale for each output channel.
+the range found on the images, weights signed bytes with a scale per output channel.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+from sceneparse.data.datasets import classes_unless_named, create_dataset, spread
+from sceneparse.data.reading import read_image
 
 # Name of the graph's input.
 _INPUT = "images"
-# Layers with fewer channels do little of the work and lose the most accuracy. Depthwise
-# convolutions count as one channel, which is what each of their filters reads.
-_NARROW = 32
+# Layers with fewer channels cost little time and lose the most accuracy. Depthwise convolutions
+# count as one channel, because each of their filters reads one.
+_MIN_CHANNELS = 32
+
+
+def calibration_images(
+    root: str | Path, split: str, meta: Mapping[str, Any], count: int
+) -> list[NDArray[np.uint8]]:
+    """Read at most `count` images (H, W, 3), evenly spread over a split.
+
+    The data folder has the layout of the model's dataset, which `meta` names. Raises InputError.
+    """
+    name = meta.get("data", {}).get("dataset", "folder")
+    classes = classes_unless_named(name, root, meta["classes"])
+    pairs = create_dataset(name, root, split, classes, complete=False).pairs
+    return [read_image(pairs[index].image) for index in spread(len(pairs), count)]
 
 
 def quantize(
@@ -28,7 +44,7 @@ def quantize(
     `advance` is called with the number of images just read. The first `float_layers` convolutions
     stay in float32; None: those before the first that reads and writes 32 channels or more.
     """
-    # Packages of an extra.
+    # Optional packages.
     import onnx  # noqa: PLC0415
     from onnxruntime.quantization import (  # noqa: PLC0415
         CalibrationDataReader,
@@ -41,37 +57,34 @@ def quantize(
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """Gives ONNX Runtime the images one by one."""
 
-        def __init__(self) -> None:
-            self._rest: Iterator[Tensor] = iter(images)
-
         def get_next(self) -> dict[str, object] | None:
             """Return the next image, or None after the last."""
-            image = next(self._rest, None)
-            if image is None:
-                return None
-            advance(1)
-            return {_INPUT: image.numpy()}
+            for image in remaining:
+                advance(1)
+                return {_INPUT: image.numpy()}
+            return None
 
+    remaining = iter(images)
     channels = _channels(onnx.load(path).graph)
     if float_layers is None:
-        float_layers = len(list(takewhile(lambda count: count < _NARROW, channels.values())))
+        float_layers = len(list(takewhile(lambda count: count < _MIN_CHANNELS, channels.values())))
     quantize_static(
         str(path),
         str(path),
         Reader(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        # Unsigned times signed is what processors multiply (VNNI); signed times signed is slower.
+        # Processors multiply unsigned by signed bytes (VNNI); signed by signed is slower.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=list(channels)[:float_layers],
-        # The whole range: clipping it (percentiles) loses more than it gains.
+        # The whole range: clipping it (percentiles) loses more accuracy than it gains.
         calibrate_method=CalibrationMethod.MinMax,
     )
 
 
 def _channels(graph: Any) -> dict[str, int]:  # noqa: ANN401 - onnx is imported late
-    """Return by convolution the smaller of its input channels (per group) and output channels."""
+    """Return the smaller of input channels (per group) and output channels of each convolution."""
     shapes = {weight.name: weight.dims for weight in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     return {node.name: min(shapes[node.input[1]][:2]) for node in convolutions}

@@ -1,10 +1,9 @@
 """Compare exported files with their model before they get their final name."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,26 +16,27 @@ from sceneparse.export.graph import ExportedGraph
 UNSEEN_SIZES = ((1, 97, 161), (3, 200, 133), (1, 301, 77))
 # The same for real images.
 UNSEEN_SCALES = (0.75, 0.9, 1.25)
-# Of the largest logit.
-_TOLERANCE = 1e-3
-# Labels may differ where two classes are equally likely up to rounding,
+# Share of the largest logit.
+_LOGIT_TOLERANCE = 1e-3
+# Share of the labels: they may differ if two classes are equally likely up to rounding,
 _LABEL_TOLERANCE = 1e-3
 # and in int8 near edges.
 _MIN_AGREEMENT = 0.95
 
+T = TypeVar("T")
 Run = Callable[[Tensor], Tensor]
-Sizes = tuple[tuple[int, int, int], ...]
+Sizes = Sequence[tuple[int, int, int]]
 
 
 class ExportMismatchError(Explained):
-    """An exported file computes something else than its model; the file is gone."""
+    """An exported file computes something else than its model; the file was removed."""
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; the file is renamed to `path` if nothing is raised.
 
-    After a mismatch there is no file at all: one of an earlier export might be mistaken for this.
+    After a mismatch `path` does not exist: a file of an earlier export could be mistaken for it.
     """
     aside = path.with_name(f".{path.stem}.unverified{path.suffix}")
     try:
@@ -50,23 +50,19 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def compare(graph: ExportedGraph, load: Callable[[], Run], path: Path, sizes: Sizes) -> list[str]:
-    """Compare a file, loaded and run by `load`, with the graph it was made from, on noise.
+    """Compare a file, loaded by `load`, with its graph on noise; return a line per size (B, H, W).
 
-    Returns a line per size (B, H, W). Raises ExportMismatchError if logits differ by more than a
-    thousandth of the largest logit, or labels in more than a thousandth of the pixels.
+    Raises ExportMismatchError if logits differ by more than a thousandth of the largest logit, or
+    labels in more than a thousandth of the pixels.
     """
-    generator = torch.Generator().manual_seed(0)
-    differences: dict[str, float] = {}
-    with _or_mismatch(path):
-        run = load()
-        for batch, height, width in sizes:
-            images = torch.rand(batch, 3, height, width, generator=generator) * 255
-            images = images if graph.normalize else (images - graph.mean) / graph.std
-            found = run(images)
-            difference = _difference(graph(images), found, graph.argmax)
-            differences[f"{batch} x {height} x {width}"] = difference
-    limit = _LABEL_TOLERANCE if graph.argmax else _TOLERANCE
+    generator, cases = torch.Generator().manual_seed(0), {}
+    for batch, height, width in sizes:
+        images = torch.rand(batch, 3, height, width, generator=generator) * 255
+        images = images if graph.normalize else (images - graph.mean) / graph.std
+        cases[f"{batch} x {height} x {width}"] = [images]
+    differences = _measure(graph, load, path, cases, _difference)
     lines = [f"difference at {size}: {value:.2g}" for size, value in differences.items()]
+    limit = _LABEL_TOLERANCE if graph.argmax else _LOGIT_TOLERANCE
     if not all(value <= limit for value in differences.values()):
         raise ExportMismatchError(
             f"{path} computes something else than its model and was removed: {'; '.join(lines)}"
@@ -81,55 +77,56 @@ def compare_labels(
     images: Sequence[Tensor],
     scales: Sequence[float],
 ) -> list[str]:
-    """Compare the labels of a file that computes less exactly, on real images (1, 3, H, W).
+    """Compare the labels of an int8 file on real images (1, 3, H, W); return a line per scale.
 
-    Returns a line per scale. Raises ExportMismatchError if fewer than 95 of 100 pixels agree.
+    Raises ExportMismatchError if fewer than 95% of the pixels agree.
     """
-    agreements: dict[float, float] = {}
-    with _or_mismatch(path):
-        run = load()
-        for scale in scales:
-            scaled = [_scaled(image, scale) for image in images]
-            equal = [_agreement(_labels(graph(i)), _labels(run(i))) for i in scaled]
-            agreements[scale] = sum(equal) / len(equal)
+    cases = {scale: [_scaled(image, scale) for image in images] for scale in scales}
+    agreements = _measure(graph, load, path, cases, _agreement)
     lines = [f"equal labels at scale {scale}: {value:.2%}" for scale, value in agreements.items()]
     if not all(value >= _MIN_AGREEMENT for value in agreements.values()):
         raise ExportMismatchError(
-            f"{path} decides otherwise than its model and was removed: {'; '.join(lines)}; "
+            f"{path} predicts other labels than its model and was removed: {'; '.join(lines)}; "
             f"{_MIN_AGREEMENT:.0%} or more must be equal"
         )
     return lines
 
 
-@contextmanager
-def _or_mismatch(path: Path) -> Iterator[None]:
-    """Turn the failure to load or run a file into an ExportMismatchError."""
+def _measure(
+    graph: ExportedGraph,
+    load: Callable[[], Run],
+    path: Path,
+    cases: Mapping[T, Sequence[Tensor]],
+    measure: Callable[[Tensor, Tensor], float],
+) -> dict[T, float]:
+    """Return the mean measure of each case; raises ExportMismatchError if the file cannot run."""
     try:
         with torch.inference_mode():
-            yield
+            run = load()
+            values = {k: [measure(graph(i), run(i)) for i in case] for k, case in cases.items()}
     except Exception as error:
         raise ExportMismatchError(f"{path} does not run and was removed: {error}") from error
+    return {case: sum(found) / len(found) for case, found in values.items()}
 
 
-def _difference(expected: Tensor, found: Tensor, are_labels: bool) -> float:
-    if expected.shape != found.shape:
-        return float("inf")
-    if are_labels:
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """Return the share of different labels, or of the largest logit that logits differ by."""
+    if expected.shape != found.shape or not expected.is_floating_point():
         return 1 - _agreement(expected, found)
     scale = expected.abs().max().clamp(min=1e-6)
-    return ((expected - found).abs().max() / scale).item()
-
-
-def _scaled(image: Tensor, scale: float) -> Tensor:
-    """Resize an image (1, 3, H, W) to an odd size near `scale` times its own; 1: leave it."""
-    size = [int(side * scale) | 1 for side in image.shape[-2:]]
-    return image if scale == 1 else F.interpolate(image, size, mode="bilinear")
-
-
-def _labels(found: Tensor) -> Tensor:
-    """Return labels (B, H, W) of labels or logits (B, K, h, w)."""
-    return found.argmax(dim=1) if found.is_floating_point() else found
+    return float((expected - found).abs().max() / scale)
 
 
 def _agreement(expected: Tensor, found: Tensor) -> float:
-    return (expected == found).double().mean().item() if expected.shape == found.shape else 0.0
+    """Return the share of equal labels, of labels (B, H, W) or logits (B, K, h, w)."""
+    if expected.shape != found.shape:
+        return 0.0
+    if expected.is_floating_point():
+        expected, found = expected.argmax(dim=1), found.argmax(dim=1)
+    return (expected == found).double().mean().item()
+
+
+def _scaled(image: Tensor, scale: float) -> Tensor:
+    """Resize an image (1, 3, H, W) to an odd size near `scale` times its own; 1: no change."""
+    size = [int(side * scale) | 1 for side in image.shape[-2:]]
+    return image if scale == 1 else F.interpolate(image, size, mode="bilinear")

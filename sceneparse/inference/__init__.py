@@ -1,1 +1,1 @@
-"""From normalised images to scores at their own size: one function for every use."""
+"""Inference: networks and test protocols, from images to scores at their own size."""

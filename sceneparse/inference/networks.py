@@ -1,6 +1,4 @@
-"""Networks to predict with, from a run, a checkpoint or an exported file."""
-
-from __future__ import annotations
+"""Load networks to predict with, from a run, a checkpoint or an exported file."""
 
 import json
 from collections.abc import Callable
@@ -15,26 +13,26 @@ from torch.nn import functional as F
 from sceneparse.errors import InputError, reason_of, refusing
 from sceneparse.files import LARGEST_DESCRIPTION
 from sceneparse.models import create_segmentation_model
-from sceneparse.models.description import Channels, check_description
+from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
 from sceneparse.models.tensor_files import read_safetensors
 from sceneparse.models.weights import rebuild
 from sceneparse.runs.checkpoint import load_segmentation_model, resolve_checkpoint
 
-# The key of the model's description among the metadata of a file.
+# Key of the model's description in the metadata of a file.
 META_KEY = "sceneparse"
 _NOT_OURS = "is damaged, or not an export of this package"
-# The logit of a label against all others: their probability is nothing, its logarithm still finite.
+# Logit of a label, 0 for all others: their probability is tiny, its logarithm still finite.
 _CERTAIN = 30.0
 
 
 class OnnxNetwork(SegmentationNetwork):
     """An exported ONNX file, run by ONNX Runtime on the CPU.
 
-    A graph that normalises images itself is given pixels again. One that ends in an argmax gives
-    logits that are certain of each pixel's label: views of an image (scales, mirror images) vote.
-    Raises InputError if the file is not an export of this package or ONNX Runtime is not
-    installed; when it runs, for images of a size that the graph does not take.
+    A graph that normalises images itself gets pixels. The labels of a graph that ends in an argmax
+    become logits, so that views of an image (scales, mirror images) vote. Raises InputError if the
+    file is not an export of this package or ONNX Runtime is not installed; in `forward`, if the
+    graph does not take images of this size.
 
     Shape: (B, 3, H, W) normalised images -> {"out": (B, K, h, w)}
     """
@@ -46,57 +44,47 @@ class OnnxNetwork(SegmentationNetwork):
         self.path = Path(path)
         self._session, self.meta = _open_session(self.path)
         self._input = self._session.get_inputs()[0]
-        exported = self.meta["export"]
-        self._normalizes, self._decides = bool(exported["normalize"]), bool(exported["argmax"])
-        self._stride = 1 if self._decides else int(exported["output_stride"])
-        self.precision = f"{'int8' if exported.get('int8') else 'float32'}, by ONNX Runtime"
+        self._export = self.meta["export"]
+        self.precision = f"{'int8' if self._export.get('int8') else 'float32'}, by ONNX Runtime"
 
     @property
     def output_stride(self) -> int:
         """Input pixels per logit."""
-        return self._stride
+        return 1 if self._export["argmax"] else int(self._export["output_stride"])
 
     def forward(self, images: Tensor, upsample: bool = False) -> dict[str, Tensor]:
-        """Return logits at the stride of the graph, or of labels certain ones at full size."""
+        """Return logits at the stride of the graph; those of labels have full size."""
         if upsample:
             raise InputError("an exported network gives logits at its stride; call upsample=False")
-        found = self.run(self._pixels(images) if self._normalizes else images)
-        if self._decides:
-            certain = F.one_hot(found, len(self.classes)).permute(0, 3, 1, 2)
-            return {"out": _CERTAIN * certain.float()}
+        if self._export["normalize"]:
+            mean, std = images.new_tensor([self.mean, self.std])[..., None, None]
+            images = 255 * (images * std + mean)
+        found = self.run(images)
+        if self._export["argmax"]:
+            found = _CERTAIN * F.one_hot(found, len(self.classes)).permute(0, 3, 1, 2).float()
         return {"out": found}
 
     def run(self, images: Tensor) -> Tensor:
-        """Run the graph as it is in the file: pixels or normalised images -> labels or logits."""
+        """Run the graph of the file: pixels or normalised images -> labels or logits."""
         batch, _, *size = self._input.shape
         if not isinstance(size[0], str) and size != list(images.shape[-2:]):
             raise InputError(
                 f"'{self.path}' takes images of {size[0]} x {size[1]} only, got "
-                f"{images.shape[-2]} x {images.shape[-1]} (padded as the protocol says); export "
-                f"it without --fixed, or give --protocol slide --crop {size[0]} {size[1]}"
+                f"{images.shape[-2]} x {images.shape[-1]} (padded by the protocol); export it "
+                f"without --fixed, or give --protocol slide --crop {size[0]} {size[1]}"
             )
-        parts = images.split(len(images) if isinstance(batch, str) else batch)
-        return torch.cat([self._run_part(part) for part in parts])
-
-    def _run_part(self, images: Tensor) -> Tensor:
-        try:
-            (found,) = self._session.run(None, {self._input.name: images.float().numpy()})
-        except Exception as error:  # of many kinds, none of them public
-            raise InputError(f"'{self.path}' cannot run: {reason_of(error)}") from error
-        return torch.from_numpy(found)
-
-    def _pixels(self, images: Tensor) -> Tensor:
-        mean, std = (_channels(values, images) for values in (self.mean, self.std))
-        return 255 * (images * std + mean)
-
-
-def _channels(values: Channels, like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
+        found = []
+        for part in images.split(len(images) if isinstance(batch, str) else batch):
+            try:
+                found += self._session.run(None, {self._input.name: part.float().numpy()})
+            except Exception as error:  # of many types, none of them public
+                raise InputError(f"'{self.path}' cannot run: {reason_of(error)}") from error
+        return torch.cat([torch.from_numpy(part) for part in found])
 
 
 def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
     try:
-        import onnxruntime  # noqa: PLC0415 - an extra that few need
+        import onnxruntime  # noqa: PLC0415 - an optional package
     except ImportError as error:
         raise InputError(
             "onnxruntime is not installed; run: pip install 'sceneparse[export]'"
@@ -104,7 +92,7 @@ def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
     _require_file(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # What it would write to standard error is in the exception as well.
+    # Errors are in the exception; they need not be on standard error too.
     options.log_severity_level = 4
     with refusing(f"'{path}'", _NOT_OURS):
         session = onnxruntime.InferenceSession(
@@ -126,23 +114,21 @@ def load_safetensors(path: str | Path) -> SegmentationModel:
 
 
 def _require_file(path: Path) -> None:
-    """Raise InputError if the file does not exist."""
     if not path.is_file():
         raise InputError(f"'{path}' does not exist")
 
 
 def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
-    """Read the description of the model in a file; raises InputError if parts of it are missing."""
+    """Parse the description of the model in a file; raises InputError if parts are missing."""
     with refusing(f"'{path}'", _NOT_OURS):
         if len(text) > LARGEST_DESCRIPTION:
             raise InputError(f"'{path}' has a description of {len(text):,} bytes")
         meta = check_description(json.loads(text), path)
         _ = meta["classes"], meta["colors"], meta["mean"], meta["std"]
-        exported = meta["export"]
         for name, kind in (("normalize", bool), ("argmax", bool), ("output_stride", int)):
-            if not isinstance(exported[name], kind):
+            if not isinstance(meta["export"][name], kind):
                 raise InputError(f"'{path}': export.{name} must be {kind.__name__}")
-        if not 1 <= exported["output_stride"] <= 256:
+        if not 1 <= meta["export"]["output_stride"] <= 256:
             raise InputError(f"'{path}': export.output_stride must be in 1..256")
     return meta
 
@@ -150,7 +136,7 @@ def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
 def load_network(source: str | Path) -> SegmentationNetwork:
     """Load a run or checkpoint folder, or an exported file; raises InputError.
 
-    A .pt2 file is refused: loading one runs code that the file names.
+    .pt2 files are rejected, because loading one runs code that the file names.
     """
     path = Path(source)
     if path.suffix == ".pt2":
@@ -162,7 +148,7 @@ def load_network(source: str | Path) -> SegmentationNetwork:
 
 
 def source_of(source: str | Path) -> Path:
-    """Return the file or checkpoint folder that `load_network` reads for a source."""
+    """Return the file or checkpoint folder that `load_network` reads."""
     path = Path(source)
     return path if path.suffix in FILES else resolve_checkpoint(path)
 

@@ -1,10 +1,11 @@
-"""A trained model ready for pictures: `Predictor("runs/quickstart")("street.jpg")`."""
+"""Predict images with a trained model: `Predictor("runs/quickstart")("street.jpg")`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,23 +33,23 @@ from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.report.pictures import Picture, colorize, named_overlay
 from sceneparse.runtime.precision import Compute, choose_dtype
 
-# Larger images are predicted tile by tile, so that memory does not grow with them.
-LARGEST_WHOLE = 9_000_000
+# Images with more pixels are predicted in tiles, so that memory does not grow with them.
+MAX_WHOLE = 9_000_000
 TILE, MARGIN = 768, 128
 _PART = TILE + 2 * MARGIN
-# Of all images that are predicted together, at the largest scale.
-_PIXELS_AT_ONCE = 4_000_000
+# Pixels of a batch, at the largest scale.
+_BATCH_PIXELS = 4_000_000
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 
 class Predictor:
-    """Predicts images with a run, exported file or model, under the protocol it was validated with.
+    """Predicts images with a run, exported file or model, under the protocol of its validation.
 
-    `device`: "cuda" where there is one, else "cpu". `amp`: auto, bf16, fp16 or off. `dtype`
-    (float32, bfloat16, float16) and `compile` prepare the network for speed instead
-    (prepare_for_inference). `protocol` and the settings after it are those of create_protocol.
-    None: as trained. Raises InputError where the checkpoint cannot be used.
+    `device`: "cpu", "cuda" or "cuda:NUMBER"; None: a GPU if there is one. `amp`: auto, bf16, fp16
+    or off; None: as trained. `dtype` (float32, bfloat16, float16) and `compile` prepare the network
+    for speed instead (prepare_for_inference). `protocol` and the settings after it are those of
+    create_protocol; None: as trained. Raises InputError if the checkpoint cannot be used.
     """
 
     def __init__(
@@ -71,24 +72,22 @@ class Predictor:
         if self._prepared and amp is not None:
             raise InputError("give dtype and compile, or amp, not both")
         if self._prepared:
-            self.compute = Compute(chosen)
-            self.model = prepare_for_inference(network, dtype=dtype or "float32", compile=compile)
-        else:
-            self.compute = Compute(chosen, _amp_type(network, amp, chosen))
-            self.model = network
+            network = prepare_for_inference(network, dtype=dtype or "float32", compile=compile)
+        amp_type = None if self._prepared else _amp_type(network, amp, chosen)
+        self.model, self.compute = network, Compute(chosen, amp_type)
         self.compute.place_model(self.model)
         self.normalize = Normalization(self.model.mean, self.model.std)
 
     def __call__(self, image: ImageLike) -> Prediction:
-        """Predict one image: a file (any mode, upright by its EXIF), a Pillow image, or an array.
+        """Predict one image: a file, a Pillow image, or an array of uint8 RGB (H, W, 3).
 
-        Arrays are uint8 RGB (H, W, 3).
+        Files and Pillow images may have any mode; EXIF orientation is applied.
         """
         return self.batch([load_picture(image)], keep_probabilities=True)[0]
 
     @property
     def precision(self) -> str:
-        """The type numbers are computed in, and how, e.g. "bfloat16, norms folded"."""
+        """The type of the computation and how it was prepared, e.g. "bfloat16, norms folded"."""
         if not self._prepared:
             return self.model.precision or self.compute.name
         kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
@@ -100,12 +99,13 @@ class Predictor:
     ) -> list[Prediction]:
         """Predict images of equal size (H, W, 3) together.
 
-        Probabilities can be asked for later where they are kept, which takes memory.
+        With `keep_probabilities`, each prediction can compute its probabilities, which takes
+        memory. Raises InputError if the sizes differ.
         """
         height, width = images[0].shape[:2]
         if any(image.shape != images[0].shape for image in images):
             raise InputError("images of a batch must be of equal size")
-        if height * width > LARGEST_WHOLE:
+        if height * width > MAX_WHOLE:
             return [Prediction(i, self._labels_by_tiles(i), self.table) for i in images]
         scores = self.score(np.stack(images))
         labels = scores.labels().cpu().numpy()
@@ -115,12 +115,12 @@ class Predictor:
         ]
 
     def images_at_once(self, height: int, width: int) -> int:
-        """Return how many images of a size are well predicted together."""
-        return max(_PIXELS_AT_ONCE // self.protocol.largest_size(height, width), 1)
+        """Return a batch size for images of a size, in pixels."""
+        return max(_BATCH_PIXELS // self.protocol.largest_size(height, width), 1)
 
     @torch.inference_mode()
     def score(self, images: NDArray[np.uint8], protocol: Protocol | None = None) -> PixelScores:
-        """Score images (B, H, W, 3), whatever their size."""
+        """Score images (B, H, W, 3) of any size as a whole."""
         writable = images if images.flags.writeable else images.copy()
         tensor = torch.from_numpy(writable).permute(0, 3, 1, 2)
         with self.compute.autocast():
@@ -128,38 +128,31 @@ class Predictor:
             return (protocol or self.protocol)(self.model, pixels)
 
     def _labels_by_tiles(self, image: Picture) -> Labels:
-        """Predict tiles, each with a margin of context around it."""
+        """Predict tiles, each with a margin of context around it: (H, W)."""
         height, width = image.shape[:2]
         protocol = self.protocol.for_parts_of(height, width)
-        labels: Labels | None = None
-        for top, left in _tiles(height, width):
+        labels = np.empty((height, width), np.uint8 if self.table.num_classes <= 256 else np.int32)
+        for top, left in product(range(0, height, TILE), range(0, width, TILE)):
             above, before = _start_of_part(top, height), _start_of_part(left, width)
             part = image[above : above + _PART, before : before + _PART]
             scores = self.score(np.ascontiguousarray(part)[None], protocol)
             found = scores.labels()[0].cpu().numpy()
-            if labels is None:
-                labels = np.empty((height, width), found.dtype)
             inner = found[top - above :, left - before :][:TILE, :TILE]
             labels[top : top + TILE, left : left + TILE] = inner
-        assert labels is not None  # there is always a tile
         return labels
 
 
-def _tiles(height: int, width: int) -> Iterator[tuple[int, int]]:
-    return ((top, left) for top in range(0, height, TILE) for left in range(0, width, TILE))
-
-
 def _start_of_part(tile: int, size: int) -> int:
-    """Begin a margin before the tile, and so that all parts are of one size within the image.
+    """Return where a tile's part of the image starts: a margin before it, but inside the image.
 
-    Memory that was used for one size can be used again only for the same.
+    All parts have one size, so that the memory of one can be reused for the next.
     """
     return max(min(tile - MARGIN, size - _PART), 0)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model sees in an image: `labels` (H, W), a class number for each pixel."""
+    """The prediction of an image: `labels` (H, W), a class number for each pixel."""
 
     image: Picture
     labels: Labels
@@ -169,14 +162,14 @@ class Prediction:
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
-        """Probabilities of all classes (K, H, W), computed when first asked for.
+        """Probabilities of all classes (K, H, W), computed at the first use.
 
-        Raises InputError for images so large that they were predicted in tiles.
+        Raises InputError if they were not kept, or the image was predicted in tiles.
         """
         if self.tiled:
             raise InputError(
-                f"probabilities of an image of over {LARGEST_WHOLE / 1e6:.0f} million pixels would "
-                "not fit in memory; cut it first"
+                f"probabilities of an image of over {MAX_WHOLE / 1e6:.0f} million pixels would "
+                "not fit in memory; cut the image first"
             )
         if self._scores is None:
             raise InputError("the probabilities were not kept; pass keep_probabilities=True")
@@ -186,11 +179,11 @@ class Prediction:
     @property
     def tiled(self) -> bool:
         """Whether the image was so large that it was predicted in tiles."""
-        return self.labels.size > LARGEST_WHOLE
+        return self.labels.size > MAX_WHOLE
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the image that each class covers, largest first; absent classes are left out."""
+        """Share of the image that each class covers, largest first, without absent classes."""
         counts = count_labels(self.labels, self.table.num_classes)
         order = sorted(np.flatnonzero(counts), key=lambda k: -counts[k])
         return {self.table.names[k]: float(counts[k] / self.labels.size) for k in order}
@@ -202,21 +195,21 @@ class Prediction:
     def overlay(
         self, opacity: float = 0.5, *, legend: Literal["seen", "all", "none"] = "seen"
     ) -> Picture:
-        """Blend the image with the colours of its classes, and name these below.
+        """Blend the image with the colours of its classes, above a legend.
 
-        `legend`: the classes that are seen, all (so that every picture has one height), or none.
+        `legend`: of the classes in the image, of all (so that pictures have equal height), or none.
         """
         return named_overlay(self.image, self.labels, self.table, opacity, legend)
 
     def save(self, path: str | Path) -> None:
-        """Write the overlay to a picture file; its suffix says which kind."""
+        """Write the overlay to a picture file of the kind of its suffix."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(self.overlay()).save(path)
 
 
 def _choose_device(name: str | None, types: Sequence[str]) -> torch.device:
-    """Take the device of that name; None: a GPU where there is one that the network runs on."""
+    """Return the device of that name; None: a GPU if there is one and the network runs on it."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() and "cuda" in types else "cpu")
     kind, _, index = name.partition(":")
@@ -234,18 +227,15 @@ def _choose_device(name: str | None, types: Sequence[str]) -> torch.device:
 def _amp_type(
     network: SegmentationNetwork, amp: str | None, device: torch.device
 ) -> torch.dtype | None:
-    """Return the type of mixed precision: as asked, else as trained."""
-    if network.precision is None:
-        return choose_dtype(amp or _trained_amp(network, device), device)
-    if amp is not None:
-        raise InputError(f"this network computes in {network.precision}; leave out amp")
-    return None
-
-
-def _trained_amp(model: SegmentationNetwork, device: torch.device) -> str:
-    """Return the precision of training, where the device can compute in it."""
-    trained: str = model.meta.get("config", {}).get("train", {}).get("amp", "auto")
-    return "off" if trained == "fp16" and device.type == "cpu" else trained
+    """Return the type of mixed precision: that of `amp`; None: of training, if possible here."""
+    if network.precision is not None:
+        if amp is not None:
+            raise InputError(f"this network computes in {network.precision}; omit amp")
+        return None
+    trained = network.meta.get("config", {}).get("train", {}).get("amp", "auto")
+    if trained == "fp16" and device.type == "cpu":
+        trained = "off"
+    return choose_dtype(amp or trained, device)
 
 
 def load_picture(image: ImageLike) -> Picture:
@@ -262,7 +252,7 @@ def load_picture(image: ImageLike) -> Picture:
 
 
 def table_of(model: SegmentationNetwork) -> LabelTable:
-    """Return the label table of the data set a model was trained on."""
+    """Return the label table of the dataset a model was trained on."""
     layout = DATASETS.get(model.meta.get("data", {}).get("dataset", "folder"))
     if layout is None or layout.table is None:
         return identity_table(model.classes, model.colors)
@@ -270,9 +260,9 @@ def table_of(model: SegmentationNetwork) -> LabelTable:
 
 
 def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401
-    """Return the protocol a model was validated with, or another one by name.
+    """Return the protocol a model was validated with, or the one called `name`.
 
-    `settings` change it; those that are None do not. Raises InputError for one without effect.
+    `settings` that are not None change it. Raises InputError for a setting without effect.
     """
     trained = dict(model.meta.get("eval", {"name": "whole"}))
     if name not in {None, trained["name"]}:
@@ -280,7 +270,7 @@ def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings:
     windows = [key for key in ("crop", "weighting") if settings.get(key) is not None]
     if windows and create_protocol(trained["name"]).crop is None:
         raise InputError(
-            f"protocol {trained['name']} has no windows, so that --{windows[0]} means nothing; "
+            f"protocol {trained['name']} has no windows, so --{windows[0]} has no effect; "
             "give --protocol slide, spnet or mmseg_slide with it"
         )
     given = {key: value for key, value in settings.items() if value is not None}

@@ -1,19 +1,17 @@
-"""Make a trained network fast to run: batch norms folded, dropout gone, layout, type, compiled.
+"""Prepare a trained network for fast inference: fold batch norms, choose type and layout, compile.
 
 Folding a batch norm into the convolution before it saves a pass over the map (Jacob et al.,
 CVPR 2018, section 3.2); the network computes the same, up to rounding.
 """
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sceneparse.errors import InputError
@@ -32,91 +30,63 @@ def prepare_for_inference(
     channels_last: bool = True,
     compile: bool = False,
 ) -> Network:
-    """Return a copy of a network that computes the same faster, and can no longer be trained.
+    """Return a copy of a network that computes the same faster and can no longer be trained.
 
-    Batch norms are folded into convolutions, dropout and auxiliary head are gone, weights are of
-    `dtype` (a torch type, or "float32", "bfloat16", "float16") and in channels_last layout. With
-    `compile` torch.compile builds kernels at the first image of each size. Images of any type are
-    taken. Raises InputError for a type it does not know, and for exported networks.
+    The copy has its batch norms folded into convolutions, no dropout, no auxiliary head, and
+    weights of `dtype` (a torch type, or "float32", "bfloat16", "float16") in channels_last layout.
+    With `compile`, torch.compile builds kernels at the first image of each size. Images of any type
+    are taken. Raises InputError for an unknown type, and for exported networks.
     """
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise InputError(f"unknown dtype '{dtype}'; choose one of: {', '.join(DTYPES)}")
     if isinstance(model, SegmentationNetwork) and not isinstance(model, SegmentationModel):
-        raise InputError("an exported network is as fast as it was made; leave out dtype, compile")
+        raise InputError("the type of an exported network is fixed; omit dtype and compile")
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(ready, SegmentationModel):
         ready.aux_head = None
     fold_batch_norms(ready)
-    _drop_dropout(ready)
+    _remove_dropout(ready)
     ready.to(chosen)
     if channels_last:
         ready.to(memory_format=torch.channels_last)
-    ready.register_forward_pre_hook(_Cast(chosen))
+    ready.register_forward_pre_hook(partial(_cast_images, chosen))
     if compile:
         ready.compile(dynamic=False)
     return ready
 
 
-class _Cast:
-    """Gives a network its images in its own type."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        images, *others = inputs
-        return images.to(self.dtype), *others
+def _cast_images(dtype: torch.dtype, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return arguments[0].to(dtype), *arguments[1:]
 
 
-def fold_batch_norms(model: nn.Module) -> int:
-    """Fold, in place, every batch norm that follows a convolution; return how many.
+def fold_batch_norms(model: nn.Module) -> None:
+    """Fold, in place, every batch norm into the convolution before it.
 
-    A convolution and the norm after it stand side by side in their module. That this finds pairs
-    which really follow each other in the forward pass is verified by running both networks.
+    Candidates are convolutions and norms that are neighbours in a module. Running both networks
+    verifies that they also follow each other in the forward pass; raises RuntimeError if not.
     """
     original = copy.deepcopy(model)
-    pairs = list(_pairs(model))
-    for owner, conv_name, norm_owner, norm_name in pairs:
-        conv, norm = getattr(owner, conv_name), getattr(norm_owner, norm_name)
-        setattr(owner, conv_name, fuse_conv_bn_eval(conv, norm))
-        setattr(norm_owner, norm_name, _what_remains(norm))
-    _verify(original, model)
-    return len(pairs)
-
-
-# A module and a name in it, of a convolution and of the norm behind it.
-Pair = tuple[nn.Module, str, nn.Module, str]
-
-
-def _pairs(model: nn.Module) -> Iterator[Pair]:
-    for module in model.modules():
-        children = list(module.named_children())
-        for (name, child), (next_name, following) in pairwise(children):
-            if not isinstance(following, nn.BatchNorm2d):
+    for module in list(model.modules()):
+        for (_, before), (name, norm) in pairwise(list(module.named_children())):
+            conv = _last_layer(before)
+            if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d):
                 continue
-            owner, conv_name = _last_of(module, name, child)
-            conv = getattr(owner, conv_name)
-            if isinstance(conv, nn.Conv2d) and conv.out_channels == following.num_features:
-                yield owner, conv_name, module, next_name
+            if conv.out_channels == norm.num_features:
+                folded = fuse_conv_bn_eval(conv, norm)
+                conv.weight, conv.bias = folded.weight, folded.bias
+                # Timm's norms contain their activation.
+                activation = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+                setattr(module, name, activation)
+    _verify(original, model)
 
 
-def _last_of(owner: nn.Module, name: str, child: nn.Module) -> tuple[nn.Module, str]:
-    """Look into a sequence, such as a deep stem, for its last layer."""
-    if type(child) is nn.Sequential and len(child):
-        return _last_of(child, str(len(child) - 1), child[-1])
-    return owner, name
+def _last_layer(module: nn.Module) -> nn.Module:
+    """Return the last layer of a sequence, such as a deep stem, or the module itself."""
+    return _last_layer(module[-1]) if type(module) is nn.Sequential and len(module) else module
 
 
-def _what_remains(norm: nn.BatchNorm2d) -> nn.Module:
-    """Timm's norms have their activation inside."""
-    if isinstance(norm, BatchNormAct2d):
-        act: nn.Module = norm.act
-        return act
-    return nn.Identity()
-
-
-def _drop_dropout(model: nn.Module) -> None:
+def _remove_dropout(model: nn.Module) -> None:
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.modules.dropout._DropoutNd):
@@ -124,21 +94,16 @@ def _drop_dropout(model: nn.Module) -> None:
 
 
 def _verify(original: nn.Module, folded: nn.Module) -> None:
-    """Raise RuntimeError where the folded network computes something else."""
+    """Raise RuntimeError if the folded network computes something else."""
     weight = next(original.parameters())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, 3, 64, 64, generator=generator).to(weight.device, weight.dtype)
     with torch.inference_mode():
-        before, after = _output(original, images), _output(folded, images)
+        outputs = [network(images) for network in (original, folded)]
+    before, after = (found["out"] if isinstance(found, dict) else found for found in outputs)
     difference = (before - after).abs().max()
     if not difference <= _TOLERANCE * before.abs().max().clamp(min=1e-6):
         raise RuntimeError(
             f"folding batch norms changed the network's output by {difference:.3g}: a norm was "
             "folded into a convolution that it does not follow"
         )
-
-
-def _output(model: nn.Module, images: Tensor) -> Tensor:
-    found = model(images)
-    logits: Tensor = found["out"] if isinstance(found, dict) else found
-    return logits

@@ -1,8 +1,7 @@
-"""Test protocols: how an image is scaled, cut into windows, mirrored, and put together again.
+"""Test protocols: how an image is scaled, cut into windows, mirrored, and reassembled.
 
-A protocol is a callable (model, normalised images) -> PixelScores. Validation,
-tools/eval_miou.py and prediction differ only in the protocol they are given, and print it beside
-the numbers.
+A protocol is a callable (model, normalised images) -> PixelScores. Validation, evaluation and
+prediction differ only in the protocol they are given, and print it beside the scores.
 """
 
 from __future__ import annotations
@@ -25,31 +24,23 @@ from sceneparse.models.segmentation import SegmentationNetwork
 Infer = Callable[[SegmentationNetwork, Tensor], PixelScores]
 # Pixels in one pass of the network: bounds its memory, and fills the device.
 _PIXELS_IN_A_PASS = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
-# mmsegmentation's test pipelines never let the long side of an image grow beyond this.
-_MMSEG_LONGEST = 2048
-_LONGEST_SIDE = 65_535
-_LARGEST_SCALE = 16
-
-
-def _two_thirds_up(crop: int) -> int:
-    return math.ceil(crop * 2 / 3)
-
-
-def _two_thirds_rounded(crop: int) -> int:
-    return round(crop * 2 / 3)
+# Limit of mmsegmentation's test pipelines for the long side of an image.
+_MMSEG_MAX_SIDE = 2048
+_MAX_SIDE = 65_535
+_MAX_SCALE = 16
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that makes one protocol differ from another.
+    """The settings of a protocol.
 
     `crop`: height and width of windows; None: the whole image at once. `base`: the long or short
-    `side` of an image is scaled to it, times each of `scales`; None: times the image's own size.
-    `average` over overlapping windows and mirror images: of "softmax" or of "logits". `padding`
-    of what is smaller than a window: "after" (right and bottom), "around" (all sides) or "none"
-    (a smaller window); with "align" whole images are padded to a multiple of the output stride
-    plus one, so that feature i lies exactly at pixel i * stride, where resizing with aligned
-    corners puts it. `stride_of` tells how far apart windows of a size are.
+    `side` of an image is scaled to it, times each of `scales`; None: the image's own size times
+    each of `scales`. `average` "softmax" or "logits" over overlapping windows and mirror images.
+    `padding` of images smaller than a window: "after" (right and bottom), "around" (all sides) or
+    "none" (a smaller window); "align" pads whole images to a multiple of the output stride plus
+    one, so that feature i lies exactly at pixel i * stride, where resizing with aligned corners
+    puts it. Windows are two thirds of their size apart, made whole by `rounding`.
     """
 
     name: str
@@ -61,11 +52,11 @@ class Protocol:
     average: Literal["softmax", "logits"] = "softmax"
     weighting: str = "uniform"
     padding: Literal["align", "after", "around", "none"] = "none"
-    stride_of: Callable[[int], int] = _two_thirds_up
+    rounding: Callable[[float], int] = math.ceil
 
     @property
-    def words(self) -> str:
-        """The protocol in words, to stand beside every number."""
+    def description(self) -> str:
+        """Description of the protocol, to be printed beside every score."""
         parts = ["whole image"]
         if self.crop is not None:
             weighting = "" if self.weighting == "uniform" else f", {self.weighting} weights"
@@ -83,22 +74,21 @@ class Protocol:
             parts.append(f"{self.side} side {'' if single else 'of scale 1 '}{self.base}")
         return f"{self.name}: " + ", ".join(parts)
 
+    def stride_of(self, crop: int) -> int:
+        """Return how many pixels windows of a size are apart."""
+        return self.rounding(crop * 2 / 3)
+
     def __call__(self, model: SegmentationNetwork, images: Tensor) -> PixelScores:
         """Score normalised images (B, 3, H, W); raises NumericalError on NaN or Inf."""
         height, width = images.shape[-2:]
-        views = [
-            view
-            for scale in self.scales
-            for view in self._views(
-                model, _resize_images(images, self.scaled(height, width, scale))
-            )
-        ]
+        sizes = [self.scaled(height, width, scale) for scale in self.scales]
+        views = [v for size in sizes for v in self._views(model, _resize_images(images, size))]
         return PixelScores(views, (height, width), self.average)
 
     def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
         """Return the size an image is scaled to."""
         factor = self._factor(height, width, scale)
-        # Rounded as the public code and mmsegmentation do, which differ at halves.
+        # The public SPNet code and mmsegmentation round halves differently.
         rounded = round if self.side == "long" else lambda size: int(size + 0.5)
         return max(rounded(height * factor), 1), max(rounded(width * factor), 1)
 
@@ -107,53 +97,56 @@ class Protocol:
             return scale
         if self.side == "long":
             return round(self.base * scale) / max(height, width)
-        longest = _MMSEG_LONGEST * scale / max(height, width)
+        longest = _MMSEG_MAX_SIDE * scale / max(height, width)
         return min(self.base * scale / min(height, width), longest)
 
     def for_parts_of(self, height: int, width: int) -> Protocol:
-        """Return the protocol that scales parts of an image as this one scales the whole."""
+        """Return a protocol that scales tiles of an image by the same factors as the whole."""
         factors = tuple(self._factor(height, width, scale) for scale in self.scales)
         return replace(self, base=None, scales=factors)
 
     def largest_size(self, height: int, width: int) -> int:
-        """Return the pixels of an image at its own or the largest scale, whichever is more."""
+        """Return the number of pixels of an image at its own or the largest scale, if larger."""
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
         return max(height * width, *(rows * columns for rows, columns in sizes))
 
     def _views(self, model: SegmentationNetwork, images: Tensor) -> list[View]:
-        """Look at images, and at their mirror images, through all windows."""
+        """Run the network on all windows of scaled images, and of their mirror images."""
         size = images.shape[-2], images.shape[-1]
         top, bottom = self._margins(size[0], 0, model.output_stride)
         left, right = self._margins(size[1], 1, model.output_stride)
         if top or bottom or left or right:
             images = F.pad(images, (left, right, top, bottom))
-        rows, columns = (
-            self._spans(images.shape[axis - 2], axis, images.device) for axis in (0, 1)
-        )
         flips = (False, True) if self.mirror else (False,)
-        looks = list(itertools.product(flips, rows, columns))
+        looks = list(itertools.product(flips, self._spans(images, 0), self._spans(images, 1)))
+        parts = [
+            (images[..., rows.start :, columns.start :][..., : len(rows), : len(columns)], flip)
+            for flip, rows, columns in looks
+        ]
         windows = [
-            Window(logits, rows.moved(-top), columns.moved(-left))
-            for (_, rows, columns), logits in zip(looks, _run(model, images, looks), strict=True)
+            Window(
+                _mirror(logits, flip).permute(0, 2, 3, 1).contiguous(),
+                replace(rows, start=rows.start - top),
+                replace(columns, start=columns.start - left),
+            )
+            for (flip, rows, columns), logits in zip(looks, _run(model, parts), strict=True)
         ]
         if not self.mirror:
             return [View(size, windows)]
         if self.average == "softmax":
-            # Of probabilities the mean over windows and mirror images is one sum.
+            # The mean of probabilities over windows and mirror images is one sum.
             return [View(size, [window.weighted(0.5) for window in windows])]
         return [View(size, windows[: len(windows) // 2]), View(size, windows[len(windows) // 2 :])]
 
-    def _spans(self, size: int, axis: int, device: torch.device) -> list[Span]:
-        """Place windows along one axis of the padded image."""
+    def _spans(self, images: Tensor, axis: int) -> list[Span]:
+        """Place windows along one axis of padded images."""
+        size = images.shape[axis - 2]
         crop = size if self.crop is None else min(self.crop[axis], size)
-        stride = self.stride_of(crop)
-        return [
-            Span(span.start, span.shares.to(device))
-            for span in place_windows(size, crop, stride, self.weighting)
-        ]
+        spans = place_windows(size, crop, self.stride_of(crop), self.weighting)
+        return [replace(span, shares=span.shares.to(images.device)) for span in spans]
 
     def _margins(self, size: int, axis: int, stride: int) -> tuple[int, int]:
-        """Pad this much before and after, along one axis."""
+        """Return the padding before and after the image, along one axis."""
         if self.padding == "align":
             return 0, (1 - size) % stride
         missing = max(self.crop[axis] - size, 0) if self.crop is not None else 0
@@ -168,32 +161,25 @@ def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-# A window of rows and columns, and whether its mirror image is shown to the network.
-Look = tuple[bool, Span, Span]
+def _run(model: SegmentationNetwork, parts: Sequence[tuple[Tensor, bool]]) -> Iterator[Tensor]:
+    """Run the network on images of one size, mirrored if so marked, many at once.
 
-
-def _run(model: SegmentationNetwork, images: Tensor, looks: Sequence[Look]) -> Iterator[Tensor]:
-    """Run the network on windows of one size, many at once; yields logits (B, h, w, K), float32."""
-    _, rows, columns = looks[0]
+    Yields float32 logits (B, K, h, w).
+    """
+    images, _ = parts[0]
     pixels = _PIXELS_IN_A_PASS.get(images.device.type, _PIXELS_IN_A_PASS["cpu"])
-    at_once = max(pixels // (len(images) * len(rows) * len(columns)), 1)
-    for first in range(0, len(looks), at_once):
-        chosen = looks[first : first + at_once]
-        logits = model(torch.cat([_cut(images, *look) for look in chosen]), upsample=False)["out"]
+    at_once = max(pixels // (len(images) * images[0, 0].numel()), 1)
+    for first in range(0, len(parts), at_once):
+        chosen = [_mirror(*part) for part in parts[first : first + at_once]]
+        logits = model(torch.cat(chosen), upsample=False)["out"]
         if not torch.isfinite(logits).all():
             raise NumericalError(
                 "the network's output is not finite; its weights or input are damaged"
             )
-        for (flip, _, _), part in zip(chosen, logits.float().split(len(images)), strict=True):
-            yield _mirrored(part, flip).permute(0, 2, 3, 1).contiguous()
+        yield from logits.float().split(len(images))
 
 
-def _cut(images: Tensor, flip: bool, rows: Span, columns: Span) -> Tensor:
-    cut = images[..., rows.start : rows.start + len(rows), columns.start :][..., : len(columns)]
-    return _mirrored(cut, flip)
-
-
-def _mirrored(maps: Tensor, flip: bool) -> Tensor:
+def _mirror(maps: Tensor, flip: bool) -> Tensor:
     return maps.flip(-1) if flip else maps
 
 
@@ -207,30 +193,27 @@ def create_protocol(
     mirror: bool | None = None,
     weighting: str | None = None,
 ) -> Protocol:
-    """Take an entry of PROTOCOLS and change what is given; None keeps the protocol's own value.
+    """Return an entry of PROTOCOLS with changed settings; None keeps the protocol's own value.
 
-    `crop` matters to protocols with windows only. Where `base` is None, it is the one the protocol
-    has for the `dataset`, if any. Raises InputError for an unknown name, or sizes and scales that
-    cannot be.
+    `crop` affects only protocols with windows. If `base` is None, it is the one the protocol has
+    for the `dataset`, if any. Raises InputError for an unknown name, size or scale.
     """
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS)
     protocol = PROTOCOLS[name]
-    if crop is not None and not 1 <= min(crop) <= max(crop) <= _LONGEST_SIDE:
+    if crop is not None and not 1 <= min(crop) <= max(crop) <= _MAX_SIDE:
         raise InputError(
-            f"a window needs a height and width in 1..{_LONGEST_SIDE}, got {crop[0]} {crop[1]}"
+            f"a window needs a height and width in 1..{_MAX_SIDE}, got {crop[0]} {crop[1]}"
         )
-    if base is not None and not 1 <= base <= _LONGEST_SIDE:
-        raise InputError(f"the base size must be in 1..{_LONGEST_SIDE}, got {base}")
-    if scales is not None and not (scales and all(0 < s <= _LARGEST_SCALE for s in scales)):
-        raise InputError(f"scales must be positive, up to {_LARGEST_SCALE}, got {list(scales)}")
+    if base is not None and not 1 <= base <= _MAX_SIDE:
+        raise InputError(f"the base size must be in 1..{_MAX_SIDE}, got {base}")
+    if scales is not None and not (scales and all(0 < s <= _MAX_SCALE for s in scales)):
+        raise InputError(f"scales must be positive, up to {_MAX_SCALE}, got {list(scales)}")
     if weighting is not None and weighting not in WEIGHTINGS:
         raise unknown_name("weighting of windows", weighting, WEIGHTINGS)
-    if protocol.crop is None:
-        crop = None
     return replace(
         protocol,
-        crop=crop or protocol.crop,
+        crop=protocol.crop and (crop or protocol.crop),
         base=base or BASES.get((name, dataset)),
         scales=tuple(scales or protocol.scales),
         mirror=protocol.mirror if mirror is None else mirror,
@@ -238,7 +221,7 @@ def create_protocol(
     )
 
 
-# The sizes others test at.
+# The sizes that published results were tested at.
 BASES: dict[tuple[str, str | None], int] = {
     ("spnet", "ade20k"): 512,
     ("spnet", "cityscapes"): 2048,
@@ -250,7 +233,7 @@ BASES: dict[tuple[str, str | None], int] = {
 _CROP = (480, 480)
 _SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 PROTOCOLS = {
-    # ours: nothing is resized, features lie exactly on pixels
+    # of this package: nothing is resized, features lie exactly on pixels
     "whole": Protocol("whole", padding="align", average="logits"),
     "slide": Protocol("slide", crop=_CROP, padding="after"),
     # the public test code of SPNet (https://github.com/houqb/SPNet)
@@ -258,10 +241,6 @@ PROTOCOLS = {
     # mmsegmentation's test_cfg dict(mode="whole") and dict(mode="slide")
     "mmseg_whole": Protocol("mmseg_whole", side="short", average="logits"),
     "mmseg_slide": Protocol(
-        "mmseg_slide",
-        crop=_CROP,
-        side="short",
-        average="logits",
-        stride_of=_two_thirds_rounded,
+        "mmseg_slide", crop=_CROP, side="short", average="logits", rounding=round
     ),
 }

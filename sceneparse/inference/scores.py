@@ -1,6 +1,6 @@
-"""Scores of whole images in bands of rows, so that K full-size maps are never held.
+"""Scores of whole images in bands of rows, so that memory never holds K full-size maps.
 
-The network's logits stay at its output stride. Enlarging, softmax, averaging over windows, scales
+The network's logits stay at its output stride. Upsampling, softmax, averaging over windows, scales
 and mirror images, and argmax happen band by band.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -15,18 +16,18 @@ from torch.nn import functional as F
 
 from sceneparse.inference.windows import Span
 
-# Bytes of one band of scores: what a processor's cache holds, what a GPU hardly notices.
+# Bytes of one band of scores: they fit into a processor's cache, and are few for a GPU.
 _BAND_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
-# exp(-80) is nothing beside 1, and not yet 0.
-_LEAST_LOGIT = -80.0
+# exp(-80) is negligible beside 1, but not 0.
+_MIN_LOGIT = -80.0
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the network said of a window of a scaled image; the window may reach beyond the image.
+    """The network's output for a window of a scaled image; windows may extend beyond the image.
 
     `logits` (B, h, w, K) span its rows and columns of pixels with aligned corners. `far_apart`:
-    somewhere they differ so much that exponentials vanish.
+    some differ so much that exponentials underflow.
     """
 
     logits: Tensor
@@ -41,18 +42,18 @@ class Window:
 
 @dataclass(frozen=True)
 class View:
-    """One look at a whole image: scaled to `size`, seen through windows."""
+    """The windows that cover a whole image scaled to `size`."""
 
     size: tuple[int, int]
     windows: Sequence[Window]
 
 
 class PixelScores:
-    """What several views of a batch of images say of each pixel; the views' logits become its own.
+    """The scores of each pixel from several views of a batch of images.
 
-    Probabilities are the mean over views of each view's probabilities. With `average="softmax"` a
-    view's probabilities are averaged over its windows, then resized to the image; with "logits"
-    the logits are, and become probabilities at the image's size.
+    Probabilities are the mean of the views' probabilities. With `average="softmax"`, a view's
+    probabilities are averaged over its windows, then resized to the image; with "logits", the
+    logits are, and softmax follows at the image's size. The views' logits may be changed in place.
     """
 
     def __init__(self, views: Sequence[View], size: tuple[int, int], average: str) -> None:
@@ -61,26 +62,24 @@ class PixelScores:
         self._softmax_first = average == "softmax"
         self._views = views
         if self._softmax_first:
-            self._views = [View(v.size, [_with_largest_zero(w) for w in v.windows]) for v in views]
+            self._views = [View(v.size, [_shift_to_zero(w) for w in v.windows]) for v in views]
 
     def labels(self) -> Tensor:
         """Return the most likely class of each pixel: (B, H, W), uint8 up to 256 classes."""
         only = self._views[0].windows
-        # Softmax changes no order, so that what is not averaged need not become probabilities.
+        # Softmax keeps the order, so it is needed only before averaging.
         ordered = len(self._views) == 1 and (len(only) == 1 or not self._softmax_first)
         return torch.cat([band.argmax(dim=-1).to(self._type) for band in self._bands(ordered)], 1)
 
     def labels_and_confidence(self) -> tuple[Tensor, Tensor]:
         """Return the most likely class of each pixel and its probability: (B, H, W) each."""
-        confidences, labels = [], []
-        for band in self._bands():
-            most = band.max(dim=-1)
-            confidences.append(most.values)
-            labels.append(most.indices.to(self._type))
-        return torch.cat(labels, dim=1), torch.cat(confidences, dim=1)
+        best = (band.max(dim=-1) for band in self._bands())
+        parts = [(found.indices.to(self._type), found.values) for found in best]
+        labels, confidence = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        return labels, confidence
 
     def probabilities(self) -> Tensor:
-        """Return all probabilities: (B, K, H, W), float32. For single, small images."""
+        """Return all probabilities: (B, K, H, W), float32; for small batches of small images."""
         return torch.cat(list(self._bands()), dim=1).permute(0, 3, 1, 2)
 
     @property
@@ -88,22 +87,21 @@ class PixelScores:
         return torch.uint8 if self.num_classes <= 256 else torch.int32
 
     def _bands(self, ordered_only: bool = False) -> Iterator[Tensor]:
-        """Compute scores (B, rows, W, K) from top to bottom.
+        """Yield scores (B, rows, W, K) from top to bottom: probabilities.
 
-        With `ordered_only` they are in the order of the probabilities, but not these.
+        With `ordered_only`, logits, whose order is that of the probabilities.
         """
         step = self._band_rows()
         for first in range(0, self.size[0], step):
             last = min(first + step, self.size[0])
-            total: Tensor | None = None
-            for view in self._views:
-                band = self._resized_band(view, first, last, as_logits=ordered_only)
-                total = band if total is None else total.add_(band)
-            assert total is not None  # there is always a view
+            bands = (
+                self._resized_band(v, first, last, as_logits=ordered_only) for v in self._views
+            )
+            total = reduce(Tensor.add_, bands)
             yield total if ordered_only else total.div_(len(self._views))
 
     def _band_rows(self) -> int:
-        """Rows of the image whose scores fill a band, at the largest scale."""
+        """Return how many rows of the image fill a band, at the largest scale."""
         logits = self._views[0].windows[0].logits
         scale = max(view.size[0] / self.size[0] for view in self._views)
         width = max(self.size[1], *(view.size[1] for view in self._views))
@@ -113,7 +111,6 @@ class PixelScores:
     def _resized_band(self, view: View, first: int, last: int, *, as_logits: bool) -> Tensor:
         """Compute a view's scores in rows first..last-1 of the image: (B, rows, W, K)."""
         softmax_first = self._softmax_first and not as_logits
-        softmax_last = not self._softmax_first and not as_logits
         if view.size == self.size:
             band = _band(view, first, last, softmax=softmax_first)
         else:
@@ -121,21 +118,21 @@ class PixelScores:
             top = int(rows[0])
             bottom = min(int(rows[-1]) + 2, view.size[0])
             source = _band(view, top, bottom, softmax=softmax_first)
-            # What shrinks goes first, so that the second step has less to do.
+            # Columns first if they shrink, so that rows have less to do.
             if view.size[1] > self.size[1]:
                 source = _resize_columns(source, self.size[1], align_corners=False)
             source = _pick_rows(source, rows - top)
             band = _resize_columns(source, self.size[1], align_corners=False)
-        return torch.softmax(band, dim=-1) if softmax_last else band
+        return band if self._softmax_first or as_logits else torch.softmax(band, dim=-1)
 
 
-def _with_largest_zero(window: Window) -> Window:
+def _shift_to_zero(window: Window) -> Window:
     """Shift the logits of each feature, in place, so that their exponentials do not overflow.
 
-    What is the same for all classes changes no probability, and stays so when logits are enlarged.
+    A shift of all classes changes no probability, also not after upsampling.
     """
     window.logits.sub_(window.logits.amax(dim=-1, keepdim=True))
-    return replace(window, far_apart=bool(window.logits.amin() < _LEAST_LOGIT))
+    return replace(window, far_apart=bool(window.logits.amin() < _MIN_LOGIT))
 
 
 def _band(view: View, first: int, last: int, *, softmax: bool) -> Tensor:
@@ -149,7 +146,7 @@ def _band(view: View, first: int, last: int, *, softmax: bool) -> Tensor:
             continue
         rows = slice(top - window.rows.start, bottom - window.rows.start)
         columns = slice(left - window.columns.start, right - window.columns.start)
-        values = _enlarge(window, rows)[:, :, columns]
+        values = _upsample(window, rows)[:, :, columns]
         shares = window.rows.shares[rows, None, None] * window.columns.shares[columns, None]
         if softmax:
             if window.far_apart:
@@ -164,8 +161,8 @@ def _common(span: Span, first: int, last: int) -> tuple[int, int]:
     return max(first, span.start), min(last, span.start + len(span))
 
 
-def _enlarge(window: Window, rows: slice) -> Tensor:
-    """Enlarge a window's logits to some of its rows of pixels: (B, rows, W, K)."""
+def _upsample(window: Window, rows: slice) -> Tensor:
+    """Upsample a window's logits to some of its rows of pixels: (B, rows, W, K)."""
     features, pixels = window.logits.shape[1], len(window.rows)
     positions = torch.arange(rows.start, rows.stop, dtype=torch.float64)
     positions *= (features - 1) / max(pixels - 1, 1)
@@ -174,7 +171,7 @@ def _enlarge(window: Window, rows: slice) -> Tensor:
 
 
 def _positions(first: int, last: int, size: int, source: int) -> Tensor:
-    """Tell where rows first..last-1 of `size` lie among those of `source`, centres on centres."""
+    """Return where rows first..last-1 of `size` lie among `source` rows, with aligned centres."""
     rows = torch.arange(first, last, dtype=torch.float64)
     return ((rows + 0.5) * (source / size) - 0.5).clamp_(0, source - 1)
 
@@ -192,7 +189,7 @@ def _resize_columns(maps: Tensor, width: int, *, align_corners: bool) -> Tensor:
     """Interpolate (B, n, w, K) -> (B, n, width, K)."""
     if maps.shape[2] == width:
         return maps
-    # Seen as channels-last (B, K, n, w), whose kernel works on all classes of a pixel at once.
+    # The kernel for channels-last (B, K, n, w) works on all classes of a pixel at once.
     resized = F.interpolate(
         maps.permute(0, 3, 1, 2),
         size=(maps.shape[1], width),

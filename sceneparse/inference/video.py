@@ -1,8 +1,7 @@
-"""Frames in, frames out: video files and cameras, through OpenCV."""
+"""Read frames of video files and cameras, and write videos, with OpenCV."""
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,92 +15,80 @@ from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
 
 _DEFAULT_RATE = 25.0
-# Headers can say anything.
-_HIGHEST_RATE, _MOST_FRAMES = 1000, 10**9
+# Larger values in headers are ignored.
+_MAX_RATE, _MAX_FRAMES = 1000, 10**9
+# First bytes of MKV and WebM files; types of the first box of MP4 and MOV files.
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
 class VideoReader:
     """Frames of a video file, or of a camera by its number, as uint8 RGB (H, W, 3).
 
-    `frames_expected` is None for a camera. Raises InputError where nothing can be read.
+    `frames_expected` is None if unknown, as for a camera. Raises InputError if it cannot be opened.
     """
 
     def __init__(self, source: Path | int) -> None:
-        self.source = source
-        self._capture = _open_camera(source) if isinstance(source, int) else _open_file(source)
+        self.source = f"camera {source}" if isinstance(source, int) else str(source)
+        with refusing(self.source, "cannot be opened"):
+            self._capture = cv2.VideoCapture(source) if isinstance(source, int) else _open(source)
         if not self._capture.isOpened():
-            kind = f"camera {source}" if isinstance(source, int) else str(source)
-            raise InputError(f"{kind}: cannot be opened as a video")
+            raise InputError(f"{self.source}: cannot be opened as a video")
         width = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
         height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         if width * height > LARGEST_IMAGE:
             raise InputError(
-                f"{source}: frames of {width:.0f}x{height:.0f} are over "
+                f"{self.source}: frames of {width:.0f}x{height:.0f} are over "
                 f"{LARGEST_IMAGE / 1e6:.0f} million pixels"
             )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate <= _HIGHEST_RATE else _DEFAULT_RATE
+        self.rate = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames_read = 0
-        known = 0 < count < _MOST_FRAMES and not isinstance(source, int)
+        known = 0 < count < _MAX_FRAMES and not isinstance(source, int)
         self.frames_expected = int(count) if known else None
 
     def frames(self, limit: int | None = None) -> Iterator[Picture]:
         """Yield the frames, at most `limit`."""
         try:
-            for number in itertools.count() if limit is None else range(limit):
+            while limit is None or self.frames_read < limit:
                 there, frame = self._capture.read()
                 if not there:
                     return
-                self.frames_read = number + 1
+                self.frames_read += 1
                 yield _swapped(frame)
         finally:
             self._capture.release()
 
     def require_all(self, limit: int | None = None) -> None:
-        """Raise InputError where the video broke off before `limit`, or had no frame at all."""
+        """Raise InputError if the video ended too early, before `limit` frames, or had none."""
         if self.frames_read == 0:
             raise InputError(f"{self.source}: no frame of the video can be read")
         wanted = min(self.frames_expected or 0, limit or self.frames_expected or 0)
-        # Headers may be a few frames wrong.
+        # Frame counts in headers may be slightly wrong.
         if self.frames_read < 0.95 * wanted - 1:
             raise InputError(
-                f"{self.source}: breaks off after {self.frames_read} of {wanted} frames; these "
-                "were predicted"
+                f"{self.source}: breaks off after {self.frames_read} of {wanted} frames; only "
+                "these were predicted"
             )
 
 
-def _open_camera(number: int) -> cv2.VideoCapture:
-    with refusing(f"camera {number}", "cannot be opened"):
-        return cv2.VideoCapture(number)
-
-
-def _open_file(path: Path) -> cv2.VideoCapture:
-    """Open a video file. FFmpeg takes addresses too, and lists of other files and addresses."""
-    with refusing(path, "cannot be read"):
-        if not path.is_file():
-            raise InputError(f"{path}: no file")
-        with path.open("rb") as file:
-            start = file.read(12)
-    is_video = start[4:8] in _MP4_BOXES or start.startswith(_MATROSKA) or _is_avi(start)
-    if not is_video:
+def _open(path: Path) -> cv2.VideoCapture:
+    """Open a video file, but not an address or a list of other files, which FFmpeg takes too."""
+    if not path.is_file():
+        raise InputError(f"{path}: no file")
+    with path.open("rb") as file:
+        start = file.read(12)
+    is_avi = start.startswith(b"RIFF") and start.endswith(b"AVI ")
+    if not is_avi and start[:4] != _MATROSKA and start[4:8] not in _MP4_BOXES:
         raise InputError(f"{path}: cannot be opened as a video (AVI, MKV, MOV, MP4 or WebM)")
     return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # noqa: PTH100
-
-
-# What MP4 and MOV files begin with.
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_MATROSKA = b"\x1a\x45\xdf\xa3"  # WebM as well
-
-
-def _is_avi(start: bytes) -> bool:
-    return start.startswith(b"RIFF") and start.endswith(b"AVI ")
 
 
 class VideoWriter:
     """Writes frames of one size as an MP4 file; use as a context manager.
 
-    MP4 wants even sizes: an odd one gets a black row or column more.
+    MP4 needs even sizes: odd ones get another black row or column.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
@@ -126,5 +113,5 @@ class VideoWriter:
 
 
 def _swapped(frame: Any) -> Picture:  # noqa: ANN401 - OpenCV's arrays
-    """Turn BGR into RGB, or RGB into BGR."""
+    """Convert BGR to RGB, or RGB to BGR."""
     return np.ascontiguousarray(frame[..., ::-1])

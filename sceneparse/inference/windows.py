@@ -1,6 +1,4 @@
-"""Windows over an image: where they lie, and how much each counts where they overlap."""
-
-from __future__ import annotations
+"""Place windows over an image, and weight their scores where they overlap."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Deviation of a Gaussian window as a share of its size, as nnU-Net has it (Nature Methods 2021).
+# Deviation of a Gaussian window as a share of its size, as in nnU-Net (Nature Methods 2021).
 _GAUSSIAN_DEVIATION = 1 / 8
 WEIGHTINGS = ("uniform", "gaussian")
 
@@ -23,17 +21,12 @@ class Span:
     def __len__(self) -> int:
         return len(self.shares)
 
-    def moved(self, distance: int) -> Span:
-        """Return the same span, `distance` pixels further."""
-        return Span(self.start + distance, self.shares)
-
 
 def place_windows(size: int, crop: int, stride: int, weighting: str = "uniform") -> list[Span]:
-    """Place windows of `crop` pixels over `size` >= crop, `stride` apart, as few as that allows.
+    """Place the fewest windows of `crop` pixels over `size` >= crop, at most `stride` apart.
 
     The last window is moved back to end at the border. The shares of all windows at a pixel add up
-    to one: "uniform" is a plain average, "gaussian" trusts the middle of a window more than its
-    rim.
+    to one: "uniform" is a plain average, "gaussian" gives the middle of a window more weight.
     """
     count = math.ceil((size - crop) / stride) + 1
     starts = [min(index * stride, size - crop) for index in range(count)]

@@ -1,10 +1,7 @@
-"""Attention blocks: each re-weights a map by what it gathers from it, and keeps its shape.
+"""Attention blocks: each weights a map by a gate computed from the map, and keeps its shape.
 
-timm's where they equal the official definitions, with the settings that make them do so; ours for
-the rest. Add your own to ATTENTION at the bottom.
+Blocks of timm are used if they equal the official definition. Add your own to ATTENTION below.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +15,14 @@ from torch import Tensor, nn
 
 from sceneparse.layers.pooling import StripPooling
 
+# Attention(channels) -> a module that keeps the shape (B, channels, H, W).
+Attention = Callable[[int], nn.Module]
+
 
 class TripletAttention(nn.Module):
-    """Mean of three gates, over (C, H), (C, W) and (H, W) (Misra et al., WACV 2021).
+    """Triplet attention: the mean of three gated maps (Misra et al., WACV 2021).
+
+    The gates lie in the planes (C, W), (C, H) and (H, W).
 
     Shape: (B, C, H, W) -> (B, C, H, W)
     """
@@ -35,12 +37,12 @@ class TripletAttention(nn.Module):
         # Each gate pools over the second axis: H, W and C in turn.
         over_height = self.channel_width(x.transpose(1, 2)).transpose(1, 2)
         over_width = self.channel_height(x.transpose(1, 3)).transpose(1, 3)
-        total: Tensor = over_height + over_width + self.height_width(x)
-        return total / 3
+        over_channels = self.height_width(x)
+        return (over_height + over_width + over_channels) / 3
 
 
 class _PlaneGate(nn.Module):
-    """Gate the plane of the last two axes by maximum and mean over the second."""
+    """Gate (B, P, Q, R) by a map (B, 1, Q, R), computed from maximum and mean over P."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,14 +51,13 @@ class _PlaneGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
-        gated: Tensor = x * self.norm(self.conv(pooled)).sigmoid()
-        return gated
+        return x * self.norm(self.conv(pooled)).sigmoid()
 
 
 class GatedChannelTransformation(nn.Module):
-    """Channels compete by their norms (Yang et al., CVPR 2020, l2 mode); the identity at first.
+    """Gated channel transformation: channels compete by norm (Yang et al., CVPR 2020, l2 mode).
 
-    `beta` learns without weight decay, as the authors train it.
+    It starts as the identity. `beta` learns without weight decay, as the authors train it.
     Shape: (B, C, H, W) -> (B, C, H, W)
     """
 
@@ -72,16 +73,17 @@ class GatedChannelTransformation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Sums of squares overflow in half precision.
         wide = x.double() if x.dtype == torch.float64 else x.float()
-        norm = (wide.square().sum((2, 3), keepdim=True) + self.epsilon).sqrt() * self.alpha
-        rival = (norm.square().mean(1, keepdim=True) + self.epsilon).sqrt()
-        gate = 1 + torch.tanh(self.gamma * norm / rival + self.beta)
+        energy = wide.square().sum((2, 3), keepdim=True)  # (B, C, 1, 1)
+        norm = (energy + self.epsilon).sqrt() * self.alpha
+        mean_norm = (norm.square().mean(1, keepdim=True) + self.epsilon).sqrt()  # (B, 1, 1, 1)
+        gate = 1 + torch.tanh(self.gamma * norm / mean_norm + self.beta)
         return x * gate.to(x.dtype)
 
 
 class SimAM(nn.Module):
-    """Gate each pixel by how it stands out from its channel (Yang et al., ICML 2021).
+    """Gate each pixel by its distance from the channel's mean (SimAM, Yang et al., ICML 2021).
 
-    It has no parameters. A map of one pixel stands out from nothing: its gate is sigmoid(0.5).
+    It has no parameters. The gate of a map of one pixel is sigmoid(0.5).
     Shape: (B, C, H, W) -> (B, C, H, W)
     """
 
@@ -89,33 +91,27 @@ class SimAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         squared = (x - x.mean((2, 3), keepdim=True)).square()
-        others = max(x.shape[2] * x.shape[3] - 1, 1)
-        variance = squared.sum((2, 3), keepdim=True) / others
+        other_pixels = max(x.shape[2] * x.shape[3] - 1, 1)
+        variance = squared.sum((2, 3), keepdim=True) / other_pixels  # (B, C, 1, 1)
         return x * (squared / (4 * (variance + self.regularisation)) + 0.5).sigmoid()
 
 
 def _cbam(channels: int) -> nn.Module:
-    """Convolutional block attention (Woo et al., ECCV 2018), biases and momentum as published."""
+    """Build CBAM (Woo et al., ECCV 2018), with biases and momentum as published."""
     block: Any = CbamModule(channels, rd_channels=max(channels // 16, 1), mlp_bias=True)
     block.spatial.conv.bn.momentum = 0.01
-    module: nn.Module = block
-    return module
+    return block
 
 
 def _coordinate(channels: int) -> nn.Module:
-    """Coordinate attention (Hou et al., CVPR 2021), reduction 32."""
-    block: nn.Module = CoordAttn(channels, rd_channels=max(8, channels // 32), bias=True)
-    return block
+    """Build coordinate attention (Hou et al., CVPR 2021), reduction 32."""
+    return CoordAttn(channels, rd_channels=max(8, channels // 32), bias=True)
 
 
 def _squeeze_excitation(channels: int) -> nn.Module:
-    """Squeeze-and-excitation (Hu et al., CVPR 2018), reduction 16."""
-    block: nn.Module = SEModule(channels, rd_channels=max(channels // 16, 1))
-    return block
+    """Build squeeze-and-excitation (Hu et al., CVPR 2018), reduction 16."""
+    return SEModule(channels, rd_channels=max(channels // 16, 1))
 
-
-# Attention(channels) -> a module that keeps the shape (B, channels, H, W).
-Attention = Callable[[int], nn.Module]
 
 ATTENTION: dict[str, Attention] = {
     "none": nn.Identity,

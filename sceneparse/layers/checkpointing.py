@@ -1,9 +1,7 @@
-"""Gradient checkpointing (Chen et al., arXiv 1604.06174): less memory for a third more computing.
+"""Gradient checkpointing (Chen et al., arXiv 1604.06174): less memory for a third more compute.
 
-Blocks keep only their input; what lies inside is computed again when the backward pass needs it.
+Blocks keep only their input; the backward pass computes their inner maps again.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_blocks(network: nn.Module) -> int:
-    """Let every sequence of blocks in a network keep only the blocks' inputs; return how many.
+    """Make the blocks of a network keep only their inputs; return how many blocks do.
 
-    Names, weights and results stay as they are.
+    Parameter names, weights and results stay the same.
     """
     count = 0
     for name, child in network.named_children():
@@ -29,32 +27,30 @@ def checkpoint_blocks(network: nn.Module) -> int:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether a module is neither one layer nor a whole stage."""
+    """Return whether a module is neither a single layer nor a whole stage."""
     return any(module.children()) and not isinstance(module, nn.Sequential)
 
 
 class CheckpointedBlocks(nn.Sequential):
-    """A sequence whose blocks are computed twice in training, and not kept between.
+    """A sequence that computes each block twice in training, instead of keeping its inner maps.
 
-    Shape: that of the blocks.
+    Shape: as the blocks.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
-            x = _twice(block, x) if self.training else block(x)
+            x = _compute_twice(block, x) if self.training else block(x)
         return x
 
 
-def _twice(block: nn.Module, x: Tensor) -> Tensor:
-    computed: Tensor = checkpoint(
-        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _uncounted(block))
-    )
-    return computed
+def _compute_twice(block: nn.Module, x: Tensor) -> Tensor:
+    contexts = (nullcontext(), _without_statistics(block))  # for the first and the second time
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)
 
 
 @contextmanager
-def _uncounted(block: nn.Module) -> Iterator[None]:
-    """Keep batch norms from counting the same images into their statistics a second time."""
+def _without_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep batch norms from adding the same images to their statistics a second time."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,7 +1,6 @@
-"""The confusion matrix, of all images together and boiled down for each, and scores from it."""
+"""The confusion matrix of all images, counts per image, and scores from them."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Counts = NDArray[np.int64]
-# Which classes the mean is over, where some are in neither truth nor prediction.
+# The classes in the mean, if some are in neither truth nor prediction.
 ABSENT_CLASS_RULES = {
     "cityscapes": "a class with no pixel in truth and prediction is left out of the mean; one that "
     "is only predicted counts 0 (rule of the Cityscapes evaluation script)",
@@ -25,11 +24,11 @@ RIGHT, TRUTH, PREDICTED = 0, 1, 2
 
 
 class ConfusionMatrix:
-    """Pixel counts, int64; ignored truth is out.
+    """Counts of the pixels whose truth is not ignored, int64.
 
     `counts` (K, K): a row per true class, a column per predicted one, over all images. `by_image`
-    (N, 3, K): right, true and predicted pixels of each image and class, for intervals.
-    `image_numbers` tells which of the `total_images` images come, in order.
+    (N, 3, K): right, true and predicted pixels per image and class, for intervals.
+    `image_numbers`: which of the `total_images` images this process counts, in order.
     """
 
     needs_confidence = False
@@ -51,11 +50,11 @@ class ConfusionMatrix:
     def update(self, labels: Tensor, targets: Tensor, confidence: Tensor | None = None) -> None:
         """Count labels of equal shape (B, H, W): predictions 0..K-1, targets 0..K-1 or ignored."""
         for label, target in zip(labels, targets, strict=True):
-            counts = self._count(label, target)
+            counts = self._count(label, target)  # (K, K)
             self.counts += counts
             if len(self.by_image):
-                stats = torch.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
-                self.by_image[next(self._numbers)] = stats
+                rows = torch.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
+                self.by_image[next(self._numbers)] = rows
 
     def _count(self, labels: Tensor, targets: Tensor) -> Tensor:
         size = self.num_classes
@@ -67,13 +66,13 @@ class ConfusionMatrix:
         return counts.view(size, size)
 
     def state(self) -> list[Tensor]:
-        """Return the tensors that add up over processes."""
+        """Return the tensors to sum over processes."""
         return [self.counts, self.by_image]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in 0..1; per class (K,), NaN where a ratio has nothing below its line.
+    """Scores in 0..1; per class (K,), NaN if the denominator is 0.
 
     Mean IoU and mean Dice are over the classes of the rule, mean accuracy over those in the truth.
     """
@@ -91,26 +90,24 @@ class Scores:
 
 
 def scores_from_counts(counts: Counts, rule: str = "cityscapes") -> Scores:
-    """Compute scores from a confusion matrix (K, K); `rule` is one of ABSENT_CLASS_RULES.
+    """Return the scores of a confusion matrix (K, K); `rule` is one of ABSENT_CLASS_RULES.
 
     Per class over all images together: IoU = TP / (TP + FP + FN), accuracy (recall)
     = TP / (TP + FN), precision = TP / (TP + FP), Dice (F1) = 2 TP / (2 TP + FP + FN).
     """
-    right = np.diag(counts)
-    truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
-    total = int(counts.sum())
+    right, truth, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    total = counts.sum()
     iou, dice = class_iou(right, truth, predicted), ratio(2 * right, truth + predicted)
+    accuracy = ratio(right, truth)
     seen = truth > 0
     return Scores(
         mean_iou=float(mean_iou(right, truth, predicted, rule)),
-        pixel_accuracy=int(right.sum()) / total if total else float("nan"),
-        frequency_weighted_iou=(
-            float((truth[seen] / total * iou[seen]).sum()) if total else float("nan")
-        ),
-        mean_accuracy=float(mean_by_rule(ratio(right, truth), truth, predicted, "truth_only")),
+        pixel_accuracy=float(ratio(right.sum(), total)),
+        frequency_weighted_iou=float((truth / total * iou)[seen].sum()) if total else math.nan,
+        mean_accuracy=float(mean_by_rule(accuracy, truth, predicted, "truth_only")),
         mean_dice=float(mean_by_rule(dice, truth, predicted, rule)),
         iou=iou,
-        accuracy=ratio(right, truth),
+        accuracy=accuracy,
         precision=ratio(right, predicted),
         dice=dice,
         pixels=truth,
@@ -120,42 +117,42 @@ def scores_from_counts(counts: Counts, rule: str = "cityscapes") -> Scores:
 def class_iou(
     right: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Compute TP / (TP + FP + FN) from counts of any shape; NaN where a class is nowhere."""
+    """Return TP / (TP + FP + FN) from counts of any shape; NaN if a class has no pixels."""
     return ratio(right, truth + predicted - right)
 
 
 def mean_iou(
     right: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any], rule: str = "cityscapes"
 ) -> NDArray[np.float64]:
-    """Compute mean IoU over the last axis from counts (..., K); NaN where no class counts."""
+    """Return mean IoU over the last axis of counts (..., K); NaN if no class counts."""
     return mean_by_rule(class_iou(right, truth, predicted), truth, predicted, rule)
 
 
 def mean_by_rule(
     scores: NDArray[np.float64], truth: NDArray[Any], predicted: NDArray[Any], rule: str
 ) -> NDArray[np.float64]:
-    """Average scores (..., K) over the classes that are in the mean by one of ABSENT_CLASS_RULES.
+    """Average scores (..., K) over the classes in the mean by one of ABSENT_CLASS_RULES.
 
-    A score that is NaN counts 0 where its class is in the mean.
+    The NaN of a class in the mean counts 0.
     """
-    somewhere = truth + predicted > 0
+    present = truth + predicted > 0
     in_mean = {
-        "cityscapes": somewhere,
+        "cityscapes": present,
         "truth_only": truth > 0,
-        "absent_is_zero": np.broadcast_to(somewhere.any(axis=-1, keepdims=True), somewhere.shape),
+        "absent_is_zero": np.broadcast_to(present.any(axis=-1, keepdims=True), present.shape),
     }[rule]
     return ratio((np.nan_to_num(scores) * in_mean).sum(axis=-1), in_mean.sum(axis=-1))
 
 
 def group_counts(counts: Counts, groups: Sequence[str]) -> tuple[list[str], Counts]:
-    """Add up the counts of classes of one group: (K, K) -> names, (G, G)."""
+    """Sum the counts of the classes of each group: (K, K) -> names of the groups, (G, G)."""
     names = list(dict.fromkeys(groups))
     member = np.array([[group == name for name in names] for group in groups], dtype=np.int64)
     return names, member.T @ counts @ member
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Divide, with NaN where `whole` is 0."""
+    """Divide; the result is NaN if `whole` is 0."""
     result = np.full(np.shape(part), np.nan)
     np.divide(part, whole, out=result, where=np.asarray(whole) > 0)
     return result

@@ -1,27 +1,18 @@
-"""How far scores would move with other images: bootstrap intervals and paired comparisons.
+"""Uncertainty of scores over images: bootstrap intervals and paired permutation tests.
 
-Intervals: images are drawn with replacement, as often as there are; the scores of each draw come
-from its counts added up, as the score itself does (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993). Whether two models differ: a paired permutation test.
+Bootstrap (Efron and Tibshirani, 1993): draw as many images as there are, with replacement, and
+compute the score from their summed counts. Permutation test (Good, Permutation Tests, 2000): swap
+two models in half the images, at random; if neither is better, the difference changes by chance
+only. It holds for few images too, where the bootstrap does not.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.metrics.confusion import (
-    PREDICTED,
-    RIGHT,
-    TRUTH,
-    Counts,
-    class_iou,
-    mean_iou,
-)
+from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH, Counts, class_iou, mean_iou
 from sceneparse.metrics.significance import LEVEL, holm
 
 Floats = NDArray[np.float64]
@@ -39,8 +30,8 @@ class Interval:
 class Difference:
     """How much better B is than A on the same images.
 
-    `p_value` is two-sided; `separated` says whether it is below 1 - LEVEL, after Holm's correction
-    where several classes are compared at once.
+    `p_value` is two-sided; `separated`: whether it is below 1 - LEVEL, for several classes after
+    Holm's correction.
     """
 
     value: float
@@ -52,29 +43,36 @@ class Difference:
 def bootstrap_mean_iou(
     by_image: Counts, resamples: int, rule: str = "cityscapes", seed: int = 0
 ) -> tuple[Interval, list[Interval]]:
-    """Find the intervals of mean IoU and of each class's IoU from counts per image (N, 3, K)."""
-    means, classes = _resampled_scores(by_image, _draws(len(by_image), resamples, seed), rule)
-    return _interval(means), [_interval(column) for column in classes.T]
+    """Return the intervals of mean IoU and of IoU per class from counts per image (N, 3, K)."""
+    scores = _scores(_sums(by_image, _draws(len(by_image), resamples, seed)), rule)
+    overall, *classes = map(_interval, scores.T)
+    return overall, classes
 
 
 def compare_paired(
     first: Counts, second: Counts, resamples: int, rule: str = "cityscapes", seed: int = 0
 ) -> tuple[Difference, list[Difference]]:
-    """Compare mean IoU and each class's IoU of two models on the same images: (N, 3, K) each.
+    """Compare mean IoU and IoU per class of two models on the same images: (N, 3, K) each.
 
     Both are scored on the same draws, so that hard and easy images do not blur the difference.
     """
-    together = np.ones((1, len(first)))
-    values = _differences(first, second, together, rule)[0]
-    changes = _differences(first, second, _draws(len(first), resamples, seed), rule)
-    swapped = _differences_swapped(first, second, resamples, rule, seed + 1)
-    p_values = [_share_as_large(*pair) for pair in zip(values, swapped.T, strict=True)]
+
+    def gains(weights: Floats) -> Floats:
+        return _scores(_sums(second, weights), rule) - _scores(_sums(first, weights), rule)
+
+    values = gains(np.ones((1, len(first))))[0]
+    resampled = gains(_draws(len(first), resamples, seed))
+    # B - A after the two were swapped in half the images
+    swaps = np.random.default_rng(seed + 1).integers(0, 2, (resamples, len(first))).astype(float)
+    moved = _sums(second - first, swaps)
+    by_chance = _scores(second.sum(axis=0) - moved, rule) - _scores(first.sum(axis=0) + moved, rule)
+    p_values = [_p_value(*pair) for pair in zip(values, by_chance.T, strict=True)]
     separated = [p < 1 - LEVEL for p in (p_values[0], *holm(p_values[1:]))]
-    differences = [
-        Difference(float(value), _interval(change), p, apart)
-        for value, change, p, apart in zip(values, changes.T, p_values, separated, strict=True)
-    ]
-    return differences[0], differences[1:]
+    overall, *classes = (
+        Difference(float(value), _interval(gain), p, apart)
+        for value, gain, p, apart in zip(values, resampled.T, p_values, separated, strict=True)
+    )
+    return overall, classes
 
 
 def resamples_needed(classes: int) -> int:
@@ -82,62 +80,42 @@ def resamples_needed(classes: int) -> int:
     return math.ceil(classes / (1 - LEVEL))
 
 
-def _differences(first: Counts, second: Counts, weights: Floats, rule: str) -> Floats:
-    """Return B - A of mean IoU and each class's IoU, for each row of weights: (R, 1 + K)."""
-    (mean_a, iou_a), (mean_b, iou_b) = (
-        _resampled_scores(counts, weights, rule) for counts in (first, second)
-    )
-    return np.column_stack([mean_b - mean_a, iou_b - iou_a])
-
-
-def _differences_swapped(first: Counts, second: Counts, times: int, rule: str, seed: int) -> Floats:
-    """Return B - A after A and B were swapped in half the images, at random: (times, 1 + K).
-
-    If neither is better, this changes nothing but chance (paired permutation test; Good,
-    Permutation Tests, 2000). It holds for few images too, where the bootstrap does not.
-    """
-    swaps = np.random.default_rng(seed).integers(0, 2, (times, len(first))).astype(float)
-    images, _, classes = first.shape
-    gap = (second - first).reshape(images, -1).astype(float)
-    moved = (swaps @ gap).reshape(times, 3, classes)
-    scores = [
-        _scores_of_sums(first.sum(axis=0) + moved, rule),
-        _scores_of_sums(second.sum(axis=0) - moved, rule),
-    ]
-    (mean_a, iou_a), (mean_b, iou_b) = scores
-    return np.column_stack([mean_b - mean_a, iou_b - iou_a])
-
-
 def _draws(images: int, resamples: int, seed: int) -> Floats:
-    """How often each image is in each draw: (resamples, images)."""
+    """Return how often each image is in each draw: (resamples, images)."""
     shares = np.full(images, 1 / images)
     return np.random.default_rng(seed).multinomial(images, shares, size=resamples).astype(float)
 
 
-def _resampled_scores(by_image: Counts, weights: Floats, rule: str) -> tuple[Floats, Floats]:
-    """Mean IoU (R,) and IoU (R, K) of each draw; sums of pixels are exact below 2^53."""
-    images, _, classes = by_image.shape
-    sums = weights @ by_image.reshape(images, -1).astype(float)
-    return _scores_of_sums(sums.reshape(len(weights), 3, classes), rule)
+def _sums(by_image: Counts, weights: Floats) -> Floats:
+    """Sum counts per image, for each row of weights: (N, 3, K), (R, N) -> (R, 3, K).
+
+    Exact below 2^53 pixels.
+    """
+    images, rows, classes = by_image.shape
+    sums: Floats = weights @ by_image.reshape(images, -1).astype(float)
+    return sums.reshape(len(weights), rows, classes)
 
 
-def _scores_of_sums(sums: NDArray[Any], rule: str) -> tuple[Floats, Floats]:
+def _scores(sums: Floats, rule: str) -> Floats:
+    """Return mean IoU and IoU per class: (R, 3, K) -> (R, 1 + K)."""
     right, truth, predicted = (sums[:, row] for row in (RIGHT, TRUTH, PREDICTED))
-    return mean_iou(right, truth, predicted, rule), class_iou(right, truth, predicted)
+    return np.column_stack(
+        [mean_iou(right, truth, predicted, rule), class_iou(right, truth, predicted)]
+    )
 
 
 def _interval(values: Floats) -> Interval:
     known = values[~np.isnan(values)]
     if not len(known):
-        return Interval(float("nan"), float("nan"))
+        return Interval(math.nan, math.nan)
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
-def _share_as_large(value: float, by_chance: Floats) -> float:
-    """Two-sided p-value: how often chance alone makes a difference as large, never 0 itself."""
+def _p_value(value: float, by_chance: Floats) -> float:
+    """Return how often chance alone makes a difference as large, two-sided, never 0."""
     if np.isnan(value):
-        return float("nan")
-    # Sums of whole numbers in another order may differ in the last bit of their ratio.
+        return math.nan
+    # Sums in another order may differ in the last bit of their ratio.
     as_large = np.abs(by_chance) >= abs(value) - 1e-12
     return float((as_large.sum() + 1) / (len(by_chance) + 1))

@@ -1,10 +1,8 @@
-"""Do the means of several runs differ? Welch's test, and Holm's correction for many tests at once.
+"""Tests of the means of several runs: Welch's test, and Holm's correction for many tests.
 
 Welch, The generalization of Student's problem when several different population variances are
 involved, 1947; Holm, A simple sequentially rejective multiple test procedure, 1979.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,9 +19,9 @@ LEVEL = 0.95
 class MeanDifference:
     """How much larger the mean of `second` is than that of `first`, with its interval.
 
-    `p_value` is two-sided and `adjusted` the same after Holm's correction; both, and the interval,
-    are NaN where there are fewer than two runs of each, no spread at all, or a value that is not
-    finite: then nothing can be tested, and `separated` is False. The interval is not corrected.
+    `p_value` is two-sided, `adjusted` the same after Holm's correction; the interval is not
+    corrected. All are NaN if there are fewer than two runs of each, no spread, or a value that is
+    not finite: then nothing can be tested.
     """
 
     first: str
@@ -36,7 +34,7 @@ class MeanDifference:
 
     @property
     def separated(self) -> bool:
-        """Whether chance among runs is an unlikely cause."""
+        """Whether the difference is unlikely to be chance."""
         return self.adjusted < 1 - LEVEL
 
     @property
@@ -57,9 +55,9 @@ def compare_means(groups: Mapping[str, Sequence[float]]) -> list[MeanDifference]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values so that by chance any of them falls below 0.05 in 1 of 20 cases at most.
+    """Correct p-values so that chance makes any of them fall below 0.05 in at most 1 of 20 cases.
 
-    NaN counts as no test and stays.
+    A NaN is no test and stays NaN.
     """
     adjusted = [math.nan] * len(p_values)
     order = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
@@ -73,7 +71,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float, float]:
     """Return the difference of means, its interval, and the p-value."""
     value = float(np.mean(second) - np.mean(first))
-    # Not by the variance: that of equal numbers is not always 0 after rounding.
+    # Not by the variance: for equal numbers, rounding may leave it above 0.
     no_spread = len({*first}) == len({*second}) == 1
     if min(len(first), len(second)) < 2 or no_spread or not math.isfinite(sum([*first, *second])):
         return value, math.nan, math.nan, math.nan

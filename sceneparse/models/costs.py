@@ -1,6 +1,4 @@
-"""What a network costs on any machine: parameters and multiply-adds, counted without computing."""
-
-from __future__ import annotations
+"""Costs of a network that do not depend on the machine: parameters and multiply-adds."""
 
 import copy
 
@@ -10,13 +8,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count the numbers that training changes."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_multiply_adds(model: nn.Module, shape: tuple[int, ...], **arguments: object) -> int:
-    """Count those of convolutions and matrices on images (B, 3, H, W)."""
-    shapes = copy.deepcopy(model).to("meta")
+    """Return the multiply-adds of convolutions and matrix products on images (B, 3, H, W).
+
+    Nothing is computed. `arguments` are passed to the model.
+    """
+    outline = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter:
-        shapes(torch.empty(shape, device="meta"), **arguments)
+        outline(torch.empty(shape, device="meta"), **arguments)
     return int(counter.get_total_flops()) // 2

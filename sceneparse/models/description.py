@@ -1,4 +1,4 @@
-"""What a model knows of itself in plain values: its builder's arguments, classes, normalisation."""
+"""The description of a model in plain values: arguments of its builder, classes, normalisation."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ Channels = tuple[float, float, float]
 
 
 class Described:
-    """Gives a network `meta`: "model" holds its builder's arguments, a trained one has more."""
+    """Gives a network `meta`, its description; the properties are those of a trained model.
+
+    "model" holds the arguments that the builder rebuilds the network with.
+    """
 
     meta: dict[str, Any]
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes a trained model knows, by number."""
+        """Names of the classes, by number."""
         return list(self._described("classes"))
 
     @property
     def colors(self) -> list[tuple[int, int, int]]:
-        """RGB colours 0..255 of the classes a trained segmentation model knows, by number."""
+        """RGB colours 0..255 of the classes of a segmentation model, by number."""
         return [(red, green, blue) for red, green, blue in self._described("colors")]
 
     @property
@@ -51,6 +54,23 @@ class Described:
         return self.meta[key]
 
 
+def check_description(meta: object, source: object) -> dict[str, Any]:
+    """Return a description that was read from `source`; raise InputError if a value is wrong."""
+    with refusing(source, "does not describe a model of ours"):
+        try:
+            _Description.model_validate(meta)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+    assert isinstance(meta, dict)  # as validated
+    return meta
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the place of the first problem, and the problem."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
 def _printable(name: str) -> str:
     if name != one_line(name):
         raise ValueError(f"'{one_line(name)}' has characters that cannot be printed")
@@ -65,7 +85,7 @@ _Three = Field(min_length=3, max_length=3)
 
 
 class _Part(BaseModel):
-    """A part of a description; what it does not name may be anything."""
+    """A part of a description; keys that it does not list can hold anything."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -76,7 +96,7 @@ class _Data(_Part):
     val_split: str = ""
 
 
-class _Protocol(_Part):
+class _Protocol(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     name: str
@@ -98,8 +118,6 @@ class _Config(_Part):
 
 
 class _Description(_Part):
-    """What is relied on where it is there."""
-
     task: Literal["segmentation", "classification"] = "segmentation"
     model: dict[str, Any]
     classes: Annotated[list[_Name], Field(min_length=2, max_length=65_535)] = []
@@ -117,20 +135,3 @@ class _Description(_Part):
         if "colors" in self.model_fields_set and len(self.colors) != len(self.classes):
             raise ValueError(f"{len(self.colors)} colors for {len(self.classes)} classes")
         return self
-
-
-def check_description(meta: object, source: object) -> dict[str, Any]:
-    """Return what was read of a model's description; raise InputError naming what is wrong."""
-    with refusing(source, "does not describe a model of ours"):
-        try:
-            _Description.model_validate(meta)
-        except ValidationError as error:
-            raise ValueError(first_problem(error)) from error
-    assert isinstance(meta, dict)  # as validated
-    return meta
-
-
-def first_problem(error: ValidationError) -> str:
-    """Say where the first problem is, and what."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"

@@ -1,6 +1,4 @@
-"""The publishers' SPNet checkpoints, renamed to our parameters."""
-
-from __future__ import annotations
+"""Conversion of the publishers' SPNet checkpoints: their tensors under our names."""
 
 import re
 from collections.abc import Mapping
@@ -9,41 +7,7 @@ from typing import Any
 from sceneparse.errors import InputError, first_few
 from sceneparse.models.weights import State, unwrap_state
 
-
-def convert_official_spnet(state_dict: Mapping[str, Any]) -> State:
-    """Rename the tensors of a public SPNet checkpoint to those of `create_segmentation_model`.
-
-    Takes the publishers' layout (`pretrained.`, `head.`, `auxlayer.`), in or out of a `state_dict`
-    key, with or without `module.` before every name. The result loads strictly into a model of the
-    same backbone, classes and strip pooling modules. Raises InputError for anything else.
-    """
-    state = unwrap_state(state_dict, "the state dict")
-    renamed = {_own_name(name): tensor for name, tensor in state.items()}
-    unknown = [name for name in state if _own_name(name) == name]
-    if unknown or not renamed:
-        raise InputError(f"not a public SPNet checkpoint: {first_few(unknown) or 'it is empty'}")
-    return renamed
-
-
-def official_architecture(state: State) -> dict[str, Any]:
-    """Tell from converted weights which arguments create_segmentation_model needs for them."""
-    blocks = {name.split(".")[2] for name in state if name.startswith("backbone.layer3.")}
-    backbones = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
-    if len(blocks) not in backbones or "head.classifier.1.bias" not in state:
-        raise InputError(
-            f"not a whole SPNet: {len(blocks)} blocks in stage 3 (6, 23 or 36 expected)"
-            + ("" if "head.classifier.1.bias" in state else ", no head.score_layer.4.bias")
-        )
-    return {
-        "head": "strip_pooling",
-        "backbone": backbones[len(blocks)],
-        "num_classes": len(state["head.classifier.1.bias"]),
-        "attention": "strip_pooling" if any(".attention." in name for name in state) else "none",
-        "aux": any(name.startswith("aux_head.") for name in state),
-    }
-
-
-# The publishers' names, as patterns, and ours; docs of the modules say what each part is.
+# Patterns of the publishers' names, and our names.
 _OFFICIAL_NAMES = (
     (r"pretrained\.(.*)\.spm\.conv1\.", r"backbone.\1.attention.rows.0."),
     (r"pretrained\.(.*)\.spm\.bn1\.", r"backbone.\1.attention.rows.1."),
@@ -75,3 +39,37 @@ def _own_name(name: str) -> str:
         if found:
             return renamed
     return name
+
+
+def convert_official_spnet(state_dict: Mapping[str, Any]) -> State:
+    """Rename the tensors of a public SPNet checkpoint to those of `create_segmentation_model`.
+
+    Takes the publishers' layout (`pretrained.`, `head.`, `auxlayer.`), also inside a `state_dict`
+    key or with `module.` before every name. The result loads strictly into a model with the same
+    backbone, classes and strip pooling modules. Raises InputError for anything else.
+    """
+    state = unwrap_state(state_dict, "the state dict")
+    renamed = {_own_name(name): tensor for name, tensor in state.items()}
+    unknown = [name for name in state if _own_name(name) == name]
+    if unknown or not renamed:
+        raise InputError(f"not a public SPNet checkpoint: {first_few(unknown) or 'it is empty'}")
+    return renamed
+
+
+def official_architecture(state: State) -> dict[str, Any]:
+    """Return the arguments of create_segmentation_model for converted weights."""
+    blocks = {name.split(".")[2] for name in state if name.startswith("backbone.layer3.")}
+    backbones = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
+    bias = state.get("head.classifier.1.bias")
+    if len(blocks) not in backbones or bias is None:
+        raise InputError(
+            f"not a whole SPNet: {len(blocks)} blocks in stage 3 (6, 23 or 36 expected)"
+            + (", no head.score_layer.4.bias" if bias is None else "")
+        )
+    return {
+        "head": "strip_pooling",
+        "backbone": backbones[len(blocks)],
+        "num_classes": len(bias),
+        "attention": "strip_pooling" if any(".attention." in name for name in state) else "none",
+        "aux": any(name.startswith("aux_head.") for name in state),
+    }

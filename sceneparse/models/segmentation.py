@@ -1,4 +1,4 @@
-"""Segmentation models: backbone, head and, for training, an auxiliary head; built from names."""
+"""Segmentation models: a backbone, a head and, for training, an auxiliary head."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from sceneparse.errors import InputError, refusing, unknown_name
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
-from sceneparse.layers.attention import ATTENTION, Attention
+from sceneparse.layers.attention import ATTENTION
 from sceneparse.layers.blocks import resize
 from sceneparse.layers.norms import NORMS, set_norms
 from sceneparse.layers.pooling import MixedPooling
 from sceneparse.models.description import Described, check_description
-from sceneparse.models.heads import HEADS, FCNHead
-from sceneparse.models.resnet import RESNETS, Places, Stem, create_resnet
+from sceneparse.models.heads import HEADS, AuxiliaryHead
+from sceneparse.models.resnet import RESNETS, Places, ResNet, Stem
 from sceneparse.models.timm_backbone import TimmBackbone
 from sceneparse.models.weights import read_weights, rebuild
 
@@ -28,9 +28,10 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
 class SegmentationNetwork(nn.Module, Described):
-    """Whatever gives logits for images: a model, or a file that was exported from one.
+    """A network from images to logits: a model, or a file that was exported from one.
 
-    `precision` names the type of a network that computes in no other, `device_types` where it runs.
+    `precision`: the only precision the network computes in, None if it can be chosen.
+    `device_types`: the devices it runs on.
     Shape: (B, 3, H, W) normalised images, with `upsample=False` -> {"out": (B, K, h, w)}
     """
 
@@ -44,18 +45,13 @@ class SegmentationNetwork(nn.Module, Described):
 
 
 class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="sceneparse"):
-    """Join finished parts: a backbone of four maps, a head, an auxiliary head or none.
+    """A backbone of four maps, a head and, in training mode only, an auxiliary head.
 
-    The auxiliary head runs in training mode only. With `upsample=False` the logits stay at the
-    head's stride, so that nobody needs to hold K full-size maps.
-
-    `meta` describes the model in plain values: "model" holds the arguments that
-    create_segmentation_model rebuilds it with; a trained model has "classes", "colors", "mean" and
-    "std" as well. `save_pretrained`, `push_to_hub` and `from_pretrained` (a folder or a repository
-    of the Hugging Face hub) are huggingface_hub's.
+    `save_pretrained`, `push_to_hub` and `from_pretrained` (a folder or a repository of the Hugging
+    Face hub) are huggingface_hub's.
 
     Shape: (B, 3, H, W) normalised images -> {"out": (B, K, H, W)} and, in training, "aux" alike;
-    with `upsample=False` (B, K, h, w)
+    with `upsample=False` (B, K, h, w), at the head's stride
     """
 
     def __init__(
@@ -65,16 +61,16 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
         self.backbone = backbone
         self.head = head
         self.aux_head = aux_head
-        self.meta: dict[str, Any] = {}
+        self.meta = {}
         self._frozen: list[nn.Module] = []
 
     def freeze_stages(self, count: int) -> None:
-        """Keep stem and first `count` stages of the backbone as they are, batch statistics too."""
+        """Freeze stem and first `count` stages of the backbone: weights and batch statistics."""
         if count:
             self._freeze(self.backbone.first_stages(count))  # type: ignore[operator]
 
     def freeze_norms(self) -> None:
-        """Keep weights and statistics of the backbone's batch norms, but those of attention."""
+        """Freeze weights and statistics of the backbone's batch norms, outside attention blocks."""
         self._freeze(
             module
             for name, module in self.backbone.named_modules()
@@ -89,30 +85,27 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
             self._frozen.append(module)
 
     def train(self, mode: bool = True) -> SegmentationModel:
-        """Switch between training and evaluation; what is frozen stays in evaluation."""
+        """Switch between training and evaluation mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.state_dict().items()},
-            save_directory / WEIGHTS_FILE,
-        )
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, save_directory / WEIGHTS_FILE)
         text = json.dumps(self.meta, indent=1)
         (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, place: str | Path, **options: Any) -> SegmentationModel:  # type: ignore[override]  # noqa: ANN401
-        """Load a model from a folder, or a repository of the hub; raises InputError.
+        """Load a model from a folder or a repository of the hub; raises InputError.
 
-        `options` are huggingface_hub's, for downloads.
+        `options`: huggingface_hub's, for downloads.
         """
-        # The hub's own code reads config.json as well, and trusts it.
+        # The hub's own code reads config.json too, and trusts it.
         with refusing(place, "holds no model of ours"):
-            model: SegmentationModel = super().from_pretrained(place, **options)
-        return model
+            return super().from_pretrained(place, **options)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> SegmentationModel:  # noqa: ANN401
@@ -134,12 +127,12 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
 
     def forward(self, images: Tensor, upsample: bool = True) -> dict[str, Tensor]:
         maps = self.backbone(images)
-        outputs = {"out": self.head(maps)}
+        outputs: dict[str, Tensor] = {"out": self.head(maps)}
         if self.training and self.aux_head is not None:
             outputs["aux"] = self.aux_head(maps)
-        if upsample:
-            return {name: resize(logits, images.shape[-2:]) for name, logits in outputs.items()}
-        return outputs
+        if not upsample:
+            return outputs
+        return {name: resize(logits, images.shape[-2:]) for name, logits in outputs.items()}
 
 
 def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one builder
@@ -165,7 +158,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     attention: a name of ATTENTION, the blocks inside ResNets; None: strip_pooling in ResNets, none
     in timm models. attention_places: "spnet", the paper's places, or "all" blocks.
     strip_pooling: True is short for attention="strip_pooling", False for attention="none".
-    aux: add the auxiliary head on stage 3 that training uses. output_stride: 8, 16 or 32.
+    aux: add an auxiliary head on stage 3, for training. output_stride: 8, 16 or 32.
     width: channels inside the head. norm: a name of NORMS. zero_init_residual: mixed pooling
     modules start as the identity, which learns faster from few images. stem, base_width,
     multi_grid: of ResNets. Raises InputError.
@@ -176,24 +169,23 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
             raise unknown_name(kind, name, table)
     if num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
-    attention = _attention_name(strip_pooling, attention)
-    features: Any
+    attention = _attention_name(strip_pooling, attention, backbone)
+    features: ResNet | TimmBackbone
     if backbone in RESNETS:
-        features = create_resnet(
-            backbone,
+        features = ResNet(
+            *RESNETS[backbone],
             output_stride=output_stride,
             multi_grid=multi_grid,
             stem=stem,
             base_width=base_width,
-            attention=_attention("strip_pooling" if attention is None else attention),
+            attention=ATTENTION[attention],
             attention_places=attention_places,
         )
     else:
-        features = _timm_backbone(backbone, output_stride, attention)
-    main_head = HEADS[head](
-        features.channels, num_classes, width=width, output_stride=output_stride
-    )
-    aux_head: nn.Module | None = FCNHead(features.channels, num_classes, stage=2) if aux else None
+        features = TimmBackbone(backbone, output_stride=output_stride)
+    channels = features.channels
+    main_head = HEADS[head](channels, num_classes, width=width, output_stride=output_stride)
+    aux_head = AuxiliaryHead(channels, num_classes) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
     if zero_init_residual:
@@ -204,32 +196,25 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     return model
 
 
-def _timm_backbone(name: str, output_stride: int, attention: str | None) -> TimmBackbone:
-    if attention not in (None, "none"):
-        raise InputError(
-            f"attention blocks go into ResNets, not into timm's '{name}'; "
-            "set model.attention: none (the head still pools strips)"
-        )
-    return TimmBackbone(name, output_stride=output_stride)
-
-
 def _start_as_identity(head: nn.Module) -> None:
-    """Let residual modules begin without their branch (Goyal et al., arXiv 1706.02677)."""
+    """Initialise mixed pooling modules as the identity (Goyal et al., arXiv 1706.02677)."""
     for module in head.modules():
         if isinstance(module, MixedPooling):
-            norm = module.fuse[1]
-            nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]
 
 
-def _attention_name(strip_pooling: bool | None, attention: str | None) -> str | None:
-    if strip_pooling is None:
-        return attention
-    if attention is not None:
+def _attention_name(strip_pooling: bool | None, attention: str | None, backbone: str) -> str:
+    """Return a name of ATTENTION from the two ways to ask for one, or the default."""
+    if strip_pooling is not None and attention is not None:
         raise InputError("give strip_pooling or attention, not both")
-    return "strip_pooling" if strip_pooling else "none"
-
-
-def _attention(name: str) -> Attention | None:
-    if name not in ATTENTION:
-        raise unknown_name("attention", name, ATTENTION)
-    return None if name == "none" else ATTENTION[name]
+    if attention is None:
+        wanted = backbone in RESNETS if strip_pooling is None else strip_pooling
+        attention = "strip_pooling" if wanted else "none"
+    if attention != "none" and backbone not in RESNETS:
+        raise InputError(
+            f"attention blocks go into ResNets, not into timm's '{backbone}'; "
+            "set model.attention: none (the head still pools strips)"
+        )
+    if attention not in ATTENTION:
+        raise unknown_name("attention", attention, ATTENTION)
+    return attention

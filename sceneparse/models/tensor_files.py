@@ -1,6 +1,4 @@
-"""Tensors from files that others made: nothing in them is run, and little cannot stand for much."""
-
-from __future__ import annotations
+"""Reading tensors from files of others: no code in them runs, no small file fills the memory."""
 
 import pickle
 import zipfile
@@ -14,12 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sceneparse.errors import InputError, refusing
+from sceneparse.files import check_unpacked_size
 
 _NOT_WEIGHTS = "damaged or not a weights file"
 
 
 class _NumberKind:
-    """Stands for numpy.dtype, whose own reading of a damaged state can crash the process."""
+    """A replacement for numpy.dtype, which can crash the process on a damaged state."""
 
     def __init__(self, kind: str, align: bool = False, copy: bool = False) -> None:
         del align, copy  # as pickles of numpy.dtype give them
@@ -34,25 +33,24 @@ class _NumberKind:
 
 
 def _number(kind: _NumberKind, data: bytes) -> float | int | bool:
-    """Stands for the function that makes numpy's numbers, and makes plain ones."""
+    """Build a plain number, in place of numpy's function for its scalars."""
     (number,) = np.frombuffer(data, np.dtype(f"{kind.order}{kind.kind}"))
-    plain: float | int | bool = number.item()
-    return plain
+    return number.item()
 
 
-# Training scripts of old kept scores beside the weights, as numpy numbers.
+# Old training scripts saved scores beside the weights, as numbers of numpy.
 _NUMPY_NUMBERS: list[Any] = [
     (_NumberKind, "numpy.dtype"),
-    # before and after numpy 2
-    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy.core.multiarray.scalar"),  # before numpy 2
     (_number, "numpy._core.multiarray.scalar"),
 ]
 
 
 def read_tensors(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
-    """Read what torch.save wrote: tensors and plain values. Raises InputError for anything else."""
+    """Read a file of torch.save with tensors and plain values; raises InputError for any other."""
     with refusing(path, _NOT_WEIGHTS):
-        _refuse_compressed(path)
+        if zipfile.is_zipfile(path):  # torch.save does not compress
+            check_unpacked_size(path, path.stat().st_size)
         try:
             with torch.serialization.safe_globals(_NUMPY_NUMBERS):
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -63,35 +61,22 @@ def read_tensors(path: Path) -> Any:  # noqa: ANN401 - a file can hold anything
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read a .safetensors file; raises InputError naming it."""
+    """Read a .safetensors file; raises InputError."""
     with refusing(path, _NOT_WEIGHTS):
         return load_file(path)
 
 
 def require_plain(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Raise InputError for tensors that are not ordinary arrays of as many numbers as they show."""
+    """Raise InputError if a tensor is not a plain array on the CPU, with all its numbers stored."""
     for name, tensor in tensors.items():
-        kind = _odd_kind(tensor)
-        if kind is not None:
+        kinds = {
+            str(tensor.layout): tensor.layout is not torch.strided,
+            f"on {tensor.device}": tensor.device.type != "cpu",
+            "quantised": tensor.is_quantized,
+            "nested": tensor.is_nested,
+        }
+        if any(kinds.values()):
+            kind = next(kind for kind, applies in kinds.items() if applies)
             raise InputError(f"{source}: '{name}' is no ordinary tensor but {kind}")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise InputError(f"{source}: '{name}' shows more numbers than the file holds")
-
-
-def _odd_kind(tensor: Tensor) -> str | None:
-    if tensor.layout is not torch.strided:
-        return str(tensor.layout)
-    if tensor.device.type != "cpu":
-        return f"on {tensor.device}"
-    odd = {"quantised": tensor.is_quantized, "nested": tensor.is_nested}
-    return next((kind for kind, is_so in odd.items() if is_so), None)
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Refuse zip entries that would unpack to more than they are: torch.save compresses none."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > path.stat().st_size:
-        raise InputError(f"{path}: refused, it would unpack to {unpacked:,} bytes")

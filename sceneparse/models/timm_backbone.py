@@ -1,7 +1,5 @@
 """Any timm model as a backbone of four maps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import timm
@@ -11,7 +9,7 @@ from sceneparse.errors import InputError
 
 
 class TimmBackbone(nn.Module):
-    """A timm model reduced to the last four of its feature maps.
+    """The last four feature maps of a timm model. Raises InputError if it has fewer.
 
     Shape: (B, 3, H, W) -> four maps (B, channels[i], H_i, W_i)
     """
@@ -20,15 +18,13 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.features = _create_features(name, output_stride)
         info: Any = self.features.feature_info
-        strides, channels = info.reduction(), info.channels()
+        channels, stride = info.channels(), info.reduction()[-1]
         if len(channels) < 4:
-            raise InputError(
-                f"backbone '{name}' has only {len(channels)} feature maps, 4 are needed"
-            )
-        if strides[-1] != output_stride:
+            raise InputError(f"backbone '{name}' has {len(channels)} feature maps, 4 are needed")
+        if stride != output_stride:
             raise InputError(
                 f"backbone '{name}' cannot have output stride {output_stride}; "
-                f"set model.output_stride: {strides[-1]}"
+                f"set model.output_stride: {stride}"
             )
         self.name = name
         self.channels: tuple[int, ...] = tuple(channels[-4:])
@@ -44,9 +40,9 @@ class TimmBackbone(nn.Module):
         ]
 
     def first_stages(self, count: int) -> list[nn.Module]:
-        """Return the modules that the first `count` maps are computed with, in timm's order."""
+        """Return the modules that compute the first `count` maps, in timm's order."""
         owners = [(n, m) for n, m in self.features.named_modules() if _owns_tensors(m)]
-        # timm's feature wrappers flatten nested names: stages.0 becomes stages_0.
+        # timm's wrapper for features flattens nested names: stages.0 becomes stages_0.
         end = self._stage_ends[count - 1]
         ends = (f"{end}.", f"{end.replace('.', '_')}.")
         inside = [i for i, (name, _) in enumerate(owners) if f"{name}.".startswith(ends)]
@@ -56,8 +52,7 @@ class TimmBackbone(nn.Module):
 
 
 def _owns_tensors(module: nn.Module) -> bool:
-    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return len(own) > 0
+    return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
 
 
 def _create_features(name: str, output_stride: int) -> nn.Module:
@@ -65,14 +60,13 @@ def _create_features(name: str, output_stride: int) -> nn.Module:
         near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
         raise InputError(
             f"unknown backbone '{name}': neither a ResNet of ours (resnet18/34/50/101/152) "
-            f"nor a timm model; near it: {near}"
+            f"nor a timm model; similar names: {near}"
         )
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
-        model: nn.Module = timm.create_model(name, features_only=True, **options)
+        return timm.create_model(name, features_only=True, **options)
     except (RuntimeError, NotImplementedError, TypeError, AssertionError) as error:
         raise InputError(
             f"timm cannot make a backbone of '{name}' with output stride {output_stride} "
             f"({error}); try model.output_stride: 32 or another backbone"
         ) from error
-    return model

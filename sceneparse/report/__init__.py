@@ -1,1 +1,1 @@
-"""What people look at: colour maps, overlays, grids, tables."""
+"""Results for people: colour maps, overlays, plots, tables and pages."""

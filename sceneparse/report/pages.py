@@ -1,10 +1,8 @@
-"""Self-contained HTML pages: templates beside this file, pictures inside the page."""
-
-from __future__ import annotations
+"""Write self-contained HTML pages: templates beside this file, pictures inside the page."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,33 +28,30 @@ def write_page(template: str, path: Path, values: dict[str, Any]) -> None:
 
 
 def picture_uri(picture: Picture, longest: int = 320) -> str:
-    """Encode a picture, shrunk to `longest` pixels, as the address an <img> shows it from."""
+    """Encode a picture (H, W, 3), shrunk to `longest` pixels, as the address for an <img>."""
     image = Image.fromarray(picture)
     image.thumbnail((longest, longest))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return _uri("image/jpeg", stream)
+    return _uri("jpeg", lambda stream: image.save(stream, "JPEG", quality=85))
 
 
 def layer_uri(labels: NDArray[Any], colors: Sequence[Color], longest: int) -> str:
-    """Encode labels (H, W) in their colours, transparent where they are ignored."""
+    """Encode labels (H, W) in their colours; ignored pixels are transparent."""
     height, width = labels.shape
     factor = min(longest / max(height, width), 1)
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     small = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
     ids = np.asarray(small)
     shown = np.where(ids < len(colors), 255, 0).astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(np.dstack([colorize(ids, colors), shown])).save(stream, "PNG")
-    return _uri("image/png", stream)
+    layer = Image.fromarray(np.dstack([colorize(ids, colors), shown]))
+    return _uri("png", lambda stream: layer.save(stream, "PNG"))
 
 
 def figure_uri(figure: Figure) -> str:
     """Encode a plot."""
+    return _uri("png", lambda stream: figure.savefig(stream, dpi=120, bbox_inches="tight"))
+
+
+def _uri(kind: str, save: Callable[[io.BytesIO], None]) -> str:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120, bbox_inches="tight")
-    return _uri("image/png", stream)
-
-
-def _uri(kind: str, stream: io.BytesIO) -> str:
-    return f"data:{kind};base64," + base64.b64encode(stream.getvalue()).decode()
+    save(stream)
+    return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Label maps as pictures: colours, overlays, and grids of image, truth and prediction."""
+"""Draw label maps: colours, overlays, and grids of image, truth and prediction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sceneparse.data.labels import Color, LabelTable, count_labels
 
-if TYPE_CHECKING:  # whoever predicts needs no loader
+if TYPE_CHECKING:  # prediction must not import the loader
     from sceneparse.data.loader import Batch
 
 Picture = NDArray[np.uint8]
@@ -22,6 +22,7 @@ _MARGIN = 8
 _TEXT_SIZE = 15
 _LINE = _TEXT_SIZE + 9
 _INK = (30, 30, 30)
+RED = (220, 30, 30)
 
 
 class Example(NamedTuple):
@@ -32,16 +33,21 @@ class Example(NamedTuple):
     truth: NDArray[Any]
     prediction: NDArray[Any]
 
+    def errors(self, num_classes: int) -> NDArray[np.bool_]:
+        """Return the pixels (H, W) of a class whose prediction differs from the truth."""
+        wrong: NDArray[np.bool_] = self.truth != self.prediction
+        return wrong & (self.truth < num_classes)
+
 
 class ExampleCollector:
-    """Picks the examples of the given names out of the batches of an evaluation."""
+    """Collects the examples of the given names from the batches of an evaluation."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = names
         self.examples: list[Example] = []
 
     def add(self, batch: Batch, labels: Tensor) -> None:
-        """Keep those samples of a batch that are wanted, with their predicted labels (B, H, W)."""
+        """Keep the wanted samples of a batch, with their predicted labels (B, H, W)."""
         for index, name in enumerate(batch.names):
             if name in self._names:
                 image = batch.images[index].permute(1, 2, 0).numpy()
@@ -64,15 +70,12 @@ def overlay(
     opacity: float = 0.5,
     legend: Sequence[tuple[str, Color]] = (),
 ) -> Picture:
-    """Blend an image with the colours of its labels; ignored pixels stay.
-
-    The names of `legend` stand beside their colours in a strip below.
-    """
+    """Blend an image with the colours of its labels, above a legend; ignored pixels stay."""
     height, width = labels.shape
-    strip = _legend_strip(legend, width)
+    strip = _draw_legend(legend, width) if legend else np.empty((0, width, 3), dtype=np.uint8)
     result = np.empty((height + len(strip), width, 3), dtype=np.uint8)
     result[height:] = strip
-    # In bands, so that a huge image needs no second one of floats beside it.
+    # In bands, so that a huge image needs no second array of its size.
     for top in range(0, height, 256):
         part, ids = image[top : top + 256], labels[top : top + 256]
         blended = cv2.addWeighted(part, 1 - opacity, colorize(ids, colors), opacity, 0)
@@ -88,7 +91,7 @@ def named_overlay(
     opacity: float = 0.5,
     legend: Literal["seen", "all", "none"] = "seen",
 ) -> Picture:
-    """Make an overlay with the names of the classes that are seen, of all, or of none below."""
+    """Draw an overlay above a legend of the classes in the image, of all classes, or of none."""
     counts = count_labels(labels, table.num_classes)
     named = [
         (label.name, label.color)
@@ -98,16 +101,8 @@ def named_overlay(
     return overlay(image, labels, table.colors, opacity, named)
 
 
-def _legend_strip(legend: Sequence[tuple[str, Color]], width: int) -> Picture:
-    if not legend:
-        return np.empty((0, width, 3), dtype=np.uint8)
-    strip = Image.new("RGB", (width, _legend_height(legend, width)), "white")
-    _draw_legend(strip, legend, 0)
-    return np.asarray(strip)
-
-
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
-    """Set pictures in a row, each at its own size."""
+    """Put pictures in a row, each at its own size."""
     height = max(picture.shape[0] for picture in pictures)
     filled = [
         np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0)), constant_values=255) for p in pictures
@@ -116,27 +111,10 @@ def side_by_side(pictures: Sequence[Picture]) -> Picture:
 
 
 def save_png(picture: Picture, path: Path) -> None:
-    """Write an RGB picture (H, W, 3), making its folder."""
+    """Write an RGB picture (H, W, 3); its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     path.write_bytes(content.tobytes())
-
-
-def save_index_png(labels: NDArray[Any], colors: Sequence[Color], path: Path) -> None:
-    """Write ids as a PNG: with the palette up to 256 classes, as 16-bit grey above."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if len(colors) > 256:
-        Image.fromarray(labels.astype(np.uint16)).save(path)
-        return
-    image = Image.fromarray(labels.astype(np.uint8), mode="P")
-    image.putpalette([channel for color in colors for channel in color])
-    image.save(path)
-
-
-def save_raw_png(labels: NDArray[Any], table: LabelTable, path: Path) -> None:
-    """Write the data set's own label values, as its submission server wants them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(table.decode(labels)).save(path)
 
 
 def save_labels(
@@ -147,87 +125,80 @@ def save_labels(
     table: LabelTable,
     opacity: float = 0.5,
 ) -> None:
-    """Write labels (H, W) of an image (H, W, 3) as a PNG of a kind: index, raw, color, overlay."""
-    if kind == "index":
-        save_index_png(labels, table.colors, path)
-    elif kind == "raw":
-        save_raw_png(labels, table, path)
-    elif kind == "color":
+    """Write labels (H, W) of an image (H, W, 3) as a PNG; its folder is created.
+
+    `kind` index: train ids, with a palette up to 256 classes, as 16-bit grey above; raw: the
+    dataset's own label values, for its submission server; color, overlay: RGB pictures.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "color":
         save_png(colorize(labels, table.colors), path)
-    else:
+    elif kind == "overlay":
         save_png(named_overlay(image, labels, table, opacity), path)
+    elif kind == "raw":
+        Image.fromarray(table.decode(labels)).save(path)
+    elif table.num_classes > 256:
+        Image.fromarray(labels.astype(np.uint16)).save(path)
+    else:
+        picture = Image.fromarray(labels.astype(np.uint8), mode="P")
+        picture.putpalette([channel for color in table.colors for channel in color])
+        picture.save(path)
 
 
 def example_grid(
     examples: Sequence[Example], names: Sequence[str], colors: Sequence[Color], width: int = 360
 ) -> Picture:
-    """Draw a row per example (image, truth, prediction, errors) and a legend of its classes."""
-    font = ImageFont.load_default(_TEXT_SIZE)
-    rows = [_row(example, colors, width) for example in examples]
-    seen = sorted(
-        {int(i) for e in examples for i in (*np.unique(e.truth), *np.unique(e.prediction))}
-    )
-    legend = [(names[index], colors[index]) for index in seen if index < len(names)]
+    """Draw a row per example (image, truth, prediction, errors) above a legend of its classes."""
     total_width = 4 * (width + _MARGIN) + _MARGIN
+    rows = [_draw_row(example, colors, width) for example in examples]
+    seen = {int(i) for e in examples for i in (*np.unique(e.truth), *np.unique(e.prediction))}
+    shown = sorted(index for index in seen if index < len(names))
+    legend = Image.fromarray(_draw_legend([(names[i], colors[i]) for i in shown], total_width))
     height = _LINE + sum(row.height + _MARGIN for row in rows)
-    total_height = height + _legend_height(legend, total_width)
-    canvas = Image.new("RGB", (total_width, total_height), "white")
-    draw = ImageDraw.Draw(canvas)
+    canvas = Image.new("RGB", (total_width, height + legend.height), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT_SIZE)
     for column, title in enumerate(("image", "truth", "prediction", "wrong pixels")):
         draw.text((_MARGIN + column * (width + _MARGIN), 5), title, fill=_INK, font=font)
     top = _LINE
     for row in rows:
         canvas.paste(row, (_MARGIN, top))
         top += row.height + _MARGIN
-    _draw_legend(canvas, legend, top)
+    canvas.paste(legend, (0, top))
     return np.asarray(canvas)
 
 
-def _row(example: Example, colors: Sequence[Color], width: int) -> Image.Image:
-    wrong = (example.truth != example.prediction) & (example.truth < len(colors))
-    errors = np.where(wrong[..., None], np.array((220, 30, 30)), example.image // 3 + 160)
+def _draw_row(example: Example, colors: Sequence[Color], width: int) -> Image.Image:
+    wrong = example.errors(len(colors))[..., None]
     pictures = (
         example.image,
         colorize(example.truth, colors),
         colorize(example.prediction, colors),
-        errors.astype(np.uint8),
+        np.where(wrong, RED, example.image // 3 + 160).astype(np.uint8),
     )
     height = max(round(example.image.shape[0] * width / example.image.shape[1]), 1)
     row = Image.new("RGB", (4 * width + 3 * _MARGIN, height), "white")
     for column, picture in enumerate(pictures):
-        kind = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
+        kind = Image.Resampling.NEAREST if column else Image.Resampling.BILINEAR
         small = Image.fromarray(picture).resize((width, height), kind)
         row.paste(small, (column * (width + _MARGIN), 0))
     return row
 
 
-def _legend_height(legend: Sequence[tuple[str, Color]], width: int) -> int:
-    boxes = _legend_boxes(legend, width)
-    return boxes[-1][1] + _LINE + _MARGIN if boxes else _MARGIN
-
-
-def _draw_legend(canvas: Image.Image, legend: Sequence[tuple[str, Color]], top: int) -> None:
-    """Draw a coloured box and a name for each entry, from the line `top` on."""
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT_SIZE)
-    for (name, color), (left, down) in zip(
-        legend, _legend_boxes(legend, canvas.width), strict=True
-    ):
-        box = (left, top + down + 4, left + 16, top + down + 20)
-        draw.rectangle(box, fill=color, outline=_INK)
-        draw.text((left + 22, top + down + 3), name, fill=_INK, font=font)
-
-
-def _legend_boxes(
-    legend: Sequence[tuple[str, Color]],
-    width: int,
-) -> list[tuple[int, int]]:
-    """Place the legend's entries one after the other, in as many lines as they need."""
+def _draw_legend(legend: Sequence[tuple[str, Color]], width: int) -> Picture:
+    """Draw a coloured box and a name per entry, in as many lines as needed; a margin if empty."""
     font = ImageFont.load_default(_TEXT_SIZE)
-    boxes, left, down = [], _MARGIN, 0
+    places, left, top = [], _MARGIN, 0
     for name, _ in legend:
         needed = 22 + int(font.getlength(name)) + 14
         if left > _MARGIN and left + needed > width:
-            left, down = _MARGIN, down + _LINE
-        boxes.append((left, down))
+            left, top = _MARGIN, top + _LINE
+        places.append((left, top))
         left += needed
-    return boxes
+    height = top + _LINE + _MARGIN if legend else _MARGIN
+    strip = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(strip)
+    for (name, color), (left, top) in zip(legend, places, strict=True):
+        box = (left, top + 4, left + 16, top + 20)
+        draw.rectangle(box, fill=color, outline=_INK)
+        draw.text((left + 22, top + 3), name, fill=_INK, font=font)
+    return np.asarray(strip)

@@ -1,6 +1,4 @@
-"""What all plots share: both file formats, and legends whose names may be anything."""
-
-from __future__ import annotations
+"""Parts of all plots: saving in two formats, intervals, and names that may be any text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +10,11 @@ from matplotlib.lines import Line2D
 
 from sceneparse.metrics.intervals import Interval
 
-_SUFFIXES = (".png", ".svg")
-
 
 def save_plot(figure: Figure, path: Path) -> None:
     """Write a figure as PATH.png and PATH.svg."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in _SUFFIXES:
+    for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=120, bbox_inches="tight")
 
 
@@ -28,7 +24,7 @@ def named_lines(
     label: str,
     layout: Any = None,  # noqa: ANN401
 ) -> tuple[Figure, Axes]:
-    """Make axes with a line for each name, which may be anything, from top to bottom."""
+    """Create axes with a line per name (any text), from top to bottom."""
     figure = Figure(figsize=size, layout=layout)
     axes = figure.subplots()
     axes.set_yticks(range(len(names)), names, parse_math=False)
@@ -41,7 +37,7 @@ def named_lines(
 def draw_interval(
     axes: Axes, place: float, found: Interval, color: str, width: float, alpha: float = 1
 ) -> None:
-    """Draw an interval of shares, in percent or points, on the line at `place`."""
+    """Draw an interval of shares in percent, on the line at `place`."""
     ends = [100 * found.low, 100 * found.high]
     axes.plot(ends, [place] * 2, color=color, linewidth=width, alpha=alpha)
 
@@ -51,7 +47,7 @@ def add_legend(
     lines: Mapping[str, Line2D],
     **arrangement: Any,  # noqa: ANN401
 ) -> None:
-    """Name lines by texts that may be anything, `_x` and `a$b$` too."""
+    """Add a legend of lines by name; names may be any text, `_x` and `a$b$` too."""
     legend = place.legend([*lines.values()], [*lines], **arrangement)
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -1,6 +1,4 @@
-"""Tables as text, Markdown, CSV and JSON; numbers, differences and scores in words."""
-
-from __future__ import annotations
+"""Write tables as text, Markdown, CSV and JSON, and format scores, differences and intervals."""
 
 import csv
 import json
@@ -17,14 +15,14 @@ from sceneparse.metrics.significance import MeanDifference
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the heads of the columns, and rows of cells; the first column is words."""
+    """A title, the heads of the columns, and rows of cells; the first column is text."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def as_text(self, *, numbers: bool = True) -> str:
-        """Lay out for a terminal: words left, numbers right; without `numbers` all left."""
+        """Format for a terminal: first column left, others right; without `numbers` all left."""
         lines = [self.heads, *self.rows]
         wide = [max(len(line[k]) for line in lines) for k in range(len(self.heads))]
         return "\n".join(
@@ -36,7 +34,7 @@ class Table:
         )
 
     def as_markdown(self, *, numbers: bool = True) -> str:
-        """Lay out as a Markdown table: words left, numbers right; without `numbers` all left."""
+        """Format as Markdown: first column left, others right; without `numbers` all left."""
         rule = ["---", *("---:" if numbers else "---" for _ in self.heads[1:])]
         return "\n".join(
             "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
@@ -44,8 +42,8 @@ class Table:
         )
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """Replace NaN and infinity, which JSON cannot hold, by None, also inside lists and dicts."""
+def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Replace NaN and infinity, which JSON does not have, by None, also in lists and dicts."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -55,47 +53,46 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
     return value
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
-    """Write a value as JSON; what is not finite becomes null."""
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write a value as JSON; NaN and infinity become null."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of equal keys as CSV; None becomes an empty cell."""
-    heads = list(rows[0])
-    write_lines(path, [heads, *([row[head] for head in heads] for row in rows)])
+    write_lines(path, [[*rows[0]], *([row[head] for head in rows[0]] for row in rows)])
 
 
 def write_lines(path: Path, lines: Iterable[Sequence[Any]]) -> None:
     """Write lines of cells as CSV."""
-    # Names of files may hold bytes that are no text.
+    # File names may contain bytes that are not UTF-8.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
 
 
 def points(value: float) -> str:
-    """Write a share as signed points: 0.0123 as +1.23."""
+    """Format a share as signed points: 0.0123 as +1.23."""
     return f"{100 * value:+.2f}"
 
 
 def four_digits(value: float) -> str:
-    """Write a score with four digits, "-" if it is NaN."""
+    """Format a score with four digits, "-" if it is NaN."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def span(found: Interval | MeanDifference, write: Callable[[float], str] = points) -> str:
-    """Write the interval from `low` to `high`."""
+    """Format the interval from `low` to `high`."""
     return f"{write(found.low)} to {write(found.high)}"
 
 
 def p_word(p_value: float) -> str:
-    """Write a p-value with two digits, "-" if there was no test."""
+    """Format a p-value with two digits, "-" if there was no test."""
     return "-" if math.isnan(p_value) else f"{p_value:.2g}"
 
 
 def verdict_word(difference: MeanDifference) -> str:
-    """Return whether a difference is separated, or that it was not tested."""
+    """Return "separated", "not separated" or "not tested"."""
     if not difference.tested:
         return "not tested"
     return "separated" if difference.separated else "not separated"
@@ -104,25 +101,22 @@ def verdict_word(difference: MeanDifference) -> str:
 def score_table(
     scores: Scores, names: Sequence[str], intervals: Sequence[Interval] | None = None
 ) -> str:
-    """Lay out the scores of each class, with intervals of IoU if given, as text."""
+    """Format the scores per class, with intervals of IoU if given, as text."""
     total = max(int(scores.pixels.sum()), 1)
-    spread = [] if intervals is None else ["95% interval"]
-    heads = ["class", "IoU", *spread, "accuracy", "precision", "Dice", "pixels"]
-    rows = [
-        [
-            name,
-            four_digits(scores.iou[k]),
-            *([] if intervals is None else [_between(intervals[k])]),
-            *map(four_digits, (scores.accuracy[k], scores.precision[k], scores.dice[k])),
-            f"{100 * scores.pixels[k] / total:.2f}%",
-        ]
-        for k, name in enumerate(names)
-    ]
-    return Table("Classes", heads, rows).as_text()
+    columns: dict[str, Iterable[str]] = {
+        "class": names,
+        "IoU": map(four_digits, scores.iou),
+        **({} if intervals is None else {"95% interval": map(_between, intervals)}),
+        "accuracy": map(four_digits, scores.accuracy),
+        "precision": map(four_digits, scores.precision),
+        "Dice": map(four_digits, scores.dice),
+        "pixels": [f"{100 * pixels / total:.2f}%" for pixels in scores.pixels],
+    }
+    return Table("Classes", [*columns], [*zip(*columns.values(), strict=True)]).as_text()
 
 
 def totals_table(totals: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
-    """Lay out one total per line, with its interval if there is one."""
+    """Format one total per line, with its interval if there is one."""
     wide = max(map(len, totals))
     return "\n".join(
         f"{name:<{wide}}  {four_digits(value):>6}"
@@ -136,7 +130,7 @@ def _between(interval: Interval) -> str:
 
 
 def totals_of(scores: Scores) -> dict[str, float]:
-    """Name the scores over all classes."""
+    """Return the scores over all classes by name."""
     return {
         "mean IoU": scores.mean_iou,
         "pixel accuracy": scores.pixel_accuracy,
@@ -149,19 +143,13 @@ def totals_of(scores: Scores) -> dict[str, float]:
 def scores_as_dict(
     scores: Scores, names: Sequence[str], protocol: str, rule: str = "cityscapes"
 ) -> dict[str, Any]:
-    """Collect scores as plain values; what is not defined for a class is null."""
+    """Return scores as plain values; null if a score is not defined for a class."""
     totals = {
         name.replace(" ", "_").replace("-", "_").lower(): value
         for name, value in totals_of(scores).items()
     }
-    columns = {
-        "name": names,
-        "iou": scores.iou.tolist(),
-        "accuracy": scores.accuracy.tolist(),
-        "precision": scores.precision.tolist(),
-        "dice": scores.dice.tolist(),
-        "pixels": scores.pixels.tolist(),
-    }
+    keys = ("iou", "accuracy", "precision", "dice", "pixels")
+    columns = {"name": names, **{key: getattr(scores, key).tolist() for key in keys}}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     how = {"protocol": protocol, "absent_class_rule": f"{rule}: {ABSENT_CLASS_RULES[rule]}"}
     result: dict[str, Any] = plain({**totals, **how, "classes": rows})

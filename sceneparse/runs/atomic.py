@@ -1,6 +1,4 @@
-"""Files and folders that are complete or absent: written under another name, synced, renamed."""
-
-from __future__ import annotations
+"""Write files and folders under another name, sync and rename them: complete or absent."""
 
 import errno
 import hashlib
@@ -44,7 +42,7 @@ def replace_folder(aside: Path, folder: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder if it exists; if the process dies here, the rest has a hidden name."""
+    """Remove a folder if it exists, after giving it a hidden name in case the process dies."""
     if folder.exists():
         hidden = folder.with_name(f".{folder.name}")
         folder.rename(hidden)

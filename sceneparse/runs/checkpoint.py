@@ -1,20 +1,25 @@
 """Checkpoints: folders that are complete or absent, verified by checksum, free of pickled code.
 
-A run folder holds checkpoints/step-XXXXXXXX and two links, `last` and `best`. A checkpoint holds
-model.safetensors (the weights that are evaluated), training.pt (what resuming needs; loads with
-weights_only=True), meta.json (how to rebuild the model, classes, normalisation, checksums of both)
-and meta.json.sha256. The links are for people: nothing here depends on them. saving.py writes all.
-A reader compares the checksums of the files that it reads: evaluation needs no training.pt.
+A run folder holds checkpoints/step-XXXXXXXX and, for people, the links `last` and `best`. A
+checkpoint holds model.safetensors (the weights that are evaluated), training.pt (for resuming),
+meta.json (how to rebuild the model, classes, checksums of both) and meta.json.sha256. A reader
+compares the checksums of the files that it reads: evaluation needs no training.pt.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from sceneparse.errors import InputError, first_few, refusing
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sceneparse.errors import InputError, first_few, reason_of, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_bytes, read_json
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.classification import Classifier, create_classifier
@@ -22,25 +27,36 @@ from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.tensor_files import read_safetensors, read_tensors
 from sceneparse.models.weights import rebuild
-from sceneparse.runs.atomic import sha256_of
+from sceneparse.runs.atomic import (
+    remove_folder,
+    replace_folder,
+    replace_link,
+    sha256_of,
+    sync_folder,
+    write_synced,
+)
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
 SUM_FILE = f"{META_FILE}.sha256"
 FORMAT = 3
-_LONGEST_SUM = 1000
+_MAX_SUM_BYTES = 1000
+# Room for meta.json and for the file system itself, in bytes.
+_SLACK = 1 << 20
 
 
 class Saved(NamedTuple):
-    """A checkpoint whose files all matched their checksums."""
+    """A checkpoint whose files match their checksums."""
 
     folder: Path
     meta: dict[str, Any]
 
 
-def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
+def newest_intact(run: Path) -> Saved | None:
     """Find the newest checkpoint of a run whose files are all intact, to resume from it.
 
-    `say` is told which newer ones are damaged. None: the run has no checkpoint yet. Raises
+    Logs a warning for every newer one that is damaged. None: the run has no checkpoint yet. Raises
     InputError if all of them are damaged.
     """
     damages = []
@@ -51,7 +67,7 @@ def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
             damages.append(str(error))
             continue
         for damage in damages:
-            say(f"{damage}; falling back to {folder}")
+            logger.warning(f"{damage}; falling back to {folder}")
         return saved
     if damages:
         raise InputError(
@@ -63,15 +79,14 @@ def newest_intact(run: Path, say: Callable[[str], None]) -> Saved | None:
 def resolve_checkpoint(path: str | Path) -> Path:
     """Find the checkpoint folder that a path stands for: itself, or the best of a run folder.
 
-    Raises InputError, also where a run's newest checkpoint cannot say which is the best: scores
-    are of the checkpoint that was asked for or of none.
+    Raises InputError, also if a run's newest checkpoint is damaged and the best one is unknown.
     """
     path = Path(path)
     if (path / META_FILE).is_file():
         return path.resolve()
     for newest in step_folders(path):
-        best_step = _hinting(newest, read_own_meta)["best_step"]
-        return newest.with_name(step_name(best_step)) if best_step else newest
+        best_step = read_meta(newest, ())["best_step"]
+        return newest.with_name(_step_name(best_step)) if best_step else newest
     state = "does not exist"
     if path.exists():
         state = "holds no checkpoint" if path.is_dir() else "is a file"
@@ -83,28 +98,37 @@ def resolve_checkpoint(path: str | Path) -> Path:
 def read_meta(folder: Path, files: Sequence[str] = (MODEL_FILE, TRAINING_FILE)) -> dict[str, Any]:
     """Read the meta.json of a checkpoint, after it and `files` matched their checksums.
 
-    Raises InputError that names what is damaged, and the checkpoints beside it that can be loaded.
+    Raises InputError that names the damaged file, and the checkpoints beside it that are intact.
     """
-    return _hinting(folder, partial(_verified_meta, files=files))
+    try:
+        return _verified_meta(folder, files)
+    except InputError as error:
+        intact = []
+        for other in sorted(folder.parent.glob("step-*")):
+            with suppress(InputError):
+                _verified_meta(other, [MODEL_FILE])
+                intact.append(other)
+        if not intact:
+            raise
+        raise InputError(f"{error}; intact beside it: {first_few(intact)}") from error
 
 
 def read_training_state(folder: Path) -> dict[str, Any]:
-    """Read what resuming needs; only tensors and plain values load."""
-    state: dict[str, Any] = read_tensors(folder / TRAINING_FILE)
-    return state
+    """Read training.pt; only tensors and plain values load."""
+    return cast("dict[str, Any]", read_tensors(folder / TRAINING_FILE))
 
 
 def load_model(path: str | Path) -> SegmentationModel | Classifier:
     """Rebuild the model of a run folder (its best checkpoint) or checkpoint folder, in eval mode.
 
-    Its `classes`, `mean`, `std` and, of segmentation, `colors` are those it was trained with, its
-    `meta` is all the checkpoint knows. Raises InputError where anything is damaged or missing.
+    `classes`, `mean`, `std` and, for segmentation, `colors` are those of its training; `meta` is
+    the whole meta.json. Raises InputError if a file is damaged or missing.
     """
     folder = resolve_checkpoint(path)
     meta = read_meta(folder, [MODEL_FILE])
     arguments, weights = meta["model"], read_safetensors(folder / MODEL_FILE)
     model: SegmentationModel | Classifier
-    if _is_classifier(meta):
+    if meta.get("task") == "classification":
         model = rebuild(create_classifier, arguments, weights, str(folder))
     else:
         model = rebuild(create_segmentation_model, arguments, weights, str(folder))
@@ -113,54 +137,44 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
 
 
 def load_segmentation_model(path: str | Path) -> SegmentationModel:
-    """Rebuild a model as `load_model`; raises InputError where it is a classifier."""
+    """Rebuild a model as `load_model` does; raises InputError if it is a classifier."""
     model = load_model(path)
     if not isinstance(model, SegmentationModel):
         raise InputError(
-            f"'{path}' holds a classifier of tools/train_cls.py; give a run of tools/train_seg.py"
+            f"'{path}' holds a classifier; give the run folder of a segmentation model"
         )
     return model
 
 
-def _is_classifier(meta: Mapping[str, Any]) -> bool:
-    return meta.get("task") == "classification"
-
-
-def step_name(step: int) -> str:
+def _step_name(step: int) -> str:
     """Return the name of a checkpoint folder."""
     return f"step-{step:08d}"
 
 
 def step_folders(run: Path) -> list[Path]:
-    """List the checkpoints of a run, the newest first; one that was to be replaced is older."""
+    """List the checkpoints of a run, newest first; of the same step, a replaced one is older."""
     folders = (run / "checkpoints").glob("step-*")
     return sorted(folders, key=lambda folder: (folder.stem, not folder.suffix), reverse=True)
 
 
-def sum_line(folder: Path) -> str:
-    """Return the line that `sha256sum -c` reads."""
+def _sum_line(folder: Path) -> str:
+    """Return the text of meta.json.sha256, which `sha256sum -c` reads."""
     return f"{sha256_of(folder / META_FILE)}  {META_FILE}\n"
 
 
-def read_own_meta(folder: Path) -> dict[str, Any]:
-    """Read meta.json, after it matched its own checksum."""
+def _verified_meta(folder: Path, files: Sequence[str] = ()) -> dict[str, Any]:
+    """Read meta.json, after it and `files` matched their checksums."""
     path = folder / META_FILE
     for name in (META_FILE, SUM_FILE):
         if not (folder / name).exists():
             raise InputError(f"{folder} lacks {name}: it is incomplete or of another version")
     with refusing(path, "damaged or not of a checkpoint"):
-        if read_bytes(folder / SUM_FILE, _LONGEST_SUM) != sum_line(folder).encode():
+        if read_bytes(folder / SUM_FILE, _MAX_SUM_BYTES) != _sum_line(folder).encode():
             raise InputError(f"{path} is damaged: its checksum differs from {SUM_FILE}")
         meta = check_description(read_json(path, LARGEST_DESCRIPTION), path)
-        written, _, _ = meta["format"], dict(meta["sha256"]), step_name(meta["best_step"])
+        written, _, _ = meta["format"], dict(meta["sha256"]), _step_name(meta["best_step"])
     if written != FORMAT:
         raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
-    return meta
-
-
-def _verified_meta(folder: Path, files: Sequence[str]) -> dict[str, Any]:
-    """Read meta.json, after it and `files` matched their checksums."""
-    meta = read_own_meta(folder)
     for name in files:
         try:
             intact = sha256_of(folder / name) == meta["sha256"].get(name)
@@ -171,20 +185,93 @@ def _verified_meta(folder: Path, files: Sequence[str]) -> dict[str, Any]:
     return meta
 
 
-def _hinting(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Read a checkpoint; if it is damaged, name those of the same run that can be loaded."""
+def save_checkpoint(
+    run: Path,
+    *,
+    step: int,
+    best_step: int,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    meta: Mapping[str, Any],
+) -> Path:
+    """Write RUN/checkpoints/step-XXXXXXXX and update the links `last` and `best`; return its path.
+
+    The folder is written under another name, synced to disk and renamed, so that it is complete
+    whenever it exists. The last two checkpoints are kept, and that of `best_step` (0: none).
+    `weights`: tensors of the network to evaluate. `training`, `meta`: the other two files.
+    Raises InputError if the disk is full or read-only; earlier checkpoints are intact then.
+    """
+    folders = run / "checkpoints"
+    folder, aside = folders / _step_name(step), folders / f".{_step_name(step)}"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    needed = _bytes_of(tensors) + _bytes_of(training) + _SLACK
     try:
-        return read(folder)
-    except InputError as error:
-        others = [other for other in folder.parent.glob("step-*") if _is_loadable(other)]
-        if not others:
-            raise
-        raise InputError(f"{error}; intact beside it: {first_few(sorted(others))}") from error
+        folders.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folders)
+        if needed > shutil.disk_usage(folders).free:
+            raise OSError("not enough room on the disk")
+        _write(aside, tensors, training, {**meta, "step": step, "best_step": best_step})
+        older = replace_folder(aside, folder)
+        if older.exists():
+            remove_folder(older)
+        replace_link(run / "last", folder)
+        if best_step:
+            replace_link(run / "best", folders / _step_name(best_step))
+        sync_folder(run)
+        _remove_old(run, step)
+    # A full disk raises OSError, SafetensorError, or a RuntimeError from torch.save.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        existing = next(path for path in folders.absolute().parents if path.exists())
+        raise InputError(
+            f"cannot save the checkpoint {folder}: {reason_of(error)} ({needed:,} bytes needed, "
+            f"{shutil.disk_usage(existing).free:,} free); make room, then resume with --resume"
+        ) from error
+    return folder
 
 
-def _is_loadable(folder: Path) -> bool:
-    try:
-        _verified_meta(folder, [MODEL_FILE])
-    except InputError:
-        return False
-    return True
+def _write(
+    folder: Path, tensors: dict[str, Tensor], training: Mapping[str, Any], meta: dict[str, Any]
+) -> None:
+    folder.mkdir()
+    write_synced(folder / MODEL_FILE, lambda path: save_file(tensors, path))
+    write_synced(folder / TRAINING_FILE, lambda path: torch.save(dict(training), path))
+    checksums = {name: sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
+    text = json.dumps({**meta, "format": FORMAT, "sha256": checksums}, indent=1)
+    write_synced(folder / META_FILE, lambda path: path.write_text(text, "utf-8"))
+    sums = _sum_line(folder)
+    write_synced(folder / SUM_FILE, lambda path: path.write_text(sums))
+
+
+def _bytes_of(tree: object) -> int:
+    """Return the total size of the tensors in nested dicts and lists."""
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, Mapping):
+        return sum(_bytes_of(value) for value in tree.values())
+    return sum(map(_bytes_of, tree)) if isinstance(tree, list | tuple) else 0
+
+
+def _remove_leftovers(folders: Path) -> None:
+    """Remove the folders that a killed process was writing, replacing or removing."""
+    for leftover in folders.glob(".step-*"):
+        shutil.rmtree(leftover)
+    for replaced in folders.glob("step-*.replaced"):
+        if replaced.with_suffix("").exists():
+            remove_folder(replaced)
+
+
+def _remove_old(run: Path, step: int) -> None:
+    """Remove all checkpoints except the last two and the best one that each of those names.
+
+    Checkpoints after `step` are damaged, since training was resumed from an earlier one.
+    """
+    folders = step_folders(run)
+    last = [folder for folder in folders if folder.name <= _step_name(step)][:2]
+    kept = {folder.name for folder in last}
+    for folder in last:
+        with suppress(InputError):  # damaged
+            kept.add(_step_name(_verified_meta(folder)["best_step"]))
+    for folder in folders:
+        if folder.name not in kept:
+            remove_folder(folder)

@@ -1,7 +1,6 @@
-"""The folder of a run: when it may be used, which settings may change on resuming, its creation."""
+"""Create run folders, and check whether a run may use, resume or overwrite one."""
 
-from __future__ import annotations
-
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,34 +12,21 @@ from sceneparse.runs.lock import LOCK_FILE, RunLock
 from sceneparse.runs.log import drop_records_after
 
 # Settings that a resumed run may change: they do not affect what is computed.
-_FREE_SETTINGS = (
-    "output",
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "data.timeout",
-    "data.check",
-    "train.save_every",
-    "train.most_bad_steps",
-)
-# Settings that make it another run: samples and their order, network, the optimiser's state.
-_FIXED_SETTINGS = (
-    "seed",
-    "seeds",
-    "data",
-    "model",
-    "attention",
-    "stem",
-    "train.batch_size",
-    "train.ema",
-    "optim.name",
-)
+_FREE_SETTINGS = {
+    *("output", "train.save_every", "train.most_bad_steps"),
+    *(f"data.{name}" for name in ("root", "cache", "workers", "timeout", "check")),
+}
+# Settings and sections that make it another run: sample order, network, optimiser state.
+_FIXED_SETTINGS = {
+    *("seed", "seeds", "data", "model", "attention", "stem"),
+    *("train.batch_size", "train.ema", "optim.name"),
+}
 
 
 def is_run_folder(folder: Path) -> bool:
     """Return whether a run was started in a folder, even one that was killed at once."""
     started = (folder / LOCK_FILE).is_file()
-    return started or ((folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file())
+    return started or all((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl"))
 
 
 def validate_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -87,7 +73,8 @@ def validate_changes(
     Raises InputError if there are any and `accept` is false, or if they make it another run.
     """
     changed = changed_settings(saved, now)
-    fixed = [change for change in changed if _is_fixed(change.split()[0])]
+    # The key and its section, for example "data.mean" and "data".
+    fixed = [c for c in changed if {c.split()[0], re.split(r"[. ]", c)[0]} & _FIXED_SETTINGS]
     if fixed:
         raise InputError(
             f"this is another run: {first_few(fixed)}; resume with the same settings, or start it "
@@ -99,10 +86,6 @@ def validate_changes(
             "settings or with --accept-changes, or start another run with output=FOLDER"
         )
     return changed
-
-
-def _is_fixed(key: str) -> bool:
-    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED_SETTINGS)
 
 
 def create_run_folder(
@@ -122,20 +105,14 @@ def create_run_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        if overwrite:
-            _empty(folder)
+        for path in folder.iterdir() if overwrite else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:  # which is held
+                path.unlink()
         lock.sign(launch)
         (folder / "pictures").mkdir(exist_ok=True)
         replace_text(folder / "config.yaml", config)
         drop_records_after(folder / "metrics.jsonl", steps_done)
     except OSError as error:
         raise InputError(f"cannot write the run folder '{folder}': {error.strerror}") from error
-
-
-def _empty(folder: Path) -> None:
-    """Remove everything except the lock, which is held."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
-            path.unlink()

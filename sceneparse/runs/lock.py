@@ -1,10 +1,8 @@
 """The lock of a run folder: only one process at a time trains in it, on any machine.
 
-The system holds the lock (POSIX locks, which work over NFS) and releases it when the process ends,
-however it ends. The file names the holder. On file systems without locks that name decides.
+A POSIX lock works over NFS and is released whenever its process ends. The file names the holder;
+on file systems without locks, that name decides.
 """
-
-from __future__ import annotations
 
 import errno
 import fcntl
@@ -53,7 +51,7 @@ class RunLock:
             self._lock(self._file)
             if self._before and not self._before.get("ended"):
                 logger.info(f"{_name(self._before)} died; its lock is taken over")
-            self._write(self.launch, ended=False)
+            self._write(ended=False)
         except OSError as error:
             raise InputError(
                 f"cannot write the run folder '{self.path.parent}': {error.strerror}"
@@ -62,7 +60,7 @@ class RunLock:
     def sign(self, launch: str | None) -> None:
         """Store the name of the command that started the run, for its restarts after a failure."""
         self._before["launch"] = launch
-        self._write(launch, ended=False)
+        self._write(ended=False)
 
     def release(self) -> None:
         """Mark the run as ended and release the lock."""
@@ -70,30 +68,29 @@ class RunLock:
             return
         # If the disk is full, the file keeps the name of a process that has ended.
         with suppress(OSError):
-            self._write(self.launch, ended=True)
+            self._write(ended=True)
             self._file.close()
         self._file = None
 
     def _lock(self, file: IO[str]) -> None:
+        """Lock the file; on file systems without locks, check the name of the holder."""
+        failure = None
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._before = _read(file)
         except OSError as error:
-            self._before = _read(file)
-            if error.errno in _TAKEN:
-                raise self._in_use("wait for it") from error
-            if error.errno not in _NO_LOCKS:
+            failure = error.errno
+            if failure not in _TAKEN | _NO_LOCKS:
                 raise
-            self._check_name()
-
-    def _check_name(self) -> None:
-        """Decide by the holder's name, on file systems without locks; raises InputError."""
-        before = self._before
-        if not before or before.get("ended"):
+        holder = self._before = _read(file)
+        if failure in _TAKEN:
+            raise self._in_use("wait for it")
+        if failure is None or not holder or holder.get("ended"):
             return
-        if before.get("host") != socket.gethostname():
+        if holder.get("host") != socket.gethostname():
             raise self._in_use(f"if it has ended, delete {self.path}")
-        if _is_alive(before["pid"]):
+        with suppress(ProcessLookupError):  # the holder has ended
+            with suppress(PermissionError):  # it belongs to another user
+                os.kill(holder["pid"], 0)
             raise self._in_use("wait for it")
 
     def _in_use(self, remedy: str) -> InputError:
@@ -102,8 +99,8 @@ class RunLock:
             "folder with output=FOLDER"
         )
 
-    def _write(self, launch: str | None, *, ended: bool) -> None:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "launch": launch}
+    def _write(self, *, ended: bool) -> None:
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "launch": self.launch}
         assert self._file is not None
         self._file.truncate(0)
         self._file.write(json.dumps({**holder, "ended": ended}) + "\n")
@@ -124,13 +121,3 @@ def _name(holder: dict[str, Any]) -> str:
     if not holder:
         return "another process"
     return f"process {holder['pid']} on {holder.get('host', 'an unknown host')}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

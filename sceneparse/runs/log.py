@@ -1,7 +1,5 @@
 """The log of a run: metrics.jsonl and TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """Writes one JSON line per record, and the same numbers and pictures to TensorBoard.
 
-    metrics.jsonl has all numbers. If TensorBoard is missing or fails, one log line reports it.
+    If TensorBoard is missing or fails, a warning is logged and metrics.jsonl has all numbers.
     """
 
     def __init__(self, run: Path, *, first_step: int) -> None:
@@ -57,13 +55,13 @@ class RunLog:
             return
         try:
             if not any(self._folder.glob("events.*")):
-                raise FileNotFoundError(f"{self._folder} has gone")
+                raise FileNotFoundError(f"{self._folder} is gone")
             getattr(self._board, method)(*arguments, **settings)
         except Exception as error:
             self._disable_board(error)
 
     def _disable_board(self, error: Exception) -> None:
-        """Continue without TensorBoard after any error: a run is worth more than its curves."""
+        """Continue without TensorBoard after any error, since metrics.jsonl has the numbers."""
         self._board = None
         logger.warning(f"no TensorBoard from here on ({error}); metrics.jsonl has all numbers")
 

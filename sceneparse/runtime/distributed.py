@@ -1,14 +1,12 @@
 """One process or many (torchrun): rank, device, and sums over all processes."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,17 +39,22 @@ def join_processes() -> Iterator[Process]:
 
     Uses NCCL on GPUs and gloo on CPUs. Raises InputError if another process of the run ends.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if "WORLD_SIZE" not in os.environ:
         yield Process(0, 1, device)
         return
-    _init_group("nccl" if cuda else "gloo")
+    # torchrun keeps its store when it restarts processes (torch 2.14). Without keys of their own
+    # they would find the addresses of the dead ones there, and wait for them.
+    store, rank, world_size = next(rendezvous("env://"))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined] # missing in stubs
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
     try:
-        yield Process(dist.get_rank(), dist.get_world_size(), device)
+        yield Process(rank, world_size, device)
     except RuntimeError as error:
         # gloo has no exception type of its own for a lost peer.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
@@ -61,28 +64,12 @@ def join_processes() -> Iterator[Process]:
         dist.destroy_process_group()
 
 
-def _init_group(backend: str) -> None:
-    """Create the process group, under keys of its own each time torchrun starts the processes.
-
-    torchrun keeps its store when it restarts processes (torch 2.14): they would find the addresses
-    of the dead ones there, and wait for them.
-    """
-    store, rank, world_size = next(rendezvous("env://"))
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    own = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined] # missing in stubs
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
-
-
 def parallel_network(
     model: nn.Module, process: Process, *, accumulate: int = 1, compiled: bool = False
 ) -> nn.Module:
     """Compile a network if asked to, and sum its gradients over all processes.
 
     They are summed every `accumulate` passes. A single process needs no wrapper.
-
-    With a static graph, DDP learns once which gradients it can sum while the rest is still being
-    computed. With several passes per sum, a static graph fails in torch 2.14 (pytorch/pytorch pull
-    request 187732).
     """
     if compiled:
         model = torch.compile(model)  # type: ignore[assignment]
@@ -92,27 +79,24 @@ def parallel_network(
         model,
         device_ids=[process.device.index] if process.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        # DDP learns once which gradients it can sum while the rest is still being computed. With
+        # several passes per sum it fails in torch 2.14 (pytorch/pytorch pull request 187732).
         static_graph=accumulate == 1,
     )
 
 
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """Sum a tensor over all processes, in place; return it."""
+def sum_over_processes(tensor: Tensor) -> None:
+    """Sum a tensor over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
-    return tensor
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Return on every process whether the flag is set on at least one."""
-    return any_process_each([flag], device)[0]
-
-
-def any_process_each(flags: Sequence[bool], device: torch.device) -> list[bool]:
+def any_process(device: torch.device, *flags: bool) -> list[bool]:
     """Return for each flag whether it is set on at least one process, in one exchange."""
     if not dist.is_initialized():
         return list(flags)
-    counts = sum_over_processes(torch.tensor(flags, dtype=torch.int64, device=device))
+    counts = torch.tensor(flags, dtype=torch.int64, device=device)
+    dist.all_reduce(counts)
     return [count > 0 for count in counts.tolist()]
 
 
@@ -132,29 +116,25 @@ def share_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def check_on_main(process: Process, check: Callable[[], object]) -> None:
-    """Run `check` on rank 0 only; if it raises InputError, the others exit with code 2."""
+def from_main(process: Process, work: Callable[[], Value]) -> Value:
+    """Return the result of `work` on rank 0, on every process.
+
+    If it raises InputError there, the other processes exit with code 2.
+    """
+    result: list[Any] = [None]
     failed = False
     try:
         if process.is_main:
-            check()
+            result = [work()]
     except InputError:
         failed = True
         raise
     finally:
-        if any_process(failed, process.device) and not process.is_main:
+        if any_process(process.device, failed)[0] and not process.is_main:
             sys.exit(InputError.exit_code)
-
-
-def from_main(process: Process, find: Callable[[], Value]) -> Value:
-    """Return the result of `find` on rank 0, on every process; raises as `check_on_main`."""
-    found: list[Value] = []
-    check_on_main(process, lambda: found.append(find()))
-    received: list[Any] = found or [None]
     if dist.is_initialized():
-        dist.broadcast_object_list(received, src=0)
-    result: Value = received[0]
-    return result
+        dist.broadcast_object_list(result, src=0)
+    return cast("Value", result[0])
 
 
 def launch_name() -> str | None:

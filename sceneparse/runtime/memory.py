@@ -1,6 +1,4 @@
-"""How much memory a piece of work takes: run it in a fresh process and ask for the peak."""
-
-from __future__ import annotations
+"""Measure the memory that work takes: run it in a fresh process and read the peak."""
 
 import multiprocessing
 import resource
@@ -17,19 +15,17 @@ Result = TypeVar("Result")
 
 
 def in_a_process(work: Callable[..., Result], *arguments: object) -> Result:
-    """Return what `work` returns in a fresh process; raises InputError where that dies."""
+    """Return the result of `work` in a fresh process; raises InputError if the process dies."""
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             return pool.submit(work, *arguments).result()
     except BrokenProcessPool as error:
-        raise InputError(
-            "a process of the measurement died, most likely of too little free memory"
-        ) from error
+        raise InputError("a measuring process died, probably for lack of memory") from error
 
 
 def peak_memory() -> int:
-    """Return the most bytes this process ever held."""
+    """Return the largest memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         # Linux's ru_maxrss begins with what the parent process held.

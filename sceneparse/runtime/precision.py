@@ -1,6 +1,4 @@
-"""Where and how numbers are computed: device, mixed precision, memory layout."""
-
-from __future__ import annotations
+"""The device, the precision and the memory layout of computations."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,21 +12,25 @@ from sceneparse.runtime.distributed import any_process
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, the type of mixed precision there (None: float32), and the layout of images."""
+    """A device, its type of mixed precision (None: float32), and the layout of images."""
 
     device: torch.device
     dtype: torch.dtype | None = None
     channels_last: bool = True
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Compute in `dtype` in operations for which that is safe."""
+        """Return a context in which operations run in `dtype` if that is safe."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return a scaler of losses that works in float16 and does nothing in other types."""
+        return torch.amp.GradScaler(enabled=self.dtype == torch.float16)
+
     @property
     def name(self) -> str:
-        """The type numbers are computed in, e.g. float32."""
+        """The name of the precision, e.g. float32."""
         return str(self.dtype or torch.float32).removeprefix("torch.")
 
     @property
@@ -37,51 +39,50 @@ class Compute:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place_model(self, model: nn.Module) -> None:
-        """Move a model to the device, in its layout."""
+        """Move a model to the device, in this layout."""
         model.to(self.device).to(memory_format=self.memory_format)
 
     def place_images(self, images: Tensor) -> Tensor:
-        """Move images (B, 3, H, W) to the device, in its layout."""
+        """Move images (B, 3, H, W) to the device, in this layout."""
         moved = images.to(self.device, non_blocking=True)
         return moved.contiguous(memory_format=self.memory_format)
 
 
 def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """Translate "auto", "bf16", "fp16" or "off" into a type for autocast; None: plain float32.
+    """Return the type for autocast of "auto" or a name of PRECISIONS; None: plain float32.
 
     "auto" follows `auto_dtype`, with the same result in all processes. Raises InputError for an
     unknown name, and for fp16 on a CPU.
     """
     if amp == "auto":
         dtype, _ = auto_dtype(device)
-        return None if any_process(dtype is None, device) else dtype
+        return None if any_process(device, dtype is None)[0] else dtype
     if amp == "fp16" and device.type == "cpu":
         raise InputError("amp: fp16 needs a GPU; use auto, bf16 or off")
-    if amp not in _DTYPES:
-        raise unknown_name("precision", amp, ["auto", *_DTYPES])
-    return _DTYPES[amp]
+    if amp not in PRECISIONS:
+        raise unknown_name("precision", amp, ["auto", *PRECISIONS])
+    return PRECISIONS[amp]
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
-    """Return the type that "auto" stands for on a device (None: float32), and the reason.
+    """Return the type that "auto" chooses on a device (None: float32), and the reason.
 
-    It follows from the hardware alone. On CPUs, bfloat16 is several times faster with AMX. The bf16
-    instructions of AVX-512 alone are half as fast as float32 on some processors and twice as fast
-    on others, so they have to be asked for ("bf16").
+    It depends on the hardware alone. On CPUs, bfloat16 is several times faster with AMX. With
+    AVX-512 alone it is half as fast as float32 on some processors and twice as fast on others, so
+    "auto" does not choose it.
     """
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        fast = (major, minor) >= (8, 0)
-        dtype = torch.bfloat16 if fast else torch.float16
+        dtype = torch.bfloat16 if major >= 8 else torch.float16
         return dtype, f"the GPU has compute capability {major}.{minor}"
     if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False):
         return torch.bfloat16, "the CPU has AMX"
     return None, "the CPU has no AMX"
 
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 def amp_name(dtype: torch.dtype | None) -> str:
-    """Return the setting that stands for a type: "bf16", "fp16" or "off"."""
-    return next(name for name, known in _DTYPES.items() if known == dtype)
+    """Return the name of a type in PRECISIONS."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)

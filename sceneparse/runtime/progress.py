@@ -1,6 +1,4 @@
-"""What the terminal shows of a long job: log lines, and progress with rate and time left."""
-
-from __future__ import annotations
+"""Log lines and progress with rate and time left, on the terminal."""
 
 import logging
 import os
@@ -19,25 +17,22 @@ class _TerminalHandler(logging.Handler):
 
     stream_name = "stdout"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.addFilter(lambda _: os.environ.get("RANK", "0") == "0")
-
     def emit(self, record: logging.LogRecord) -> None:
-        # Looked up each time, since redirect_stdout and tests exchange the streams.
-        stream = getattr(sys, self.stream_name)
-        tqdm.write(self.format(record), file=stream)
-        stream.flush()
+        if os.environ.get("RANK", "0") == "0":
+            # Looked up each time, since redirect_stdout and tests exchange the streams.
+            stream = getattr(sys, self.stream_name)
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
 
 
 _terminal = _TerminalHandler()
 
 
 def log_on_main() -> None:
-    """Print the package's log lines on stdout, once for all processes; for commands.
+    """Print the package's log lines on stdout, in the main process only; for commands.
 
-    Without this call the package logs as any library does: not at all, unless the program that
-    uses it configures `logging`. Calling it twice changes nothing.
+    Without this call the package prints nothing unless the program that uses it configures
+    `logging`. A second call changes nothing.
     """
     logger = logging.getLogger("sceneparse")
     logger.setLevel(logging.INFO)
@@ -57,10 +52,10 @@ def log_to_stderr() -> Iterator[None]:
 
 
 class Progress:
-    """A bar on a terminal, a plain line every 15 seconds elsewhere: position, rate, time left.
+    """Shows position, rate and time left: a bar on a terminal, else a line every 15 seconds.
 
-    `total`: units of the whole job; None: unknown. `done`: units that were finished in `seconds`
-    before, if a run is resumed. `quiet`: show nothing.
+    `total`: units of the whole job; None: unknown. `done`: units that a resumed run had finished,
+    in `seconds`. `quiet`: show nothing.
     """
 
     def __init__(
@@ -73,32 +68,27 @@ class Progress:
         quiet: bool = False,
     ) -> None:
         self._total, self._unit, self._count, self._first = total, unit, done, done
-        self._seconds_before = seconds
+        self._seconds_before, self._quiet = seconds, quiet
         self._start = self._last_line = time.monotonic()
-        self._quiet = quiet
-        bar = not quiet and sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit=unit, leave=False) if bar else None
+        hidden = quiet or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit=unit, leave=False, disable=hidden)
 
     def advance(self, amount: int, note: str = "") -> None:
         """Count `amount` more units; `note` is shown beside the position."""
         self._count += amount
-        if self._bar is not None:
-            self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(amount)
-        elif time.monotonic() - self._last_line > _SECONDS_PER_LINE:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(amount)
+        if self._bar.disable and time.monotonic() - self._last_line > _SECONDS_PER_LINE:
             self._last_line = time.monotonic()
-            self.write(f"{note}  {self._position}")
-
-    @property
-    def _position(self) -> str:
-        if self._total is None:
-            return f"{self._count} {self._unit}  {self.rate:.1f}/s"
-        left = format_seconds((self._total - self._count) / self.rate)
-        return f"{self._count}/{self._total} {self._unit}  {self.rate:.1f}/s  {left} left"
+            of, left = "", ""
+            if self._total is not None:
+                of = f"/{self._total}"
+                left = f"  {format_seconds((self._total - self._count) / self.rate)} left"
+            self.write(f"{note}  {self._count}{of} {self._unit}  {self.rate:.1f}/s{left}")
 
     @property
     def seconds(self) -> float:
-        """Seconds of work, including those before, without pauses."""
+        """Seconds of work without pauses, including those before the run was resumed."""
         return self._seconds_before + time.monotonic() - self._start
 
     @property
@@ -123,15 +113,12 @@ class Progress:
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 def format_seconds(seconds: float) -> str:
     """Format a duration: 45s, 3m20s, 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

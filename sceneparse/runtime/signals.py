@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: at once if there is nothing to save, else between two steps."""
+"""Stop a run at a signal: at once if there is nothing to save, else between two steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import atexit
 import os
 import signal
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn
 
 from sceneparse.errors import Preempted
@@ -18,7 +18,7 @@ _Handler = Callable[[int, FrameType | None], object]
 class StopRequest:
     """Records SIGTERM, SIGINT or SIGUSR1 while it is open; a second SIGINT quits at once.
 
-    `name` is the name of the signal, None before one arrives.
+    `name`: of the signal; None before one arrives.
     """
 
     def __init__(self) -> None:
@@ -30,17 +30,12 @@ class StopRequest:
         self._before = _handle_signals(self._receive)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a data worker that has no handlers of its own yet
+        if os.getpid() != self._pid:  # a data worker before it sets its own handlers
             return
         self.name = signal.Signals(number).name
         if number == signal.SIGINT:
@@ -52,8 +47,8 @@ class StopRequest:
 def leave_at_signals() -> None:
     """End the process with code 75 at a signal from now on, except while a StopRequest is open.
 
-    For phases with nothing to save, such as the start. An exception would not do: imports of other
-    packages replace exceptions or continue after them.
+    For phases with nothing to save, such as the start. It does not raise an exception, because
+    imports of other packages replace exceptions or continue after them.
     """
     _handle_signals(_leave)
     # Python removes its handlers as it ends; a signal would then change the exit code.

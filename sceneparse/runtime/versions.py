@@ -1,6 +1,4 @@
-"""What figures depend on: versions, processor, GPU; for bug reports and measurements."""
-
-from __future__ import annotations
+"""Versions, processor and GPU, for bug reports and measurements."""
 
 import platform
 import subprocess
@@ -24,7 +22,7 @@ def version_rows() -> dict[str, str]:
 
 
 def provenance(device: torch.device) -> dict[str, str]:
-    """Return what produced a figure: commit of this code, machine, version of PyTorch, date."""
+    """Return the commit of this code, the machine, the version of PyTorch and the date."""
     return {
         "commit": _commit(),
         "machine": describe_device(device),
@@ -50,12 +48,8 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
-
-
-def _processor() -> str:
-    """Return the processor's name: from /proc/cpuinfo on Linux, from `platform` elsewhere."""
-    info = Path("/proc/cpuinfo")
+    info = Path("/proc/cpuinfo")  # on Linux only
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names += [platform.processor(), platform.machine()]
+    return f"{next(filter(None, names))}, {threads} thread{'s' * (threads > 1)}"

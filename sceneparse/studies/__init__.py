@@ -1,1 +1,1 @@
-"""Many runs side by side: over seeds, against each other, beside what they cost."""
+"""Many runs compared: over seeds, with each other, and with their costs."""

@@ -1,10 +1,7 @@
-"""Classifiers side by side: groups of seeds, and which differences between them are separated."""
+"""Comparison of classifiers: groups of seeds, tests of all pairs, verdicts, tables and a page."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,21 +9,31 @@ from typing import Any
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
 from sceneparse.metrics.significance import MeanDifference, compare_means
+from sceneparse.report.pages import figure_uri, write_page
+from sceneparse.report.plots import save_plot
+from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
 from sceneparse.runs.folder import flat
-from sceneparse.studies.seeds import SeedCurves, Spread, read_seed, spreads_of
+from sceneparse.studies.costs import Costs, cost_table, draw_trade_offs, known_kinds
+from sceneparse.studies.seeds import (
+    SeedCurves,
+    Spread,
+    draw_curves,
+    read_seed,
+    seed_folders,
+    spreads_of,
+)
 
-# Settings that differ between seeds, or tell where things are.
+# Settings that may differ between the seeds of a group.
 _NOT_COMPARED = ("output", "seeds", "data.root")
-# Nets can be compared if these are the same: the images they are tested on.
+# Settings of the test images, which must be the same in all groups.
 _TESTED_ON = ("data.dataset", "data.test_split", "data.size")
-_TESTED = ("accuracy", "loss")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The seeds of one configuration: curves of the finished ones, and words about the others.
+    """The seeds of one configuration: curves of the finished ones, descriptions of the others.
 
-    `meta` is the description in a finished run's checkpoint: model, classes, configuration.
+    `meta`: model, classes and configuration, from the checkpoint of a finished run.
     """
 
     folder: Path
@@ -36,38 +43,27 @@ class Group:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The configuration without what differs between seeds, keys dotted."""
+        """The settings that all seeds share, by dotted key."""
         return _compared(self.meta)
 
     @cached_property
     def spreads(self) -> dict[str, Spread]:
-        """Over the seeds: accuracy and loss of the last epoch, and of the best one."""
+        """Accuracy and loss of the last and of the best epoch over the seeds."""
         return spreads_of(self.curves)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups by name, their pairs tested by accuracy and loss, and what a reader must know."""
+    """Groups by name, the tests of all pairs by accuracy and by loss, and notes for the reader."""
 
     groups: dict[str, Group]
     pairs: dict[str, list[MeanDifference]]
     notes: list[str]
 
     @property
-    def first(self) -> str:
-        """Name of the group that the others are measured against."""
-        return next(iter(self.groups))
-
-    @property
     def gains(self) -> list[MeanDifference]:
-        """How much more accurate than the first each of the other groups is."""
-        return [pair for pair in self.pairs["accuracy"] if pair.first == self.first]
-
-
-def seed_folders(folder: Path) -> list[Path]:
-    """Find the runs of a configuration: FOLDER/seed-N, by number."""
-    runs = [path for path in folder.glob("seed-*") if path.is_dir()]
-    return sorted(runs, key=lambda run: (len(run.name), run.name))
+        """The gain in accuracy of each other group over the first."""
+        return [pair for pair in self.pairs["accuracy"] if pair.first == next(iter(self.groups))]
 
 
 def read_group(folder: Path) -> Group:
@@ -85,9 +81,11 @@ def read_group(folder: Path) -> Group:
     unfinished = []
     for run in runs:
         meta = _read_meta(run)
-        done: int = meta["epoch"] if meta else 0
-        epochs: Any = meta["config"]["train"]["epochs"] if meta else "?"
-        if meta is None or done < epochs:
+        if meta is None:
+            unfinished.append(f"{run.name} (0 of ? epochs)")
+            continue
+        done, epochs = meta["epoch"], meta["config"]["train"]["epochs"]
+        if done < epochs:
             unfinished.append(f"{run.name} ({done} of {epochs} epochs)")
             continue
         seed = str(meta["config"]["seeds"]).strip("[]")
@@ -98,17 +96,18 @@ def read_group(folder: Path) -> Group:
             )
         finished[seed] = run, meta
     metas = [meta for _, meta in finished.values()]
-    changed = _differing([_compared(meta) for meta in metas]).values()
-    if changed:
+    if changed := _differing([_compared(meta) for meta in metas]).values():
         raise InputError(
             f"the seeds of '{folder}' were trained by different settings: {first_few(changed)}"
         )
-    curves = [_read_curves(run, meta) for run, meta in finished.values()]
+    curves = [
+        read_seed(run, epochs=meta["config"]["train"]["epochs"]) for run, meta in finished.values()
+    ]
     return Group(folder, curves, unfinished, metas[0] if metas else {})
 
 
 def _read_meta(run: Path) -> dict[str, Any] | None:
-    path = run / "last" / "meta.json"
+    path = run / "last/meta.json"
     if not path.exists():
         return None
     with refusing(path, "damaged or not of `sceneparse classify`"):
@@ -119,14 +118,6 @@ def _read_meta(run: Path) -> dict[str, Any] | None:
     if task != "classification":
         raise InputError(f"'{run}' is not a run of `sceneparse classify`")
     return meta
-
-
-def _read_curves(run: Path, meta: Mapping[str, Any]) -> SeedCurves:
-    curves, epochs = read_seed(run), meta["config"]["train"]["epochs"]
-    found = len(curves.test_accuracy)
-    if found != epochs:
-        raise InputError(f"{run / 'metrics.jsonl'} holds {found} of the {epochs} epochs of its run")
-    return curves
 
 
 def _compared(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,23 +138,22 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def compare_groups(groups: Sequence[Group]) -> Comparison:
     """Name and compare groups, `attention: none` first; raises InputError if they cannot be.
 
-    Groups without a finished seed are left out, and a note says so.
+    Groups without a finished seed are skipped, with a note.
     """
-    begun = [group for group in groups if not group.curves]
     finished = [group for group in groups if group.curves]
+    begun = {f"'{group.folder}'": group for group in groups if not group.curves}
     if not finished:
-        words = first_few(f"'{group.folder}': {first_few(group.unfinished)}" for group in begun)
-        raise InputError(f"no run is finished: {words}; go on with --resume")
+        seeds = first_few(f"{name}: {first_few(group.unfinished)}" for name, group in begun.items())
+        raise InputError(f"no run is finished: {seeds}; resume with --resume")
     for group in finished[1:]:
         _require_same_images(finished[0], group)
     ordered = sorted(finished, key=lambda group: group.settings.get("attention") != "none")
     named = dict(zip(_names(ordered), ordered, strict=True))
     pairs = {
         measure: compare_means({name: g.spreads[measure].values for name, g in named.items()})
-        for measure in _TESTED
+        for measure in ("accuracy", "loss")
     }
-    notes = _notes({**named, **{f"'{group.folder}'": group for group in begun}})
-    return Comparison(named, pairs, notes)
+    return Comparison(named, pairs, _notes({**named, **begun}))
 
 
 def _require_same_images(first: Group, other: Group) -> None:
@@ -178,45 +168,146 @@ def _require_same_images(first: Group, other: Group) -> None:
 
 def _names(groups: Sequence[Group]) -> list[str]:
     """Name groups by the settings they differ in; by their folders if they differ in none."""
-
-    def word(key: str, value: object) -> str:
-        return str(value) if key in {"attention", "model"} else f"{key}={value}"
-
     keys = _differing([group.settings for group in groups])
-    names = [" ".join(word(key, group.settings.get(key)) for key in keys) for group in groups]
+    heads = {key: "" if key in {"attention", "model"} else f"{key}=" for key in keys}
+    names = [
+        " ".join(f"{head}{group.settings.get(key)}" for key, head in heads.items())
+        for group in groups
+    ]
     if len(set(names)) == len(groups) and all(names):
         return names
-    folders = [str(group.folder) for group in groups]
     places = [group.folder.resolve() for group in groups]
-    twice = {name for name, place in zip(folders, places, strict=True) if places.count(place) > 1}
+    twice = {str(group.folder) for group in groups if places.count(group.folder.resolve()) > 1}
     if twice:
         raise InputError(f"given twice: {first_few(sorted(twice))}")
-    return folders if len(groups) > 1 else [str(groups[0].settings.get("attention"))]
+    if len(groups) == 1:
+        return [str(groups[0].settings.get("attention"))]
+    return [str(group.folder) for group in groups]
 
 
 def _notes(named: Mapping[str, Group]) -> list[str]:
-    """List what is missing from the set, and what the best epoch is worth."""
+    """List the skipped seeds, and warn of a best epoch that the test images chose."""
     notes = [
-        f"{name}: not finished and left out: {first_few(group.unfinished)}."
+        f"{name}: not finished and skipped: {first_few(group.unfinished)}."
         for name, group in named.items()
         if group.unfinished
     ]
-    diverged = [
-        f"{name} ({lost} of {len(group.curves)} seeds)"
-        for name, group in named.items()
-        if (lost := sum(not math.isfinite(curve.test_loss[-1]) for curve in group.curves))
-    ]
-    if diverged:
-        notes.append(f"The loss is not finite after the last epoch: {first_few(diverged)}.")
-    counts = {name: len(group.curves) for name, group in named.items()}
-    if len(set(counts.values())) > 1:
-        words = ", ".join(f"{name} {count}" for name, count in counts.items())
-        notes.append(f"The set is incomplete, finished seeds are: {words}.")
-    single = [name for name, count in counts.items() if count == 1]
-    if single:
-        notes.append(f"One seed has no spread, so nothing can be tested: {first_few(single)}.")
     if not all(curve.held_out for group in named.values() for curve in group.curves):
         notes.append(
             "The best epoch was chosen by the test images, which flatters it: compare the last."
         )
     return notes
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """Describe how each group differs from the first, and by which test."""
+    lines = [_verdict(pair) for pair in comparison.gains]
+    pairs = sum(pair.tested for pair in comparison.pairs["accuracy"])
+    if pairs:
+        lines.append(
+            f"Welch's test on seeds, Holm's correction for {pairs} pair{'s' * (pairs > 1)}; "
+            "intervals are of each pair alone. The test is about other seeds on the same test "
+            "images, not about other images; not separated does not mean equal."
+        )
+    return lines
+
+
+def _verdict(pair: MeanDifference) -> str:
+    gain = f"{pair.second}: {points(pair.value)} points of accuracy over {pair.first}"
+    if not pair.tested:
+        return f"{gain}; not tested (too few seeds, or no spread)."
+    chance = f"95% interval {span(pair)}, p {p_word(pair.adjusted)} after Holm"
+    better = f": {'better' if pair.value > 0 else 'worse'}" if pair.separated else ""
+    return f"{gain} ({chance}); {verdict_word(pair)}{better}."
+
+
+def tables_of(comparison: Comparison, costs: Mapping[str, Costs]) -> list[Table]:
+    """Lay out scores, pairs and costs; tables without rows are skipped."""
+    tables = [
+        _score_table(comparison),
+        _pair_table("Accuracy, every pair (points)", comparison.pairs["accuracy"], points),
+        _pair_table("Loss, every pair", comparison.pairs["loss"], "{:+.4f}".format),
+    ]
+    if costs:
+        tables.append(cost_table(comparison.gains, costs))
+    return [table for table in tables if table.rows]
+
+
+def _score_table(comparison: Comparison) -> Table:
+    heads = ["", "seeds", "accuracy", "sd", "95% interval"]
+    heads += ["loss", "sd", "95% interval", "best epoch"]
+    rows = [
+        [
+            name,
+            str(len(group.curves)),
+            *group.spreads["accuracy"].cells("{:.2%}".format),
+            *group.spreads["loss"].cells("{:.4f}".format),
+            f"{group.spreads['best_accuracy'].mean:.2%}",
+        ]
+        for name, group in comparison.groups.items()
+    ]
+    return Table("On the test images, after the last epoch", heads, rows)
+
+
+def _pair_table(title: str, pairs: list[MeanDifference], write: Callable[[float], str]) -> Table:
+    heads = ["", "difference", "95% interval", "p", "p after Holm", "verdict"]
+    rows = [
+        [
+            f"{pair.second} - {pair.first}",
+            write(pair.value),
+            span(pair, write) if pair.tested else "-",
+            p_word(pair.p_value),
+            p_word(pair.adjusted),
+            verdict_word(pair),
+        ]
+        for pair in pairs
+    ]
+    return Table(title, heads, rows)
+
+
+def write_comparison(
+    folder: Path,
+    comparison: Comparison,
+    costs: Mapping[str, Costs],
+    facts: Mapping[str, str],
+) -> None:
+    """Write compare.html, compare.json and the plots.
+
+    `facts`: versions, machine, and how costs were measured, by name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = comparison.groups
+    figures = {"Curves": draw_curves({name: group.curves for name, group in groups.items()})}
+    if costs:
+        accuracies = {name: group.spreads["accuracy"] for name, group in groups.items()}
+        label = "test accuracy (%), last epoch"
+        trade_offs = draw_trade_offs(accuracies, costs, known_kinds(costs), label)
+        figures["Accuracy against cost"] = trade_offs
+    for title, figure in figures.items():
+        save_plot(figure, folder / title.lower().replace(" ", "_"))
+    texts = {"verdicts": verdicts(comparison), "notes": comparison.notes, "facts": facts}
+    page = {
+        "title": "Comparison of classifiers",
+        "tables": tables_of(comparison, costs),
+        "plots": {title: figure_uri(figure) for title, figure in figures.items()},
+    }
+    write_page("classifiers.html", folder / "compare.html", {**page, **texts})
+    values = [_group_values(name, groups[name], costs.get(name, {})) for name in groups]
+    pairs = {key: [*map(_pair_values, pairs)] for key, pairs in comparison.pairs.items()}
+    write_json(folder / "compare.json", {"groups": values, **pairs, **texts})
+
+
+def _group_values(name: str, group: Group, costs: Costs) -> dict[str, Any]:
+    return {
+        "name": name,
+        "folder": str(group.folder),
+        "seeds": [curve.seed for curve in group.curves],
+        **{key: asdict(group.spreads[key]) for key in ("accuracy", "loss", "best_accuracy")},
+        "costs": costs,
+    }
+
+
+def _pair_values(pair: MeanDifference) -> dict[str, Any]:
+    values = asdict(pair)
+    values |= {"difference": values.pop("value"), "holm_p_value": values.pop("adjusted")}
+    return {**values, "separated": pair.separated}

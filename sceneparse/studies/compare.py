@@ -1,67 +1,50 @@
-"""What paths given to `compare` hold: classifiers, or evaluations of segmentation models."""
-
-from __future__ import annotations
+"""Paths given to `compare`: recognised as classifiers or evaluations, and the latter read."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.evaluation.compare import find_scores, require_same_images
 from sceneparse.evaluation.result import COUNTS_FILE, read_evaluation
 from sceneparse.files import LARGEST_DESCRIPTION, read_json
-from sceneparse.studies.classifiers import seed_folders
 from sceneparse.studies.rows import FinishedRun, read_run
+from sceneparse.studies.seeds import seed_folders
 
 CLASSIFIERS, EVALUATIONS = "classifiers", "evaluations"
-# Where results go if nothing else is asked for.
+# Default folders of the results.
 OUTPUTS = {CLASSIFIERS: Path("runs/compare_cls"), EVALUATIONS: Path("runs/compare_eval")}
-_STUDY, _COMPARISON = "a study", "a comparison"
-_COMPARED_AS = {
-    "a classifier": CLASSIFIERS,
-    "a segmentation run": EVALUATIONS,
-    "an evaluation": EVALUATIONS,
-    _STUDY: EVALUATIONS,
-}
+_CLASSIFIER, _STUDY, _COMPARISON = "a classifier", "a study", "a comparison"
 
 
-class Recognised(NamedTuple):
-    """How paths are compared (CLASSIFIERS or EVALUATIONS), which, and which are left out."""
+def recognise(paths: Sequence[Path], output: Path | None) -> tuple[str, list[Path], list[Path]]:
+    """Return CLASSIFIERS or EVALUATIONS, the paths to compare, and the skipped earlier comparisons.
 
-    kind: str
-    paths: list[Path]
-    skipped: list[Path]
-
-
-def recognise(paths: Sequence[Path], output: Path | None) -> Recognised:
-    """Find out what the paths are; results of earlier comparisons are left out.
-
-    Raises InputError if some are classifiers and others segmentation models. What holds no run at
-    all counts as a classifier: whoever reads it says what is missing.
+    Raises InputError if some are classifiers and others segmentation models. A folder without any
+    run counts as a classifier, whose reader names what is missing.
     """
     own = {place.resolve() for place in (output, *OUTPUTS.values()) if place is not None}
-    found = {path: _what_is(path) for path in paths}
-    # An own folder that was broken off is still empty.
-    found |= {path: found[path] or _COMPARISON for path in paths if path.resolve() in own}
+    # An output folder counts as a comparison even if that was interrupted and left nothing.
+    found = {
+        path: _recognise(path) or (_COMPARISON if path.resolve() in own else "") for path in paths
+    }
     skipped = [path for path in found if found[path] == _COMPARISON]
     left = [path for path in paths if path not in skipped]
     if not left:
         raise InputError(f"{first_few(skipped)}: results of earlier comparisons; give runs")
-    kinds = {_COMPARED_AS[found[path]] for path in left if found[path]}
+    kinds = {
+        CLASSIFIERS if found[path] == _CLASSIFIER else EVALUATIONS for path in left if found[path]
+    }
     if len(kinds) > 1:
-        words = (f"'{path}' is {found[path] or 'neither'}" for path in left)
+        names = (f"'{path}' is {found[path] or 'neither'}" for path in left)
         raise InputError(
-            "classifiers and segmentation models cannot be compared: " + first_few(words, 20)
+            "classifiers and segmentation models cannot be compared: " + first_few(names, 20)
         )
-    return Recognised(
-        kinds.pop() if kinds else CLASSIFIERS,
-        [row for path in left for row in (_rows_of(path) if found[path] == _STUDY else [path])],
-        skipped,
-    )
+    runs = [run for path in left for run in (_rows_of(path) if found[path] == _STUDY else [path])]
+    return kinds.pop() if kinds else CLASSIFIERS, runs, skipped
 
 
-def _what_is(path: Path) -> str:
-    """Name what a folder holds by its files; "" if it is no run, evaluation or comparison."""
+def _recognise(path: Path) -> str:
+    """Name the content of a folder; "" if it holds no run, evaluation, study or comparison."""
     if (path / COUNTS_FILE).is_file():
         return "an evaluation"
     if (path / "study.json").is_file():
@@ -74,7 +57,7 @@ def _what_is(path: Path) -> str:
                 description = read_json(meta, LARGEST_DESCRIPTION)
                 with refusing(meta, "damaged or not of a run"):
                     is_classifier = description["task"] == "classification"
-                return "a classifier" if is_classifier else "a segmentation run"
+                return _CLASSIFIER if is_classifier else "a segmentation run"
     return _COMPARISON if (path / "compare.json").is_file() else ""
 
 
@@ -87,30 +70,26 @@ def _rows_of(study: Path) -> list[Path]:
 
 
 def read_runs(paths: Sequence[Path], split: str | None) -> tuple[list[FinishedRun], list[str]]:
-    """Read the evaluations of each path: of its seeds, if it has some, or its only one.
+    """Read the evaluations of each path, or of its seeds; return notes on skipped seeds too.
 
-    Returns notes on seeds that have no evaluation too. Raises InputError if evaluations are not of
-    the same images, or if a path has none.
+    Raises InputError if evaluations are not of the same images, or if a path has none.
     """
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     if len(paths) > 2 and len(set(names)) < len(names):
         raise InputError("one of the paths is given twice")
+    pattern = f"eval_{'*' if split is None else Path(split).stem}/{COUNTS_FILE}"
     runs, notes = [], []
     for name, path in zip(names, paths, strict=True):
         seeds = seed_folders(path)
-        pattern = f"eval_{'*' if split is None else Path(split).stem}/{COUNTS_FILE}"
         tested = [seed for seed in seeds if any(seed.glob(pattern))]
         if tested and len(tested) < len(seeds):
             lost = first_few(seed.name for seed in seeds if seed not in tested)
-            notes.append(f"{name}: not evaluated and left out: {lost}.")
+            notes.append(f"{name}: not evaluated and skipped: {lost}.")
         for folder in tested or seeds[:1] or [path]:
             number = folder.name.removeprefix("seed-")
             seed = int(number) if seeds and number.isdecimal() else None
-            scores = read_evaluation(find_scores(folder, split))
-            of_study = "seconds" in scores.how
-            run = FinishedRun(name, seed, scores, {}, {})
-            runs.append(read_run(name, seed, scores) if of_study else run)
-            require_same_images(runs[0].scores, scores)
+            runs.append(read_run(name, seed, read_evaluation(find_scores(folder, split))))
+            require_same_images(runs[0].scores, runs[-1].scores)
     return runs, notes

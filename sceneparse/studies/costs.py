@@ -1,26 +1,41 @@
-"""What a net costs beside what it gains: a table, and plots with the Pareto front marked."""
+"""What networks cost: counted, measured on this machine, and shown beside what they gain."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+import gc
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
+from timeit import timeit
+from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from torch import Tensor, nn
+from torch.nn import functional
 
 from sceneparse.metrics.significance import MeanDifference
+from sceneparse.models.classification import Classifier, create_classifier
+from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.report.plots import add_legend
 from sceneparse.report.tables import Table, points, verdict_word
+from sceneparse.runtime.memory import in_a_process, peak_memory
+from sceneparse.runtime.precision import Compute
 from sceneparse.studies.seeds import Spread
 
-# Costs of one net by the keys of COSTS.
+_log = logging.getLogger(__name__)
+_SECONDS_PER_ROUND, _ROUNDS = 0.5, 5
+
+# Arguments of create_classifier.
+Arguments = Mapping[str, Any]
+# Costs of one network by the keys of COSTS.
 Costs = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a cost is shown: head of the column, its unit in plain numbers, and what is better."""
+    """A kind of cost: head of its column, unit as a number, and whether more is better."""
 
     head: str
     unit: float
@@ -37,9 +52,135 @@ COSTS = {
 }
 
 
-def cost_table(gains: Sequence[MeanDifference], first: str, costs: Mapping[str, Costs]) -> Table:
-    """Lay out the gain over `first` beside each cost, and the cost's ratio to that of `first`."""
-    kinds = _measured(costs)
+def count_costs(arguments: Arguments, size: int, batch: int = 4) -> dict[str, float]:
+    """Count the costs that do not depend on the machine, for RGB images of `size` x `size`.
+
+    parameters; macs: multiply-adds of convolutions and matrices on one image; saved_bytes: bytes
+    per image that a training step in float32 keeps for the backward pass.
+    """
+    with torch.device("meta"):
+        model = create_classifier(**arguments).eval()
+    return {
+        "parameters": count_parameters(model),
+        "macs": count_multiply_adds(model, (1, 3, size, size)),
+        "saved_bytes": saved_bytes(create_classifier(**arguments), size, batch) / batch,
+    }
+
+
+def saved_bytes(model: nn.Module, size: int, batch: int) -> int:
+    """Return the bytes of the tensors that a forward pass in training keeps, without weights."""
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model.train()(torch.zeros(batch, 3, size, size))
+    # The tensors must live until here, or a freed address could be counted for another one.
+    del logits
+    return sum(saved.values())
+
+
+def measure_costs(
+    models: Mapping[str, Arguments],
+    size: int,
+    batch: int,
+    compute: Compute,
+) -> dict[str, dict[str, float]]:
+    """Measure all models on this machine, speeds in turns so that its noise affects all alike.
+
+    peak_bytes: peak memory of training steps without the libraries; forward and training: images
+    per second, medians.
+    """
+    costs: dict[str, dict[str, float]] = {}
+    for name, arguments in models.items():
+        _log.info("memory of %s", name)
+        peak = in_a_process(training_peak, dict(arguments), size, batch, compute)
+        costs[name] = {"peak_bytes": peak}
+    works = {
+        (name, kind): work
+        for name, arguments in models.items()
+        for kind, work in _works(create_classifier(**arguments), size, batch, compute).items()
+    }
+    calls = {key: _calls_per_round(work) for key, work in works.items()}
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in works}
+    for turn in range(_ROUNDS):
+        _log.info("speed, round %d of %d", turn + 1, _ROUNDS)
+        for key, work in works.items():
+            seconds[key].append(timeit(work, number=calls[key]) / calls[key])
+    for (name, kind), times in seconds.items():
+        costs[name][kind] = batch / median(times)
+    return costs
+
+
+def _calls_per_round(work: Callable[[], None]) -> int:
+    work()
+    return max(1, min(100, round(_SECONDS_PER_ROUND / timeit(work, number=1))))
+
+
+def _works(
+    model: Classifier, size: int, batch: int, compute: Compute
+) -> dict[str, Callable[[], None]]:
+    """Return a forward pass and a training step, each of which waits for the device."""
+    compute.place_model(model)
+    images = compute.place_images(torch.randn(batch, 3, size, size))
+    targets = torch.zeros(batch, dtype=torch.long, device=compute.device)
+    # No learning rate: weights trained on noise become denormal, which is slow.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        model.eval()
+        with compute.autocast():
+            model(images)
+        _wait(compute.device)
+
+    def training() -> None:
+        model.train()
+        with compute.autocast():
+            logits = model(images)
+        functional.cross_entropy(logits.float(), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _wait(compute.device)
+
+    return {"forward": forward, "training": training}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute) -> int:
+    """Return the peak memory of training steps in bytes; needs a process of its own.
+
+    On a GPU: what the allocator handed out; elsewhere: the growth of the process.
+    """
+    on_gpu = compute.device.type == "cuda"
+    # Libraries load more at their first use, which the network does not cost.
+    tiny = create_classifier("resnet20", 2)
+    _works(tiny, 32, 2, compute)["training"]()
+    del tiny
+    gc.collect()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(compute.device)
+    before = torch.cuda.memory_allocated(compute.device) if on_gpu else peak_memory()
+    training = _works(create_classifier(**arguments), size, batch, compute)["training"]
+    for _ in range(2):
+        training()
+    after = torch.cuda.max_memory_allocated(compute.device) if on_gpu else peak_memory()
+    return after - before
+
+
+def cost_table(gains: Sequence[MeanDifference], costs: Mapping[str, Costs]) -> Table:
+    """Lay out the gain over the first network beside each cost and its ratio to the first's."""
+    first = next(iter(costs))
+    kinds = known_kinds(costs)
     found = {gain.second: [points(gain.value), verdict_word(gain)] for gain in gains}
     rows = [
         [
@@ -53,7 +194,8 @@ def cost_table(gains: Sequence[MeanDifference], first: str, costs: Mapping[str, 
     return Table("Gain beside cost", heads, rows)
 
 
-def _measured(costs: Mapping[str, Costs]) -> dict[str, Kind]:
+def known_kinds(costs: Mapping[str, Costs]) -> dict[str, Kind]:
+    """Return the kinds of cost that were counted or measured."""
     known = next(iter(costs.values()))
     return {key: kind for key, kind in COSTS.items() if key in known}
 
@@ -64,7 +206,7 @@ def _cell(kind: Kind, value: float, reference: float) -> str:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Find which (cost, gain) no other point beats: as cheap or cheaper and as good or better."""
+    """Return the indices of the (cost, gain) that no other point beats in both."""
     return [
         k
         for k, (cost, gain) in enumerate(points)
@@ -75,56 +217,52 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     ]
 
 
-def draw_trade_offs(accuracies: Mapping[str, Spread], costs: Mapping[str, Costs]) -> Figure:
-    """Draw accuracy, with intervals over seeds, against each cost; the front is a dashed line."""
-    kinds, lines = _measured(costs), {}
+def draw_trade_offs(
+    spreads: Mapping[str, Spread],
+    costs: Mapping[str, Costs],
+    kinds: Mapping[str, Kind],
+    label: str,
+    *,
+    with_intervals: bool = True,
+) -> Figure:
+    """Draw mean scores in percent, with intervals over seeds, against each kind of cost.
+
+    Networks on the Pareto front are dots joined by a dashed line, the others crosses.
+    """
     columns = min(len(kinds), 3)
-    rows = -(-len(kinds) // columns)
+    rows, lines = -(-len(kinds) // columns), {}
     figure = Figure(figsize=(4.5 * columns, 4 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, (key, kind) in zip(panels, kinds.items(), strict=False):
-        lines = draw_panel(axes, kind, accuracies, [costs[name][key] for name in accuracies])
-        axes.set_ylabel("test accuracy (%), last epoch")
+        values = [costs[name][key] / kind.unit for name in spreads]
+        lines = _draw_panel(axes, kind, spreads, values, with_intervals)
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
+    for axes in panels[::columns]:
+        axes.set_ylabel(label)
     add_legend(figure, lines, loc="outside lower center", ncols=min(len(lines), 6))
     return figure
 
 
-def draw_panel(
-    axes: Axes,
-    kind: Kind,
-    spreads: Mapping[str, Spread],
-    costs: Sequence[float],
-    *,
-    with_intervals: bool = True,
-    size: float = 6,
+def _draw_panel(
+    axes: Axes, kind: Kind, spreads: Mapping[str, Spread], costs: list[float], with_intervals: bool
 ) -> dict[str, Line2D]:
-    """Draw the mean of each net in percent against its cost; return the lines for the legend.
-
-    Nets on the Pareto front are dots joined by a dashed line, the others crosses.
-    """
+    """Draw scores against one kind of cost; return the lines for the legend."""
     means = [100 * spread.mean for spread in spreads.values()]
-    values = [cost / kind.unit for cost in costs]
-    signed = [-value if kind.more_is_better else value for value in values]
-    front = pareto_front([*zip(signed, means, strict=True)])
+    signed = [-cost if kind.more_is_better else cost for cost in costs]
+    front = sorted(pareto_front([*zip(signed, means, strict=True)]), key=lambda k: costs[k])
     lines = {}
     for k, (name, spread) in enumerate(spreads.items()):
         # The colours of the other plots, which are drawn in the same order.
         ink, shape = f"C{k}", "o" if k in front else "x"
         if with_intervals and len(spread.values) > 1:
             ends = [100 * max(spread.low, 0), 100 * min(spread.high, 1)]
-            axes.plot([values[k]] * 2, ends, color=ink, linewidth=1.5, alpha=0.5)
-        (lines[name],) = axes.plot(values[k], means[k], shape, color=ink, markersize=size)
-    order = sorted(front, key=lambda k: values[k])
-    (lines["Pareto front of the means"],) = axes.plot(
-        [values[k] for k in order],
-        [means[k] for k in order],
-        color="#777",
-        linestyle="--",
-        linewidth=1,
-        zorder=0,
-    )
+            axes.plot([costs[k]] * 2, ends, color=ink, linewidth=1.5, alpha=0.5)
+        (lines[name],) = axes.plot(costs[k], means[k], shape, color=ink, markersize=7)
+    dashes: dict[str, Any] = {"color": "#777", "linestyle": "--", "linewidth": 1, "zorder": 0}
+    stairs = [costs[k] for k in front], [means[k] for k in front]
+    (lines["Pareto front of the means"],) = axes.plot(*stairs, **dashes)
     axes.set_xlabel(kind.head + (", more is better" if kind.more_is_better else ""))
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(alpha=0.3)
     return lines

@@ -1,6 +1,4 @@
-"""Rows of segmentation runs: scores over seeds, and against one row, over seeds and images."""
-
-from __future__ import annotations
+"""Rows of segmentation runs: scores over seeds, and gains over one row by seeds and by images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from sceneparse.metrics.intervals import Difference, Interval, compare_paired
 from sceneparse.metrics.significance import MeanDifference, compare_means
 from sceneparse.report.plots import add_legend, draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
-from sceneparse.studies.costs import Costs, Kind, draw_panel
+from sceneparse.studies.costs import Costs, Kind, draw_trade_offs
 from sceneparse.studies.seeds import Spread, spread_of
 
 _RESAMPLES = 10_000
@@ -28,10 +26,10 @@ _COSTS = {
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run: the row and seed it belongs to, its scores, and what a study wrote beside.
+    """A finished run: its row and seed, its scores, and what a study wrote beside them.
 
-    `costs` are seconds of training, parameters and multiply-adds, empty if nobody counted them;
-    `seed` is None for a run that is compared alone.
+    `costs`: seconds of training, parameters and multiply-adds, empty if they were not counted.
+    `seed`: None for a run that is compared alone.
     """
 
     row: str
@@ -43,10 +41,10 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class StudyRow:
-    """A row over its seeds: scores, and how it differs from the reference.
+    """A row over its seeds: scores, and the gain over the reference.
 
-    `over_seeds` is Welch's test on mean IoU, `over_images` the paired comparison of the counts of
-    all common seeds together; None for the reference itself.
+    `over_seeds`: Welch's test on mean IoU; `over_images`: paired comparison of the summed counts of
+    all common seeds. Both are None for the reference itself.
     """
 
     name: str
@@ -57,12 +55,14 @@ class StudyRow:
     classes: Sequence[Difference]
 
     def cost(self, key: str) -> float:
-        """Return the mean of a cost over the runs; NaN if nobody counted it."""
+        """Return the mean of a cost over the runs; NaN if it was not counted."""
         return float(np.mean([run.costs.get(key, np.nan) for run in self.runs]))
 
 
 def read_run(row: str, seed: int | None, stored: Stored) -> FinishedRun:
     """Read what a study wrote beside the scores of a run; raises InputError if it is damaged."""
+    if "seconds" not in stored.how:
+        return FinishedRun(row, seed, stored, {}, {})
     with refusing(stored.folder / "eval.json", "not of a study"):
         costs: dict[str, float] = {"seconds": float(stored.how["seconds"])}
         costs |= {key: int(stored.how[key]) for key in ("parameters", "multiply_adds")}
@@ -71,7 +71,7 @@ def read_run(row: str, seed: int | None, stored: Stored) -> FinishedRun:
 
 
 def rows_of(tested: Sequence[FinishedRun], reference: str) -> list[StudyRow]:
-    """Sum up the rows that have finished runs, each against the reference."""
+    """Compare rows with the reference; raises InputError if no run of it has finished."""
     by_row: dict[str, list[FinishedRun]] = {}
     for run in tested:
         by_row.setdefault(run.row, []).append(run)
@@ -91,7 +91,7 @@ def rows_of(tested: Sequence[FinishedRun], reference: str) -> list[StudyRow]:
 def _over_images(
     reference: Sequence[FinishedRun], runs: Sequence[FinishedRun]
 ) -> tuple[Difference | None, Sequence[Difference]]:
-    """Compare on the same images, with the counts of all seeds that both have added up."""
+    """Compare on the same images by the summed counts of all seeds that both have."""
     common = {run.seed for run in reference} & {run.seed for run in runs}
     if runs is reference or not common:
         return None, []
@@ -112,26 +112,15 @@ def table_of(rows: Sequence[StudyRow], split: str) -> Table:
 def _cells(row: StudyRow) -> list[str]:
     seeds, images = row.over_seeds, row.over_images
     mean, _, interval = row.spread.cells("{:.4f}".format)
-    paired, p_value = "-", "-"
-    if images is not None:
-        paired = f"{points(images.value)} ({span(images.interval)})"
-        p_value = p_word(images.p_value)
-    return [
-        row.name,
-        mean,
-        interval,
-        str(len(row.runs)),
-        "-" if seeds is None else f"{points(seeds.value)}, {verdict_word(seeds)}",
-        paired,
-        p_value,
-        _cost_cell(row.cost("parameters") / 1e6, "{:.2f} M"),
-        _cost_cell(row.cost("multiply_adds") / 1e9, "{:.2f}"),
-        _cost_cell(row.cost("seconds") / 60, "{:.1f} min"),
-    ]
-
-
-def _cost_cell(value: float, form: str) -> str:
-    return "-" if np.isnan(value) else form.format(value)
+    cells = [row.name, mean, interval, str(len(row.runs))]
+    cells.append("-" if seeds is None else f"{points(seeds.value)}, {verdict_word(seeds)}")
+    cells.append("-" if images is None else f"{points(images.value)} ({span(images.interval)})")
+    cells.append("-" if images is None else p_word(images.p_value))
+    units = {"parameters": (1e6, "{:.2f} M"), "multiply_adds": (1e9, "{:.2f}")}
+    for key, (unit, form) in {**units, "seconds": (60, "{:.1f} min")}.items():
+        cost = row.cost(key) / unit
+        cells.append("-" if np.isnan(cost) else form.format(cost))
+    return cells
 
 
 def write_rows(
@@ -156,7 +145,9 @@ def write_rows(
     path.with_name(f"{path.name}.md").write_text(table + "\n", encoding="utf-8")
     figures = {"scores": draw_scores(rows, split)}
     if all(run.costs for run in tested):
-        figures["costs"] = draw_costs(rows, split)
+        costs = {row.name: {key: row.cost(key) for key in _COSTS} for row in rows}
+        spreads, label = {row.name: row.spread for row in rows}, f"{split} mean IoU (%)"
+        figures["costs"] = draw_trade_offs(spreads, costs, _COSTS, label, with_intervals=False)
     figures["classes"] = draw_classes(rows, reference)
     for kind, figure in figures.items():
         save_plot(figure, path.with_name(f"{path.name}_{kind}"))
@@ -176,20 +167,6 @@ def draw_scores(rows: Sequence[StudyRow], split: str) -> Figure:
         values = [100 * value for value in spread.values]
         axes.plot(values, [place] * len(values), "o", color=ink, markersize=5)
         axes.plot(100 * spread.mean, place, "|", color="black", markersize=16)
-    return figure
-
-
-def draw_costs(rows: Sequence[StudyRow], split: str) -> Figure:
-    """Draw mean IoU against multiply-adds and parameters; the front is a dashed line."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    spreads, lines = {row.name: row.spread for row in rows}, {}
-    for axes, (key, kind) in zip(panels, _COSTS.items(), strict=True):
-        costs = [row.cost(key) for row in rows]
-        lines = draw_panel(axes, kind, spreads, costs, with_intervals=False, size=8)
-        axes.locator_params(axis="x", nbins=5)
-    panels[0].set_ylabel(f"{split} mean IoU (%), mean over seeds")
-    add_legend(figure, lines, loc="outside lower center", ncols=4)
     return figure
 
 

@@ -1,13 +1,10 @@
-"""Several runs that differ in their seed: last and best epoch, mean, deviation and interval."""
-
-from __future__ import annotations
+"""Runs that differ in their seed: last and best epoch, mean, deviation and interval."""
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,15 +15,15 @@ from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_text
 from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.plots import add_legend, save_plot
-from sceneparse.report.tables import Table, write_csv, write_json
+from sceneparse.report.tables import Table, write_json
 
 
 @dataclass(frozen=True)
 class SeedCurves:
-    """What a run wrote down after each epoch: test accuracy and loss, and training loss (E,).
+    """Test accuracy, test loss and training loss of a run after each epoch, (E,).
 
-    `best` is the epoch (from 0) with the best accuracy on the images held out of training, or, if
-    there are none, on the test images: then it is a leak, and named so.
+    `best`: epoch (from 0) with the best accuracy on held-out training images, or on the test images
+    if there are none, which is a leak and is named so.
     """
 
     seed: str
@@ -76,49 +73,53 @@ def spreads_of(curves: Sequence[SeedCurves]) -> dict[str, Spread]:
     }
 
 
-def read_seed(folder: Path) -> SeedCurves:
-    """Read the curves of a run; raises InputError if it has none."""
+def seed_folders(folder: Path) -> list[Path]:
+    """Return the runs of a configuration, FOLDER/seed-N, by number."""
+    runs = [path for path in folder.glob("seed-*") if path.is_dir()]
+    return sorted(runs, key=lambda run: (len(run.name), run.name))
+
+
+def read_seed(folder: Path, epochs: int | None = None) -> SeedCurves:
+    """Read the curves of a run; raises InputError if it has none, or not `epochs` epochs."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise InputError(f"'{folder}' holds no run of `sceneparse classify`")
+    losses: dict[int, list[float]] = {}
     with refusing(path, "damaged or not of `sceneparse classify`"):
         records = [json.loads(line) for line in read_text(path).splitlines()]
-        after_epoch = [record for record in records if record["kind"] == "val"]
+        tested = [record for record in records if record["kind"] == "val"]
         columns = {
-            name: np.array([record[name] for record in after_epoch])
+            name: np.array([record[name] for record in tested])
             for name in ("test_accuracy", "test_loss")
         }
-    if not after_epoch:
-        raise InputError(f"'{folder}' has not finished an epoch yet; go on with --resume")
-    held_out = "holdout_accuracy" in after_epoch[0]
-    name = "holdout_accuracy" if held_out else "test_accuracy"
-    chosen = np.array([record[name] for record in after_epoch])
+        for record in records:
+            if record["kind"] == "train":
+                losses.setdefault(record["epoch"], []).append(record["loss"])
+        means = [np.mean(losses.get(record["epoch"], [math.nan])) for record in tested]
+    if not tested:
+        raise InputError(f"'{folder}' has not finished an epoch yet; resume with --resume")
+    if epochs not in {None, len(tested)}:
+        raise InputError(f"{path} holds {len(tested)} of the {epochs} epochs of its run")
+    held_out = "holdout_accuracy" in tested[0]
+    chosen = [record["holdout_accuracy" if held_out else "test_accuracy"] for record in tested]
     return SeedCurves(
         seed=folder.name,
         **columns,
-        train_loss=_train_loss(records, [record["epoch"] for record in after_epoch]),
-        best=int(chosen.argmax()),
+        train_loss=np.array(means),
+        best=int(np.argmax(chosen)),
         held_out=held_out,
     )
 
 
-def _train_loss(records: Sequence[Mapping[str, Any]], epochs: Sequence[int]) -> NDArray[np.float64]:
-    by_epoch: dict[int, list[float]] = {}
-    for record in records:
-        if record["kind"] == "train":
-            by_epoch.setdefault(record["epoch"], []).append(record["loss"])
-    return np.array([np.mean(by_epoch.get(epoch, [math.nan])) for epoch in epochs])
-
-
 def summary_of(curves: Sequence[SeedCurves]) -> dict[str, Spread]:
-    """Return the spreads of the seeds by names that tell how the best epoch was chosen."""
+    """Return the spreads over the seeds; their names tell how the best epoch was chosen."""
     best = "best epoch by held-out images" if curves[0].held_out else "best epoch by test images"
     names = [f"{kind}, {epoch}" for epoch in ("last epoch", best) for kind in ("accuracy", "loss")]
     return dict(zip(names, spreads_of(curves).values(), strict=True))
 
 
 def seeds_table(curves: Sequence[SeedCurves]) -> str:
-    """Lay out a row for each measure on the test images: each seed, mean, deviation, interval."""
+    """Lay out each measure on the test images: every seed, mean, deviation, interval."""
     heads = ["on the test images", *(c.seed for c in curves), "mean", "sd", "95% interval"]
     missing = "needs two seeds" if len(curves) == 1 else "-"
     write = "{:.4f}".format
@@ -136,14 +137,9 @@ def seeds_table(curves: Sequence[SeedCurves]) -> str:
 
 
 def write_summary(folder: Path, curves: Sequence[SeedCurves]) -> None:
-    """Write summary.json, summary.csv (a row for each seed) and curves.png and .svg."""
+    """Write summary.json, and curves as PNG and SVG."""
     spreads = summary_of(curves)
     write_json(folder / "summary.json", {name: asdict(row) for name, row in spreads.items()})
-    by_seed = [
-        {"seed": c.seed, **{name: row.values[index] for name, row in spreads.items()}}
-        for index, c in enumerate(curves)
-    ]
-    write_csv(folder / "summary.csv", by_seed)
     save_plot(draw_curves({"": curves}), folder / "curves")
 
 

@@ -1,9 +1,8 @@
-"""A study: rows of settings, a run for each row and seed, every one tested the same way."""
+"""A study: rows of settings, with a run for each row and seed, all tested the same way."""
 
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from pydantic import Field, model_validator
 
 from sceneparse.config.loading import load_config, read_settings, set_key, validate
+from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
@@ -32,21 +32,19 @@ from sceneparse.runtime.versions import provenance
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import model_arguments, prepare_training
 
-logger = logging.getLogger(__name__)
-
 # A row's name is a folder's name too.
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60)]
 
 
 class StudyConfig(Section):
-    """Settings of `sceneparse study`: rows of a table, each a run per seed."""
+    """Settings of `sceneparse study`."""
 
-    config: str = Field(description="configuration of the runs, relative to this file")
+    config: str = Field(description="configuration of the runs: file beside this one, or recipe")
     split: str = Field("test", description="split that the runs are tested on")
-    reference: str = Field(description="the row that the others are compared with")
-    seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="a run for each, in each row")
+    reference: str = Field(description="row that the others are compared with")
+    seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="random seeds: runs of each row")
     rows: dict[RowName, dict[str, Any]] = Field(
-        min_length=1, description="what each row changes: {section.key: value}"
+        min_length=1, description="settings that each row changes: {section.key: value}"
     )
 
     @model_validator(mode="after")
@@ -56,13 +54,13 @@ class StudyConfig(Section):
                 f"reference '{self.reference}' is none of rows: {', '.join(self.rows)}"
             )
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed is there twice")
+            raise ValueError("seeds must differ")
         return self
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study: its row, its seed and all its settings."""
+    """A run of a study: its row and its settings."""
 
     row: str
     config: SegConfig
@@ -86,7 +84,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Study:
-    """The settings of a study and its runs: all rows with the first seed, then with the next."""
+    """A study and its runs: all rows with the first seed, then all with the next."""
 
     config: StudyConfig
     output: Path
@@ -94,23 +92,23 @@ class Study:
 
 
 def read_study(path: Path, overrides: Sequence[str]) -> Study:
-    """Read a study and check the settings of all its runs; `overrides` change those of all.
+    """Read a study and check the settings of all its runs, which `overrides` change.
 
     Raises InputError that names every problem.
     """
     study = validate(read_settings(path, (), StudyConfig), StudyConfig, path)
-    base = path.parent / study.config
+    base = find_config(study.config, path.parent)
     common = load_config(base, overrides, SegConfig)
     settings = read_settings(base, overrides, SegConfig)
     given = {override.partition("=")[0] for override in overrides}
     output = Path(common.output if "output" in settings else f"runs/{path.stem}")
     if "seed" in given:
-        raise InputError(f"seed is what {path} lists; leave it out of the command")
+        raise InputError(f"seed is what {path} lists; remove it from the command")
     runs = []
     for seed in study.seeds:
         for row, changes in study.rows.items():
             if both := given & changes.keys():
-                raise InputError(f"{min(both)} is what the rows of {path} differ in; leave it out")
+                raise InputError(f"{min(both)} is what the rows of {path} differ in; remove it")
             own = copy.deepcopy(settings)
             place = str(output / row / f"seed-{seed}")
             for key, value in [*changes.items(), ("seed", seed), ("output", place)]:
@@ -126,7 +124,7 @@ def open_test_set(study: Study) -> SegmentationDataset:
 
 
 def check_runs(study: Study) -> None:
-    """Open the data and build all networks without computing; raises InputError."""
+    """Open the dataset and build all networks on the meta device; raises InputError."""
     classes = open_test_set(study).table.num_classes
     for run in study.runs[: len(study.config.rows)]:
         with torch.device("meta"):
@@ -135,7 +133,7 @@ def check_runs(study: Study) -> None:
 
 
 def _require_same_settings(study: Study) -> None:
-    """Raise InputError if the folder holds runs whose settings are not the study's."""
+    """Raise InputError if the folder holds runs with other settings."""
     for run in study.runs:
         written = run.folder / "config.yaml"
         if not written.is_file():
@@ -150,7 +148,7 @@ def _require_same_settings(study: Study) -> None:
 
 
 def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
-    """Train and test the runs that are not finished; yield each one once it is."""
+    """Train and test the unfinished runs; yield each one when it is finished."""
     dataset = open_test_set(study)
     for run in study.runs:
         if not run.tested:
@@ -160,8 +158,8 @@ def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
 
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:
-    """Test the last epoch by the protocol of validation; no image chooses anything."""
-    saved = newest_intact(run.folder, logger.warning)
+    """Test the last epoch by the protocol of validation; no epoch is chosen by images."""
+    saved = newest_intact(run.folder)
     assert saved is not None  # the run has ended
     model = load_segmentation_model(saved.folder)
     predictor = Predictor(model, device=str(process.device))
@@ -188,7 +186,7 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
 def costs_of(
     model: SegmentationModel, protocol: Protocol, dataset: SegmentationDataset
 ) -> dict[str, str]:
-    """Count parameters, and multiply-adds at the size that the first image is tested at."""
+    """Count parameters, and multiply-adds at the test size of the first image."""
     height, width = dataset[0][0].shape[:2]
     rows, columns = protocol.scaled(height, width, max(protocol.scales))
     shape = (1, 3, rows, columns)

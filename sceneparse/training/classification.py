@@ -1,16 +1,11 @@
-"""From a configuration to the finished parts of a classification run, one for each seed."""
-
-from __future__ import annotations
+"""Build the parts of a classification run from its configuration, one run per seed."""
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import render_config
@@ -21,22 +16,9 @@ from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.runtime.distributed import Process, parallel_network
 from sceneparse.runtime.precision import Compute
-from sceneparse.runtime.signals import StopRequest
-from sceneparse.training.optim import (
-    Stepper,
-    cosine_schedule,
-    create_optimizer,
-    milestone_schedule,
-)
+from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.run import Training
-from sceneparse.training.start import (
-    Start,
-    begin_run,
-    choose_compute,
-    describe_run,
-    open_run,
-    validate_inputs,
-)
+from sceneparse.training.start import Start, begin_run, open_run, validate_inputs
 from sceneparse.training.validation import validate_classifier
 
 _EVALUATION_BATCH = 1000
@@ -82,10 +64,6 @@ def _create_model(config: ClsConfig, train: LabelledImages, compute: Compute) ->
     return model
 
 
-def _batches_of(data: LabelledImages | None, device: torch.device) -> list[Any]:
-    return [] if data is None else evaluation_batches(data, _EVALUATION_BATCH, device)
-
-
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     logits: Tensor = model(images)
     return logits.float()
@@ -95,85 +73,66 @@ def _create_stepper(
     config: ClsConfig, model: nn.Module, steps_per_epoch: int, compute: Compute
 ) -> Stepper:
     optim = config.optim
-    optimizer = create_optimizer(
-        model,
-        name=optim.name,
-        lr=optim.lr,
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-        weight_decay=optim.weight_decay,
+    settings = optim.model_dump(exclude={"schedule", "milestones", "gamma"})
+    optimizer = create_optimizer(model, **settings)
+    schedule = Schedule(
+        optim.schedule,
+        config.train.epochs * steps_per_epoch,
+        milestones=[epoch * steps_per_epoch for epoch in optim.milestones],
+        gamma=optim.gamma,
     )
-    return Stepper(
-        optimizer,
-        _create_schedule(config, optimizer, steps_per_epoch),
-        torch.amp.GradScaler(enabled=compute.dtype == torch.float16),
-    )
-
-
-def _create_schedule(config: ClsConfig, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
-    optim = config.optim
-    if optim.schedule == "cosine":
-        return cosine_schedule(optimizer, steps=config.train.epochs * steps_per_epoch)
-    milestones = optim.milestones if optim.schedule == "step" else []
-    return milestone_schedule(
-        optimizer, steps_per_epoch=steps_per_epoch, milestones=milestones, gamma=optim.gamma
-    )
+    return Stepper(optimizer, schedule.attach(optimizer), compute.scaler())
 
 
 def _assemble(
     config: ClsConfig,
     start: Start,
-    compute: Compute,
-    model: Classifier,
     train: LabelledImages,
     test: LabelledImages,
     held_out: LabelledImages | None,
 ) -> Training:
-    """Build the parts that depend on data and network, and put all together."""
-    (seed,), settings = config.seeds, config.train
+    """Build all other parts of the run."""
+    (seed,), settings, compute = config.seeds, config.train, start.compute
+    model = _create_model(config, train, compute)
     mean, std = train.statistics()
     normalize = Normalization(config.data.mean or mean, config.data.std or std)
     loader = DeviceLoader(
         train,
         settings.batch_size,
-        padding=config.augment.padding,
-        mirror=config.augment.mirror,
+        **config.augment.model_dump(),
         seed=seed,
         device=compute.device,
     )
-    stop = StopRequest()
+    validation_sets = {
+        name: evaluation_batches(data, _EVALUATION_BATCH, compute.device)
+        for name, data in {"test": test, "holdout": held_out}.items()
+        if data is not None
+    }
     return Training(
-        folder=start.folder,
-        process=start.process,
-        compute=compute,
+        **vars(start),
         normalize=normalize,
         sampler=loader,
         batches=lambda: loader,
         validate=partial(
             validate_classifier,
-            test=_batches_of(test, compute.device),
-            held_out=_batches_of(held_out, compute.device),
+            parts=validation_sets,
             normalize=normalize,
             compute=compute,
-            stop=stop,
+            stop=start.stop,
         ),
         model=model,
         parallel=parallel_network(model, start.process, compiled=settings.compile),
         forward=_logits,
         stepper=_create_stepper(config, model, loader.steps_per_epoch, compute),
-        epochs=settings.epochs,
         loss=functional.cross_entropy,
         seed=seed,
         meta={
-            **describe_run("classification", config, compute, normalize),
+            "task": "classification",
             "model": model.meta["model"],
             "classes": train.classes,
             "data": config.data.model_dump(include={"dataset", "root"}),
         },
-        lock=start.lock,
-        save_every=settings.save_every,
-        most_bad_steps=settings.most_bad_steps,
-        stop=stop,
+        **settings.model_dump(include={"epochs", "save_every", "most_bad_steps"}),
     )
 
 
@@ -182,27 +141,21 @@ def prepare_seed(
     seed: int,
     data: tuple[LabelledImages, LabelledImages],
     process: Process,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    accept_changes: bool = False,
+    **earlier: bool,
 ) -> Training:
-    """Build all parts of the run of one seed, then create its folder; raises InputError before."""
+    """Build all parts of the run of one seed, then create its folder.
+
+    `data`: training and test images. `earlier`: how to treat an earlier run, see `begin_run`.
+    Raises InputError before anything is written.
+    """
     # A resumed run is compared with its own seed, not with the list it was started from.
     config = config.model_copy(update={"seeds": [seed]})
+    settings, (train, test), held_out = config.train, data, None
     start = begin_run(
-        seed_folder(config, seed),
-        process,
-        resume=resume,
-        overwrite=overwrite,
-        accept_changes=accept_changes,
+        seed_folder(config, seed), process, settings.amp, settings.channels_last, **earlier
     )
-    compute = choose_compute(config.train.amp, start, channels_last=config.train.channels_last)
-    train, test = data
-    held_out = None
     if config.data.holdout:
         train, held_out = split_off(train, config.data.holdout, seed, "data.holdout")
-    model = _create_model(config, train, compute)
-    training = _assemble(config, start, compute, model, train, test, held_out)
-    open_run(training, start, config, render_config(config))
+    training = _assemble(config, start, train, test, held_out)
+    open_run(training, config, render_config(config))
     return training

@@ -1,6 +1,6 @@
 """An exponential moving average of the weights, which often scores better than the last ones."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,16 @@ class MovingAverage(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards the present weights of `model`."""
         weight = 1.0 if self.n_averaged == 0 else 1 - self.decay
-        own, counts = _values_and_counts(self.module)
-        new, new_counts = _values_and_counts(model)
+        own, counts = floats_and_integers([*self.module.parameters(), *self.module.buffers()])
+        new, new_counts = floats_and_integers([*model.parameters(), *model.buffers()])
         torch._foreach_lerp_(own, new, weight)
         if counts:
             torch._foreach_copy_(counts, new_counts)
         self.n_averaged += 1
 
 
-def _values_and_counts(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the floating point tensors of a network, and its integer ones."""
-    tensors = [*model.parameters(), *model.buffers()]
-    values = [tensor for tensor in tensors if tensor.is_floating_point()]
-    return values, [tensor for tensor in tensors if not tensor.is_floating_point()]
+def floats_and_integers(tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Split tensors by type, since PyTorch updates many at once if they are of one type."""
+    every = list(tensors)
+    floats = [tensor for tensor in every if tensor.is_floating_point()]
+    return floats, [tensor for tensor in every if not tensor.is_floating_point()]

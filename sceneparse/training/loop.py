@@ -1,6 +1,4 @@
-"""The loops: one epoch of training, one evaluation; all they use arrives as arguments."""
-
-from __future__ import annotations
+"""One epoch of training, one evaluation; everything they use is an argument."""
 
 import hashlib
 import math
@@ -41,8 +39,8 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
     """Train on `batches`, `accumulate` of them per step; stop reading to stop training.
 
     Yields after every step: the number of steps done in this epoch (`first_step` were done before),
-    its result, and the names of its samples. Dropout draws from a generator seeded by `seed`, step
-    and batch, so that a resumed run repeats it. Raises InputError if the memory does not suffice.
+    its result and the names of its samples. `seed`, step and batch seed dropout, so that a resumed
+    run repeats it. Raises InputError if the memory does not suffice.
     """
     model.train()
     loss_sum, names = torch.zeros((), device=compute.device), list[str]()
@@ -62,7 +60,10 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             with compute.autocast():
                 outputs = forward(model, images)
             loss = loss_function(outputs, targets) / accumulate
-            stepper.scaler.scale(_nan_unless_finite(loss)).backward()
+            # NaN makes all gradients NaN, so that every process notices in the sum of the
+            # gradients. An infinite loss could have finite gradients.
+            checked = loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+            stepper.scaler.scale(checked).backward()
             loss_sum += loss.detach()
             names += batch.names
             stepped = stepper.step(model, loss_sum) if step_ends else None
@@ -80,22 +81,13 @@ def explained_lack_of_memory(batch: Batch, compute: Compute, remedy: str) -> Ite
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        lacking = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         # The CPU's allocator has no exception type of its own.
-        if not lacking and "can't allocate memory" not in str(error):
+        if not is_known and "can't allocate memory" not in str(error):
             raise
         count, _, height, width = batch.images.shape
         size = f"{count} images of {height}x{width}"
         raise InputError(f"{compute.device} has too little memory for {size}; {remedy}") from error
-
-
-def _nan_unless_finite(loss: Tensor) -> Tensor:
-    """Return the loss, or NaN if it is not finite.
-
-    NaN makes all gradients NaN, so that every process notices in the sum of the gradients. An
-    infinite loss could have finite gradients.
-    """
-    return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
 
 def _sync_gradients(model: nn.Module, now: bool) -> AbstractContextManager[None]:
@@ -111,7 +103,7 @@ def _seed_from(*numbers: int) -> int:
 
 
 class Meter(Protocol):
-    """Counts something during an evaluation; its counts are summed over all processes."""
+    """Counts during an evaluation; the counts are summed over all processes."""
 
     needs_confidence: bool
 

@@ -1,9 +1,7 @@
 """From gradients to new weights: optimisers, learning rate schedules, and a step of training."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,9 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sceneparse.training.ema import MovingAverage
-
-_ADAMS: dict[str, type[Adam] | type[AdamW]] = {"adam": Adam, "adamw": AdamW}
+from sceneparse.training.ema import MovingAverage, floats_and_integers
 
 
 def create_optimizer(
@@ -27,64 +23,77 @@ def create_optimizer(
     nesterov: bool = False,
     weight_decay: float,
 ) -> Optimizer:
-    """Create "sgd", "adam" or "adamw" for the parameters that are not frozen.
+    """Create an optimiser of OPTIMIZERS for the parameters that are not frozen.
 
     `lr`: learning rate of `model.backbone`; all other parts learn `head_lr_factor` times faster.
     Parameters that their module lists in `without_decay` have no weight decay. `momentum`: the
     first beta of adam and adamw.
     """
-    undecayed_parameters = _without_decay(model)
+    undecayed = {
+        getattr(module, attribute)
+        for module in model.modules()
+        for attribute in getattr(module, "without_decay", ())
+    }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = path.startswith("backbone."), parameter in undecayed_parameters
+            kind = path.startswith("backbone."), parameter in undecayed
             groups.setdefault(kind, []).append(parameter)
     settings = [
         {
             "params": parameters,
             "lr": lr if in_backbone else lr * head_lr_factor,
-            "weight_decay": 0.0 if undecayed else weight_decay,
+            "weight_decay": 0.0 if without_decay else weight_decay,
         }
-        for (in_backbone, undecayed), parameters in sorted(groups.items(), reverse=True)
+        for (in_backbone, without_decay), parameters in sorted(groups.items(), reverse=True)
     ]
     # One kernel for all weights on a GPU. On a CPU it is no faster for SGD, and mistakes gradients
     # of another memory layout for those of other weights (torch 2.14).
     fused = True if all(parameter.is_cuda for parameter in model.parameters()) else None
-    shared: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
-    if name in _ADAMS:
-        return _ADAMS[name](settings, betas=(momentum, 0.999), **shared)
-    return SGD(settings, momentum=momentum, nesterov=nesterov, **shared)
+    shared = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
+    return OPTIMIZERS[name](settings, momentum, nesterov, shared)
 
 
-def _without_decay(model: nn.Module) -> set[nn.Parameter]:
-    """Return the parameters that their modules list in `without_decay`."""
-    return {
-        getattr(module, name)
-        for module in model.modules()
-        for name in getattr(module, "without_decay", ())
-    }
+# From parameter groups, momentum, nesterov and shared settings to an optimiser.
+OPTIMIZERS: dict[str, Callable[[Any, float, bool, dict[str, Any]], Optimizer]] = {
+    "sgd": lambda groups, momentum, nesterov, shared: SGD(
+        groups, momentum=momentum, nesterov=nesterov, **shared
+    ),
+    "adam": lambda groups, momentum, _, shared: Adam(groups, betas=(momentum, 0.999), **shared),
+    "adamw": lambda groups, momentum, _, shared: AdamW(groups, betas=(momentum, 0.999), **shared),
+}
 
 
-def poly_schedule(optimizer: Optimizer, *, steps: int, power: float) -> LambdaLR:
-    """Return the schedule lr * (1 - step / steps) ** power, per optimiser step."""
-    return LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0) ** power)
+@dataclass(frozen=True)
+class Schedule:
+    """The settings of a learning rate schedule: a name of SCHEDULES, the steps of the whole run.
+
+    `milestones`: steps after which "step" multiplies the rate by `gamma`. `power`: of "poly".
+    """
+
+    name: str
+    steps: int
+    milestones: Sequence[int] = ()
+    gamma: float = 0.1
+    power: float = 0.9
+
+    def attach(self, optimizer: Optimizer) -> LambdaLR:
+        """Let the optimiser's learning rates follow this schedule."""
+        return LambdaLR(optimizer, lambda step: SCHEDULES[self.name](step, self))
 
 
-def milestone_schedule(
-    optimizer: Optimizer, *, steps_per_epoch: int, milestones: Sequence[int], gamma: float
-) -> LambdaLR:
-    """Return the schedule lr * gamma ** (number of milestones passed), milestones in epochs."""
-
-    def factor(step: int) -> float:
-        passed = sum(step >= milestone * steps_per_epoch for milestone in milestones)
-        return float(gamma**passed)
-
-    return LambdaLR(optimizer, factor)
+def _step_factor(step: int, schedule: Schedule) -> float:
+    return float(schedule.gamma ** sum(step >= milestone for milestone in schedule.milestones))
 
 
-def cosine_schedule(optimizer: Optimizer, *, steps: int) -> LambdaLR:
-    """Return lr * (1 + cos(pi * step / steps)) / 2, per step (Loshchilov and Hutter, ICLR 2017)."""
-    return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
+# From a step and the settings to the factor of the learning rate. cosine: Loshchilov and Hutter,
+# ICLR 2017.
+SCHEDULES: dict[str, Callable[[int, Schedule], float]] = {
+    "poly": lambda step, schedule: max(1 - step / schedule.steps, 0.0) ** schedule.power,
+    "step": _step_factor,
+    "cosine": lambda step, run: (1 + math.cos(math.pi * min(step / run.steps, 1))) / 2,
+    "constant": lambda *_: 1.0,
+}
 
 
 class Stepped(NamedTuple):
@@ -119,8 +128,7 @@ class Stepper:
     def step(self, model: nn.Module, loss: Tensor) -> Stepped:
         """Update the weights once, or skip the step if a gradient is not finite.
 
-        A skipped step changes no weights, momenta, schedule, averages or batch norm statistics. All
-        processes decide the same, since their gradients are sums over all. `loss`: a scalar.
+        All processes decide the same, since their gradients are sums over all. `loss`: a scalar.
         """
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -143,6 +151,7 @@ class Stepper:
         return Stepped(read_loss, moved=True)
 
     def _skip_step(self, model: nn.Module, loss: float) -> Stepped:
+        """Keep weights, momenta, schedule, averages and batch norm statistics."""
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         _copy(self._buffers, model.buffers())
@@ -169,7 +178,9 @@ class Stepper:
         settings = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": settings})
         for parameter, values in self.optimizer.state.items():
-            _check_shapes(parameter, values)
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.shape not in {parameter.shape, torch.Size()}:
+                    raise ValueError(f"the optimiser's {name} has shape {list(value.shape)}")
         self.schedule.last_epoch = int(state["schedule"]["last_epoch"])
         factors = zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
         for group, (rate, factor) in zip(self.optimizer.param_groups, factors, strict=True):
@@ -179,18 +190,10 @@ class Stepper:
             self.averaged.load_state_dict(state["averaged"])
 
 
-def _check_shapes(parameter: Tensor, values: Mapping[str, Any]) -> None:
-    """Raise ValueError unless each state of a parameter has its shape, or is one number."""
-    for name, value in values.items():
-        if isinstance(value, Tensor) and value.shape not in {parameter.shape, torch.Size()}:
-            raise ValueError(f"the optimiser's {name} has shape {list(value.shape)}")
-
-
+@torch.no_grad()
 def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
     """Copy tensors into others of the same shapes, all floating point ones at once."""
-    pairs = list(zip(sources, targets, strict=True))
-    with torch.no_grad():
-        for floating in (True, False):
-            group = [pair for pair in pairs if pair[0].is_floating_point() == floating]
-            if group:
-                torch._foreach_copy_([target for _, target in group], [s for s, _ in group])
+    kinds = zip(floats_and_integers(targets), floats_and_integers(sources), strict=True)
+    for own, new in kinds:
+        if own:
+            torch._foreach_copy_(own, new)

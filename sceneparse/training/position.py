@@ -1,18 +1,20 @@
-"""How far a run has come, and the record of its steps."""
+"""The position of a run and the record of its steps."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING
 
 from sceneparse.errors import NumericalError, first_few
-from sceneparse.runs.log import RunLog
 from sceneparse.runtime.distributed import gather
-from sceneparse.runtime.progress import Progress
-from sceneparse.training.optim import Stepped
+
+if TYPE_CHECKING:
+    from sceneparse.runs.log import RunLog
+    from sceneparse.runtime.progress import Progress
+    from sceneparse.training.optim import Stepped
+    from sceneparse.training.run import Training
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,10 @@ _STEPS_PER_RECORD = 10
 
 @dataclass
 class Position:
-    """How far a run has come: epochs finished, steps of the next one, seconds, best score.
+    """The number of finished epochs, of steps in the next one, of seconds; the best score.
 
-    `bad_in_row`: the number of steps skipped last because their loss or gradient was not finite.
-    `losses`: those of the steps that are not recorded yet.
+    `bad_in_row`: the latest steps in a row that were skipped because their loss or gradient was not
+    finite. `losses`: of the steps since the last record.
     """
 
     epoch: int = 0
@@ -36,37 +38,39 @@ class Position:
     losses: list[float] = field(default_factory=list)
 
 
-class StepRecord:
-    """Records the mean loss of every few steps, and the samples of skipped ones.
+@dataclass
+class Record:
+    """Logs the mean loss of every few steps and the samples of skipped ones; shows progress.
 
-    `epoch`: the epoch as text, for the progress. `log`: None on all processes but the main one.
+    `log`: None on all processes except the main one. `loss`: the latest mean, as text.
     """
 
-    def __init__(
-        self,
-        position: Position,
-        epoch: str,
-        optimizer: Optimizer,
-        *,
-        most_bad_steps: int,
-        log: RunLog | None,
-        progress: Progress,
-    ) -> None:
-        self._position, self._epoch, self._optimizer = position, epoch, optimizer
-        self._most_bad_steps, self._log, self._progress = most_bad_steps, log, progress
-        self.note = epoch
+    training: Training
+    log: RunLog | None
+    progress: Progress
+    loss: str = ""
 
-    def add(self, stepped: Stepped) -> None:
-        """Add the loss of a step."""
-        self._position.losses.append(stepped.loss)
-        if stepped.moved:
-            self._position.bad_in_row = 0
+    def add(self, stepped: Stepped, names: Sequence[str], *, bad: bool) -> None:
+        """Record a step; `bad`: a loss or gradient was not finite on some process.
 
-    def add_bad(self, step: int, stepped: Stepped, names: Sequence[str]) -> None:
-        """Record a skipped step; raise NumericalError after too many in a row.
-
-        All processes call it together, each with its own loss and sample names.
+        Raises NumericalError after too many bad steps in a row.
         """
+        training, position = self.training, self.training.position
+        if bad:
+            self._add_bad(stepped, names)
+        else:
+            position.losses.append(stepped.loss)
+            if stepped.moved:
+                position.bad_in_row = 0
+        is_due = training.steps_done % _STEPS_PER_RECORD == 0 or training.epoch_done
+        if position.losses and is_due:
+            self._log_mean_loss()
+        note = f"epoch {position.epoch + 1}/{training.epochs}{self.loss}"
+        self.progress.advance(training.sampler.batch_size, note)
+
+    def _add_bad(self, stepped: Stepped, names: Sequence[str]) -> None:
+        """Log a skipped step; all processes call it together, each with its loss and samples."""
+        step, position = self.training.steps_done, self.training.position
         losses, names_by_process = zip(*gather((stepped.loss, list(names))), strict=True)
         samples = [name for part in names_by_process for name in part]
         shown = ", ".join(f"{loss:g}" for loss in losses)
@@ -74,34 +78,25 @@ class StepRecord:
             f"step {step} skipped: its loss ({shown}) or a gradient is not finite; "
             f"samples: {first_few(samples)}"
         )
-        if self._log is not None:
+        if self.log is not None:
             values = {"losses": [str(loss) for loss in losses], "samples": samples}
-            self._log.write("left_out", step, values)
-        position = self._position
+            self.log.write("left_out", step, values)
         position.bad_in_row += 1
-        if position.bad_in_row >= self._most_bad_steps:
+        if position.bad_in_row >= self.training.most_bad_steps:
             raise NumericalError(
                 f"{position.bad_in_row} steps in a row, up to step {step}, without a finite loss "
                 "and gradient; lower optim.lr, or set optim.clip_norm=1 (earlier checkpoints are "
                 "intact)"
             )
 
-    def write(self, step: int, *, at_end: bool) -> None:
-        """Write the mean loss since the last record, every few steps and at the end of an epoch."""
-        losses = self._position.losses
-        if not losses or (step % _STEPS_PER_RECORD and not at_end):
-            return
-        mean = sum(losses) / len(losses)
-        losses.clear()
-        self.note = f"{self._epoch}  loss {mean:.3f}"
-        if self._log is None:
-            return
-        rates = [group["lr"] for group in self._optimizer.param_groups]
-        values = {
-            "epoch": self._position.epoch + 1,
-            "loss": mean,
-            "lr": rates[0],
-            "head_lr": rates[-1],
-            "images_per_second": self._progress.rate,
-        }
-        self._log.write("train", step, values)
+    def _log_mean_loss(self) -> None:
+        """Log the mean loss since the last record."""
+        position = self.training.position
+        mean = sum(position.losses) / len(position.losses)
+        position.losses.clear()
+        self.loss = f"  loss {mean:.3f}"
+        if self.log is not None:
+            rates = [group["lr"] for group in self.training.stepper.optimizer.param_groups]
+            values = {"epoch": position.epoch + 1, "loss": mean, "lr": rates[0]}
+            values |= {"head_lr": rates[-1], "images_per_second": self.progress.rate}
+            self.log.write("train", self.training.steps_done, values)

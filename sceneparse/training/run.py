@@ -1,31 +1,27 @@
-"""A run from its finished parts to the end: epochs, validation, checkpoints; for both tasks."""
-
-from __future__ import annotations
+"""Run epochs, validation and checkpoints, from the parts of a run of either task."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
+from sceneparse.data.device_loader import DeviceLoader
 from sceneparse.data.loader import Batch, explained_worker_failures
+from sceneparse.data.sampling import EpochSampler
 from sceneparse.errors import NumericalError, Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.report.pictures import save_png
-from sceneparse.runs.lock import RunLock
+from sceneparse.runs.checkpoint import save_checkpoint
 from sceneparse.runs.log import RunLog
-from sceneparse.runs.saving import save_checkpoint
-from sceneparse.runtime.distributed import Process, any_process, any_process_each, share_buffers
-from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.distributed import any_process, share_buffers
 from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
-from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.loop import Forward, train_one_epoch
 from sceneparse.training.optim import Stepped, Stepper
-from sceneparse.training.position import Position, StepRecord
+from sceneparse.training.position import Position, Record
+from sceneparse.training.start import Start
 from sceneparse.training.validation import Validated
 
 logger = logging.getLogger(__name__)
@@ -34,34 +30,19 @@ logger = logging.getLogger(__name__)
 Loss = Callable[[Any, Tensor], Tensor]
 
 
-class Sampler(Protocol):
-    """The order of the samples; it decides which batches the loader reads next."""
-
-    batch_size: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in one epoch."""
-
-    def start_at(self, epoch: int, step: int) -> None:
-        """Start the next pass in `epoch`, after its first `step` steps."""
-
-
-@dataclass
-class Training:
+@dataclass(kw_only=True)
+class Training(Start):
     """The finished parts of a run.
 
     `batches` reads one epoch in `sampler`'s order, `forward` runs the network on images, `loss`
     compares its outputs with the targets, `validate` scores the network. A checkpoint is saved
     after every epoch, and after every `save_every` steps (0: only after epochs). The run ends with
-    an error after `most_bad_steps` steps in a row without a finite loss and gradient.
+    an error after `most_bad_steps` steps in a row without a finite loss and gradient. `meta`: what
+    checkpoints store to rebuild the model.
     """
 
-    folder: Path
-    process: Process
-    compute: Compute
     normalize: Normalization
-    sampler: Sampler
+    sampler: EpochSampler | DeviceLoader
     batches: Callable[[], Iterable[Batch]]
     validate: Callable[[nn.Module], Validated]
     model: nn.Module
@@ -72,12 +53,10 @@ class Training:
     loss: Loss
     seed: int
     meta: dict[str, Any]
-    lock: RunLock
     eval_every: int = 1
     accumulate: int = 1
     save_every: int = 0
     most_bad_steps: int = 10
-    stop: StopRequest = field(default_factory=StopRequest)
     position: Position = field(default_factory=Position)
 
     @property
@@ -93,21 +72,13 @@ class Training:
 
     @property
     def epoch_done(self) -> bool:
-        """Whether all steps of the present epoch are done."""
+        """Whether all steps of the current epoch are done."""
         return self.position.step == self.sampler.steps_per_epoch
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.position.epoch == self.epochs
-
-    def contains(self, position: Position) -> bool:
-        """Return whether this run passes through a position."""
-        return (
-            0 <= position.epoch <= self.epochs
-            and 0 <= position.step <= self.sampler.steps_per_epoch
-            and 0 <= position.seconds < math.inf
-        )
 
 
 def train(training: Training) -> None:
@@ -116,10 +87,10 @@ def train(training: Training) -> None:
     Raises Preempted after a signal, once the state is saved, and NumericalError if the loss stays
     infinite or NaN.
     """
-    position, sampler = training.position, training.sampler
-    with _opened(training) as (log, progress):
+    position = training.position
+    with _opened(training) as record:
         while not training.finished:
-            sampler.start_at(position.epoch, position.step)
+            training.sampler.start_at(position.epoch, position.step)
             steps = train_one_epoch(
                 training.parallel,
                 training.batches(),
@@ -132,9 +103,9 @@ def train(training: Training) -> None:
                 seed=(training.seed, training.process.rank, position.epoch),
                 first_step=position.step,
             )
-            _follow(steps, training, log, progress)
-            save(training, _end_epoch(training, log, progress))
-            stopping = any_process(training.stop.name is not None, training.process.device)
+            _take_steps(steps, record)
+            save(training, _end_epoch(record))
+            (stopping,) = any_process(training.process.device, training.stop.name is not None)
             if stopping and not training.finished:
                 raise Preempted(
                     f"{training.stop.name or 'a signal'} received, saved after step "
@@ -143,102 +114,80 @@ def train(training: Training) -> None:
 
 
 @contextmanager
-def _opened(training: Training) -> Iterator[tuple[RunLog | None, Progress]]:
+def _opened(training: Training) -> Iterator[Record]:
     """Open the run's log (on the main process only), progress and signal handlers; close them."""
-    batch_size = training.sampler.batch_size
+    batch_size, is_main = training.sampler.batch_size, training.process.is_main
     progress = Progress(
         training.epochs * training.sampler.steps_per_epoch * batch_size,
         "images",
         done=training.steps_done * batch_size,
         seconds=training.position.seconds,
-        quiet=not training.process.is_main,
+        quiet=not is_main,
     )
     with ExitStack() as stack:
         stack.callback(training.lock.release)
-        stack.callback(progress.close)
+        stack.enter_context(closing(progress))
         stack.enter_context(log_to_stderr())
         stack.enter_context(training.stop)
         stack.enter_context(explained_worker_failures())
-        log = None
-        if training.process.is_main:
-            run_log = RunLog(training.folder, first_step=training.steps_done)
-            log = stack.enter_context(closing(run_log))
-        yield log, progress
+        log = RunLog(training.folder, first_step=training.steps_done) if is_main else None
+        if log is not None:
+            stack.callback(log.close)
+        yield Record(training, log, progress)
 
 
-def _follow(
-    steps: Iterable[tuple[int, Stepped, list[str]]],
-    training: Training,
-    log: RunLog | None,
-    progress: Progress,
-) -> None:
+def _take_steps(steps: Iterable[tuple[int, Stepped, list[str]]], record: Record) -> None:
     """Take the steps of an epoch, to its end or to a signal: record them and save if it is time."""
-    position = training.position
-    record = StepRecord(
-        position,
-        f"epoch {position.epoch + 1}/{training.epochs}",
-        training.stepper.optimizer,
-        most_bad_steps=training.most_bad_steps,
-        log=log,
-        progress=progress,
-    )
-    for step, stepped, names in steps:
-        position.step = step
+    training, position = record.training, record.training.position
+    for position.step, stepped, names in steps:
         bad = not (stepped.moved or stepped.overflow)
-        stopping, bad = any_process_each(
-            [training.stop.name is not None, bad], training.process.device
-        )
-        if bad:
-            record.add_bad(training.steps_done, stepped, names)
-        else:
-            record.add(stepped)
-        record.write(training.steps_done, at_end=training.epoch_done)
-        progress.advance(training.sampler.batch_size, record.note)
+        stopping = training.stop.name is not None
+        stopping, bad = any_process(training.process.device, stopping, bad)
+        record.add(stepped, names, bad=bad)
         due = training.save_every and training.steps_done % training.save_every == 0
         if due and not training.epoch_done:
-            position.seconds = progress.seconds
-            with progress.paused():
+            position.seconds = record.progress.seconds
+            with record.progress.paused():
                 save(training)
         if stopping:
             return
 
 
-def _end_epoch(training: Training, log: RunLog | None, progress: Progress) -> Validated | None:
+def _end_epoch(record: Record) -> Validated | None:
     """Count a finished epoch and validate if it is time; None: there was no whole validation."""
-    position = training.position
-    position.seconds = progress.seconds
+    training, position = record.training, record.training.position
+    position.seconds = record.progress.seconds
     if not training.epoch_done:
         return None
     position.epoch, position.step = position.epoch + 1, 0
     if not training.finished and position.epoch % training.eval_every:
         return None
     try:
-        return _validate(training, log, progress)
+        return _validate(record)
     except Preempted:
         # The resumed run starts with the validation, at the end of the epoch.
         position.epoch, position.step = position.epoch - 1, training.sampler.steps_per_epoch
         return None
 
 
-def _validate(training: Training, log: RunLog | None, progress: Progress) -> Validated:
+def _validate(record: Record) -> Validated:
     """Score the network, log the result, and write the picture of examples if there is one."""
+    training, position, log = record.training, record.training.position, record.log
     share_buffers(training.evaluated)
-    with progress.paused():
+    with record.progress.paused():
         found = training.validate(training.evaluated)
-    position = training.position
+    seconds = record.progress.seconds
     logger.info(
         f"epoch {position.epoch}/{training.epochs}  {found.description}  "
-        f"(best {max(position.best, found.score):.4f})  trained {format_seconds(progress.seconds)}"
+        f"(best {max(position.best, found.score):.4f})  trained {format_seconds(seconds)}"
     )
     if log is None:
         return found
-    seconds = round(progress.seconds, 1)
-    values = {"epoch": position.epoch, "seconds": seconds, **found.values}
+    values = {"epoch": position.epoch, "seconds": round(seconds, 1), **found.values}
     log.write("val", training.steps_done, values)
     if found.picture is not None:
         log.picture("val", training.steps_done, found.picture)
-        name = f"epoch-{position.epoch:04d}.png"
-        save_png(found.picture, training.folder / "pictures" / name)
+        save_png(found.picture, training.folder / f"pictures/epoch-{position.epoch:04d}.png")
     if training.finished and found.table:
         logger.info(found.table)
     return found

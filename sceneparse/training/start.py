@@ -1,20 +1,20 @@
-"""What runs of both tasks share before the first step: folder, precision, checks, saved state."""
+"""Start or resume a run of either task: folder, precision, checks, saved state."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
 import sceneparse
-from sceneparse.errors import InputError, refusing
-from sceneparse.inference.normalization import Normalization
+from sceneparse.errors import InputError, reason_of, refusing
 from sceneparse.models.weights import load_strict
 from sceneparse.runs.checkpoint import Saved, newest_intact, read_training_state
 from sceneparse.runs.folder import (
@@ -26,33 +26,44 @@ from sceneparse.runs.folder import (
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import (
     Process,
-    check_on_main,
     from_main,
     launch_name,
     restarted_by_torchrun,
 )
 from sceneparse.runtime.precision import Compute, amp_name, auto_dtype, choose_dtype
+from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.loop import Forward
 from sceneparse.training.position import Position
-from sceneparse.training.run import Training
+
+if TYPE_CHECKING:
+    from sceneparse.training.run import Training
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Start:
-    """How a run starts: where, from which checkpoint if any, and what the user allowed."""
+    """A run's folder, process and precision, its checkpoint if any, and what the user allowed."""
 
     folder: Path
     process: Process
     lock: RunLock
+    compute: Compute
     saved: Saved | None
     overwrite: bool
     accept_changes: bool
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 def begin_run(
-    folder: Path, process: Process, *, resume: bool, overwrite: bool, accept_changes: bool
+    folder: Path,
+    process: Process,
+    amp: str,
+    channels_last: bool,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
 ) -> Start:
     """Check that the folder may be used, and find the newest checkpoint if `resume` is set.
 
@@ -61,26 +72,31 @@ def begin_run(
     """
     lock = RunLock(folder)
     if is_run_folder(folder):
-        check_on_main(process, lock.acquire)
+        from_main(process, lock.acquire)
     if restarted_by_torchrun() and from_main(process, lambda: lock.launch == launch_name()):
         resume, overwrite = True, False
-    check_on_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
-    if not resume:
-        return Start(folder, process, lock, None, overwrite, accept_changes)
-    saved = from_main(process, lambda: newest_intact(folder, logger.warning))
-    if saved is None:
+    from_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
+    saved = from_main(process, lambda: newest_intact(folder)) if resume else None
+    if resume and saved is None:
         logger.info(f"'{folder}' has no checkpoint yet; the run starts from the beginning")
-    return Start(folder, process, lock, saved, overwrite, accept_changes)
+    return Start(
+        folder=folder,
+        process=process,
+        lock=lock,
+        compute=_choose_compute(amp, process.device, saved, channels_last),
+        saved=saved,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+    )
 
 
-def choose_compute(amp: str, start: Start, *, channels_last: bool) -> Compute:
-    """Choose precision and memory layout, and log the precision with its reason.
-
-    A resumed run keeps what "auto" chose at its start. Raises InputError.
-    """
-    device, reason = start.process.device, f"train.amp={amp}"
-    if amp == "auto" and start.saved is not None:
-        amp, reason = start.saved.meta["amp"], "as the run began"
+def _choose_compute(
+    amp: str, device: torch.device, saved: Saved | None, channels_last: bool
+) -> Compute:
+    """Choose the precision and log it with its reason; "auto" keeps that of a resumed run."""
+    reason = f"train.amp={amp}"
+    if amp == "auto" and saved is not None:
+        amp, reason = saved.meta["amp"], "as the run began"
     elif amp == "auto":
         _, reason = auto_dtype(device)
     compute = Compute(device, choose_dtype(amp, device), channels_last)
@@ -96,58 +112,56 @@ def validate_inputs(
     try:
         forward(shapes, torch.empty(shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
-            f"({reason}); {remedy}"
+            f"({reason_of(error)}); {remedy}"
         ) from error
 
 
-def describe_run(
-    task: str, config: BaseModel, compute: Compute, normalize: Normalization
-) -> dict[str, Any]:
-    """Return what the checkpoints of both tasks know of their run."""
-    return {
-        "task": task,
-        "mean": normalize.mean,
-        "std": normalize.std,
-        "amp": amp_name(compute.dtype),
-        "config": config.model_dump(mode="json"),
-        "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
-    }
-
-
-def open_run(training: Training, start: Start, config: BaseModel, rendered: str) -> None:
+def open_run(training: Training, config: BaseModel, rendered: str) -> None:
     """Load the saved state if the run is resumed; then create the folder, or take over its own.
 
     `rendered` is the configuration as YAML. Raises InputError before anything is written.
     """
-    if start.saved is not None:
-        _resume(training, start.saved, config, accept_changes=start.accept_changes)
-    check_on_main(
+    settings = config.model_dump(mode="json")
+    training.meta |= {
+        "mean": training.normalize.mean,
+        "std": training.normalize.std,
+        "amp": amp_name(training.compute.dtype),
+        "config": settings,
+        "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
+    }
+    if training.saved is not None:
+        saved_settings = _complete(type(config), training.saved)
+        for change in validate_changes(saved_settings, settings, accept=training.accept_changes):
+            logger.info(f"changed: {change}")
+        _load_state(training, training.saved)
+    from_main(
         training.process,
         lambda: create_run_folder(
             training.folder,
             rendered,
-            start.lock,
+            training.lock,
             launch=launch_name(),
             steps_done=training.steps_done,
-            overwrite=start.overwrite,
+            overwrite=training.overwrite,
         ),
     )
 
 
-def _resume(training: Training, saved: Saved, config: BaseModel, *, accept_changes: bool) -> None:
-    """Load weights, optimiser and position of a checkpoint; log what differs from its run."""
-    checkpoint, meta = saved
-    changes = validate_changes(
-        _complete(type(config), meta["config"], checkpoint),
-        config.model_dump(mode="json"),
-        accept=accept_changes,
-    )
-    for change in changes:
-        logger.info(f"changed: {change}")
-    before, now = meta["processes"], training.process.world_size
+def _complete(kind: type[BaseModel], saved: Saved) -> dict[str, Any]:
+    """Return a checkpoint's settings, with those that did not exist yet when it was written."""
+    try:
+        return kind.model_validate(saved.meta["config"]).model_dump(mode="json")
+    except ValidationError as error:
+        raise InputError(
+            f"{saved.folder} is of another version: {error.error_count()} settings do not fit"
+        ) from error
+
+
+def _load_state(training: Training, saved: Saved) -> None:
+    """Load weights, optimiser and position of a checkpoint; raises InputError if one misfits."""
+    checkpoint, before, now = saved.folder, saved.meta["processes"], training.process.world_size
     if before != now:
         logger.info(
             f"{before} processes before, {now} now: the same samples in the same order, but batch "
@@ -158,17 +172,11 @@ def _resume(training: Training, saved: Saved, config: BaseModel, *, accept_chang
         load_strict(training.model, state["model"], str(checkpoint))
         training.stepper.load_state_dict(state["stepper"])
         position = TypeAdapter(Position).validate_python(state["position"])
-        if not training.contains(position):
+        if not (
+            0 <= position.epoch <= training.epochs
+            and 0 <= position.step <= training.sampler.steps_per_epoch
+            and 0 <= position.seconds < math.inf
+        ):
             raise ValueError(f"{position} is outside of the run")
         vars(training.position).update(vars(position))
     logger.info(f"resuming from {checkpoint} after step {training.steps_done}")
-
-
-def _complete(kind: type[BaseModel], saved: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Add the settings that did not exist yet when a checkpoint was written."""
-    try:
-        return kind.model_validate(saved).model_dump(mode="json")
-    except ValidationError as error:
-        raise InputError(
-            f"{checkpoint} is of another version: {error.error_count()} settings do not fit"
-        ) from error

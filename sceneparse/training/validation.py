@@ -1,4 +1,4 @@
-"""Validation of both tasks: a score, with all that is logged and shown beside it."""
+"""Validate networks of both tasks: the score, and the values, table and picture to log."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def until_stopped(
             break
         yield batch
     # Processes have unequal shares of the batches, so they can agree only after the last one.
-    if any_process(stop.name is not None, device):
+    if any_process(device, stop.name is not None)[0]:
         raise Preempted("the validation was interrupted")
 
 
@@ -88,7 +88,7 @@ def validate_segmentation(
     return Validated(
         score=mean_iou,
         description=f"val mean IoU {mean_iou:.4f}  pixel accuracy {accuracy:.4f}",
-        values=scores_as_dict(scores, table.names, protocol.words),
+        values=scores_as_dict(scores, table.names, protocol.description),
         table=score_table(scores, table.names) + "\n\n" + totals_table(totals_of(scores), {}),
         picture=example_grid(collector.examples, table.names, table.colors),
     )
@@ -97,29 +97,21 @@ def validate_segmentation(
 def validate_classifier(
     model: nn.Module,
     *,
-    test: Sequence[Batch],
-    held_out: Sequence[Batch],
+    parts: Mapping[str, Sequence[Batch]],
     normalize: Normalization,
     compute: Compute,
     stop: StopRequest,
 ) -> Validated:
-    """Score the test images and the images held out of training, if there are any.
+    """Score "test" images and, if `parts` has them, "holdout" images kept out of training.
 
     The score is that of the held-out images: choosing an epoch by the test images would be a leak.
     Raises Preempted after a signal.
     """
-    parts = {"test": test, "holdout": held_out}
     values: dict[str, float] = {}
     for name, part in parts.items():
-        if part:
-            loss, accuracy = evaluate_classifier(
-                model,
-                until_stopped(part, stop, compute.device),
-                normalize=normalize,
-                compute=compute,
-            )
-            values[f"{name}_loss"], values[f"{name}_accuracy"] = loss, accuracy
-    chosen = "holdout" if held_out else "test"
-    description = f"{chosen} accuracy {values[f'{chosen}_accuracy']:.4f}"
-    description += f"  loss {values[f'{chosen}_loss']:.4f}"
-    return Validated(values[f"{chosen}_accuracy"], description, values)
+        values[f"{name}_loss"], values[f"{name}_accuracy"] = evaluate_classifier(
+            model, until_stopped(part, stop, compute.device), normalize=normalize, compute=compute
+        )
+    chosen = "holdout" if "holdout" in parts else "test"
+    loss, accuracy = values[f"{chosen}_loss"], values[f"{chosen}_accuracy"]
+    return Validated(accuracy, f"{chosen} accuracy {accuracy:.4f}  loss {loss:.4f}", values)

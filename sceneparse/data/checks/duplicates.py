@@ -1,7 +1,5 @@
 """Find images that show the same picture, by small fingerprints that are compared fast."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +28,12 @@ class Fingerprint:
 
     @property
     def has_contrast(self) -> bool:
-        """Whether the image has enough contrast to be told from others."""
+        """Whether the image has enough contrast to be compared with others."""
         return float(self.thumbnail.std()) >= _MIN_CONTRAST
+
+
+# Of an image that cannot be read; it has no duplicates.
+BLANK = Fingerprint(np.zeros(_HASH_SIDE**2, bool), np.zeros((_THUMBNAIL_SIDE,) * 2, np.uint8))
 
 
 def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
@@ -43,10 +45,8 @@ def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
     return Fingerprint((small[:, :-1] > small[:, 1:]).ravel(), thumbnail)
 
 
-def _shrink(grey: Any, size: tuple[int, int]) -> NDArray[np.uint8]:  # noqa: ANN401 - OpenCV's
-    small: Any = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    result: NDArray[np.uint8] = small
-    return result
+def _shrink(grey: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
 
 
 def duplicate_pairs(

@@ -1,22 +1,20 @@
 """Check a whole dataset: what is damaged, mislabelled, suspicious or in two splits at once."""
 
-from __future__ import annotations
-
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from sceneparse.data.balance import CLASS_WEIGHTS, class_weights
-from sceneparse.data.checks.duplicates import Fingerprint, duplicate_pairs, fingerprint_of
+from sceneparse.data.checks.duplicates import BLANK, Fingerprint, duplicate_pairs, fingerprint_of
 from sceneparse.data.datasets import Pair, SegmentationDataset
 from sceneparse.data.labels import count_labels
+from sceneparse.data.reading import read_all
 from sceneparse.errors import InputError
 
 
@@ -24,28 +22,25 @@ from sceneparse.errors import InputError
 class SampleFacts:
     """What was found in one sample; `problem` is the reason why it cannot be used.
 
-    counts: pixels per class (K,). color_sum and color_square_sum: RGB sums over all pixels of the
-    values and their squares, in 0..1.
+    counts: pixels per class (K,). color_sums (2, 3): RGB sums over all pixels of the values, in
+    0..1, and of their squares.
     """
 
     split: str
     pair: Pair
     problem: str | None = None
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, ...] = (0, 0)
     counts: tuple[int, ...] = ()
     ignored: int = 0
-    color_sum: tuple[float, ...] = ()
-    color_square_sum: tuple[float, ...] = ()
-    fingerprint: Fingerprint | None = field(default=None, repr=False)
+    color_sums: NDArray[np.float64] | None = None
+    fingerprint: Fingerprint = field(default=BLANK, repr=False)
 
     @property
     def suspicion(self) -> str | None:
         """The reason why a usable mask looks odd; None if it does not."""
-        if self.problem is not None:
-            return None
-        if not any(self.counts):
-            return "every pixel is ignored"
         present = [k for k, count in enumerate(self.counts) if count]
+        if self.problem is None and not present:
+            return "every pixel is ignored"
         if len(present) == 1 and not self.ignored:
             return f"every pixel is of class {present[0]}"
         return None
@@ -55,16 +50,14 @@ def check_all_samples(
     datasets: Mapping[str, SegmentationDataset], after_sample: Callable[[], None]
 ) -> list[SampleFacts]:
     """Decode every sample of all splits strictly, in parallel; a bad sample raises nothing."""
-    jobs = [(split, i) for split, dataset in datasets.items() for i in range(len(dataset))]
 
     def check_one(job: tuple[str, int]) -> SampleFacts:
         facts = _check_sample(job[0], datasets[job[0]], job[1])
         after_sample()
         return facts
 
-    # Threads are enough, because decoding releases the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(check_one, jobs))
+    jobs = [(split, i) for split, dataset in datasets.items() for i in range(len(dataset))]
+    return read_all(check_one, jobs)
 
 
 def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> SampleFacts:
@@ -77,18 +70,14 @@ def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> Sampl
     except InputError as error:
         return SampleFacts(split, pair, problem=str(error))
     counts = count_labels(mask, dataset.table.num_classes)
-    means, deviations = (x.ravel() for x in cv2.meanStdDev(image))
+    means, deviations = (x.ravel() / 255 for x in cv2.meanStdDev(image))
     return SampleFacts(
         split,
         pair,
-        size=(mask.shape[0], mask.shape[1]),
-        counts=tuple(int(count) for count in counts),
+        size=mask.shape,
+        counts=tuple(counts.tolist()),
         ignored=int(mask.size - counts.sum()),
-        color_sum=tuple(float(x) * mask.size / 255 for x in means),
-        color_square_sum=tuple(
-            float(m * m + d * d) * mask.size / 255**2
-            for m, d in zip(means, deviations, strict=True)
-        ),
+        color_sums=mask.size * np.stack([means, means**2 + deviations**2]),
         fingerprint=fingerprint_of(image),
     )
 
@@ -102,19 +91,16 @@ class Duplicates:
     grey_difference: float
 
 
+def _by_split(facts: Sequence[SampleFacts]) -> dict[str, list[SampleFacts]]:
+    return {split: list(group) for split, group in itertools.groupby(facts, lambda f: f.split)}
+
+
 def find_duplicates(facts: Sequence[SampleFacts]) -> list[Duplicates]:
     """Find images that occur in more than one split, also resized, recompressed or brightened."""
-    by_split: dict[str, list[tuple[SampleFacts, Fingerprint]]] = {}
-    for f in facts:
-        if f.fingerprint is not None:
-            by_split.setdefault(f.split, []).append((f, f.fingerprint))
     found = []
-    for ours, theirs in itertools.combinations(by_split.values(), 2):
-        prints = [[fingerprint for _, fingerprint in split] for split in (ours, theirs)]
-        found += [
-            Duplicates(ours[i][0], theirs[j][0], difference)
-            for i, j, difference in duplicate_pairs(*prints)
-        ]
+    for ours, theirs in itertools.combinations(_by_split(facts).values(), 2):
+        prints = [[f.fingerprint for f in split] for split in (ours, theirs)]
+        found += [Duplicates(ours[i], theirs[j], d) for i, j, d in duplicate_pairs(*prints)]
     return sorted(found, key=lambda pair: pair.grey_difference)
 
 
@@ -125,16 +111,13 @@ def summarise(
 
     `names` are the classes. Mean, deviation and class weights are those of the first split.
     """
+    splits = _by_split(facts)
     # Settings for training must not be computed from test images.
-    training = [f for f in facts if f.split == facts[0].split]
-    used = [f for f in training if f.problem is None]
+    used = [f for f in splits[facts[0].split] if f.problem is None]
     counts = np.array([f.counts for f in used], dtype=np.int64).reshape(len(used), len(names))
-    pixels = sum(f.size[0] * f.size[1] for f in used)
+    mean, std = _color_statistics(used)
     return {
-        "splits": {
-            split: _summarise_split([f for f in facts if f.split == split], names)
-            for split in dict.fromkeys(f.split for f in facts)
-        },
+        "splits": {split: _summarise_split(part, names) for split, part in splits.items()},
         "problems": [
             {"split": f.split, "name": f.pair.name, "problem": f.problem}
             for f in facts
@@ -154,8 +137,8 @@ def summarise(
             }
             for t in duplicates
         ],
-        "mean": _per_pixel([f.color_sum for f in used], pixels),
-        "std": _deviation(used, pixels),
+        "mean": mean,
+        "std": std,
         "class_weights": {
             rule: [round(weight, 4) for weight in class_weights(rule, counts)]
             for rule in CLASS_WEIGHTS
@@ -184,13 +167,10 @@ def _summarise_split(facts: Sequence[SampleFacts], names: Sequence[str]) -> dict
     }
 
 
-def _per_pixel(sums: Sequence[tuple[float, ...]], pixels: int) -> list[float]:
-    return [round(float(x), 4) for x in np.sum(sums, axis=0) / pixels] if sums else []
-
-
-def _deviation(used: Sequence[SampleFacts], pixels: int) -> list[float]:
-    if not used:
-        return []
-    mean = np.sum([f.color_sum for f in used], axis=0) / pixels
-    square = np.sum([f.color_square_sum for f in used], axis=0) / pixels
-    return [round(float(x), 4) for x in np.sqrt(square - mean**2)]
+def _color_statistics(used: Sequence[SampleFacts]) -> tuple[list[float], list[float]]:
+    """Compute RGB mean and standard deviation over all pixels; empty without samples."""
+    sums = [f.color_sums for f in used if f.color_sums is not None]
+    if not sums:
+        return [], []
+    mean, square = np.sum(sums, axis=0) / sum(f.size[0] * f.size[1] for f in used)
+    return mean.round(4).tolist(), np.sqrt(square - mean**2).round(4).tolist()

@@ -1,7 +1,6 @@
 """Compute what the page about a dataset shows: shares, bars and pictures."""
 
-from __future__ import annotations
-
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,27 @@ def page_values(
         "shares": {split: _shares(facts) for split, facts in summary["splits"].items()},
         "galleries": {
             "Samples that cannot be used": _broken_figures(facts),
-            "Images in two splits": _duplicate_figures(duplicates),
-            "Odd masks": _odd_figures(datasets, facts),
-            "Examples": [f for d in datasets.items() for f in _examples(*d, facts)],
+            "Images in two splits": [
+                _figure(f, [read_image(f.pair.image)])
+                for pair in duplicates[: _MAX_FIGURES // 2]
+                for f in (pair.first, pair.second)
+            ],
+            "Odd masks": [
+                _figure(f, _overlaid(datasets[f.split], f), f": {f.suspicion}")
+                for f in [f for f in facts if f.suspicion][:_MAX_FIGURES]
+            ],
+            "Examples": [
+                _figure(f, _overlaid(dataset, f))
+                for split, dataset in datasets.items()
+                for f in _examples(split, facts)
+            ],
         },
     }
+
+
+def _figure(facts: SampleFacts, pictures: Sequence[Picture], note: str = "") -> dict[str, str]:
+    uri = picture_uri(side_by_side(pictures), longest=320 * len(pictures))
+    return {"uri": uri, "caption": f"{facts.split}: {facts.pair.name}{note}"}
 
 
 def _shares(split: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,67 +72,35 @@ def _shares(split: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _duplicate_figures(duplicates: Sequence[Duplicates]) -> list[dict[str, str]]:
-    figures: list[dict[str, str]] = []
-    for pair in duplicates[: _MAX_FIGURES // 2]:
-        for facts in (pair.first, pair.second):
-            caption = f"{facts.split}: {facts.pair.name}"
-            figures.append({"uri": picture_uri(read_image(facts.pair.image)), "caption": caption})
-    return figures
-
-
 def _broken_figures(facts: Sequence[SampleFacts]) -> list[dict[str, str]]:
     """Show what still decodes, image or mask, of samples that cannot be used."""
-    figures: list[dict[str, str]] = []
-    for f in facts:
-        if f.problem is None or len(figures) == _MAX_FIGURES:
-            continue
-        shown = [
-            picture
-            for picture in (_try_image(f.pair.image), _try_mask(f.pair.mask))
-            if picture is not None
-        ]
-        if shown:
-            caption = f"{f.split}: {f.pair.name}: {f.problem}"
-            figures.append(
-                {"uri": picture_uri(side_by_side(shown), longest=640), "caption": caption}
-            )
-    return figures
+    decoded = ((f, _try_image(f.pair.image) + _try_mask(f.pair.mask)) for f in facts if f.problem)
+    figures = (_figure(f, shown, f": {f.problem}") for f, shown in decoded if shown)
+    return list(itertools.islice(figures, _MAX_FIGURES))
 
 
-def _try_image(path: Path) -> Picture | None:
+def _try_image(path: Path) -> list[Picture]:
     try:
-        return read_image(path)
+        return [read_image(path)]
     except InputError:  # reported as the sample's problem
-        return None
+        return []
 
 
-def _try_mask(path: Path) -> Picture | None:
+def _try_mask(path: Path) -> list[Picture]:
     """Paint raw label values, whatever they mean; show a mask of colours as it is."""
     try:
         raw = read_mask(path)
     except InputError:
         return _try_image(path)
-    return colorize(raw & 255, [palette_color(value) for value in range(256)])
+    return [colorize(raw & 255, [palette_color(value) for value in range(256)])]
 
 
-def _odd_figures(
-    datasets: Mapping[str, SegmentationDataset], facts: Sequence[SampleFacts]
-) -> list[dict[str, str]]:
-    odd = [f for f in facts if f.suspicion][:_MAX_FIGURES]
-    return [_figure(datasets[f.split], f, f"{f.split}: {f.pair.name}: {f.suspicion}") for f in odd]
-
-
-def _examples(
-    split: str, dataset: SegmentationDataset, facts: Sequence[SampleFacts]
-) -> list[dict[str, str]]:
+def _examples(split: str, facts: Sequence[SampleFacts]) -> list[SampleFacts]:
     usable = [f for f in facts if f.split == split and f.problem is None]
-    chosen = [usable[i] for i in spread(len(usable), _EXAMPLES)] if usable else []
-    return [_figure(dataset, f, f"{split}: {f.pair.name}") for f in chosen]
+    return [usable[i] for i in spread(len(usable), _EXAMPLES)]
 
 
-def _figure(dataset: SegmentationDataset, facts: SampleFacts, caption: str) -> dict[str, str]:
-    """Show an image beside the overlay of its mask."""
+def _overlaid(dataset: SegmentationDataset, facts: SampleFacts) -> list[Picture]:
+    """Return an image, and the image under the colours of its mask."""
     image, mask, _ = dataset[dataset.pairs.index(facts.pair)]
-    both = side_by_side([image, overlay(image, mask, dataset.table.colors)])
-    return {"uri": picture_uri(both, longest=640), "caption": caption}
+    return [image, overlay(image, mask, dataset.table.colors)]

@@ -1,7 +1,5 @@
 """Random but repeatable splits that keep near-duplicate images on one side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +19,7 @@ def split_images(
     """Return the split of every image; duplicates share a split.
 
     `shares` are the wanted parts, e.g. {"train": 0.8, "val": 0.2}. The same files, shares and seed
-    give the same splits, in whatever order the files come.
+    give the same splits, in any order of the files.
     """
     order = sorted(range(len(images)), key=lambda i: images[i].as_posix())
     groups = _groups([fingerprints[i] for i in order])

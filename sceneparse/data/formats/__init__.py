@@ -2,7 +2,7 @@
 
 A module has a function `read`, which returns the images and classes of a source and how the masks
 are drawn. Its parameters are the options that the format takes: `masks: Path` is --masks, and one
-with a default need not be given. The format's name is the module's, with "-" for "_".
+with a default is optional. The format's name is the module's, with "-" for "_".
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def read_source(name: str, files: Mapping[str, Path | None]) -> Source:
     """Read a dataset in the format `name`; `files` are its options, None if not given.
 
     Raises InputError for an unknown format, for options that are missing or that the format does
-    not take, and for content that is not as the format has it.
+    not take, and for content that does not follow the format.
     """
     read = _reader(name)
     given = {option: path for option, path in files.items() if path is not None}
     _validate_options(name, read, given)
     main_file = given.get("annotations") or given.get("table") or next(iter(given.values()), name)
-    with refusing(main_file, f"not as {name} has it"):
+    with refusing(main_file, f"not valid {name}"):
         return read(**given)
 
 

@@ -1,7 +1,5 @@
 """COCO's instance annotations: a JSON file of polygons and run lengths."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,17 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.formats.shared.coco import coco_classes
 from sceneparse.data.formats.shared.source import (
     Item,
     Source,
     blank_mask,
+    coco_classes,
     fill_polygon,
-    make_source,
 )
 from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError
 from sceneparse.files import inside, read_json
+
+_MAX_RUN_BITS = 60
 
 
 def read(annotations: Path, images: Path) -> Source:
@@ -37,7 +36,7 @@ def read(annotations: Path, images: Path) -> Source:
         )
         for entry in content["images"]
     ]
-    return make_source(["background", *names], items)
+    return Source(["background", *names], items)
 
 
 def _draw_instances(
@@ -81,13 +80,10 @@ def _uncompress_runs(text: str) -> list[int]:
         shift += 5
         if code & 32:
             if shift > _MAX_RUN_BITS:
-                raise ValueError("a run length of endless digits")
+                raise ValueError("a run length has too many digits")
             continue
         if code & 16:  # the number is negative
             value -= 1 << shift
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
-
-
-_MAX_RUN_BITS = 60

@@ -1,13 +1,10 @@
 """COCO's panoptic annotations: a JSON file, and PNG files whose colours number the segments."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from sceneparse.data.formats.shared.coco import coco_classes
-from sceneparse.data.formats.shared.source import Item, Source, labels_of_codes, make_source
+from sceneparse.data.formats.shared.source import Item, Source, coco_classes, labels_of_codes
 from sceneparse.data.labels import Labels, ignore_index_for
 from sceneparse.data.reading import read_image
 from sceneparse.errors import InputError, first_few
@@ -33,7 +30,7 @@ def read(annotations: Path, images: Path) -> Source:
         )
         for entry in content["annotations"]
     ]
-    return make_source(classes, items)
+    return Source(classes, items)
 
 
 def _draw_panoptic(path: Path, label_of: Mapping[int, int], ignore: int) -> Labels:

@@ -1,7 +1,5 @@
 """Masks painted in a colour per class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -24,13 +22,10 @@ def read(masks: Path, images: Path, table: Path) -> Source:
     A class named "ignore" or "void" is not trained on.
     """
     rows = read_table(table, ("name", "r", "g", "b"))
-    colors: dict[str, Color] = {}
-    for row in rows:
-        colors[row["name"]] = _color(row, table)
-    void = {name for name in colors if name.lower() in {"ignore", "void"}}
-    names = tuple(name for name in colors if name not in void)
+    colors = {row["name"]: _color(row, table) for row in rows}
+    names = [name for name in colors if name.lower() not in {"ignore", "void"}]
     ignore = ignore_index_for(len(names))
-    labels = {colors[name]: ignore for name in void}
+    labels = dict.fromkeys(colors.values(), ignore)
     labels |= {colors[name]: k for k, name in enumerate(names)}
     if len(labels) != len(rows):
         raise InputError(f"{table}: two classes share a name or a colour")
@@ -38,7 +33,7 @@ def read(masks: Path, images: Path, table: Path) -> Source:
         Item(pair.image, partial(_decode_colors, pair.mask, labels))
         for pair in pair_by_name(images, masks)
     ]
-    return Source(names, tuple(colors[name] for name in names), tuple(items))
+    return Source(names, items, [colors[name] for name in names])
 
 
 def _decode_colors(path: Path, labels: Mapping[Color, int]) -> Labels:

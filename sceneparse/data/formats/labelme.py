@@ -1,7 +1,5 @@
 """LabelMe's JSON files: shapes drawn by hand, a file per image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,6 @@ from sceneparse.data.formats.shared.source import (
     Source,
     blank_mask,
     fill_polygon,
-    make_source,
     require_near,
 )
 from sceneparse.data.labels import Labels
@@ -39,7 +36,7 @@ def read(annotations: Path, root: Path | None = None) -> Source:
         )
         for path, content in contents
     ]
-    return make_source(classes, items)
+    return Source(classes, items)
 
 
 def _draw_labelme(path: Path, content: Mapping[str, Any], classes: Sequence[str]) -> Labels:

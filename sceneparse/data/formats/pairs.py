@@ -1,13 +1,11 @@
 """A CSV file that lists images and their masks."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from sceneparse.data.formats.shared.source import Item, Source, make_source, read_table
+from sceneparse.data.formats.shared.source import Item, Source, read_table
 from sceneparse.data.reading import read_mask
 from sceneparse.files import inside
 
@@ -24,7 +22,7 @@ def read(table: Path, root: Path | None = None) -> Source:
     ]
     items = [Item(image, partial(read_mask, mask)) for image, mask in files]
     largest = max((_largest_label(item) for item in items), default=0)
-    return make_source([f"class_{k}" for k in range(max(largest + 1, 2))], items)
+    return Source([f"class_{k}" for k in range(max(largest + 1, 2))], items)
 
 
 def _largest_label(item: Item) -> int:

@@ -1,11 +1,9 @@
 """Pascal VOC's palette masks."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
-from sceneparse.data.formats.shared.source import Item, Source, make_source, pair_by_name
+from sceneparse.data.formats.shared.source import Item, Source, pair_by_name
 from sceneparse.data.reading import read_mask
 
 VOC_CLASSES = (
@@ -18,6 +16,5 @@ VOC_CLASSES = (
 def read(masks: Path, images: Path) -> Source:
     """Read palette masks (SegmentationClass) of images (JPEGImages); index 255 is void."""
     pairs = pair_by_name(images, masks)
-    return make_source(
-        VOC_CLASSES, [Item(pair.image, partial(read_mask, pair.mask)) for pair in pairs]
-    )
+    items = [Item(pair.image, partial(read_mask, pair.mask)) for pair in pairs]
+    return Source(VOC_CLASSES, items)

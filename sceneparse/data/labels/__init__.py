@@ -104,6 +104,11 @@ class LabelTable:
         """The train id of pixels that are never counted."""
         return ignore_index_for(self.num_classes)
 
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The type of train ids: uint8, or uint16 for over 255 classes."""
+        return np.dtype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
+
     def of_train_ids(self) -> LabelTable:
         """Return the table for masks that already hold this table's train ids."""
         rows = [replace(label, raw_id=number) for number, label in enumerate(self.classes)]
@@ -115,10 +120,6 @@ class LabelTable:
         for label in self.labels:
             lookup[label.raw_id] = self.ignore_index if label.train_id is None else label.train_id
         return lookup
-
-    @cached_property
-    def _raw_id_of(self) -> NDArray[np.uint16]:
-        return np.array([label.raw_id for label in self.classes], dtype=np.uint16)
 
     def encode(self, raw: Labels) -> Labels:
         """Map raw ids (H, W) to train ids, uint8 (uint16 for over 255 classes).
@@ -134,7 +135,7 @@ class LabelTable:
                 f"label values outside the table: {first_few(found)}; valid are {len(valid)} "
                 f"values in {min(valid)}..{max(valid)}{self._mixed_up(set(values.tolist()))}"
             )
-        return train_ids.astype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
+        return train_ids.astype(self.dtype)
 
     def _mixed_up(self, foreign: set[int]) -> str:
         """Return a hint if the values look like Cityscapes' labelIds instead of trainIds."""
@@ -149,9 +150,9 @@ class LabelTable:
 
     def decode(self, train_ids: Labels) -> Labels:
         """Map train ids (H, W) of predictions back to raw ids, for submission files."""
-        raw = self._raw_id_of[train_ids]
+        raw_ids = np.array([label.raw_id for label in self.classes])
         # The table decides, so that all files of a folder have the same depth.
-        return raw if self._raw_id_of.max() > 255 else raw.astype(np.uint8)
+        return raw_ids.astype(np.uint16 if raw_ids.max() > 255 else np.uint8)[train_ids]
 
 
 def count_labels(labels: Labels, num_classes: int) -> NDArray[np.int64]:
@@ -184,10 +185,8 @@ def load_label_table(name: str) -> LabelTable:
 def identity_table(names: Sequence[str], colors: Sequence[Color]) -> LabelTable:
     """Return the table for masks that already hold train ids: 0..K-1, and the ignore id."""
     ignore = ignore_index_for(len(names))
-    rows = [
-        Label(index, index, name, color)
-        for index, (name, color) in enumerate(zip(names, colors, strict=True))
-    ]
+    ids = range(len(names))
+    rows = [Label(*row) for row in zip(ids, ids, names, colors, strict=True)]
     return LabelTable((*rows, Label(ignore, None, "ignore", (0, 0, 0))))
 
 
@@ -210,13 +209,11 @@ def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
 
 def palette_color(index: int) -> Color:
     """Return colour number `index` of the Pascal VOC palette, shifted so that 0 is not black."""
-    index += 1
-    channels = [0, 0, 0]
-    for bit in range(7, -1, -1):
-        for channel in range(3):
-            channels[channel] |= ((index >> channel) & 1) << bit
-        index >>= 3
-    return channels[0], channels[1], channels[2]
+
+    def channel(first: int) -> int:
+        return sum((index + 1 >> first + 3 * bit & 1) << 7 - bit for bit in range(8))
+
+    return channel(0), channel(1), channel(2)
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,1 +1,1 @@
-"""Sweeps: classification runs whose settings Optuna searches, in many processes."""
+"""Sweeps: Optuna searches the settings of classification runs, in many processes."""

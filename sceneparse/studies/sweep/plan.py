@@ -1,6 +1,4 @@
-"""What a sweep tries: from its YAML to the configuration of every trial."""
-
-from __future__ import annotations
+"""The plan of a sweep: from its YAML to the configuration of every trial."""
 
 import copy
 import itertools
@@ -11,29 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import (
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import one_or_many, problems_of, read_settings, set_key, validate
+from sceneparse.config.recipes import find_config
 from sceneparse.errors import InputError
-from sceneparse.studies.sweep.search import METHODS, Direction, Params, Space, as_choice
-from sceneparse.studies.sweep.settings import EarlySection, SweepConfig
+from sceneparse.studies.sweep.settings import (
+    METHODS,
+    Direction,
+    EarlySection,
+    Params,
+    Space,
+    SweepConfig,
+    as_choice,
+)
 
-# The state of every waiting trial is read each second.
+# Workers that wait read the state of every trial each second.
 MAX_TRIALS = 10_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched, how it is judged, and what all trials have in common.
+    """A sweep, read and checked.
 
-    `space` holds what is searched, `listed` its values, or the ends of its ranges, `settings` those
-    of the runs that are the same in all trials.
+    `space`: distributions of the searched settings; `listed`: their values, or the ends of their
+    ranges; `settings`: those that all trials share.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Plan:
     output: Path
 
     def starts(self) -> list[Params]:
-        """Return what is fixed of each trial's parameters before the first trial has run."""
+        """Return the parameters of each trial that are fixed before the first trial."""
         return METHODS[self.method](self.space, self.trials)
 
     def folder(self, trial: int) -> Path:
@@ -65,7 +66,7 @@ class Plan:
         return validate(settings, ClsConfig, f"trial {trial}")
 
     def listed_configs(self, *keys: str) -> Iterator[ClsConfig]:
-        """Build the configurations of all combinations of what is listed for some keys."""
+        """Build the configurations of all combinations of the listed values of some keys."""
         searched = [key for key in keys if key in self.listed]
         for values in itertools.product(*(self.listed[key] for key in searched)):
             settings = self.settings
@@ -79,7 +80,7 @@ class Plan:
         return max(config.train.epochs for config in self.listed_configs("train.epochs"))
 
     def description(self) -> dict[str, Any]:
-        """Describe all that must be the same wherever and whenever the sweep is resumed."""
+        """Return all settings that must be the same if the sweep is resumed."""
         config = ClsConfig.model_validate(self.settings).model_dump(mode="json")
         space = {key: json.loads(distribution_to_json(d)) for key, d in self.space.items()}
         return {
@@ -100,23 +101,18 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
     names every problem.
     """
     sweep = validate(read_settings(path, (), SweepConfig), SweepConfig, path)
-    base = path.parent / sweep.config
+    base = find_config(sweep.config, path.parent)
     output = f"output={json.dumps(f'runs/{path.stem}')}"
     settings: Mapping[str, Any] = read_settings(base, [output, *overrides], ClsConfig)
     validate(settings, ClsConfig, base)
     given = {override.partition("=")[0] for override in overrides}
     searched = {key: section.searched for key, section in sweep.parameters.items()}
     space = {key: d for key, d in searched.items() if d is not None}
-    listed = {
-        key: (d.low, d.high)
-        if isinstance(d, FloatDistribution | IntDistribution)
-        else sweep.parameters[key].values
-        for key, d in space.items()
-    }
-    _check_values(path, settings, sweep, listed)
+    listed = {key: sweep.parameters[key].listed for key in space}
+    _check_values(path, settings, sweep)
     for key, section in sweep.parameters.items():
         if key in space and key in given:
-            raise InputError(f"{key} is what the sweep searches; leave it out of the command")
+            raise InputError(f"{key} is what the sweep searches; remove it from the command")
         if key not in space and key not in given:
             settings = _changed(settings, key, section.value)
     plan = Plan(
@@ -144,19 +140,14 @@ def _changed(settings: Mapping[str, Any], key: str, value: object) -> dict[str, 
     return changed
 
 
-def _check_values(
-    path: Path,
-    settings: Mapping[str, Any],
-    sweep: SweepConfig,
-    listed: Mapping[str, Sequence[Any]],
-) -> None:
-    """Refuse keys that are no settings, and values that they do not take."""
+def _check_values(path: Path, settings: Mapping[str, Any], sweep: SweepConfig) -> None:
+    """Raise InputError for unknown keys and for values that they do not take."""
     if "output" in sweep.parameters:
         raise InputError(f"{path}: parameters.output: give output=FOLDER in the command")
     problems = [
         problem
         for key, section in sweep.parameters.items()
-        for value in listed.get(key, [section.value])
+        for value in section.listed
         for problem in problems_of(_changed(settings, key, value), ClsConfig)
     ]
     if problems:
@@ -177,7 +168,7 @@ def _number_of_trials(path: Path, sweep: SweepConfig, asked: int | None, space: 
         raise InputError(f"{path}: {sweep.method} never ends; give run_cap, or --trials")
     if wanted > MAX_TRIALS:
         raise InputError(
-            f"{path}: {wanted:,} trials are more than the {MAX_TRIALS:,} of a sweep; leave values "
-            "out, or give run_cap"
+            f"{path}: {wanted:,} trials are more than the {MAX_TRIALS:,} of a sweep; remove values "
+            "or give run_cap"
         )
     return wanted

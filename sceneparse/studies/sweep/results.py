@@ -1,12 +1,9 @@
-"""The results of a sweep: a table, sweep.json, sweep.csv, and pictures."""
+"""The results of a sweep: a table, sweep.json, and a picture."""
 
-from __future__ import annotations
-
-import json
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -15,16 +12,15 @@ from matplotlib import pyplot
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from optuna.visualization import matplotlib as plots
+from optuna.visualization.matplotlib import plot_parallel_coordinate
 
 from sceneparse.errors import reason_of
 from sceneparse.report.plots import save_plot
-from sceneparse.report.tables import Table, write_csv
+from sceneparse.report.tables import Table, write_json
 from sceneparse.runtime.progress import format_seconds
 from sceneparse.studies.sweep.plan import Plan
-from sceneparse.studies.sweep.search import Params
-from sceneparse.studies.sweep.storage import MAX_KILLS
-from sceneparse.studies.sweep.study import Attempts
+from sceneparse.studies.sweep.settings import Params
+from sceneparse.studies.sweep.study import MAX_KILLS, Attempts
 
 # In the order of the table.
 _STATES = {
@@ -34,18 +30,12 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-_IMPORTANCE = FanovaImportanceEvaluator(seed=0)
-# The pictures, and how many complete trials each needs to show anything.
-_PICTURES: dict[str, tuple[int, Callable[..., Any]]] = {
-    "importance": (4, partial(plots.plot_param_importances, evaluator=_IMPORTANCE)),
-    "history": (1, plots.plot_optimization_history),
-    "parallel_coordinates": (2, plots.plot_parallel_coordinate),
-}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a trial; the value of a pruned one is the last that was seen."""
+    """A trial's state and result; the value of a pruned trial is the last one reported."""
 
     trial: int
     state: str
@@ -62,9 +52,17 @@ class Row:
         """Whether the trial is not run any more."""
         return self.state not in {"running", "waiting"}
 
+    @property
+    def cells(self) -> dict[str, str]:
+        """The parameters as text."""
+        return {
+            key: f"{value:.4g}" if isinstance(value, float) else str(value)
+            for key, value in self.params.items()
+        }
+
 
 def rows_of(plan: Plan, attempts: Attempts) -> list[Row]:
-    """Return what became of each trial, in their order."""
+    """Return the state and result of each trial, by number."""
     return [
         Row(
             trial=trial,
@@ -83,7 +81,7 @@ def rows_of(plan: Plan, attempts: Attempts) -> list[Row]:
 
 def _note(last: FrozenTrial) -> str:
     if last.state == TrialState.PRUNED:
-        return f"given up after epoch {last.last_step}"
+        return f"ended early after epoch {last.last_step}"
     if last.state == TrialState.FAIL:
         return str(last.user_attrs.get("error", f"its worker was killed {MAX_KILLS + 1} times"))
     return f"same as trial {last.user_attrs['same_as']}" if "same_as" in last.user_attrs else ""
@@ -95,7 +93,7 @@ def best_of(plan: Plan, rows: Sequence[Row]) -> Row | None:
 
 
 def _ranked(plan: Plan, rows: Sequence[Row]) -> list[Row]:
-    """Sort what ended: complete ones by value, then pruned, then failed ones."""
+    """Sort the trials that ended: complete ones by value, then pruned, then failed ones."""
     order, sign = list(_STATES.values()), 1 if plan.direction == "minimize" else -1
     return sorted(
         (row for row in rows if row.ended),
@@ -104,11 +102,10 @@ def _ranked(plan: Plan, rows: Sequence[Row]) -> list[Row]:
 
 
 def describe(plan: Plan, row: Row) -> str:
-    """Describe a trial that ended, on a line."""
-    what = f"{plan.metric} {row.value:.4f}" if row.value is not None else row.state
-    note = f"  {row.note}" if row.note else ""
-    params = " ".join(f"{key}={_text(value)}" for key, value in row.params.items())
-    return f"trial {row.trial}  {what}  {params}{note}"
+    """Describe a trial that ended on one line."""
+    result = f"{plan.metric} {row.value:.4f}" if row.value is not None else row.state
+    params = (f"{key}={value}" for key, value in row.cells.items())
+    return "  ".join(filter(None, [f"trial {row.trial}", result, " ".join(params), row.note]))
 
 
 def table(plan: Plan, rows: Sequence[Row]) -> str:
@@ -117,28 +114,32 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
     for row in _ranked(plan, rows):
         value = "-" if row.value is None else f"{row.value:.4f}"
         value = f"({value})" if row.state == "pruned" else value
-        params = [_text(row.params.get(key, "-")) for key in plan.space]
+        params = [row.cells.get(key, "-") for key in plan.space]
         lines.append([str(row.trial), value, *params, format_seconds(row.seconds), row.note])
     heads = ["trial", plan.metric, *plan.space, "time", "note"]
     return Table("Trials", heads, lines).as_text(numbers=False)
 
 
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def caution(plan: Plan) -> str:
-    """Return a warning if the values flatter; an empty text if not."""
+    """Return a warning if trials are chosen by test images; an empty text otherwise."""
     if plan.metric.startswith("holdout"):
         return ""
     return (
-        "The trials are compared by the test images, so that the best value flatters: report it on "
+        "The trials are chosen by the test images, which flatters the best value: report it on "
         "other images, or choose by holdout_loss with data.holdout."
     )
 
 
-def write_tables(plan: Plan, rows: Sequence[Row], extra: Mapping[str, Any] | None = None) -> None:
-    """Write sweep.json and sweep.csv."""
+def write_results(plan: Plan, attempts: Attempts) -> dict[str, float]:
+    """Write sweep.json and, of two complete trials or more, the picture; return the importances."""
+    study = optuna.create_study(direction=plan.direction)
+    study.add_trials([of[-1] for of in attempts.values()])
+    values = [trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])]
+    importance = {}
+    if len(values) > 3 and len({*values}) > 1:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        importance = get_param_importances(study, evaluator=evaluator)
+    rows = rows_of(plan, attempts)
     best = best_of(plan, rows)
     found = {
         "name": plan.name,
@@ -147,54 +148,27 @@ def write_tables(plan: Plan, rows: Sequence[Row], extra: Mapping[str, Any] | Non
         "caution": caution(plan),
         "best": None if best is None else best.trial,
         "trials": [asdict(row) for row in rows],
-        **(extra or {}),
+        "importance": importance,
     }
     plan.output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    (plan.output / "sweep.json").write_text(text, encoding="utf-8")
-    records = []
-    for record in found["trials"]:
-        trial, state, value, params = map(record.pop, ("trial", "state", "value", "params"))
-        searched = {key: params.get(key) for key in plan.space}
-        records.append({"trial": trial, **searched, "state": state, plan.metric: value, **record})
-    write_csv(plan.output / "sweep.csv", records)
+    write_json(plan.output / "sweep.json", found)
+    if len(values) > 1:
+        try:
+            _draw(plan, study)
+        except ValueError as error:  # matplotlib takes a value such as "a$b" for a formula
+            _log.warning("parallel_coordinates.png cannot be drawn: %s", reason_of(error))
+    return importance
 
 
-def write_results(plan: Plan, attempts: Attempts) -> dict[str, str]:
-    """Write the tables and the pictures; return why pictures are missing, by their names."""
-    study = optuna.create_study(direction=plan.direction)
-    study.add_trials([of[-1] for of in attempts.values()])
-    complete = study.get_trials(states=[TrialState.COMPLETE])
-    missing = {
-        f"{name}.png": f"needs {needed} complete trials, there are {len(complete)}"
-        for name, (needed, _) in _PICTURES.items()
-        if len(complete) < needed
-    }
-    if not missing and len({trial.value for trial in complete}) == 1:
-        missing["importance.png"] = "all complete trials have the same value"
-    for name in _PICTURES:
-        if f"{name}.png" not in missing:
-            try:
-                _draw(plan, study, name)
-            except ValueError as error:  # as for a value that matplotlib takes for a formula
-                missing[f"{name}.png"] = f"cannot be drawn: {reason_of(error)}"
-    importance = {}
-    if "importance.png" not in missing:
-        importance = get_param_importances(study, evaluator=_IMPORTANCE)
-    write_tables(plan, rows_of(plan, attempts), {"importance": importance, "missing": missing})
-    return missing
-
-
-def _draw(plan: Plan, study: Study, name: str) -> None:
-    _, draw = _PICTURES[name]
+def _draw(plan: Plan, study: Study) -> None:
+    """Draw the settings and the value of each trial as parallel coordinates."""
     mpl.use("Agg")
     with warnings.catch_warnings(), mpl.rc_context():  # Optuna changes the style
         warnings.simplefilter("ignore")
-        figure = draw(study, target_name=plan.metric).figure
-        width = 2.2 * (len(plan.space) + 1) if name == "parallel_coordinates" else 7
-        figure.set_size_inches(max(width, 7), 4.5)
-        # Texts stand on lines.
-        for label in [label for axes in figure.axes for label in axes.get_yticklabels()]:
+        axes: Any = plot_parallel_coordinate(study, target_name=plan.metric)
+        axes.figure.set_size_inches(max(2.2 * (len(plan.space) + 1), 7), 4.5)
+        # Labels stand on lines.
+        for label in [label for each in axes.figure.axes for label in each.get_yticklabels()]:
             label.set_backgroundcolor("#ffffffcc")
-        save_plot(figure, plan.output / name)
-        pyplot.close(figure)
+        save_plot(axes.figure, plan.output / "parallel_coordinates")
+        pyplot.close(axes.figure)

@@ -1,85 +1,188 @@
-"""The study behind a sweep: which trials wait, and what became of each.
+"""The Optuna study of a sweep, in an SQLite file, or in PostgreSQL for many machines.
 
-Every trial is queued before the first one starts. A trial whose worker was killed or stopped gets
-another attempt at the end of the queue, which resumes in the same folder.
+Every trial is queued before the first one starts. Workers send heartbeats; a trial whose worker was
+killed or stopped gets another attempt at the end of the queue, which resumes in the same folder.
 """
 
-from __future__ import annotations
-
-import time
-from contextlib import suppress
+import copy
+import logging
+import sqlite3
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, NopPruner
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import QueuePool
 
-from sceneparse.errors import InputError, first_few
+from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.runs.folder import changed_settings
 from sceneparse.studies.sweep.plan import Plan
-from sceneparse.studies.sweep.search import PRUNERS
-from sceneparse.studies.sweep.storage import retries_of, retry
+from sceneparse.studies.sweep.settings import PRUNERS
 
-_OLD_JOURNAL = "journal.log"
-_OWN_FILES = ("trial-*", "sweep.*", "*.png", "*.svg", _OLD_JOURNAL)
-
-# The attempts at each trial, in their order; the last one says what became of the trial.
+# The attempts at each trial, in their order; the last one holds the trial's state and value.
 Attempts = dict[int, list[FrozenTrial]]
 
+_log = logging.getLogger(__name__)
+_OWN_FILES = ("trial-*", "sweep.*", "*.png", "*.svg")
+DATABASE_ERRORS = (StorageInternalError, exc.SQLAlchemyError)
+MAX_KILLS = 3
+_HEARTBEAT_SECONDS = 10
+_GRACE_SECONDS = 60  # without a heartbeat, until a worker counts as killed
 
-def refuse_foreign_folder(folder: Path) -> None:
-    """Raise InputError if a folder holds something else than a sweep of this version."""
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of the heartbeat
+
+
+class _Storage(RDBStorage):
+    """Optuna's storage without two gaps in its heartbeat."""
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        # Optuna's first heartbeat is late; a worker killed before it would never count as killed.
+        if state == TrialState.RUNNING:
+            self.record_heartbeat(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with suppress(*DATABASE_ERRORS):  # one lost heartbeat would end the thread that sends them
+            super().record_heartbeat(trial_id)
+
+
+def retry(study: Study, attempt: FrozenTrial, reason: str = "sent no heartbeat") -> None:
+    """Queue a trial again whose worker was stopped, or killed up to MAX_KILLS times; log why."""
+    attrs = attempt.user_attrs
+    stops, retries = attrs.get("stops", 0), retries_of(attempt)
+    if reason:
+        then = "it is run again" if retries - stops < MAX_KILLS else "it is given up"
+        worker = f"its worker {attrs.get('worker', '')}"
+        _log.info("trial %s: %s %s; %s", attrs.get("trial"), worker, reason, then)
+    again = RetryHeartbeatStaleTrialCallback(MAX_KILLS + stops, inherit_intermediate_values=True)
+    again(study, copy.deepcopy(attempt))
+
+
+def retries_of(attempt: FrozenTrial) -> int:
+    """Return how many attempts at the same trial came before this one."""
+    return len(attempt.system_attrs.get("retry_history", []))
+
+
+def open_storage(place: str) -> RDBStorage:
+    """Open the SQLite file or the database ("postgresql://...") of a study; raises InputError."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if "://" in place:
+        url = _database_url(place)
+        return _open(str(url), url.render_as_string(hide_password=False), {"pool_pre_ping": True})
+    with refusing(place, "cannot hold the database of a sweep"):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+    # SQLite has no SELECT FOR UPDATE: unless a transaction locks the file from its start, two
+    # workers can take the same trial.
+    connect = partial(
+        sqlite3.connect, place, timeout=60, isolation_level=None, check_same_thread=False
+    )
+    storage = _open(place, "sqlite:///", {"creator": connect, "poolclass": QueuePool})
+    event.listen(storage.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
+
+
+def _open(name: str, url: str, engine: dict[str, Any]) -> RDBStorage:
+    try:
+        return _Storage(
+            url.replace("{", "{{").replace("}", "}}"),  # Optuna fills in a template
+            engine_kwargs=engine,
+            heartbeat_interval=_HEARTBEAT_SECONDS,
+            grace_period=_GRACE_SECONDS,
+            heartbeat_stale_trial_callback=retry,
+        )
+    # Also if the driver is missing, or the tables are of another version of Optuna.
+    except (*DATABASE_ERRORS, ImportError, RuntimeError) as error:
+        verb = "reach" if isinstance(error, exc.OperationalError) else "use"
+        raise InputError(f"cannot {verb} the database {name}: {_reason(error)}") from error
+
+
+def _database_url(place: str) -> URL:
+    """Read a URL; it prints without its password."""
+    try:
+        url = make_url(place)
+        name = url.get_backend_name()
+    except (exc.ArgumentError, ValueError):  # the message may hold the password
+        raise InputError(
+            "--storage is not of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE; write "
+            "/, : and @ in a password as %2F, %3A and %40"
+        ) from None
+    if name not in {"postgresql", "postgres"}:
+        raise InputError(f"--storage takes postgresql://... or a file for SQLite, got {name}://")
+    return url.set(drivername="postgresql+psycopg")
+
+
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turn a lost or damaged database into an InputError."""
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise InputError(
+            f"lost the database: {_reason(error)}; when it is back, resume with the same command"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message of the database's driver, without SQL and links."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return str(getattr(cause, "orig", None) or cause).splitlines()[0]
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError if a folder holds anything but a sweep."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"'{folder}' is a file; choose another folder with output=FOLDER")
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    names = sorted(path.name for path in folder.glob("*"))
     foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
     if foreign:
         raise InputError(
-            f"'{folder}' holds more than a sweep ({first_few(sorted(foreign))}); choose another "
-            "folder with output=FOLDER"
-        )
-    if _OLD_JOURNAL in names:
-        raise InputError(
-            f"'{folder}' holds a sweep of an earlier version of sceneparse ({_OLD_JOURNAL}); "
-            "finish it with that version, or start a new one with output=FOLDER"
+            f"'{folder}' holds more than a sweep ({first_few(foreign)}); choose another folder "
+            "with output=FOLDER"
         )
 
 
 def open_study(plan: Plan, storage: BaseStorage) -> Study:
-    """Create the study or open it to resume, and queue what it lacks; raises InputError."""
+    """Create or resume the study, and queue the trials it lacks.
+
+    Raises InputError if the folder or the study belongs to another sweep.
+    """
     if plan.name not in optuna.study.get_all_study_names(storage):
-        _create_study(plan, storage)
+        if any(plan.output.glob("trial-*")):
+            raise InputError(
+                f"'{plan.output}' holds the trials of another sweep; choose another folder with "
+                "output=FOLDER"
+            )
+        with suppress(DuplicatedStudyError):  # another machine has just created it
+            optuna.create_study(storage=storage, study_name=plan.name, direction=plan.direction)
     study = join_study(plan, storage)
-    _refuse_another_plan(plan, study)
+    _check_same_plan(plan, study)
     known = attempts_of(study)
     if len(known) > plan.trials:
         raise InputError(
             f"the study '{plan.name}' has {len(known)} trials already; give as many by --trials or "
             "run_cap, or more"
         )
-    # A trial that failed without an error: a command was killed before it queued it again.
+    # A trial that failed without an error: a process was killed before it queued it again.
     for attempt in in_state(known, TrialState.FAIL):
         if "error" not in attempt.user_attrs:
-            retry(study, attempt, "")
+            retry(study, attempt, reason="")
     for trial, params in enumerate(plan.starts()):
         if trial not in known:
             study.enqueue_trial(params, {"trial": trial})
     return study
-
-
-def _create_study(plan: Plan, storage: BaseStorage) -> None:
-    if any(plan.output.glob("trial-*")):
-        raise InputError(
-            f"'{plan.output}' holds the trials of another sweep; choose another folder with "
-            "output=FOLDER"
-        )
-    with suppress(DuplicatedStudyError):  # another machine has just created it
-        study = optuna.create_study(storage=storage, study_name=plan.name, direction=plan.direction)
-        study.set_user_attr("plan", plan.description())
 
 
 def join_study(plan: Plan, storage: BaseStorage) -> Study:
@@ -91,11 +194,11 @@ def join_study(plan: Plan, storage: BaseStorage) -> Study:
     return optuna.load_study(study_name=plan.name, storage=storage, pruner=pruner)
 
 
-def _refuse_another_plan(plan: Plan, study: Study) -> None:
-    saved, patience = study.user_attrs.get("plan"), 20
-    while saved is None and patience:  # another machine is just creating it
-        time.sleep(0.5)
-        saved, patience = study.user_attrs.get("plan"), patience - 1
+def _check_same_plan(plan: Plan, study: Study) -> None:
+    """Raise InputError if the study is of another plan; a study that is new takes this one."""
+    if not study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr("plan", plan.description())
+    saved = study.user_attrs.get("plan")
     if saved is None:
         raise InputError(f"the study '{plan.name}' is not a sweep of sceneparse; choose a name")
     if changed := changed_settings(saved, plan.description()):
@@ -106,7 +209,7 @@ def _refuse_another_plan(plan: Plan, study: Study) -> None:
 
 
 def attempts_of(study: Study) -> Attempts:
-    """Return the attempts at each trial that is planned, the first one and the retries.
+    """Return the attempts at each planned trial, the first one and the retries.
 
     Machines that queue the same attempt at the same moment do no harm: the first one counts.
     """

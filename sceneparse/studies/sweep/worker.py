@@ -1,25 +1,29 @@
-"""One of the processes that run trials: it takes them from the study until none waits."""
+"""The processes that run the trials of a sweep: each takes trials until none is left."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import lru_cache
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import Trial, TrialState
+from optuna.storages import fail_stale_trials
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import nn
 
 from sceneparse.config.classification import ClsConfig, ClsDataSection
@@ -30,30 +34,84 @@ from sceneparse.runs.folder import is_run_folder
 from sceneparse.runtime.distributed import Process, join_processes
 from sceneparse.runtime.progress import log_on_main
 from sceneparse.runtime.signals import StopRequest
-from sceneparse.studies.sweep import storage
 from sceneparse.studies.sweep.plan import Plan
-from sceneparse.studies.sweep.search import suggest
-from sceneparse.studies.sweep.study import attempts_of, in_state, join_study
+from sceneparse.studies.sweep.results import describe, rows_of
+from sceneparse.studies.sweep.settings import suggest
+from sceneparse.studies.sweep.study import (
+    DATABASE_ERRORS,
+    attempts_of,
+    explained_failures,
+    in_state,
+    join_study,
+    open_storage,
+    retry,
+)
 from sceneparse.training.classification import load_data, prepare_seed, seed_folder
 from sceneparse.training.run import Training, train
 from sceneparse.training.validation import Validated
 
+Data = tuple[LabelledImages, LabelledImages]
+
+_log = logging.getLogger(__name__)
+_UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
+# Exit code of a worker after a failed trial on a GPU, which some failures leave unusable for it.
+_LOST_GPU = 76
+
 
 def check_runs(plan: Plan) -> None:
-    """Read the data and build the networks of all that is listed; raises InputError."""
-    keys = (f"data.{name}" for name in ClsDataSection.model_fields)
-    for config in plan.listed_configs(*keys):
-        _data_of(config)
-    _load_once.cache_clear()
+    """Read all datasets and build all networks that a sweep lists; raises InputError."""
+    for config in plan.listed_configs(*(f"data.{name}" for name in ClsDataSection.model_fields)):
+        load_data(config)
     for config in plan.listed_configs("model", "attention", "stem"):
         with torch.device("meta"):
             create_classifier(config.model, attention=config.attention, stem=config.stem)
 
 
-def work(plan: Plan, place: str, seat: int, seats: int) -> None:
-    """Run trials until none waits, or until a signal or the end of the parent process.
+def run_workers(plan: Plan, place: str, study: Study, workers: int) -> str | None:
+    """Run what is left of a sweep in processes; return the signal that stopped it, or None.
 
-    `place` is that of the storage, `seat` the number of this worker among those of the machine.
+    Raises InputError if the workers ended and left trials, as when the system killed them.
+    """
+    count = min(workers, len(in_state(attempts_of(study), *_UNFINISHED)))
+    context = multiprocessing.get_context("spawn")
+
+    def start(seat: int) -> BaseProcess:
+        process = context.Process(target=work, args=(plan, place, seat, count))
+        process.start()
+        return process
+
+    with StopRequest() as stop:
+        processes = [start(seat) for seat in range(count)]
+        try:
+            while stop.name is None and any(p.exitcode in {None, _LOST_GPU} for p in processes):
+                processes = [
+                    start(seat) if process.exitcode == _LOST_GPU else process
+                    for seat, process in enumerate(processes)
+                ]
+                time.sleep(0.2)
+        finally:
+            _end(processes)
+    left = len(in_state(attempts_of(study), *_UNFINISHED))
+    if left and stop.name is None:
+        raise InputError(
+            f"the workers ended and left {left} trials; see what they printed, then resume with "
+            "the same command, with fewer --workers if memory was short"
+        )
+    return stop.name
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End processes; a worker that is terminated saves its run and queues the trial again."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+def work(plan: Plan, place: str, seat: int, seats: int) -> None:
+    """Run trials until none waits or runs, or until a signal or the end of the parent process.
+
+    `place`: that of the storage; `seat`: number of this worker among the `seats` of the machine.
     Exits with code 2 if the storage is lost.
     """
     log_on_main()
@@ -61,7 +119,7 @@ def work(plan: Plan, place: str, seat: int, seats: int) -> None:
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(seat % torch.cuda.device_count())
     try:
-        with storage.explained_failures(), join_processes() as process, StopRequest() as stop:
+        with explained_failures(), join_processes() as process, StopRequest() as stop:
             _run_trials(_Objective(plan, process, stop), place)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -69,16 +127,23 @@ def work(plan: Plan, place: str, seat: int, seats: int) -> None:
 
 
 def _run_trials(objective: _Objective, place: str) -> None:
-    study = join_study(objective.plan, storage.open_storage(place))
-    while not objective.stopping and in_state(attempts_of(study), TrialState.WAITING):
+    study = join_study(objective.plan, open_storage(place))
+    while not objective.stopping:
+        attempts = attempts_of(study)
+        if not in_state(attempts, *_UNFINISHED):
+            return
+        if not in_state(attempts, TrialState.WAITING):
+            time.sleep(1)
+            fail_stale_trials(study)  # if a worker was killed, its trial waits again
+            continue
         try:
-            study.optimize(objective, n_trials=1)
+            study.optimize(objective, n_trials=1, callbacks=[objective.log_end])
         except Preempted:
             return
         except (ValueError, UpdateFinishedTrialError):
-            continue  # counted as dead, as after a long pause: another worker has the trial
+            continue  # counted as killed, as after a long pause: another worker has the trial
         if objective.failed and objective.process.device.type == "cuda":
-            return  # some failures leave a GPU unusable for the process
+            sys.exit(_LOST_GPU)
 
 
 @dataclass
@@ -96,6 +161,14 @@ class _Objective:
         parent = multiprocessing.parent_process()
         return self.stop.name is not None or (parent is not None and not parent.is_alive())
 
+    def log_end(self, study: Study, attempt: FrozenTrial) -> None:
+        """Log a line for a trial that ended."""
+        rows = rows_of(self.plan, attempts_of(study))
+        for row in rows:
+            if row.trial == attempt.user_attrs.get("trial"):
+                ended = sum(row.ended for row in rows)
+                _log.info("%s  %d/%d", describe(self.plan, row), ended, len(rows))
+
     def __call__(self, trial: Trial) -> float:
         number = trial.user_attrs.get("trial")
         if number is None or attempts_of(trial.study)[number][-1].number != trial.number:
@@ -103,21 +176,21 @@ class _Objective:
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         try:
             return self._value(trial, number)
-        except (optuna.TrialPruned, *storage.DATABASE_ERRORS):
+        except (optuna.TrialPruned, *DATABASE_ERRORS):
             raise
         except Preempted:
             trial.set_user_attr("stops", trial.user_attrs.get("stops", 0) + 1)
             # Queued before this attempt ends: a kill in between leaves a double, not a gap.
-            storage.retry(trial.study, attempts_of(trial.study)[number][-1], reason="")
+            retry(trial.study, attempts_of(trial.study)[number][-1], reason="")
             raise
-        except Exception as error:  # of whatever kind: it is this trial's, and the others are run
+        except Exception as error:  # it ends this trial only
             trial.set_user_attr("error", f"{type(error).__name__}: {one_line(error)}")
             self.failed = True
             return math.nan
 
     def _value(self, trial: Trial, number: int) -> float:
         """Train the seeds of a trial; return the mean of their last epochs."""
-        # Sampling is a function of the trial and of what is known of others, whoever takes it.
+        # The seed depends on the trial alone, not on the worker that takes it.
         trial.study.sampler = optuna.samplers.TPESampler(seed=number)
         params = suggest(trial, self.plan.space)
         for other in in_state(attempts_of(trial.study), TrialState.COMPLETE):
@@ -126,16 +199,17 @@ class _Objective:
                 return other.value
         with _log_to(self.plan.folder(number)):
             config = self.plan.config_of(params, number)
-            values = [self._train(trial, config, seed) for seed in config.seeds]
+            data = load_data(config)
+            values = [self._train(trial, config, data, seed) for seed in config.seeds]
         mean = sum(values) / len(values)
         if not math.isfinite(mean):
             raise NumericalError(f"{self.plan.metric} is {mean} after the last epoch")
         return mean
 
-    def _train(self, trial: Trial, config: ClsConfig, seed: int) -> float:
+    def _train(self, trial: Trial, config: ClsConfig, data: Data, seed: int) -> float:
         """Train a seed, from its last checkpoint if there is one; return its last value."""
         folder = seed_folder(config, seed)
-        data, begun = _data_of(config), is_run_folder(folder)
+        begun = is_run_folder(folder)
         training = prepare_seed(config, seed, data, self.process, resume=begun, overwrite=False)
         self._watch(trial, training, report=seed == config.seeds[0])
         try:
@@ -179,13 +253,3 @@ def _log_to(folder: Path) -> Iterator[None]:
         except Exception:
             traceback.print_exc()
             raise
-
-
-def _data_of(config: ClsConfig) -> tuple[LabelledImages, LabelledImages]:
-    # Held-out images and statistics are matters of a run.
-    return _load_once(config.data.model_copy(update={"holdout": 0, "mean": None, "std": None}))
-
-
-@lru_cache(maxsize=1)
-def _load_once(section: ClsDataSection) -> tuple[LabelledImages, LabelledImages]:
-    return load_data(ClsConfig(data=section))

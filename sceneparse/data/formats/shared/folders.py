@@ -1,7 +1,5 @@
 """Write a source as a dataset in the folder layout: SPLIT/images, SPLIT/labels, classes.txt."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,16 +8,13 @@ import numpy as np
 from PIL import Image
 
 from sceneparse.data.formats.shared.source import Item, Source
-from sceneparse.data.labels import Labels
+from sceneparse.data.labels import IGNORE_8_BIT, Labels, palette_color
 from sceneparse.data.reading import open_image
 from sceneparse.errors import InputError, first_few
 
 
 def write_folders(
-    source: Source,
-    target: Path,
-    split_of: Mapping[Path, str],
-    after_item: Callable[[], None],
+    source: Source, target: Path, split_of: Mapping[Path, str], after_item: Callable[[], None]
 ) -> None:
     """Write TARGET/SPLIT/images and labels, classes.txt and colors.txt; images are copied as is.
 
@@ -32,13 +27,12 @@ def write_folders(
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(item.image, folder / "images" / item.image.name)
-        wide = source.ignore_index > 255
-        stored = mask.astype(np.uint16 if wide else np.uint8)
+        stored = mask.astype(np.uint8 if source.ignore_index == IGNORE_8_BIT else np.uint16)
         Image.fromarray(stored).save(folder / "labels" / f"{item.image.stem}.png")
         after_item()
     (target / "classes.txt").write_text("".join(f"{n}\n" for n in source.classes), "utf-8")
-    colors = (f"{r} {g} {b}\n" for r, g, b in source.colors)
-    (target / "colors.txt").write_text("".join(colors), "utf-8")
+    colors = source.colors or map(palette_color, range(len(source.classes)))
+    (target / "colors.txt").write_text("".join(f"{r} {g} {b}\n" for r, g, b in colors), "utf-8")
 
 
 def _draw_checked(item: Item, source: Source) -> Labels:

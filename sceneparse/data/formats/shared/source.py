@@ -1,25 +1,18 @@
 """What all formats share: a source of images, classes and masks, and how masks are drawn."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import Pair, match_by_stem
-from sceneparse.data.labels import (
-    Color,
-    Labels,
-    ignore_index_for,
-    palette_color,
-    require_name,
-)
+from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
 from sceneparse.data.reading import LARGEST_IMAGE
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import read_text
@@ -44,11 +37,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset in another format: its classes, their colours, its images."""
+    """A dataset in another format: its classes, images, and colours if it has its own."""
 
-    classes: tuple[str, ...]
-    colors: tuple[Color, ...]
-    items: tuple[Item, ...]
+    classes: Sequence[str]
+    items: Sequence[Item]
+    colors: Sequence[Color] | None = None
 
     def __post_init__(self) -> None:
         for name in self.classes:
@@ -56,13 +49,8 @@ class Source:
 
     @property
     def ignore_index(self) -> int:
-        """Return the label of pixels that belong to no class."""
+        """The label of pixels that belong to no class."""
         return ignore_index_for(len(self.classes))
-
-
-def make_source(names: Sequence[str], items: Sequence[Item]) -> Source:
-    """Build a source whose classes have the colours of the fixed palette."""
-    return Source(tuple(names), tuple(palette_color(k) for k in range(len(names))), tuple(items))
 
 
 def blank_mask(height: int, width: int, label: int) -> Labels:
@@ -106,15 +94,19 @@ def labels_of_codes(
     return labels, unknown
 
 
-def pair_by_name(images: Path, masks: Path) -> list[Pair]:
-    """Pair the files of two folders by name; images without a mask are skipped.
+def coco_classes(content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]:
+    """Return the names of COCO's categories by id, and the class index of each category id."""
+    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
+    names = [category["name"] for category in categories]
+    return names, {category["id"]: k for k, category in enumerate(categories)}
 
-    Raises InputError for masks without an image.
-    """
+
+def pair_by_name(images: Path, masks: Path) -> list[Pair]:
+    """Pair files by name, skipping images without a mask; InputError for a mask without image."""
     pairs = [pair for pair in match_by_stem(images, masks) if pair.mask.is_file()]
-    lonely = [pair.mask.name for pair in pairs if not pair.image.is_file()]
-    if lonely:
-        raise InputError(f"{len(lonely)} masks have no image in {images}: {first_few(lonely)}")
+    unpaired = [pair.mask.name for pair in pairs if not pair.image.is_file()]
+    if unpaired:
+        raise InputError(f"{len(unpaired)} masks have no image in {images}: {first_few(unpaired)}")
     return pairs
 
 
