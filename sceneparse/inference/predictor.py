@@ -253,10 +253,10 @@ def load_picture(image: ImageLike) -> Picture:
 
 def table_of(model: SegmentationNetwork) -> LabelTable:
     """Return the label table of the dataset a model was trained on."""
-    layout = DATASETS.get(model.meta.get("data", {}).get("dataset", "folder"))
-    if layout is None or layout.table is None:
+    dataset = model.meta.get("data", {}).get("dataset", "folder")
+    if dataset == "folder" or dataset not in DATASETS:
         return identity_table(model.classes, model.colors)
-    return load_label_table(layout.table)
+    return load_label_table(dataset)
 
 
 def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401

@@ -16,7 +16,7 @@ from sceneparse.data.balance import class_weights, count_pixels
 from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
 from sceneparse.data.loader import (
-    AugmentedSamples,
+    TensorSamples,
     batches,
     evaluation_loader,
     training_loader,
@@ -86,7 +86,7 @@ def _create_loader(
         ignore_index=dataset.table.ignore_index,
     )
     data = config.data
-    samples = AugmentedSamples(CACHES[data.cache](dataset), transform, config.seed)
+    samples = TensorSamples(CACHES[data.cache](dataset), transform, config.seed)
     return training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
 
 

@@ -40,8 +40,8 @@ def page_values(
             "Samples that cannot be used": _broken_figures(facts),
             "Images in two splits": [
                 _figure(f, [read_image(f.pair.image)])
-                for pair in duplicates[: _MAX_FIGURES // 2]
-                for f in (pair.first, pair.second)
+                for first, second, _ in duplicates[: _MAX_FIGURES // 2]
+                for f in (first, second)
             ],
             "Odd masks": [
                 _figure(f, _overlaid(datasets[f.split], f), f": {f.suspicion}")
