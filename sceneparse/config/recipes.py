@@ -54,11 +54,10 @@ def find_config(given: str, folder: Path | None = None) -> Path:
         return recipes[given]
     if path.exists():
         raise InputError(f"'{given}' is not a file; give a YAML file or the name of a recipe")
-    nearest = difflib.get_close_matches(given, recipes, n=3, cutoff=0.4) or list(recipes)
-    raise InputError(
-        f"there is no file and no recipe '{given}'; the nearest recipes: {', '.join(nearest)} "
-        "(`sceneparse recipes` lists all)"
-    )
+    hint = "`sceneparse recipes` lists them"
+    if nearest := difflib.get_close_matches(given, recipes, n=3, cutoff=0.4):
+        hint = f"the nearest recipes: {', '.join(nearest)} (`sceneparse recipes` lists all)"
+    raise InputError(f"there is no file and no recipe '{given}'; {hint}")
 
 
 def read_recipe(name: str) -> str:

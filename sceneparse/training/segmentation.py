@@ -15,12 +15,7 @@ from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import class_weights, count_pixels
 from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
-from sceneparse.data.loader import (
-    AugmentedSamples,
-    batches,
-    evaluation_loader,
-    training_loader,
-)
+from sceneparse.data.loader import AugmentedSamples, batches, evaluation_loader, training_loader
 from sceneparse.data.quick_check import check_samples
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform

@@ -24,12 +24,7 @@ from sceneparse.runs.folder import (
     validate_folder,
 )
 from sceneparse.runs.lock import RunLock
-from sceneparse.runtime.distributed import (
-    Process,
-    from_main,
-    launch_name,
-    restarted_by_torchrun,
-)
+from sceneparse.runtime.distributed import Process, from_main, launch_name, restarted_by_torchrun
 from sceneparse.runtime.precision import Compute, amp_name, auto_dtype, choose_dtype
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.loop import Forward
