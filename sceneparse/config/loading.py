@@ -163,12 +163,13 @@ def read_settings(
 def validate(
     settings: Mapping[str, Any], kind: type[Config], source: object, overrides: Sequence[str] = ()
 ) -> Config:
-    """Turn settings into a configuration; raises InputError that names every problem."""
+    """Turn settings into a configuration; raises InputError that names every problem.
+
+    It names `source` too, or the command line if all problems are unknown keys of `overrides`.
+    """
     if problems := problems_of(settings, kind):
         keys = [problem.partition(": unknown key")[0] for problem in problems]
-        if all(
-            any(given.startswith((f"{key}.", f"{key}=")) for given in overrides) for key in keys
-        ):
+        if all(any(text.startswith((f"{key}.", f"{key}=")) for text in overrides) for key in keys):
             source = "the command line"
         raise one_or_many(str(source), problems)
     return kind.model_validate(settings)

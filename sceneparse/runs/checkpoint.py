@@ -167,10 +167,8 @@ def _verified_meta(folder: Path, files: Sequence[str] = ()) -> dict[str, Any]:
     if written != FORMAT:
         raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
     for name in files:
-        try:
+        with refusing(folder / name, "cannot be read"):
             intact = atomic.sha256_of(folder / name) == meta["sha256"].get(name)
-        except OSError as error:
-            raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from error
         if not intact:
             raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
     return meta
