@@ -8,7 +8,6 @@ from sceneparse.config import types
 from sceneparse.config.types import NameIn
 
 MAX_SEEDS = 1000
-Seeds = Annotated[list[types.Seed], Field(min_length=1, max_length=MAX_SEEDS)]
 
 
 class ClsDataSection(types.Section):
@@ -94,7 +93,7 @@ class ClsConfig(types.Section):
     """attention block in every residual block: a name of ATTENTION"""
     stem: Annotated[str, NameIn("stem", "sceneparse.models.classification.STEMS")] = "cifar"
     """cifar: 3x3 at full size; imagenet: 7x7, stride 2, pooling"""
-    seeds: Seeds = Field([0])
+    seeds: Annotated[list[types.Seed], Field(min_length=1, max_length=MAX_SEEDS)] = Field([0])
     """random seeds, one run each: 0-4, or [0, 1, 2]"""
     data: ClsDataSection = ClsDataSection()
     augment: ClsAugmentSection = ClsAugmentSection()

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Run the network; return logits at stride, since the loss resizes them itself."""
-    outputs: dict[str, Tensor] = model(images, upsample=False)
-    return outputs
+    return cast("dict[str, Tensor]", model(images, upsample=False))
 
 
 def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
