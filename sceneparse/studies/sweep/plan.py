@@ -104,7 +104,7 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
     base = find_config(sweep.config, path.parent)
     output = f"output={json.dumps(f'runs/{path.stem}')}"
     settings: Mapping[str, Any] = read_settings(base, [output, *overrides], ClsConfig)
-    validate(settings, ClsConfig, base)
+    validate(settings, ClsConfig, base, overrides)
     given = {override.partition("=")[0] for override in overrides}
     searched = {key: section.searched for key, section in sweep.parameters.items()}
     space = {key: d for key, d in searched.items() if d is not None}
