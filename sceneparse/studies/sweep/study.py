@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
-from optuna.pruners import BasePruner, NopPruner
+from optuna.pruners import NopPruner
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +28,6 @@ from sqlalchemy.pool import QueuePool
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.runs.folder import changed_settings
 from sceneparse.studies.sweep.plan import Plan
-from sceneparse.studies.sweep.settings import PRUNERS
 
 # The attempts at each trial, in their order; the last one holds the trial's state and value.
 Attempts = dict[int, list[FrozenTrial]]
@@ -187,10 +186,7 @@ def open_study(plan: Plan, storage: BaseStorage) -> Study:
 
 def join_study(plan: Plan, storage: BaseStorage) -> Study:
     """Open an existing study, with the rule that ends its trials early."""
-    early = plan.early
-    pruner: BasePruner = NopPruner()
-    if early is not None:
-        pruner = PRUNERS[early.type](early.min_iter, early.max_iter or plan.epochs, early.eta)
+    pruner = plan.early.pruner(plan.epochs) if plan.early else NopPruner()
     return optuna.load_study(study_name=plan.name, storage=storage, pruner=pruner)
 
 
