@@ -51,12 +51,7 @@ def main(options: argparse.Namespace) -> None:
 
     from sceneparse.config.recipes import find_config
     from sceneparse.studies.sweep.plan import read_plan
-    from sceneparse.studies.sweep.study import (
-        check_folder,
-        explained_failures,
-        open_storage,
-        open_study,
-    )
+    from sceneparse.studies.sweep.study import explained_failures, open_storage, open_study
 
     plan = read_plan(find_config(options.sweep), options.overrides, options.trials)
     place = options.storage or str(plan.output / "sweep.db")
@@ -64,7 +59,6 @@ def main(options: argparse.Namespace) -> None:
     # Imported late, so that errors in the YAML are printed at once.
     from sceneparse.studies.sweep.worker import check_runs, run_workers
 
-    check_folder(plan.output)
     check_runs(plan)
     with explained_failures():
         study = open_study(plan, open_storage(place))

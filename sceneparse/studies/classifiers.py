@@ -172,8 +172,7 @@ def _names(groups: Sequence[Group]) -> list[str]:
     if len(set(names)) == len(groups) and all(names):
         return names
     places = [group.folder.resolve() for group in groups]
-    twice = {str(group.folder) for group in groups if places.count(group.folder.resolve()) > 1}
-    if twice:
+    if twice := {str(group.folder) for group in groups if places.count(group.folder.resolve()) > 1}:
         raise InputError(f"given twice: {first_few(sorted(twice))}")
     if len(groups) == 1:
         return [str(settings[0].get("attention"))]
@@ -197,8 +196,7 @@ def _notes(named: Mapping[str, Group]) -> list[str]:
 def verdicts(comparison: Comparison) -> list[str]:
     """Describe how each group differs from the first, and by which test."""
     lines = [_verdict(pair) for pair in comparison.gains]
-    pairs = sum(pair.tested for pair in comparison.pairs["accuracy"])
-    if pairs:
+    if pairs := sum(pair.tested for pair in comparison.pairs["accuracy"]):
         lines.append(
             f"Welch's test on seeds, Holm's correction for {pairs} pair{'s' * (pairs > 1)}; "
             "intervals are of each pair alone. The test is about other seeds on the same test "
@@ -222,9 +220,8 @@ def tables_of(comparison: Comparison, costs: Mapping[str, Costs]) -> list[Table]
         _score_table(comparison),
         _pair_table("Accuracy, every pair (points)", comparison.pairs["accuracy"], points),
         _pair_table("Loss, every pair", comparison.pairs["loss"], "{:+.4f}".format),
+        cost_table(comparison.gains, costs),
     ]
-    if costs:
-        tables.append(cost_table(comparison.gains, costs))
     return [table for table in tables if table.rows]
 
 
@@ -268,11 +265,12 @@ def write_comparison(
 ) -> None:
     """Write compare.html, compare.json and the plots; `facts` tell how costs were measured."""
     groups = comparison.groups
-    figures = {"Curves": draw_curves({name: group.curves for name, group in groups.items()})}
-    if costs:
-        accuracies = {name: group.spreads["accuracy"] for name, group in groups.items()}
-        label = "test accuracy (%), last epoch"
-        figures["Accuracy against cost"] = draw_trade_offs(accuracies, costs, label)
+    accuracies = {name: group.spreads["accuracy"] for name, group in groups.items()}
+    label = "test accuracy (%), last epoch"
+    figures = {
+        "Curves": draw_curves({name: group.curves for name, group in groups.items()}),
+        "Accuracy against cost": draw_trade_offs(accuracies, costs, label),
+    }
     for title, figure in figures.items():
         save_plot(figure, folder / title.lower().replace(" ", "_"))
     texts = {"verdicts": verdicts(comparison), "notes": comparison.notes, "facts": facts}
@@ -289,7 +287,7 @@ def write_comparison(
             "folder": str(group.folder),
             "seeds": [curve.seed for curve in group.curves],
             **{key: asdict(group.spreads[key]) for key in measures},
-            "costs": costs.get(name, {}),
+            "costs": costs[name],
         }
         for name, group in groups.items()
     ]

@@ -104,7 +104,10 @@ def measure_costs(
         for name, arguments in models.items()
         for kind, work in _works(create_classifier(**arguments), size, batch, compute).items()
     }
-    calls = {key: _calls_per_round(work) for key, work in works.items()}
+    calls = {}
+    for key, work in works.items():
+        work()  # the first call is slower
+        calls[key] = max(1, min(100, round(_SECONDS_PER_ROUND / timeit(work, number=1))))
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in works}
     for turn in range(_ROUNDS):
         _log.info("speed, round %d of %d", turn + 1, _ROUNDS)
@@ -113,11 +116,6 @@ def measure_costs(
     for (name, kind), times in seconds.items():
         costs[name][kind] = batch / median(times)
     return costs
-
-
-def _calls_per_round(work: Callable[[], None]) -> int:
-    work()
-    return max(1, min(100, round(_SECONDS_PER_ROUND / timeit(work, number=1))))
 
 
 def _works(
@@ -161,9 +159,7 @@ def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute)
     """
     on_gpu = compute.device.type == "cuda"
     # Libraries load more at their first use, which the network does not cost.
-    tiny = create_classifier("resnet20", 2)
-    _works(tiny, 32, 2, compute)["training"]()
-    del tiny
+    _works(create_classifier("resnet20", 2), 32, 2, compute)["training"]()
     gc.collect()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(compute.device)
@@ -178,7 +174,7 @@ def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute)
 def cost_table(gains: Sequence[MeanDifference], costs: Mapping[str, Costs]) -> Table:
     """Lay out the gain over the first network beside each cost and its ratio to the first's."""
     first = next(iter(costs))
-    kinds = _known_kinds(costs)
+    kinds = {key: kind for key, kind in COSTS.items() if key in costs[first]}
     found = {gain.second: [points(gain.value), verdict_word(gain)] for gain in gains}
     rows = [
         [
@@ -190,12 +186,6 @@ def cost_table(gains: Sequence[MeanDifference], costs: Mapping[str, Costs]) -> T
     ]
     heads = ["", f"points over {first}", "", *(kind.head for kind in kinds.values())]
     return Table("Gain beside cost", heads, rows)
-
-
-def _known_kinds(costs: Mapping[str, Costs]) -> dict[str, Kind]:
-    """Return the kinds of cost that were counted or measured."""
-    known = next(iter(costs.values()))
-    return {key: kind for key, kind in COSTS.items() if key in known}
 
 
 def _cell(kind: Kind, value: float, reference: float) -> str:
@@ -223,7 +213,8 @@ def draw_trade_offs(
 
     Networks on the Pareto front are dots joined by a dashed line, the others crosses.
     """
-    kinds = _known_kinds(costs)
+    known = next(iter(costs.values()))
+    kinds = {key: kind for key, kind in COSTS.items() if key in known}
     columns = min(len(kinds), 3)
     rows, lines = -(-len(kinds) // columns), {}
     figure = Figure(figsize=(4.5 * columns, 4 * rows + 0.5), layout="constrained")

@@ -121,10 +121,7 @@ def open_test_set(study: Study) -> SegmentationDataset:
 
 
 def check_runs(study: Study) -> None:
-    """Open the dataset and build all networks on the meta device; raises InputError.
-
-    A run of other settings in a run folder is an InputError too.
-    """
+    """Check the dataset, all networks (on the meta device) and run folders; raises InputError."""
     classes = open_test_set(study).table.num_classes
     for run in study.runs[: len(study.config.rows)]:
         with torch.device("meta"):

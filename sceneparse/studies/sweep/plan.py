@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.pruners import BasePruner, NopPruner
 
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import one_or_many, problems_of, read_settings, set_key, validate
@@ -17,6 +18,7 @@ from sceneparse.config.recipes import find_config
 from sceneparse.errors import InputError
 from sceneparse.studies.sweep.settings import (
     METHODS,
+    PRUNERS,
     Direction,
     EarlySection,
     Params,
@@ -72,10 +74,13 @@ class Plan:
             changes = dict(zip(searched, values, strict=True))
             yield ClsConfig.model_validate(_changed(self.settings, changes))
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of the longest trial."""
-        return max(config.train.epochs for config in self.listed_configs("train.epochs"))
+    def pruner(self) -> BasePruner:
+        """Build the rule that ends trials early."""
+        if self.early is None:
+            return NopPruner()
+        longest = max(config.train.epochs for config in self.listed_configs("train.epochs"))
+        most = self.early.max_iter or longest
+        return PRUNERS[self.early.type](self.early.min_iter, most, self.early.eta)
 
     def description(self) -> dict[str, Any]:
         """Return all settings that must be the same if the sweep is resumed."""

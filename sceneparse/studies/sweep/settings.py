@@ -203,10 +203,6 @@ class EarlySection(Section):
         3, description="hyperband: one trial in eta continues after each check"
     )
 
-    def pruner(self, epochs: int) -> BasePruner:
-        """Build the rule; `epochs`: those of a whole trial unless max_iter is set."""
-        return PRUNERS[self.type](self.min_iter, self.max_iter or epochs, self.eta)
-
 
 class SweepConfig(Section):
     """Settings of `sceneparse sweep`."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
-from optuna.pruners import NopPruner
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -186,8 +185,7 @@ def open_study(plan: Plan, storage: BaseStorage) -> Study:
 
 def join_study(plan: Plan, storage: BaseStorage) -> Study:
     """Open an existing study, with the rule that ends its trials early."""
-    pruner = plan.early.pruner(plan.epochs) if plan.early else NopPruner()
-    return optuna.load_study(study_name=plan.name, storage=storage, pruner=pruner)
+    return optuna.load_study(study_name=plan.name, storage=storage, pruner=plan.pruner())
 
 
 def _check_same_plan(plan: Plan, study: Study) -> None:

@@ -40,6 +40,7 @@ from sceneparse.studies.sweep.settings import suggest
 from sceneparse.studies.sweep.study import (
     DATABASE_ERRORS,
     attempts_of,
+    check_folder,
     explained_failures,
     in_state,
     join_study,
@@ -59,7 +60,8 @@ _LOST_GPU = 76
 
 
 def check_runs(plan: Plan) -> None:
-    """Read all datasets and build all networks that a sweep lists; raises InputError."""
+    """Check the folder, datasets and networks of a sweep; raises InputError."""
+    check_folder(plan.output)
     for config in plan.listed_configs(*(f"data.{name}" for name in ClsDataSection.model_fields)):
         load_data(config)
     for config in plan.listed_configs("model", "attention", "stem"):
@@ -202,10 +204,7 @@ class _Objective:
         return mean
 
     def _train(self, trial: Trial, config: ClsConfig, data: Data, seed: int) -> float:
-        """Train a seed, from its last checkpoint if there is one; return its last value.
-
-        After each epoch the run is stopped if asked to, and ended if its first seed is hopeless.
-        """
+        """Train or resume a seed; the first one may end the trial early. Return its last value."""
         folder = seed_folder(config, seed)
         begun = is_run_folder(folder)
         training = prepare_seed(config, seed, data, self.process, resume=begun, overwrite=False)
