@@ -169,7 +169,7 @@ def test_bad_sweeps_are_named_and_leave_nothing(
         (["optim.nmae=adam"], "optim.nmae: unknown key"),
         (["data.root=nowhere"], "folder 'nowhere/train' does not exist"),
         (["output=tests"], "'tests' holds more than a sweep"),
-        (["--workers=0"], "--workers must be at least 1"),
+        (["--workers=0"], "--workers: must be 1 or more"),
         (["--storage=mysql://me@host/x"], "--storage takes postgresql://... or a file"),
         (["--storage=postgresql://me:topsecret@127.0.0.1:x/y"], "is not of the form postgresql://"),
         (["--storage=postgresql://me:topsecret@127.0.0.1:1/x"], "cannot reach the database"),
