@@ -103,4 +103,4 @@ def _examples(split: str, facts: Sequence[SampleFacts]) -> list[SampleFacts]:
 def _overlaid(dataset: SegmentationDataset, facts: SampleFacts) -> list[Picture]:
     """Return an image, and the image under the colours of its mask."""
     image, mask, _ = dataset[dataset.pairs.index(facts.pair)]
-    return [image, overlay(image, mask, dataset.table.colors)]
+    return [image, overlay(image, mask, dataset.table, legend="none")]
