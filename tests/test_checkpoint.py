@@ -242,6 +242,22 @@ def test_real_mobilenet_weights_fill_the_backbone(shared: Path, logged: list[str
     assert "skipped its heads" in logged[0]
 
 
+def test_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sceneparse.create_segmentation_model("fcn", "resnet18", 2, stem="plain", aux=False)
+    asked = []
+
+    def fail(repository: str, timeout: float) -> None:
+        asked.append((repository, timeout))
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("sceneparse.models.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("sceneparse.models.weights.model_info", fail)
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("tried to download"))
+    with pytest.raises(InputError, match=r"cannot download .*no route to host.*elsewhere"):
+        load_backbone(model.backbone, "resnet18", "imagenet", stem="plain")
+    assert asked == [("timm/resnet18.tv_in1k", 10)]
+
+
 @pytest.mark.fault(41)
 def test_weights_that_do_not_fit_are_summed_up(tmp_path: Path) -> None:
     model = sceneparse.create_segmentation_model(**MODEL)  # type: ignore[arg-type]

@@ -192,7 +192,7 @@ def test_what_cannot_be_compared_is_refused(
         ([none, tmp_path / "torn"], "torn/seed-5/metrics.jsonl: damaged"),
         ([none, tmp_path / "short"], "holds 2 of the 3 epochs of its run"),
         ([none, other], "tested on different images or classes: data.size is 16 and 12"),
-        ([none, eca, "--batch", 1], "--batch must be at least 2"),
+        ([none, eca, "--batch", 1], "--batch: must be 2 or more"),
     ]
     changed = {**meta, "config": {**meta["config"], "model": "resnet32"}}
     for content, message in (

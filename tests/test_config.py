@@ -80,9 +80,9 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["optim.lrr=0.1"], ["optim.lrr", "did you mean 'lr'"]),
-        (["optm.lr=0.1"], ["optm", "did you mean 'optim'"]),
-        (["data.worker=1"], ["data.worker", "did you mean 'workers'"]),
+        (["optim.lrr=0.1"], ["the command line: optim.lrr", "did you mean 'lr'"]),
+        (["optm.lr=0.1"], ["the command line: optm", "did you mean 'optim'"]),
+        (["data.worker=1"], ["the command line: data.worker", "did you mean 'workers'"]),
         (["train.epochs=5.7"], ["train.epochs", "integer", "5.7"]),
         (["train.amp=maybe"], ["train.amp", "bf16", "maybe"]),
         (["augment.crop=[512]"], ["augment.crop"]),

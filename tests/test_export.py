@@ -260,7 +260,7 @@ def test_int8_fitted_to_other_images_is_removed(tmp_path: Path) -> None:
     # Calibrated on black images only, so that all other ranges are unknown; compared on noise.
     images = [np.zeros((65, 97, 3), np.uint8)] * 4 + [noise(65, 97, seed) for seed in range(4)]
     with pytest.raises(export.ExportMismatchError, match="predicts other labels than its model"):
-        export.export_int8(described("head fcn"), path, images, lambda _: None)
+        export.export_onnx(described("head fcn"), path, int8_images=images)
     assert not list(tmp_path.iterdir())
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 from sceneparse.data.datasets import Sample, SegmentationDataset, create_dataset
 from sceneparse.data.labels import identity_table
 from sceneparse.data.loader import (
-    AugmentedSamples,
     Batch,
+    TensorSamples,
     batches,
     evaluation_loader,
     explained_worker_failures,
@@ -157,7 +157,7 @@ def test_rare_crops_show_the_wanted_class(scenes: Path) -> None:
         fill=(0, 0, 0),
         ignore_index=255,
     )
-    samples = AugmentedSamples(dataset, transform, 0)
+    samples = TensorSamples(dataset, transform, 0)
     for draw in draws:
         sample = samples[draw]
         assert not isinstance(sample, InputError)
@@ -176,7 +176,7 @@ def test_every_sampling_follows_from_seed_and_epoch(sampling: str) -> None:
     assert first != list(sampler)
 
 
-def augmented(root: Path, seed: int = 0) -> AugmentedSamples:
+def augmented(root: Path, seed: int = 0) -> TensorSamples:
     transform = training_transform(
         crop=(32, 40),
         scale=(0.5, 2.0),
@@ -187,7 +187,7 @@ def augmented(root: Path, seed: int = 0) -> AugmentedSamples:
         fill=(124, 116, 104),
         ignore_index=255,
     )
-    return AugmentedSamples(create_dataset("folder", root, "train"), transform, seed)
+    return TensorSamples(create_dataset("folder", root, "train"), transform, seed)
 
 
 def two_epochs(root: Path, workers: int, seed: int = 0) -> list[list[Batch]]:

@@ -117,7 +117,7 @@ def test_spawned_workers_connect_to_nothing(tmp_path: Path) -> None:
         REFUSING
         + """
 def work(_):
-    from sceneparse.data.loader import AugmentedSamples
+    from sceneparse.data.loader import TensorSamples
     return "albumentations" in sys.modules and os.environ["NO_ALBUMENTATIONS_UPDATE"]
 if __name__ == "__main__":
     import multiprocessing

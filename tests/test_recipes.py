@@ -47,3 +47,8 @@ def test_a_file_comes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_misspelt_recipe_names_the_nearest(given: str, named: str) -> None:
     with pytest.raises(InputError, match=f"no recipe '{given}'; the nearest recipes: .*{named}"):
         find_config(given)
+
+
+def test_an_unlike_name_is_told_where_recipes_are_listed() -> None:
+    with pytest.raises(InputError, match=r"no recipe 'zzzzqqqq'; `sceneparse recipes` lists them$"):
+        find_config("zzzzqqqq")

@@ -11,7 +11,7 @@ from test_train_seg import call
 
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import study as study_command
-from sceneparse.config.recipes import find_config, read_recipe
+from sceneparse.config.recipes import find_config
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.studies.segmentation import read_study
 
@@ -82,7 +82,7 @@ def test_a_copied_study_finds_its_configuration_among_the_recipes(
     tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(read_recipe(name))
+    path.write_text(find_config(name).read_text())
     shipped = read_study(find_config(name), ["output=out"])
     assert read_study(path, ["output=out"]) == shipped
     # a file beside it comes before a recipe

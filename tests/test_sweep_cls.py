@@ -14,7 +14,7 @@ from test_classes import animals  # noqa: F401 - a fixture
 from test_train_seg import call
 
 from sceneparse.cli import sweep as sweep_command
-from sceneparse.config.recipes import find_config, read_recipe
+from sceneparse.config.recipes import find_config
 from sceneparse.runtime.progress import log_on_main
 from sceneparse.studies.sweep import results, settings, study, worker
 from sceneparse.studies.sweep.plan import Plan, read_plan
@@ -169,7 +169,7 @@ def test_bad_sweeps_are_named_and_leave_nothing(
         (["optim.nmae=adam"], "optim.nmae: unknown key"),
         (["data.root=nowhere"], "folder 'nowhere/train' does not exist"),
         (["output=tests"], "'tests' holds more than a sweep"),
-        (["--workers=0"], "--workers must be at least 1"),
+        (["--workers=0"], "--workers: must be 1 or more"),
         (["--storage=mysql://me@host/x"], "--storage takes postgresql://... or a file"),
         (["--storage=postgresql://me:topsecret@127.0.0.1:x/y"], "is not of the form postgresql://"),
         (["--storage=postgresql://me:topsecret@127.0.0.1:1/x"], "cannot reach the database"),
@@ -236,7 +236,7 @@ def test_missing_optuna_names_the_remedy(
 
 
 def test_the_reports_sweep(tmp_path: Path) -> None:
-    (tmp_path / "sweep_report.yaml").write_text(read_recipe("sweep_report"))
+    (tmp_path / "sweep_report.yaml").write_text(find_config("sweep_report").read_text())
     plan = read_plan(tmp_path / "sweep_report.yaml", [], None)
     assert plan == read_plan(find_config("sweep_report"), [], None)
     assert (plan.method, plan.metric, plan.direction) == ("bayes", "test_loss", "minimize")

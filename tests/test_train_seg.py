@@ -284,4 +284,4 @@ def test_help_and_print_config_answer_without_loading_torch(run_command: RunComm
         assert f"usage: sceneparse {verb} " in done.stdout
     done = run_command("train", "--config", QUICKSTART, "optim.lr=1e-3", "--print-config")
     assert "lr: 0.001" in done.stdout
-    assert "# learning rate of the backbone" in done.stdout
+    assert "# initial learning rate of the backbone" in done.stdout

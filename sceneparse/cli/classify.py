@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli.command import command_parser
-from sceneparse.cli.options import add_training_options, read_config, run_options
+from sceneparse.cli.options import read_config, run_options, training_parser
 from sceneparse.errors import InputError, Preempted
 from sceneparse.runtime.signals import leave_at_signals
 
@@ -29,9 +28,7 @@ checkpoint, and starts the others."""
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = command_parser("classify", "Train image classifiers, one per seed.", EXAMPLES)
-    add_training_options(result)
-    return result
+    return training_parser("classify", "Train image classifiers, one per seed.", EXAMPLES)
 
 
 def main(options: argparse.Namespace) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli.command import command_parser
+from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.options import add_option, number
 
 if TYPE_CHECKING:
     from sceneparse.studies.classifiers import Comparison
@@ -35,24 +36,13 @@ def parser() -> argparse.ArgumentParser:
         "compare", "Compare trained classifiers or evaluations: scores, tests, costs.", EXAMPLES
     )
     result.add_argument("runs", nargs="+", metavar="RUN", help="runs to compare")
-    result.add_argument(
-        "--output",
-        metavar="FOLDER",
-        help="folder for the results; default runs/compare_cls, runs/compare_eval",
-    )
-    result.add_argument(
-        "--counted",
-        action="store_true",
-        help="classifiers: count parameters, multiply-adds and kept bytes; measure no memory, no "
-        "speed",
-    )
-    result.add_argument(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="classifiers: batch size of measurements; default: as trained",
-    )
-    result.add_argument("--split", help="segmentation: split to compare, if a run has several")
+    folder = "folder for the results; default runs/compare_cls, runs/compare_eval"
+    counted = "classifiers: count parameters, multiply-adds and kept bytes; measure nothing"
+    batch = "classifiers: batch size of measurements; default: as trained"
+    add_option(result, "--output FOLDER", folder)
+    add_option(result, "--counted", counted)
+    add_option(result, "--batch N", batch, type=number(int, 2))
+    add_option(result, "--split NAME", "segmentation: split to compare, if a run has several")
     return result
 
 
@@ -61,8 +51,6 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.errors import InputError
     from sceneparse.studies.compare import CLASSIFIERS, OUTPUTS, recognise
 
-    if options.batch is not None and options.batch < 2:
-        raise InputError(f"--batch must be at least 2, got {options.batch}")
     given = Path(options.output) if options.output else None
     kind, paths, skipped = recognise([Path(run) for run in options.runs], given)
     for name in ["split"] if kind == CLASSIFIERS else ["counted", "batch"]:
@@ -72,10 +60,8 @@ def main(options: argparse.Namespace) -> None:
         print(f"{path} holds results of a comparison and is skipped")
     output = given or OUTPUTS[kind]
     work = compare_classifiers if kind == CLASSIFIERS else compare_evaluations
-    try:
+    with writing(output):
         work(options, paths, output)
-    except OSError as error:
-        raise InputError(f"cannot write results to '{output}': {error}") from error
 
 
 def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
@@ -145,6 +131,4 @@ def find_costs(
         f"batches of {batch} images of {size}x{size}, {compute.name}, "
         f"on {describe_device(compute.device)}"
     )
-    for name, numbers in measured.items():
-        costs[name].update(numbers)
-    return costs, facts
+    return {name: costs[name] | measured[name] for name in costs}, facts

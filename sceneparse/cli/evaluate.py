@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import (
-    add_option,
-    add_protocol_options,
-    number,
-    protocol_settings,
-)
+from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:

@@ -97,7 +97,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> list[str]:
     """Write the file, compare it with the model, and return what was found."""
-    from sceneparse.export import export_int8, export_onnx, export_pt2, export_safetensors
+    from sceneparse.export import export_onnx, export_pt2, export_safetensors
     from sceneparse.export.quantization import calibration_images
     from sceneparse.runtime.progress import Progress
 
@@ -112,7 +112,7 @@ def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> 
     images = calibration_images(options.calibrate, options.split, model.meta, options.images)
     # Created at the first image: before, the graph is traced.
     progress = cache(lambda: Progress(len(images), "images"))
-    graph["float_layers"] = options.float_layers
-    lines = export_int8(model, path, images, lambda count: progress().advance(count), **graph)
+    graph |= {"int8_images": images, "float_layers": options.float_layers}
+    lines = export_onnx(model, path, **graph, advance=lambda count: progress().advance(count))
     progress().close()
     return lines

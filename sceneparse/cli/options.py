@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sceneparse.cli.command import command_parser
+
 if TYPE_CHECKING:
     from sceneparse.config.types import Section
 
@@ -55,8 +57,9 @@ def add_option(
     parser.add_argument(name, help=meaning.replace("%", "%%"), **settings)
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a training run: its configuration, and how to treat an earlier run."""
+def training_parser(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Return a parser for a training run: its configuration, and how to treat an earlier run."""
+    parser = command_parser(verb, description, examples)
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings to change"
     )
@@ -68,6 +71,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add_option(start, "--overwrite", "delete the run in the run folder and start over")
     accept = "with --resume: accept settings that differ from the run's, and print them"
     add_option(parser, "--accept-changes", accept)
+    return parser
 
 
 def read_config(options: argparse.Namespace, kind: type[Settings]) -> Settings | None:

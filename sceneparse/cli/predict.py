@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import (
-    add_option,
-    add_protocol_options,
-    number,
-    protocol_settings,
-)
+from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
 from sceneparse.errors import InputError, first_few, one_line
 
 if TYPE_CHECKING:
@@ -87,7 +82,8 @@ def main(options: argparse.Namespace) -> None:
             for source, name in videos:
                 predict_video(predictor, source, name, writer)
         finally:
-            writer.write_shares()
+            text = json.dumps(writer.shares, indent=1)
+            (writer.output / "shares.json").write_text(text + "\n", encoding="utf-8")
     count = len(sources) + len(cameras)
     print(f"predictions  {options.output} ({len(writer.shares)} of {count} inputs)")
     if writer.failures:
@@ -140,11 +136,6 @@ class Writer:
             else:
                 labels, table = prediction.labels, prediction.table
                 save_labels(kind, path, prediction.image, labels, table, self.opacity)
-
-    def write_shares(self) -> None:
-        """Write shares.json for all finished inputs."""
-        text = json.dumps(self.shares, indent=1)
-        (self.output / "shares.json").write_text(text + "\n", encoding="utf-8")
 
 
 def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writer) -> None:
@@ -213,8 +204,8 @@ def predict_frames(
     predictor: Predictor, reader: VideoReader, writer: Writer
 ) -> Iterator[Prediction]:
     """Predict the frames of a video in batches, those of a camera one by one."""
-    frames, is_camera = reader.frames(writer.frames), isinstance(reader.source, int)
+    frames = reader.frames(writer.frames)
     for first in frames:
-        count = 1 if is_camera else predictor.images_at_once(first.shape[0], first.shape[1])
+        count = 1 if reader.is_camera else predictor.images_at_once(first.shape[0], first.shape[1])
         batch = [first, *itertools.islice(frames, count - 1)]
         yield from predictor.batch(batch, keep_probabilities=writer.keep)

@@ -19,10 +19,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Print a recipe, or one line per recipe."""
-    from sceneparse.config.recipes import list_recipes, read_recipe
+    from sceneparse.config.recipes import find_config, list_recipes
+    from sceneparse.files import read_text
 
     if options.name is not None:
-        print(read_recipe(options.name), end="")
+        print(read_text(find_config(options.name)), end="")
         return
     recipes = list_recipes()
     rows = [(recipe.name, recipe.dataset, recipe.network) for recipe in recipes]

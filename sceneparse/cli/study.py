@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli.command import command_parser
+from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.options import add_option
 
 if TYPE_CHECKING:
     from sceneparse.studies.segmentation import Study
@@ -29,12 +30,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="other settings for all runs"
     )
-    result.add_argument(
-        "--summary", action="store_true", help="train nothing; summarize the finished runs"
-    )
-    result.add_argument(
-        "--results", metavar="NAME", help="write NAME.json, NAME.md, NAME_scores.png, ... instead"
-    )
+    add_option(result, "--summary", "train nothing; summarize the finished runs")
+    add_option(result, "--results NAME", "write NAME.json, NAME.md, NAME_scores.png, ... instead")
     return result
 
 
@@ -74,8 +71,6 @@ def show(study: Study, results: str | None) -> None:
     print(f"\n{table_of(rows, split).as_text()}\n")
     print(f"{len(tested)} of {len(study.runs)} runs are finished")
     name = Path(results or study.output / "study")
-    try:
+    with writing(name):
         files = write_rows(name, tested, rows, reference, split)
-    except OSError as error:
-        raise InputError(f"cannot write results: {error}") from error
     print(f"results      {name}{', '.join(files)}")

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
+from sceneparse.cli.options import add_option, number
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -33,15 +34,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="other settings for all runs"
     )
-    result.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
-    result.add_argument(
-        "--trials", type=int, metavar="N", help="number of trials instead of run_cap"
-    )
-    result.add_argument(
-        "--storage",
-        metavar="PLACE",
-        help="postgresql://USER@HOST/DATABASE, or an SQLite file; default: OUTPUT/sweep.db",
-    )
+    storage = "postgresql://USER@HOST/DATABASE, or an SQLite file; default: OUTPUT/sweep.db"
+    at_least_one = number(int, 1)
+    add_option(result, "--workers N", "number of processes", type=at_least_one, default=1)
+    add_option(result, "--trials N", "number of trials instead of run_cap", type=at_least_one)
+    add_option(result, "--storage PLACE", storage)
     return result
 
 
@@ -49,21 +46,12 @@ def main(options: argparse.Namespace) -> None:
     """Check everything, run what is left of the sweep, print and write its results."""
     from sceneparse.errors import InputError, Preempted
 
-    for name in ("workers", "trials"):
-        number = getattr(options, name)
-        if number is not None and number < 1:
-            raise InputError(f"--{name} must be at least 1, got {number}")
     if missing := [name for name in ("optuna", "sklearn") if find_spec(name) is None]:
         raise InputError(f"{missing[0]} is not installed; run: pip install 'sceneparse[sweep]'")
 
     from sceneparse.config.recipes import find_config
     from sceneparse.studies.sweep.plan import read_plan
-    from sceneparse.studies.sweep.study import (
-        check_folder,
-        explained_failures,
-        open_storage,
-        open_study,
-    )
+    from sceneparse.studies.sweep.study import explained_failures, open_storage, open_study
 
     plan = read_plan(find_config(options.sweep), options.overrides, options.trials)
     place = options.storage or str(plan.output / "sweep.db")
@@ -71,7 +59,6 @@ def main(options: argparse.Namespace) -> None:
     # Imported late, so that errors in the YAML are printed at once.
     from sceneparse.studies.sweep.worker import check_runs, run_workers
 
-    check_folder(plan.output)
     check_runs(plan)
     with explained_failures():
         study = open_study(plan, open_storage(place))
@@ -92,10 +79,9 @@ def show(plan: Plan, study: Study) -> list[Row]:
     rows = rows_of(plan, attempts)
     importance = write_results(plan, attempts)
     print(f"\n{table(plan, rows)}\n")
-    if caution(plan):
-        print(caution(plan) + "\n")
-    best = best_of(plan, rows)
-    if best is not None:
+    if warning := caution(plan):
+        print(warning + "\n")
+    if best := best_of(plan, rows):
         print(f"best         trial {best.trial}, {plan.folder(best.trial)}")
     if importance:  # from four complete trials on
         shares = (f"{key} {share:.2f}" for key, share in importance.items())

@@ -2,8 +2,7 @@
 
 import argparse
 
-from sceneparse.cli.command import command_parser
-from sceneparse.cli.options import add_training_options, read_config, run_options
+from sceneparse.cli.options import read_config, run_options, training_parser
 from sceneparse.runtime.signals import leave_at_signals
 
 EXAMPLES = """\
@@ -21,9 +20,7 @@ tensorboard/, pictures/ and the checkpoints last and best."""
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = command_parser("train", "Train a segmentation model.", EXAMPLES)
-    add_training_options(result)
-    return result
+    return training_parser("train", "Train a segmentation model.", EXAMPLES)
 
 
 def main(options: argparse.Namespace) -> None:

@@ -4,28 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sceneparse.config.types import (
-    Attention,
-    Color,
-    Count,
-    CountOrZero,
-    Deviations,
-    Fraction,
-    NameIn,
-    NotNegative,
-    OptimizerName,
-    Positive,
-    RunSection,
-    Section,
-    Seed,
-    Switch,
-)
+from sceneparse.config import types
+from sceneparse.config.types import NameIn
 
 MAX_SEEDS = 1000
-Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MAX_SEEDS)]
 
 
-class ClsDataSection(Section):
+class ClsDataSection(types.Section):
     """The images, and how they are split."""
 
     dataset: Annotated[str, NameIn("dataset", "sceneparse.data.image_folders.IMAGE_DATASETS")] = (
@@ -38,45 +23,45 @@ class ClsDataSection(Section):
     """training split of a folder dataset"""
     test_split: str = "test"
     """test split of a folder dataset"""
-    size: Count = 32
+    size: types.Count = 32
     """images of a folder dataset are scaled to this side"""
-    limit: CountOrZero = 0
+    limit: types.CountOrZero = 0
     """number of training images used, in equal shares per class; 0: all"""
-    holdout: CountOrZero = 0
+    holdout: types.CountOrZero = 0
     """number of training images held out to choose the best epoch"""
-    mean: Color | None = None
+    mean: types.Color | None = None
     """RGB mean in 0..1; null: of the training images"""
-    std: Deviations | None = None
+    std: types.Deviations | None = None
     """RGB standard deviation in 0..1; null: of the training images"""
 
 
-class ClsAugmentSection(Section):
+class ClsAugmentSection(types.Section):
     """Random augmentation of the training images."""
 
-    padding: CountOrZero = 4
+    padding: types.CountOrZero = 4
     """zeros added on each side before the random crop; 0: no crop"""
-    mirror: Switch = True
+    mirror: types.Switch = True
     """mirror half the images"""
 
 
-class ClsOptimSection(Section):
+class ClsOptimSection(types.Section):
     """The optimiser and its learning rate schedule."""
 
-    name: OptimizerName = "sgd"
+    name: types.OptimizerName = "sgd"
     """sgd, adam or adamw"""
-    lr: Positive = 0.1
+    lr: types.Positive = 0.1
     """initial learning rate; null: 0.1 with sgd, else 0.001"""
-    momentum: Fraction = 0.9
+    momentum: types.Fraction = 0.9
     """momentum of sgd, first beta of adam and adamw"""
-    nesterov: Switch = False
+    nesterov: types.Switch = False
     """use Nesterov's momentum in sgd"""
-    weight_decay: NotNegative = 5e-4
+    weight_decay: types.NotNegative = 5e-4
     """weight decay of all parameters except GCT's beta"""
     schedule: Annotated[str, NameIn("schedule", "sceneparse.training.optim.SCHEDULES")] = "step"
     """step (times gamma at milestones), cosine or poly (to 0), constant"""
-    milestones: list[Count] = Field([100, 150])
+    milestones: list[types.Count] = Field([100, 150])
     """epochs after which schedule step multiplies lr by gamma"""
-    gamma: Positive = 0.1
+    gamma: types.Positive = 0.1
     """factor of lr at each milestone"""
 
     @model_validator(mode="before")
@@ -88,27 +73,27 @@ class ClsOptimSection(Section):
         return values
 
 
-class ClsTrainSection(RunSection):
+class ClsTrainSection(types.RunSection):
     """How long to train, batch size and precision."""
 
-    epochs: Count = 200
+    epochs: types.Count = 200
     """passes over the training images"""
-    batch_size: Count = 128
+    batch_size: types.Count = 128
     """images per optimiser step"""
 
 
-class ClsConfig(Section):
+class ClsConfig(types.Section):
     """All settings of `sceneparse classify`."""
 
     output: str = "runs/unnamed"
     """folder of the runs; default: runs/NAME"""
     model: str = "resnet18"
     """resnet18/34/50, resnet20/32/44/56/110, timm:NAME"""
-    attention: Annotated[str, Attention] = "none"
+    attention: Annotated[str, types.Attention] = "none"
     """attention block in every residual block: a name of ATTENTION"""
     stem: Annotated[str, NameIn("stem", "sceneparse.models.classification.STEMS")] = "cifar"
     """cifar: 3x3 at full size; imagenet: 7x7, stride 2, pooling"""
-    seeds: Seeds = Field([0])
+    seeds: Annotated[list[types.Seed], Field(min_length=1, max_length=MAX_SEEDS)] = Field([0])
     """random seeds, one run each: 0-4, or [0, 1, 2]"""
     data: ClsDataSection = ClsDataSection()
     augment: ClsAugmentSection = ClsAugmentSection()

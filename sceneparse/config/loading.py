@@ -132,7 +132,7 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:  # noqa: ANN401 - Err
     return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given}"
 
 
-def load_config(path: str | Path, overrides: Iterable[str], kind: type[Config]) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str], kind: type[Config]) -> Config:
     """Read a YAML file, apply `section.key=value` overrides and check everything.
 
     Raises InputError that names every problem: unknown keys, wrong types, values out of range.
@@ -140,7 +140,7 @@ def load_config(path: str | Path, overrides: Iterable[str], kind: type[Config]) 
     settings = read_settings(path, overrides, kind)
     if settings.get("output") is None:
         settings["output"] = f"runs/{Path(path).stem}"
-    return validate(settings, kind, path)
+    return validate(settings, kind, path, overrides)
 
 
 def read_settings(
@@ -160,10 +160,17 @@ def read_settings(
     return settings
 
 
-def validate(settings: Mapping[str, Any], kind: type[Config], source: object) -> Config:
-    """Turn settings into a configuration; raises InputError that names every problem."""
-    problems = problems_of(settings, kind)
-    if problems:
+def validate(
+    settings: Mapping[str, Any], kind: type[Config], source: object, overrides: Sequence[str] = ()
+) -> Config:
+    """Turn settings into a configuration; raises InputError that names every problem.
+
+    It names `source` too, or the command line if all problems are unknown keys of `overrides`.
+    """
+    if problems := problems_of(settings, kind):
+        keys = [problem.partition(": unknown key")[0] for problem in problems]
+        if all(any(text.startswith((f"{key}.", f"{key}=")) for text in overrides) for key in keys):
+            source = "the command line"
         raise one_or_many(str(source), problems)
     return kind.model_validate(settings)
 
@@ -198,8 +205,7 @@ def render_config(config: Section, *, explain: bool = False) -> str:
             continue
         plain = list(value) if isinstance(value, tuple) else value
         text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
-        scalar = text.removesuffix("\n").removesuffix("\n...")
-        line = f"{name}: {scalar}"
+        line = f"{name}: " + text.removesuffix("\n").removesuffix("\n...")
         if explain and field.description:
             line = f"{line:<40}  # {field.description}"
         lines.append(line)

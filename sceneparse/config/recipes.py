@@ -4,8 +4,8 @@ The first line of each is a comment of three parts: dataset | network | expected
 """
 
 import difflib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sceneparse.errors import InputError
 from sceneparse.files import is_file, read_text
@@ -13,8 +13,7 @@ from sceneparse.files import is_file, read_text
 _PACKAGE = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A recipe's name and what its first line says."""
 
     name: str
@@ -54,13 +53,7 @@ def find_config(given: str, folder: Path | None = None) -> Path:
         return recipes[given]
     if path.exists():
         raise InputError(f"'{given}' is not a file; give a YAML file or the name of a recipe")
-    nearest = difflib.get_close_matches(given, recipes, n=3, cutoff=0.4) or list(recipes)
-    raise InputError(
-        f"there is no file and no recipe '{given}'; the nearest recipes: {', '.join(nearest)} "
-        "(`sceneparse recipes` lists all)"
-    )
-
-
-def read_recipe(name: str) -> str:
-    """Return the text of a recipe, with its comments."""
-    return read_text(find_config(name))
+    hint = "`sceneparse recipes` lists them"
+    if nearest := difflib.get_close_matches(given, recipes, n=3, cutoff=0.4):
+        hint = f"the nearest recipes: {', '.join(nearest)} (`sceneparse recipes` lists all)"
+    raise InputError(f"there is no file and no recipe '{given}'; {hint}")

@@ -6,27 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sceneparse.config.types import (
-    Attention,
-    Color,
-    Count,
-    Decay,
-    Deviations,
-    Fraction,
-    NameIn,
-    NotNegative,
-    OptimizerName,
-    Positive,
-    RunSection,
-    Section,
-    Seed,
-    Size,
-    Switch,
-    Workers,
-)
+from sceneparse.config import types
+from sceneparse.config.types import NameIn
 
 
-class DataSection(Section):
+class DataSection(types.Section):
     """The images and masks, and how they are read."""
 
     dataset: Annotated[str, NameIn("dataset", "sceneparse.data.datasets.DATASETS")] = "folder"
@@ -39,38 +23,38 @@ class DataSection(Section):
     """name of the validation split, or a list file under root"""
     classes: list[str] | None = None
     """class names of a folder dataset without classes.txt"""
-    mean: Color = (0.485, 0.456, 0.406)
+    mean: types.Color = (0.485, 0.456, 0.406)
     """RGB mean of the images, in 0..1"""
-    std: Deviations = (0.229, 0.224, 0.225)
+    std: types.Deviations = (0.229, 0.224, 0.225)
     """RGB standard deviation of the images, in 0..1"""
     sampling: Annotated[str, NameIn("sampling", "sceneparse.data.sampling.SAMPLING")] = "uniform"
     """how often images are drawn; rare_crops also crops around rare classes (data/sampling.py)"""
-    stream: Switch = False
+    stream: types.Switch = False
     """fill the last step of an epoch with the first images of the next"""
     cache: Annotated[str, NameIn("cache", "sceneparse.data.cache.CACHES")] = "none"
     """keep decoded training images in memory (ram; auto: if they fit) or on disk for later runs"""
-    workers: Workers = 2
+    workers: types.Workers = 2
     """processes that load and augment; 0: the main process"""
-    timeout: Positive = 300.0
+    timeout: types.Positive = 300.0
     """longest wait for a batch, in seconds"""
     check: Literal["auto", "all", "none"] = "auto"
     """samples to check before training: all, none, or auto (500 of many)"""
 
 
-class AugmentSection(Section):
+class AugmentSection(types.Section):
     """Random augmentation of training images and masks."""
 
-    crop: Size = (480, 480)
+    crop: types.Size = (480, 480)
     """height and width of training crops, in pixels"""
-    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    scale: tuple[types.Positive, types.Positive] = (0.5, 2.0)
     """range of the random scale"""
-    rotate: NotNegative = 0.0
+    rotate: types.NotNegative = 0.0
     """largest rotation in degrees, applied to half the images"""
-    flip: Fraction = 0.5
+    flip: types.Fraction = 0.5
     """probability of a horizontal mirror"""
-    blur: Fraction = 0.0
+    blur: types.Fraction = 0.0
     """probability of a 5x5 Gaussian blur"""
-    color_jitter: Fraction = 0.0
+    color_jitter: types.Fraction = 0.0
     """strength of random brightness, contrast and saturation"""
     extra: list[dict[str, Any]] = Field([])
     """more albumentations transforms: [{name: GaussNoise, p: 0.3}]"""
@@ -82,32 +66,32 @@ class AugmentSection(Section):
         return self
 
 
-class ModelSection(Section):
+class ModelSection(types.Section):
     """The network; the number of classes comes from the dataset."""
 
     head: Annotated[str, NameIn("head", "sceneparse.models.heads.HEADS")] = "strip_pooling"
     """a name of HEADS in models/heads.py"""
     backbone: str = "resnet50"
     """resnet18/34/50/101/152, or any timm model name"""
-    attention: Annotated[str | None, Attention] = None
+    attention: Annotated[str | None, types.Attention] = None
     """attention blocks (layers/attention.py); null: strip_pooling in ResNets, else none"""
     attention_places: Literal["spnet", "all"] = "spnet"
     """residual blocks with attention: those of the paper, or all"""
-    aux: Switch = True
+    aux: types.Switch = True
     """train with an auxiliary head on stage 3"""
     output_stride: Literal[8, 16, 32] = 8
     """input pixels per feature: 8, 16 or 32"""
-    width: Count | None = None
+    width: types.Count | None = None
     """channels inside the head; null: half the backbone's"""
     norm: Annotated[str, NameIn("norm", "sceneparse.layers.norms.NORMS")] = "sync"
     """sync (batch norm over all GPUs), batch, frozen (pretrained statistics) or group norm"""
-    zero_init_residual: Switch = False
+    zero_init_residual: types.Switch = False
     """start mixed pooling as the identity, which helps with few images"""
     stem: Literal["deep", "plain"] = "deep"
     """ResNet stem: three 3x3 convolutions (deep) or one 7x7 (plain)"""
-    base_width: Count = 64
+    base_width: types.Count = 64
     """channels of ResNet stage 1; fewer make a small network"""
-    multi_grid: tuple[Count, Count, Count] | None = (1, 2, 4)
+    multi_grid: tuple[types.Count, types.Count, types.Count] | None = (1, 2, 4)
     """dilation factors of the blocks of ResNet stage 4; null: all 1"""
     freeze: Literal[0, 1, 2, 3, 4] = 0
     """first backbone stages that are not trained, to save time and memory"""
@@ -125,27 +109,27 @@ class ModelSection(Section):
         return self
 
 
-class LossSection(Section):
+class LossSection(types.Section):
     """The loss: a weighted sum of terms."""
 
-    terms: Annotated[dict[str, Positive], NameIn("loss", "sceneparse.losses.LOSSES")] = Field(
+    terms: Annotated[dict[str, types.Positive], NameIn("loss", "sceneparse.losses.LOSSES")] = Field(
         {"cross_entropy": 1.0}, min_length=1
     )
     """names of LOSSES in losses.py, each with its weight"""
-    aux_weight: NotNegative = 0.4
+    aux_weight: types.NotNegative = 0.4
     """weight of the auxiliary head's loss"""
     class_weights: Annotated[
-        str | list[NotNegative] | None,
+        str | list[types.NotNegative] | None,
         NameIn("rule for class weights", "sceneparse.data.balance.CLASS_WEIGHTS", ("auto",)),
     ] = None
     """a weight per class, or a rule of data/balance.py for them; auto: median_frequency"""
-    label_smoothing: Decay = 0.0
+    label_smoothing: types.Decay = 0.0
     """label smoothing of cross_entropy"""
-    ohem_threshold: Fraction = 0.7
+    ohem_threshold: types.Fraction = 0.7
     """ohem keeps pixels whose true class is less probable than this"""
-    ohem_keep: Fraction = 0.0625
+    ohem_keep: types.Fraction = 0.0625
     """ohem keeps at least this share of the pixels"""
-    focal_gamma: NotNegative = 2.0
+    focal_gamma: types.NotNegative = 2.0
     """exponent of the focal loss"""
 
     @model_validator(mode="after")
@@ -155,33 +139,33 @@ class LossSection(Section):
         return self
 
 
-class OptimSection(Section):
+class OptimSection(types.Section):
     """The optimiser, with a polynomial learning rate schedule."""
 
-    name: OptimizerName = "sgd"
+    name: types.OptimizerName = "sgd"
     """sgd with momentum as in the paper, adam or adamw (try lr 3e-4)"""
-    lr: Positive = 0.01
+    lr: types.Positive = 0.01
     """initial learning rate of the backbone"""
-    head_lr_factor: Positive = 10.0
+    head_lr_factor: types.Positive = 10.0
     """learning rate of the heads, times lr"""
-    momentum: Fraction = 0.9
+    momentum: types.Fraction = 0.9
     """momentum of sgd, first beta of adam and adamw"""
-    weight_decay: NotNegative = 1e-4
+    weight_decay: types.NotNegative = 1e-4
     """weight decay of all parameters"""
-    poly_power: Positive = 0.9
+    poly_power: types.Positive = 0.9
     """exponent of the schedule lr * (1 - step / steps) ** poly_power"""
-    clip_norm: Positive | None = None
+    clip_norm: types.Positive | None = None
     """largest gradient norm; null: no clipping"""
 
 
-class TrainSection(RunSection):
+class TrainSection(types.RunSection):
     """How long to train, batch size, precision and memory."""
 
-    accumulate: Count = 1
+    accumulate: types.Count = 1
     """parts that each batch is split into, to save memory"""
-    gradient_checkpointing: Switch = False
+    gradient_checkpointing: types.Switch = False
     """compute the backbone's blocks twice: less memory, slower steps"""
-    ema: Decay | None = None
+    ema: types.Decay | None = None
     """decay of averaged weights, which are evaluated and saved, e.g. 0.999"""
 
     @model_validator(mode="after")
@@ -193,22 +177,22 @@ class TrainSection(RunSection):
         return self
 
 
-class EvalSection(Section):
+class EvalSection(types.Section):
     """Validation at the images' own size, computed as in `sceneparse evaluate`."""
 
-    every: Count = 1
+    every: types.Count = 1
     """epochs between validations; the last epoch always has one"""
     protocol: Annotated[str, NameIn("protocol", "sceneparse.inference.protocols.PROTOCOLS")] = (
         "whole"
     )
     """whole image, sliding windows (slide), or another protocol of inference/protocols.py"""
-    crop: Size | None = None
+    crop: types.Size | None = None
     """height and width of sliding windows; null: those of the training crop"""
-    base: Count | None = None
+    base: types.Count | None = None
     """length of the long side (spnet) or short side (mmseg) of scaled images; null: not scaled"""
-    scales: Annotated[list[Positive], Field(min_length=1)] | None = None
+    scales: Annotated[list[types.Positive], Field(min_length=1)] | None = None
     """scales whose scores are averaged; null: those of the protocol"""
-    mirror: Switch | None = None
+    mirror: types.Switch | None = None
     """also average with the mirrored image; null: as in the protocol"""
     weighting: Annotated[
         str, NameIn("weighting of windows", "sceneparse.inference.windows.WEIGHTINGS")
@@ -216,12 +200,12 @@ class EvalSection(Section):
     """weights of the pixels in overlapping windows"""
 
 
-class SegConfig(Section):
+class SegConfig(types.Section):
     """All settings of `sceneparse train`."""
 
     output: str = "runs/unnamed"
     """run folder; default: runs/NAME_OF_THE_CONFIG"""
-    seed: Seed = 0
+    seed: types.Seed = 0
     """random seed for weights, sample order and augmentation"""
     data: DataSection
     augment: AugmentSection = AugmentSection()

@@ -37,8 +37,7 @@ def median_frequency(counts: PixelCounts) -> NDArray[np.float64]:
 def enet(counts: PixelCounts) -> NDArray[np.float64]:
     """Weight a class by 1 / ln(1.02 + share of all pixels); arXiv 1606.02147, section 4."""
     pixels = counts.sum(0)
-    weights: NDArray[np.float64] = 1 / np.log(1.02 + pixels / pixels.sum())
-    return weights
+    return np.asarray(1 / np.log(1.02 + pixels / pixels.sum()))
 
 
 def class_weights(rule: str, counts: PixelCounts) -> list[float]:

@@ -1,8 +1,6 @@
 """Keep decoded samples between epochs (in memory) or between runs (on disk).
 
-All worker processes share them. On disk, a sample is one .npy file in the user's cache folder. Its
-name depends on the paths, sizes and dates of image and mask, on the label table and on the
-decoder's version.
+All worker processes share them. On disk, a sample is one .npy file in the user's cache folder.
 """
 
 import hashlib
@@ -14,12 +12,13 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
+import psutil
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import Sample, SegmentationDataset
@@ -30,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 # Increase it if the same files decode to other arrays.
 _DECODER_VERSION = 1
-
-Sizes = list[tuple[int, int]]
 
 
 def cache_folder() -> Path:
@@ -72,8 +69,9 @@ def _fields(labels: np.dtype[Any], size: tuple[int, ...]) -> list[Any]:
 class DiskCache(SegmentationDataset):
     """A dataset whose decoded samples are kept on disk and mapped into memory.
 
-    A file is written aside and renamed, so that several processes may write it at once. Its
-    checksum is compared once per process; a damaged file is replaced. The arrays are read-only.
+    The checksum of a file is compared once per process, and a damaged file is replaced. The name
+    depends on the paths, sizes and dates of image and mask, on the label table and on the decoder's
+    version. The arrays are read-only.
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
@@ -100,15 +98,12 @@ class DiskCache(SegmentationDataset):
 
     def _load(self, path: Path) -> NDArray[Any] | None:
         """Map a file into memory; return None if it is missing or damaged."""
-        try:
-            with refusing(path, "damaged"):
-                record = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-                if path not in self._checked and record["checksum"] != _checksum(record):
-                    return None
-        except InputError:
-            return None
-        self._checked.add(path)
-        return record
+        with suppress(InputError), refusing(path, "damaged"):
+            record = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            if path in self._checked or record["checksum"] == _checksum(record):
+                self._checked.add(path)
+                return record
+        return None
 
 
 def _checksum(record: NDArray[Any]) -> int:
@@ -135,13 +130,15 @@ class MemoryCache(SegmentationDataset):
     `sizes` are the images' heights and widths, if they are already known.
     """
 
-    def __init__(self, dataset: SegmentationDataset, sizes: Sizes | None = None) -> None:
+    def __init__(
+        self, dataset: SegmentationDataset, sizes: list[tuple[int, int]] | None = None
+    ) -> None:
         super().__init__(dataset.pairs, dataset.table)
         if not _processes_fork():
             raise InputError(
                 "data.cache: ram needs Linux and processes that fork; set data.cache: disk"
             )
-        self._sizes = sizes or _sizes(dataset)
+        self._sizes = sizes or [image_size(pair.image) for pair in dataset.pairs]
         pixel_bytes = 3 + dataset.table.dtype.itemsize
         # Samples start at multiples of 8, so that 16-bit masks are aligned.
         lengths = [-(-h * w * pixel_bytes // 8) * 8 for h, w in self._sizes]
@@ -170,21 +167,16 @@ class MemoryCache(SegmentationDataset):
         return record["image"], record["mask"], self.pairs[index].name
 
 
-def _sizes(dataset: SegmentationDataset) -> Sizes:
-    return [image_size(pair.image) for pair in dataset.pairs]
-
-
 def _processes_fork() -> bool:
     return sys.platform == "linux" and multiprocessing.get_start_method() == "fork"
 
 
 def _free_memory() -> int:
     """Return the bytes that are free without swapping, within the container's (cgroup) limit."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    available: int = psutil.virtual_memory().available
     limit = Path("/sys/fs/cgroup/memory.max")
     maximum = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
-    return min(1024 * int(available), sys.maxsize if maximum == "max" else int(maximum))
+    return available if maximum == "max" else min(available, int(maximum))
 
 
 def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
@@ -195,7 +187,7 @@ def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
     if not _processes_fork():
         logger.info("decoded images are not kept (data.cache: auto): processes do not fork here")
         return dataset
-    sizes = _sizes(dataset)
+    sizes = [image_size(pair.image) for pair in dataset.pairs]
     needed = sum(h * w for h, w in sizes) * (3 + dataset.table.dtype.itemsize)
     fits = needed <= _free_memory() / 8
     logger.info(

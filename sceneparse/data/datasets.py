@@ -1,7 +1,4 @@
-"""Dataset layouts: functions (root, split) -> image and mask pairs, and the table of their names.
-
-A layout function holds the facts of that dataset only; reading and checking are shared.
-"""
+"""Dataset layouts: functions (root, split) -> image and mask pairs, and a table of their names."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -99,14 +96,13 @@ def create_dataset(
             f"data folder '{root}' does not exist; set data.root (--data of sceneparse evaluate)"
         )
     inside(root, split, "the split")
-    layout = DATASETS[dataset]
-    if classes is not None and layout.table is not None:
+    if classes is not None and dataset != "folder":
         raise InputError(
             f"data.classes is for dataset 'folder' only; '{dataset}' has its own table"
         )
-    table = folder_table(root, classes) if layout.table is None else load_label_table(layout.table)
+    table = folder_table(root, classes) if dataset == "folder" else load_label_table(dataset)
     listed = split.endswith((".txt", ".csv", ".tsv"))
-    pairs = _listed_pairs(root, root / split) if listed else layout.find_pairs(root, split)
+    pairs = _listed_pairs(root, root / split) if listed else DATASETS[dataset](root, split)
     if not pairs:
         raise InputError(f"split '{split}' of {root} is empty")
     if complete:
@@ -148,8 +144,8 @@ def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     Without labelIds, the *_labelTrainIds.png of the official scripts are used.
     """
     images, masks = _folder(root / "leftImg8bit" / split), root / "gtFine" / split
-    ending = next((end for end in _CITYSCAPES_MASKS if any(masks.glob(f"*/*{end}"))), None)
-    ending = ending or _CITYSCAPES_MASKS[0]
+    used = (end for end in _CITYSCAPES_MASKS if any(masks.glob(f"*/*{end}")))
+    ending = next(used, _CITYSCAPES_MASKS[0])
     stems = {
         path.relative_to(folder).as_posix().removesuffix(end)
         for folder, end in ((images, "_leftImg8bit.png"), (masks, ending))
@@ -186,10 +182,9 @@ def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
 def match_by_stem(images: Path, masks: Path) -> list[Pair]:
     """Pair the files of two folders by their names without suffix; a partner may be missing."""
     by_stem = {path.stem: path for path in _image_files(masks)}
-    image_files = _image_files(images)
     pairs = [
         Pair(path, by_stem.pop(path.stem, masks / f"{path.stem}.png"), path.stem)
-        for path in image_files
+        for path in _image_files(images)
     ]
     without_image = [Pair(images / f"{stem}.jpg", mask, stem) for stem, mask in by_stem.items()]
     return pairs + without_image
@@ -201,10 +196,14 @@ def _image_files(folder: Path) -> list[Path]:
         for path in _folder(folder).iterdir()
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
-    repeated = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
-    if repeated:
-        raise InputError(f"{folder}: {len(repeated)} names occur twice: {first_few(repeated)}")
+    _require_distinct(folder, [path.stem for path in files])
     return files
+
+
+def _require_distinct(source: Path, names: Sequence[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{source}: {len(repeated)} names occur twice: {first_few(repeated)}")
 
 
 def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
@@ -220,9 +219,7 @@ def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
             )
         image, mask = (inside(root, part, list_file) for part in parts)
         pairs.append(Pair(image, mask, _name_below(root, image)))
-    repeated = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
-    if repeated:
-        raise InputError(f"{list_file}: {len(repeated)} names occur twice: {first_few(repeated)}")
+    _require_distinct(list_file, [pair.name for pair in pairs])
     return pairs
 
 
@@ -262,19 +259,12 @@ def _require_complete(pairs: Sequence[Pair]) -> None:
             raise InputError(f"{len(alone)} {problem}: {names}; expected e.g. {alone[0][1]}")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a dataset is stored, and its label table (None: made from the folder itself)."""
-
-    find_pairs: Callable[[Path, str], list[Pair]]
-    table: str | None
-
-
-DATASETS = {
-    "folder": Layout(_folder_pairs, None),
-    "camvid": Layout(_camvid_pairs, "camvid"),
-    "cityscapes": Layout(_cityscapes_pairs, "cityscapes"),
-    "ade20k": Layout(_ade20k_pairs, "ade20k"),
-    "pascal_context_59": Layout(_pascal_context_pairs, "pascal_context_59"),
-    "pascal_context_60": Layout(_pascal_context_pairs, "pascal_context_60"),
+# All but "folder" have a label table of the same name in labels/.
+DATASETS: dict[str, Callable[[Path, str], list[Pair]]] = {
+    "folder": _folder_pairs,
+    "camvid": _camvid_pairs,
+    "cityscapes": _cityscapes_pairs,
+    "ade20k": _ade20k_pairs,
+    "pascal_context_59": _pascal_context_pairs,
+    "pascal_context_60": _pascal_context_pairs,
 }

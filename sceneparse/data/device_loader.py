@@ -40,7 +40,6 @@ class DeviceLoader:
         self.batch_size, self.seed = batch_size, seed
         self.steps_per_epoch = -(-len(data) // batch_size)
         self._padding, self._mirror = padding, mirror
-        self._size = len(data)
         self._targets = data.targets.to(device)
         padded = F.pad(data.images.to(device), (padding,) * 4)  # zeros
         self._padded = torch.cat([padded, padded.flip(-1)]) if mirror else padded
@@ -64,11 +63,12 @@ class DeviceLoader:
     def _draw(self) -> tuple[Tensor, Tensor]:
         """Draw the order of an epoch (N,) and the window of each of its images (N,)."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
-        order = torch.randperm(self._size, generator=generator)
-        mirrored = torch.randint(0, 1 + self._mirror, (self._size,), generator=generator)
-        corners = torch.randint(0, 2 * self._padding + 1, (2, self._size), generator=generator)
+        size = len(self._targets)
+        order = torch.randperm(size, generator=generator)
+        mirrored = torch.randint(0, 1 + self._mirror, (size,), generator=generator)
+        corners = torch.randint(0, 2 * self._padding + 1, (2, size), generator=generator)
         channels, height, width = self._padded.shape[1:]
-        image = mirrored * self._size + order
+        image = mirrored * size + order
         return order, image * (channels * height * width) + corners[0] * width + corners[1]
 
 
@@ -88,7 +88,5 @@ def evaluation_batches(
 ) -> list[Batch]:
     """Return a set as batches in its own order, on the device."""
     images, targets = data.images.to(device), data.targets.to(device)
-    return [
-        Batch(*pair, ())
-        for pair in zip(images.split(batch_size), targets.split(batch_size), strict=True)
-    ]
+    pairs = zip(images.split(batch_size), targets.split(batch_size), strict=True)
+    return [Batch(*pair, ()) for pair in pairs]

@@ -40,9 +40,8 @@ class LabelledImages:
 
     def statistics(self) -> tuple[Color, Color]:
         """Compute RGB mean and standard deviation over all pixels, in 0..1."""
-        counts = [
-            torch.bincount(plane.reshape(-1), minlength=256) for plane in self.images.unbind(1)
-        ]
+        planes = self.images.unbind(1)
+        counts = [torch.bincount(plane.reshape(-1), minlength=256) for plane in planes]
         histograms = torch.stack(counts).double()
         values = torch.arange(256, dtype=torch.float64) / 255
         shares = histograms / histograms.sum(dim=1, keepdim=True)
@@ -110,8 +109,7 @@ def _read_folder(folder: Path, size: int) -> LabelledImages:
         for path in sorted((folder / name).rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
     ]
-    found = {number for _, number in files}
-    empty = [name for number, name in enumerate(classes) if number not in found]
+    empty = sorted(set(classes) - {classes[number] for _, number in files})
     if empty:
         raise InputError(f"{folder}: {len(empty)} class folders are empty: {first_few(empty)}")
     images = np.stack(read_all(lambda file: _read_square(file[0], size), files, "images"))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from sceneparse.data.datasets import Sample, SegmentationDataset
+from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.sampling import Draw, EpochSampler
 from sceneparse.data.transforms import apply_seeded
 from sceneparse.errors import InputError
@@ -37,19 +37,25 @@ class Batch(NamedTuple):
     names: tuple[str, ...]
 
 
-class Samples(Dataset[Any]):
-    """Samples as tensors; for an unusable file the error is returned, not raised.
+class TensorSamples(Dataset[Any]):
+    """Samples as tensors, augmented if there is a transform; a draw always gives the same sample.
 
-    If a worker raised it, it would reach the main process wrapped in another traceback.
+    The error of an unusable file is returned, not raised: if a worker raised it, it would reach the
+    main process wrapped in another traceback.
     """
 
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset = dataset
+    def __init__(
+        self, dataset: SegmentationDataset, transform: A.Compose | None = None, seed: int = 0
+    ) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
 
-    def __getitem__(self, key: int | Draw) -> tuple[Tensor, Tensor, str] | InputError:
-        draw = key if isinstance(key, Draw) else Draw(0, key)
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, str] | InputError:
         try:
-            image, mask, name = self._read(draw)
+            image, mask, name = self.dataset[draw.index]
+            if self.transform is not None:
+                repeat = (draw.repeat,) if draw.repeat else ()
+                seed = (self.seed, draw.epoch, draw.index, *repeat)
+                image, mask = apply_seeded(self.transform, image, mask, seed, draw.wanted_class)
         except InputError as error:
             return error
         except Exception as error:
@@ -60,22 +66,6 @@ class Samples(Dataset[Any]):
         channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
         return torch.from_numpy(channels_first), torch.from_numpy(labels), name
 
-    def _read(self, draw: Draw) -> Sample:
-        return self.dataset[draw.index]
-
-
-class AugmentedSamples(Samples):
-    """Augmented samples, indexed by Draw; a draw gives the same sample in any process."""
-
-    def __init__(self, dataset: SegmentationDataset, transform: A.Compose, seed: int) -> None:
-        super().__init__(dataset)
-        self.transform, self.seed = transform, seed
-
-    def _read(self, draw: Draw) -> Sample:
-        image, mask, name = super()._read(draw)
-        seed = (self.seed, draw.epoch, draw.index, *([draw.repeat] if draw.repeat else []))
-        return *apply_seeded(self.transform, image, mask, seed, draw.wanted_class), name
-
 
 def _collate(samples: Sequence[Any]) -> Batch | InputError:
     error = next((sample for sample in samples if isinstance(sample, InputError)), None)
@@ -84,8 +74,8 @@ def _collate(samples: Sequence[Any]) -> Batch | InputError:
     images, masks, names = zip(*samples, strict=True)
     batch = Batch(torch.stack(images), torch.stack(masks), names)
     if get_worker_info() is not None:
-        # Shared here, so that an error reaches the main process. The thread that sends batches only
-        # prints errors, and the main process would wait for the time-out.
+        # Shared here, because the thread that sends batches only prints errors: the main process
+        # would wait for the time-out.
         batch.images.share_memory_()
         batch.targets.share_memory_()
     return batch
@@ -95,8 +85,7 @@ def _start_worker(main: int, _: int) -> None:
     """Prepare a data worker; `main` is the process id of the training process."""
     # Workers times OpenCV threads would fight for the cores that the network needs.
     cv2.setNumThreads(0)
-    # A scheduler sends signals to stop to workers too. They must wait for the main process, which
-    # still needs them.
+    # A scheduler signals workers too, but they must wait for the main process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -135,7 +124,7 @@ def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
 
 
 def training_loader(
-    samples: AugmentedSamples, sampler: EpochSampler, *, workers: int, timeout: float
+    samples: TensorSamples, sampler: EpochSampler, *, workers: int, timeout: float
 ) -> DataLoader[Any]:
     """Load the micro-batches that `sampler` yields; workers stay alive between epochs."""
     options = _loader_options(workers, timeout)
@@ -146,9 +135,9 @@ def evaluation_loader(
     dataset: SegmentationDataset, *, rank: int, world_size: int, workers: int, timeout: float
 ) -> DataLoader[Any]:
     """Load every `world_size`-th sample in its own size: each image in exactly one process."""
-    indices = range(rank, len(dataset), world_size)
-    options = _loader_options(min(workers, len(indices)), timeout)
-    return DataLoader(Samples(dataset), batch_size=1, sampler=indices, **options)
+    draws = [Draw(0, index) for index in range(rank, len(dataset), world_size)]
+    options = _loader_options(min(workers, len(draws)), timeout)
+    return DataLoader(TensorSamples(dataset), batch_size=1, sampler=draws, **options)
 
 
 def batches(loader: DataLoader[Any]) -> Iterator[Batch]:

@@ -1,7 +1,4 @@
-"""Strict decoding: an image becomes RGB uint8, a mask becomes raw label indices, or an error.
-
-A file that is truncated, of another kind, or too large is always an error.
-"""
+"""Strict decoding: an image becomes RGB uint8, a mask becomes raw label indices, or an error."""
 
 import io
 import os
@@ -90,7 +87,13 @@ def rgb_array(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
 
 def _as_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
     if image.mode == "F":
-        image = _from_unit_range(image, path)
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
+            raise InputError(
+                f"{path}: floating-point values {values.min():g}..{values.max():g} outside 0..1; "
+                "scale them, or save 8-bit RGB"
+            )
+        image = Image.fromarray((values * 255).round().astype(np.uint8))
     if image.mode in _SIXTEEN_BIT:
         # Scaled to 8 bits by the high byte; Pillow's own conversion would clip at 255.
         image = Image.fromarray((_sixteen_bit(image, path) >> 8).astype(np.uint8))
@@ -128,16 +131,6 @@ def read_mask(path: Path) -> NDArray[Any]:
         f"{path}: a mask must hold one label value per pixel (8 or 16-bit grey, or palette), "
         f"this one is {image.mode}; convert colours to label values first"
     )
-
-
-def _from_unit_range(image: Image.Image, path: Path | str) -> Image.Image:
-    values = np.asarray(image)
-    if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
-        raise InputError(
-            f"{path}: floating-point values {values.min():g}..{values.max():g} outside 0..1; "
-            "scale them, or save 8-bit RGB"
-        )
-    return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
 def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:

@@ -110,7 +110,7 @@ class EpochSampler(Sampler[list[Draw]]):
         self.rank, self.world_size = rank, world_size
         self.micro_batch = batch_size // pieces
         self.steps_per_epoch = size // batch_size
-        self._accumulate = accumulate
+        self._pieces_per_step = pieces
         self._epoch = self._first_step = 0
 
     def start_at(self, epoch: int, step: int) -> None:
@@ -118,20 +118,15 @@ class EpochSampler(Sampler[list[Draw]]):
         self._epoch, self._first_step = epoch, step
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        pieces_per_step = self._accumulate * self.world_size
-        first = self._first_step * pieces_per_step
-        draws = self._draws()
-        for number in range(self.steps_per_epoch * pieces_per_step):
+        passed = self._epoch * self.steps_per_epoch * self.batch_size
+        order, used = divmod(passed, self.size) if self.stream else (self._epoch, 0)
+        orders = map(self._order, itertools.count(order))
+        draws = itertools.islice(itertools.chain.from_iterable(orders), used, None)
+        first = self._first_step * self._pieces_per_step
+        for number in range(self.steps_per_epoch * self._pieces_per_step):
             piece = list(itertools.islice(draws, self.micro_batch))
             if number >= first and number % self.world_size == self.rank:
                 yield piece
-
-    def _draws(self) -> Iterator[Draw]:
-        """Yield the draws from the start of this epoch on, without end."""
-        passed = self._epoch * self.steps_per_epoch * self.batch_size
-        number, first = divmod(passed, self.size) if self.stream else (self._epoch, 0)
-        orders = map(self._order, itertools.count(number))
-        return itertools.islice(itertools.chain.from_iterable(orders), first, None)
 
     def _order(self, number: int) -> list[Draw]:
         generator = np.random.default_rng((self.seed, number))

@@ -1,7 +1,6 @@
 """Synthetic street scenes: perspective roads with kerbs, lane marks, poles, signs, cars and people.
 
-Many objects are long and thin, which strip pooling is made for. A scene depends on (seed, index)
-alone; image and mask are drawn together, object by object, far to near.
+A scene depends on (seed, index) alone; it has many long, thin objects, drawn from far to near.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,13 +83,15 @@ def render_scene(
     """Draw scene number `index`: image uint8 RGB (H, W, 3) and mask of ids into CLASSES (H, W)."""
     random = np.random.default_rng((seed, index))
     scene = _Scene(height, width, random)
-    _sky(scene)
-    _buildings(scene)
-    _road(scene)
-    _lane_marks(scene)
+    for draw in (_sky, _buildings, _road, _lane_marks):
+        draw(scene)
     for depth in np.sort(random.uniform(0.25, 1.0, random.integers(10, 16))):
         _OBJECTS[random.integers(len(_OBJECTS))](scene, float(depth))
-    return _develop(scene), scene.mask
+    # Light falls off to one side, and the sensor adds noise.
+    left, right = random.uniform(0.75, 1.15, 2)
+    light = np.linspace(left, right, width)[None, :, None]
+    noise = random.normal(0, random.uniform(3, 9), scene.image.shape)
+    return np.clip(scene.image * light + noise, 0, 255).astype(np.uint8), scene.mask
 
 
 def _sky(scene: _Scene) -> None:
@@ -116,13 +117,12 @@ def _buildings(scene: _Scene) -> None:
         if scene.random.random() < 0.88:
             color = scene.shade(75, 165)
             scene.box(left + wide / 2, base, (tall, wide), "building", color)
-            _windows(scene, left, base - tall, wide, tall, color)
+            _windows(scene, (left, base - tall), (tall, wide), color)
         left += wide
 
 
-def _windows(
-    scene: _Scene, left: float, top: float, wide: float, tall: float, color: Paint
-) -> None:
+def _windows(scene: _Scene, corner: Point, size: Point, color: Paint) -> None:
+    (left, top), (tall, wide) = corner, size
     pane = np.clip(color * scene.random.choice([0.55, 1.35]), 0, 255)
     step = scene.random.uniform(7, 12)
     for y in np.arange(top + 4, top + tall - 6, step):
@@ -188,21 +188,11 @@ def _sign(scene: _Scene, depth: float) -> None:
     tall, size = 0.6 * scene.half_road * depth, max(0.22 * scene.half_road * depth, 9.0)
     scene.box(x, y, (tall, max(0.05 * scene.half_road * depth, 4.0)), "pole", scene.shade(18, 45))
     colors = np.array([(205, 35, 35), (30, 70, 190), (230, 190, 30)], float)
-    color = colors[scene.random.integers(3)]
-    scene.box(x, y - tall + size / 2, (size, size), "sign", color)
+    scene.box(x, y - tall + size / 2, (size, size), "sign", colors[scene.random.integers(3)])
     scene.box(x, y - tall + size / 4, (size / 2, size / 2), "sign", np.full(3, 235.0))
 
 
 _OBJECTS: tuple[Callable[[_Scene, float], None], ...] = (_car, _pedestrian, _pole, _sign)
-
-
-def _develop(scene: _Scene) -> NDArray[np.uint8]:
-    """Add light that falls off to one side, and sensor noise."""
-    left, right = scene.random.uniform(0.75, 1.15, 2)
-    ramp = np.linspace(left, right, scene.width)[None, :, None]
-    noise = scene.random.normal(0, scene.random.uniform(3, 9), scene.image.shape)
-    image: NDArray[np.uint8] = np.clip(scene.image * ramp + noise, 0, 255).astype(np.uint8)
-    return image
 
 
 def write_dataset(

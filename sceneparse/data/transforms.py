@@ -1,9 +1,4 @@
-"""Training augmentation: an albumentations pipeline whose geometry is one affine warp.
-
-Random scale, rotation, mirror and crop are composed into one matrix, and only the pixels of the
-output crop are computed, once. The result equals resizing, rotating, mirroring, padding and
-cropping one after the other, up to interpolation.
-"""
+"""Training augmentation: an albumentations pipeline whose geometry is one affine warp."""
 
 import difflib
 import inspect
@@ -21,7 +16,6 @@ from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError, first_few
 
 Matrix = NDArray[np.float64]
-WANTED_CLASS = "wanted_class"
 # If an image shrinks by more than this, bilinear sampling skips pixels (aliasing).
 _MAX_BILINEAR_SHRINK = 2.0
 
@@ -71,7 +65,7 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         self, data: Mapping[str, Any], to_source: Matrix
     ) -> tuple[float | None, float | None]:
         """Draw a pixel (x, y) of the wanted class for the crop to show; None if any crop fits."""
-        wanted = data.get(WANTED_CLASS)
+        wanted = data.get("wanted_class")
         if wanted is None:
             return None, None
         rows, columns = np.nonzero(data["mask"] == wanted)
@@ -99,7 +93,7 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         if img.shape[0] > _MAX_BILINEAR_SHRINK * scaled[0]:
             img = cv2.resize(img, scaled[::-1], interpolation=cv2.INTER_AREA)
         size = img.shape[:2]
-        to_source = _between_pixel_centres(_scaling(scaled, size) @ crop_to_scaled)
+        to_source = _to_source(crop_to_scaled, scaled, size)
         # Edge pixels are repeated, so that the border keeps its colours; then padding is filled.
         warped = self._warp(img, to_source, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
         if not _covers(size, to_source, self.crop):
@@ -110,7 +104,7 @@ class RandomWarpCrop(A.DualTransform):  # type: ignore[misc]
         self, mask: Labels, crop_to_scaled: Matrix, scaled: tuple[int, int], **_: object
     ) -> Labels:
         """Warp the mask, nearest neighbour."""
-        to_source = _between_pixel_centres(_scaling(scaled, mask.shape[:2]) @ crop_to_scaled)
+        to_source = _to_source(crop_to_scaled, scaled, mask.shape)
         return self._warp(mask, to_source, fill=self.fill_mask)
 
     def _warp(
@@ -139,13 +133,12 @@ def _covers(size: tuple[int, ...], to_source: Matrix, crop: tuple[int, int]) -> 
 
 def _about(x: float, y: float, matrix: Matrix) -> Matrix:
     """Return the matrix that does about the point (x, y) what `matrix` does about the origin."""
-    result: Matrix = _translation(x, y) @ matrix @ _translation(-x, -y)
-    return result
+    return np.asarray(_translation(x, y) @ matrix @ _translation(-x, -y))
 
 
-def _between_pixel_centres(matrix: Matrix) -> Matrix:
-    """Convert a matrix for pixel centres at +0.5 to OpenCV's convention, pixel centres at +0."""
-    return _about(-0.5, -0.5, matrix)
+def _to_source(crop_to_scaled: Matrix, scaled: tuple[int, int], size: tuple[int, ...]) -> Matrix:
+    """Return the matrix crop -> image of `size`, in OpenCV's convention: pixel centres at +0."""
+    return _about(-0.5, -0.5, _scaling(scaled, size) @ crop_to_scaled)
 
 
 def _translation(x: float, y: float) -> Matrix:
@@ -187,10 +180,8 @@ def training_transform(  # noqa: PLR0913 - one argument per augmentation
         # Sigma 1.1 is OpenCV's choice for a 5x5 kernel, as the SPNet recipe has it.
         steps.append(A.GaussianBlur(blur_limit=(5, 5), sigma_limit=(1.1, 1.1), p=blur))
     if color_jitter:
-        limits = (1 - color_jitter, 1 + color_jitter)
-        steps.append(
-            A.ColorJitter(brightness=limits, contrast=limits, saturation=limits, hue=(0, 0), p=1.0)
-        )
+        strengths = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
+        steps.append(A.ColorJitter(**strengths, hue=0, p=1.0))
     steps += [_named_transform(settings, ignore_index) for settings in extra]
     pipeline = A.Compose(steps)
     if extra:
@@ -202,10 +193,10 @@ def _named_transform(settings: Mapping[str, Any], ignore_index: int) -> A.BasicT
     """Build the transform {"name": "GaussNoise", "p": 0.3, ...}; masks are filled with ignore."""
     arguments = dict(settings)
     name = arguments.pop("name", None)
-    kind = getattr(A, str(name), None)
-    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
-        names = [n for n, k in vars(A).items() if isinstance(k, type)]
-        near = ", ".join(difflib.get_close_matches(str(name), names, n=3)) or "none"
+    types = {n: k for n, k in vars(A).items() if isinstance(k, type)}
+    kind = types.get(str(name))
+    if kind is None or not issubclass(kind, A.BasicTransform):
+        near = ", ".join(difflib.get_close_matches(str(name), types, n=3)) or "none"
         raise InputError(
             f"augment.extra: albumentations has no transform '{name}'; nearest: {near}"
         )
@@ -219,11 +210,10 @@ def _named_transform(settings: Mapping[str, Any], ignore_index: int) -> A.BasicT
     if "fill_mask" in known and known["fill_mask"].default is not None:
         arguments.setdefault("fill_mask", ignore_index)
     try:
-        transform: A.BasicTransform = kind(**arguments)
+        return kind(**arguments)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"augment.extra: {name} cannot be built: {reason}") from error
-    return transform
 
 
 def _validate_pipeline(pipeline: A.Compose, crop: tuple[int, int]) -> None:
@@ -257,5 +247,5 @@ def apply_seeded(
     """
     generator = np.random.default_rng(seed)
     transform.set_random_state(generator, random.Random(int(generator.integers(2**62))))  # noqa: S311
-    result = transform(image=image, mask=mask, **{WANTED_CLASS: wanted_class})
+    result = transform(image=image, mask=mask, wanted_class=wanted_class)
     return result["image"], result["mask"]

@@ -1,5 +1,6 @@
 """Compare two evaluations, paired over their images."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE, Stored
 from sceneparse.metrics.confusion import TRUTH
-from sceneparse.metrics.intervals import Interval, compare_paired, resamples_needed
+from sceneparse.metrics.intervals import Interval, compare_paired
+from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.plots import draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
 
@@ -67,7 +69,7 @@ def find_scores(folder: Path, split: str | None) -> Path:
 def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
     """Compare two evaluations; raises InputError unless their images and truth are the same."""
     require_same_images(first, second)
-    needed = resamples_needed(len(first.classes))
+    needed = math.ceil(len(first.classes) / (1 - LEVEL))
     if resamples < needed:
         raise InputError(
             f"with {len(first.classes)} classes --bootstrap must be at least {needed}, or none "

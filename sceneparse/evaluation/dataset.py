@@ -21,8 +21,6 @@ from sceneparse.runtime.progress import Progress
 from sceneparse.training.loop import Meter, evaluate
 
 _WORST, _BEST = 6, 3
-# Called with each image (H, W, 3), its name and its predicted labels (H, W).
-AfterImage = Callable[[Picture, str, Any], None]
 
 
 class KeptExamples:
@@ -73,13 +71,14 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     with_calibration: bool = False,
     workers: int = 2,
     facts: Mapping[str, str],
-    after_image: AfterImage | None = None,
+    after_image: Callable[[Picture, str, Any], None] | None = None,
     kept: KeptExamples | None = None,
 ) -> Evaluation:
     """Evaluate this process's share of a dataset and sum the counts of all processes.
 
     `rule`: one of ABSENT_CLASS_RULES. `resamples`: of the bootstrap; 0: no intervals. `facts` are
-    printed beside the scores, `kept` keeps predictions for pictures.
+    printed beside the scores, `kept` keeps predictions for pictures. `after_image` is called with
+    each image (H, W, 3), its name and its predicted labels (H, W).
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)

@@ -40,46 +40,32 @@ _OPSET = 18
 COMPARED = 4
 
 
-def export_onnx(
+def export_onnx(  # noqa: PLR0913 - keyword-only settings
     model: SegmentationModel,
     path: Path,
     *,
     normalize: bool = False,
     argmax: bool = False,
     fixed: Size | None = None,
+    int8_images: Sequence[NDArray[np.uint8]] | None = None,
+    float_layers: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Write an ONNX file for any number of images of any size, or for one image of size `fixed`.
 
-    `normalize`, `argmax`: see ExportedGraph.
+    `normalize`, `argmax`: see ExportedGraph. `int8_images`: RGB images (H, W, 3) to calibrate an
+    int8 file with; the last four are used for the comparison only. `advance` is called with the
+    number of these images just read. `float_layers`: see quantize.
     """
     graph, meta = _prepare(model, normalize, argmax)
     with written_aside(path) as aside:
-        return _write_onnx(graph, aside, path, fixed, meta)
-
-
-def export_int8(  # noqa: PLR0913 - those of export_onnx, and how to calibrate
-    model: SegmentationModel,
-    path: Path,
-    images: Sequence[NDArray[np.uint8]],
-    advance: Callable[[int], None],
-    *,
-    float_layers: int | None = None,
-    normalize: bool = False,
-    argmax: bool = False,
-    fixed: Size | None = None,
-) -> list[str]:
-    """Write an int8 ONNX file, calibrated on RGB images (H, W, 3).
-
-    The last four images are used for the comparison only. `advance` is called with the number of
-    images just read. `float_layers`: see quantize. The other arguments are those of export_onnx.
-    """
-    graph, meta = _prepare(model, normalize, argmax)
-    if len(images) < 2 * COMPARED:
-        raise InputError(f"int8 needs {2 * COMPARED} images or more, got {len(images)}")
-    taken = (as_taken(graph, image, fixed) for image in images[:-COMPARED])
-    others = [as_taken(graph, image, fixed) for image in images[-COMPARED:]]
-    meta["export"]["int8"] = True
-    with written_aside(path) as aside:
+        if int8_images is None:
+            return _write_onnx(graph, aside, path, fixed, meta)
+        if len(int8_images) < 2 * COMPARED:
+            raise InputError(f"int8 needs {2 * COMPARED} images or more, got {len(int8_images)}")
+        taken = (as_taken(graph, image, fixed) for image in int8_images[:-COMPARED])
+        others = [as_taken(graph, image, fixed) for image in int8_images[-COMPARED:]]
+        meta["export"]["int8"] = True
         _write_onnx(graph, aside, path, fixed, meta)
         with _quiet():
             quantize(aside, taken, advance, float_layers)
@@ -127,7 +113,8 @@ def _prepare(
     """Return the graph to export and the description to store in the file."""
     _ = model.classes, model.colors  # raises InputError if the model is not from a training run
     graph = ExportedGraph(model, normalize=normalize, argmax=argmax)
-    return graph, {**model.meta, "export": graph.facts}
+    facts = {"normalize": normalize, "argmax": argmax, "output_stride": graph.stride}
+    return graph, {**model.meta, "export": facts}
 
 
 def _write_onnx(

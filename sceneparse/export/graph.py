@@ -62,11 +62,6 @@ class ExportedGraph(nn.Module):
         height, width = images.shape[-2:]
         return F.pad(images, (0, (1 - width) % self.stride, 0, (1 - height) % self.stride))
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The values needed to run the graph; stored as "export" in the description."""
-        return {"normalize": self.normalize, "argmax": self.argmax, "output_stride": self.stride}
-
 
 def example(fixed: Size | None) -> tuple[Tensor, dict[str, Any] | None]:
     """Return images to trace a graph with, and which of their axes may vary (None: none)."""

@@ -16,8 +16,6 @@ from torch import Tensor
 from sceneparse.data.datasets import classes_unless_named, create_dataset, spread
 from sceneparse.data.reading import read_image
 
-# Name of the graph's input.
-_INPUT = "images"
 # Layers with fewer channels cost little time and lose the most accuracy. Depthwise convolutions
 # count as one channel, because each of their filters reads one.
 _MIN_CHANNELS = 32
@@ -61,11 +59,15 @@ def quantize(
             """Return the next image, or None after the last."""
             for image in remaining:
                 advance(1)
-                return {_INPUT: image.numpy()}
+                return {"images": image.numpy()}
             return None
 
     remaining = iter(images)
-    channels = _channels(onnx.load(path).graph)
+    graph = onnx.load(path).graph
+    shapes = {weight.name: weight.dims for weight in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    # The smaller of input channels (per group) and output channels.
+    channels = {node.name: min(shapes[node.input[1]][:2]) for node in convolutions}
     if float_layers is None:
         float_layers = len(list(takewhile(lambda count: count < _MIN_CHANNELS, channels.values())))
     quantize_static(
@@ -81,10 +83,3 @@ def quantize(
         # The whole range: clipping it (percentiles) loses more accuracy than it gains.
         calibrate_method=CalibrationMethod.MinMax,
     )
-
-
-def _channels(graph: Any) -> dict[str, int]:  # noqa: ANN401 - onnx is imported late
-    """Return the smaller of input channels (per group) and output channels of each convolution."""
-    shapes = {weight.name: weight.dims for weight in graph.initializer}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    return {node.name: min(shapes[node.input[1]][:2]) for node in convolutions}

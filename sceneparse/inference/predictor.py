@@ -30,7 +30,7 @@ from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationNetwork
-from sceneparse.report.pictures import Picture, colorize, named_overlay
+from sceneparse.report.pictures import Picture, colorize, overlay
 from sceneparse.runtime.precision import Compute, choose_dtype
 
 # Images with more pixels are predicted in tiles, so that memory does not grow with them.
@@ -133,21 +133,15 @@ class Predictor:
         protocol = self.protocol.for_parts_of(height, width)
         labels = np.empty((height, width), np.uint8 if self.table.num_classes <= 256 else np.int32)
         for top, left in product(range(0, height, TILE), range(0, width, TILE)):
-            above, before = _start_of_part(top, height), _start_of_part(left, width)
+            # All parts have one size, so that the memory of one can be reused for the next.
+            above = max(min(top - MARGIN, height - _PART), 0)
+            before = max(min(left - MARGIN, width - _PART), 0)
             part = image[above : above + _PART, before : before + _PART]
             scores = self.score(np.ascontiguousarray(part)[None], protocol)
             found = scores.labels()[0].cpu().numpy()
             inner = found[top - above :, left - before :][:TILE, :TILE]
             labels[top : top + TILE, left : left + TILE] = inner
         return labels
-
-
-def _start_of_part(tile: int, size: int) -> int:
-    """Return where a tile's part of the image starts: a margin before it, but inside the image.
-
-    All parts have one size, so that the memory of one can be reused for the next.
-    """
-    return max(min(tile - MARGIN, size - _PART), 0)
 
 
 @dataclass(frozen=True)
@@ -199,7 +193,7 @@ class Prediction:
 
         `legend`: of the classes in the image, of all (so that pictures have equal height), or none.
         """
-        return named_overlay(self.image, self.labels, self.table, opacity, legend)
+        return overlay(self.image, self.labels, self.table, opacity, legend)
 
     def save(self, path: str | Path) -> None:
         """Write the overlay to a picture file of the kind of its suffix."""
@@ -253,10 +247,10 @@ def load_picture(image: ImageLike) -> Picture:
 
 def table_of(model: SegmentationNetwork) -> LabelTable:
     """Return the label table of the dataset a model was trained on."""
-    layout = DATASETS.get(model.meta.get("data", {}).get("dataset", "folder"))
-    if layout is None or layout.table is None:
+    dataset = model.meta.get("data", {}).get("dataset", "folder")
+    if dataset == "folder" or dataset not in DATASETS:
         return identity_table(model.classes, model.colors)
-    return load_label_table(layout.table)
+    return load_label_table(dataset)
 
 
 def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401

@@ -123,19 +123,19 @@ class Protocol:
             (images[..., rows.start :, columns.start :][..., : len(rows), : len(columns)], flip)
             for flip, rows, columns in looks
         ]
+        # With "softmax", the mean of probabilities over windows and mirror images is one sum.
+        one_sum = not self.mirror or self.average == "softmax"
+        share = 0.5 if self.mirror and one_sum else 1.0
         windows = [
             Window(
                 _mirror(logits, flip).permute(0, 2, 3, 1).contiguous(),
-                replace(rows, start=rows.start - top),
+                Span(rows.start - top, rows.shares * share),
                 replace(columns, start=columns.start - left),
             )
             for (flip, rows, columns), logits in zip(looks, _run(model, parts), strict=True)
         ]
-        if not self.mirror:
+        if one_sum:
             return [View(size, windows)]
-        if self.average == "softmax":
-            # The mean of probabilities over windows and mirror images is one sum.
-            return [View(size, [window.weighted(0.5) for window in windows])]
         return [View(size, windows[: len(windows) // 2]), View(size, windows[len(windows) // 2 :])]
 
     def _spans(self, images: Tensor, axis: int) -> list[Span]:

@@ -35,10 +35,6 @@ class Window:
     columns: Span
     far_apart: bool = False
 
-    def weighted(self, factor: float) -> Window:
-        """Return the same window with `factor` times its share in the score of each pixel."""
-        return replace(self, rows=Span(self.rows.start, self.rows.shares * factor))
-
 
 @dataclass(frozen=True)
 class View:
@@ -114,7 +110,10 @@ class PixelScores:
         if view.size == self.size:
             band = _band(view, first, last, softmax=softmax_first)
         else:
-            rows = _positions(first, last, self.size[0], view.size[0])
+            # Where the rows lie in the view, with aligned centres.
+            rows = torch.arange(first, last, dtype=torch.float64)
+            rows = (rows + 0.5) * (view.size[0] / self.size[0]) - 0.5
+            rows.clamp_(0, view.size[0] - 1)
             top = int(rows[0])
             bottom = min(int(rows[-1]) + 2, view.size[0])
             source = _band(view, top, bottom, softmax=softmax_first)
@@ -168,12 +167,6 @@ def _upsample(window: Window, rows: slice) -> Tensor:
     positions *= (features - 1) / max(pixels - 1, 1)
     picked = _pick_rows(window.logits, positions)
     return _resize_columns(picked, len(window.columns), align_corners=True)
-
-
-def _positions(first: int, last: int, size: int, source: int) -> Tensor:
-    """Return where rows first..last-1 of `size` lie among `source` rows, with aligned centres."""
-    rows = torch.arange(first, last, dtype=torch.float64)
-    return ((rows + 0.5) * (source / size) - 0.5).clamp_(0, source - 1)
 
 
 def _pick_rows(maps: Tensor, positions: Tensor) -> Tensor:

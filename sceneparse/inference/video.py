@@ -29,7 +29,8 @@ class VideoReader:
     """
 
     def __init__(self, source: Path | int) -> None:
-        self.source = f"camera {source}" if isinstance(source, int) else str(source)
+        self.is_camera = isinstance(source, int)
+        self.source = f"camera {source}" if self.is_camera else str(source)
         with refusing(self.source, "cannot be opened"):
             self._capture = cv2.VideoCapture(source) if isinstance(source, int) else _open(source)
         if not self._capture.isOpened():
@@ -45,7 +46,7 @@ class VideoReader:
         self.rate = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames_read = 0
-        known = 0 < count < _MAX_FRAMES and not isinstance(source, int)
+        known = 0 < count < _MAX_FRAMES and not self.is_camera
         self.frames_expected = int(count) if known else None
 
     def frames(self, limit: int | None = None) -> Iterator[Picture]:

@@ -49,21 +49,18 @@ class ConfusionMatrix:
 
     def update(self, labels: Tensor, targets: Tensor, confidence: Tensor | None = None) -> None:
         """Count labels of equal shape (B, H, W): predictions 0..K-1, targets 0..K-1 or ignored."""
+        size = self.num_classes
         for label, target in zip(labels, targets, strict=True):
-            counts = self._count(label, target)  # (K, K)
+            counted = target != self.ignore_index
+            pairs = target[counted].long() * size + label[counted].long()
+            counts = torch.bincount(pairs, minlength=size**2)
+            if len(counts) != size**2:
+                raise ValueError(f"labels outside 0..{size - 1} reached the confusion matrix")
+            counts = counts.view(size, size)
             self.counts += counts
             if len(self.by_image):
                 rows = torch.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
                 self.by_image[next(self._numbers)] = rows
-
-    def _count(self, labels: Tensor, targets: Tensor) -> Tensor:
-        size = self.num_classes
-        counted = targets != self.ignore_index
-        pairs = targets[counted].long() * size + labels[counted].long()
-        counts = torch.bincount(pairs, minlength=size**2)
-        if len(counts) != size**2:
-            raise ValueError(f"labels outside 0..{size - 1} reached the confusion matrix")
-        return counts.view(size, size)
 
     def state(self) -> list[Tensor]:
         """Return the tensors to sum over processes."""

@@ -75,11 +75,6 @@ def compare_paired(
     return overall, classes
 
 
-def resamples_needed(classes: int) -> int:
-    """Return the fewest resamples with which one of so many classes can be separated."""
-    return math.ceil(classes / (1 - LEVEL))
-
-
 def _draws(images: int, resamples: int, seed: int) -> Floats:
     """Return how often each image is in each draw: (resamples, images)."""
     shares = np.full(images, 1 / images)

@@ -18,13 +18,15 @@ from sceneparse.layers.pooling import AtrousPyramid, MixedPooling, PyramidPoolin
 class Head(nn.Module):
     """The base of the heads below: their features, then dropout and a 1x1 classifier.
 
-    A head defines `build`, which creates its layers and returns the channels of its features, and
-    `features`, which computes them.
+    A head defines `build`, which creates its layers and returns the channels of its features, and,
+    unless they are `project` after `pool` of the last map, `features`, which computes them.
     Shape: maps (B, channels[i], h_i, w_i) -> (B, num_classes, h, w), the size of the last map, or
     of the first in DeepLabV3PlusHead and UPerHead
     """
 
     dropout = 0.1
+    pool: nn.Module
+    project: nn.Module
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
+        return self.project(self.pool(maps[3]))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return self.classifier(self.features(maps))
@@ -123,9 +125,6 @@ class PSPHead(Head):
         self.project = ConvNormAct(channels[3] + 4 * width, width, 3)
         return width
 
-    def features(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.project(self.pool(maps[3]))
-
 
 def _rates(output_stride: int) -> tuple[int, ...]:
     """Return the dilations of ASPP: 12, 24, 36 at output stride 8, in proportion at others."""
@@ -145,9 +144,6 @@ class DeepLabV3Head(Head):
         self.pool = AtrousPyramid(channels[3], width, _rates(output_stride))
         self.project = ConvNormAct(width, width, 3)
         return width
-
-    def features(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.project(self.pool(maps[3]))
 
 
 class DeepLabV3PlusHead(Head):

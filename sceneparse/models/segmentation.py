@@ -188,19 +188,13 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     aux_head = AuxiliaryHead(channels, num_classes) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
-    if zero_init_residual:
-        _start_as_identity(main_head)
+    for module in main_head.modules() if zero_init_residual else ():
+        if isinstance(module, MixedPooling):  # Goyal et al., arXiv 1706.02677
+            nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]
     set_norms(model, norm)
     if norm == "frozen":
         model.freeze_norms()
     return model
-
-
-def _start_as_identity(head: nn.Module) -> None:
-    """Initialise mixed pooling modules as the identity (Goyal et al., arXiv 1706.02677)."""
-    for module in head.modules():
-        if isinstance(module, MixedPooling):
-            nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]
 
 
 def _attention_name(strip_pooling: bool | None, attention: str | None, backbone: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import timm
 import torch
+from huggingface_hub import model_info, try_to_load_from_cache
 from pydantic import ValidationError, validate_call
 from torch import Tensor, nn
 
@@ -171,9 +172,11 @@ def _load_resnet(backbone: nn.Module, state: State, source: str) -> list[str]:
 def _load_timm(backbone: TimmBackbone, state: State, source: str) -> list[str]:
     """Load strictly into timm's whole network, then copy the weights of the features."""
     whole = timm.create_model(backbone.name)
-    classifier = _classifier_keys(whole)
     # The classifier's shape depends on the classes it was trained for; it is dropped anyway.
+    names = whole.default_cfg["classifier"]  # type: ignore[index]
+    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
     own = whole.state_dict()
+    classifier = {key for key in own if key.startswith(prefixes)}
     kept = {key: value for key, value in state.items() if key not in classifier}
     load_strict(whole, kept | {key: own[key] for key in classifier}, source)
     # timm's wrapper for features flattens nested names: stages.0 becomes stages_0.
@@ -188,12 +191,6 @@ def _load_timm(backbone: TimmBackbone, state: State, source: str) -> list[str]:
     return [key for key in state if key not in used]
 
 
-def _classifier_keys(whole: nn.Module) -> set[str]:
-    names = whole.default_cfg["classifier"]  # type: ignore[index]
-    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
-    return {key for key in whole.state_dict() if key.startswith(prefixes)}
-
-
 def _imagenet_weights(backbone: nn.Module, name: str, stem: str) -> tuple[str, State]:
     """Download timm's weights for a backbone; return their name and the weights."""
     source = name
@@ -206,10 +203,13 @@ def _imagenet_weights(backbone: nn.Module, name: str, stem: str) -> tuple[str, S
             )
         source = _IMAGENET_NAMES[name, stem]
     cfg = timm.get_pretrained_cfg(source)
+    repository = getattr(cfg, "hf_hub_id", None)
     try:
+        if repository and not try_to_load_from_cache(repository, "model.safetensors"):
+            model_info(repository, timeout=10)  # unlike a download, it fails without retries
         return source, dict(timm.create_model(source, pretrained=True).state_dict())
     except Exception as error:  # timm and the hub raise many types; the remedy is the same
-        where = getattr(cfg, "hf_hub_id", None) or getattr(cfg, "url", None) or source
+        where = repository or getattr(cfg, "url", None) or source
         raise InputError(
             f"cannot download the ImageNet weights '{source}' ({reason_of(error)}); download "
             f"model.safetensors of '{where}' elsewhere and set model.pretrained to its path"

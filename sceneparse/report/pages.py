@@ -3,12 +3,11 @@
 import base64
 import io
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,10 +18,13 @@ from sceneparse.report.pictures import Picture, colorize
 
 def write_page(template: str, path: Path, values: dict[str, Any]) -> None:
     """Fill the template of this name (a .html file beside this one) and write the page."""
-    text = (resources.files(__package__) / template).read_text(encoding="utf-8")
-    # Names of files and classes are data, never markup.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(text).render(values)
+    environment = Environment(
+        loader=PackageLoader(__package__, ""),
+        autoescape=True,  # names of files and classes are data, never markup
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    page = environment.get_template(template).render(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", errors="surrogateescape")
 

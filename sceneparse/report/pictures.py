@@ -66,39 +66,31 @@ def colorize(labels: NDArray[Any], colors: Sequence[Color]) -> Picture:
 def overlay(
     image: Picture,
     labels: NDArray[Any],
-    colors: Sequence[Color],
-    opacity: float = 0.5,
-    legend: Sequence[tuple[str, Color]] = (),
-) -> Picture:
-    """Blend an image with the colours of its labels, above a legend; ignored pixels stay."""
-    height, width = labels.shape
-    strip = _draw_legend(legend, width) if legend else np.empty((0, width, 3), dtype=np.uint8)
-    result = np.empty((height + len(strip), width, 3), dtype=np.uint8)
-    result[height:] = strip
-    # In bands, so that a huge image needs no second array of its size.
-    for top in range(0, height, 256):
-        part, ids = image[top : top + 256], labels[top : top + 256]
-        blended = cv2.addWeighted(part, 1 - opacity, colorize(ids, colors), opacity, 0)
-        shown = np.where(ids[..., None] < len(colors), blended, part)
-        result[top : top + len(part)] = shown
-    return result
-
-
-def named_overlay(
-    image: Picture,
-    labels: NDArray[Any],
     table: LabelTable,
     opacity: float = 0.5,
     legend: Literal["seen", "all", "none"] = "seen",
 ) -> Picture:
-    """Draw an overlay above a legend of the classes in the image, of all classes, or of none."""
+    """Blend an image with the colours of its labels; ignored pixels stay.
+
+    Below it is a legend of the classes in the image, of all classes, or none.
+    """
+    height, width = labels.shape
     counts = count_labels(labels, table.num_classes)
     named = [
         (label.name, label.color)
         for label, count in zip(table.classes, counts, strict=True)
         if legend == "all" or (legend == "seen" and count)
     ]
-    return overlay(image, labels, table.colors, opacity, named)
+    strip = _draw_legend(named, width) if named else np.empty((0, width, 3), dtype=np.uint8)
+    result = np.empty((height + len(strip), width, 3), dtype=np.uint8)
+    result[height:] = strip
+    # In bands, so that a huge image needs no second array of its size.
+    for top in range(0, height, 256):
+        part, ids = image[top : top + 256], labels[top : top + 256]
+        blended = cv2.addWeighted(part, 1 - opacity, colorize(ids, table.colors), opacity, 0)
+        shown = np.where(ids[..., None] < table.num_classes, blended, part)
+        result[top : top + len(part)] = shown
+    return result
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
@@ -134,7 +126,7 @@ def save_labels(
     if kind == "color":
         save_png(colorize(labels, table.colors), path)
     elif kind == "overlay":
-        save_png(named_overlay(image, labels, table, opacity), path)
+        save_png(overlay(image, labels, table, opacity), path)
     elif kind == "raw":
         Image.fromarray(table.decode(labels)).save(path)
     elif table.num_classes > 256:

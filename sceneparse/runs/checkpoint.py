@@ -9,7 +9,7 @@ compares the checksums of the files that it reads: evaluation needs no training.
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -27,14 +27,7 @@ from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.tensor_files import read_safetensors, read_tensors
 from sceneparse.models.weights import rebuild
-from sceneparse.runs.atomic import (
-    remove_folder,
-    replace_folder,
-    replace_link,
-    sha256_of,
-    sync_folder,
-    write_synced,
-)
+from sceneparse.runs import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -126,12 +119,10 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     """
     folder = resolve_checkpoint(path)
     meta = read_meta(folder, [MODEL_FILE])
-    arguments, weights = meta["model"], read_safetensors(folder / MODEL_FILE)
-    model: SegmentationModel | Classifier
+    create: Callable[..., SegmentationModel | Classifier] = create_segmentation_model
     if meta.get("task") == "classification":
-        model = rebuild(create_classifier, arguments, weights, str(folder))
-    else:
-        model = rebuild(create_segmentation_model, arguments, weights, str(folder))
+        create = create_classifier
+    model = rebuild(create, meta["model"], read_safetensors(folder / MODEL_FILE), str(folder))
     model.meta = meta
     return model.eval()
 
@@ -159,7 +150,7 @@ def step_folders(run: Path) -> list[Path]:
 
 def _sum_line(folder: Path) -> str:
     """Return the text of meta.json.sha256, which `sha256sum -c` reads."""
-    return f"{sha256_of(folder / META_FILE)}  {META_FILE}\n"
+    return f"{atomic.sha256_of(folder / META_FILE)}  {META_FILE}\n"
 
 
 def _verified_meta(folder: Path, files: Sequence[str] = ()) -> dict[str, Any]:
@@ -176,10 +167,8 @@ def _verified_meta(folder: Path, files: Sequence[str] = ()) -> dict[str, Any]:
     if written != FORMAT:
         raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
     for name in files:
-        try:
-            intact = sha256_of(folder / name) == meta["sha256"].get(name)
-        except OSError as error:
-            raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from error
+        with refusing(folder / name, "cannot be read"):
+            intact = atomic.sha256_of(folder / name) == meta["sha256"].get(name)
         if not intact:
             raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
     return meta
@@ -211,13 +200,11 @@ def save_checkpoint(
         if needed > shutil.disk_usage(folders).free:
             raise OSError("not enough room on the disk")
         _write(aside, tensors, training, {**meta, "step": step, "best_step": best_step})
-        older = replace_folder(aside, folder)
-        if older.exists():
-            remove_folder(older)
-        replace_link(run / "last", folder)
+        atomic.remove_folder(atomic.replace_folder(aside, folder))
+        atomic.replace_link(run / "last", folder)
         if best_step:
-            replace_link(run / "best", folders / _step_name(best_step))
-        sync_folder(run)
+            atomic.replace_link(run / "best", folders / _step_name(best_step))
+        atomic.sync_folder(run)
         _remove_old(run, step)
     # A full disk raises OSError, SafetensorError, or a RuntimeError from torch.save.
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -234,13 +221,12 @@ def _write(
     folder: Path, tensors: dict[str, Tensor], training: Mapping[str, Any], meta: dict[str, Any]
 ) -> None:
     folder.mkdir()
-    write_synced(folder / MODEL_FILE, lambda path: save_file(tensors, path))
-    write_synced(folder / TRAINING_FILE, lambda path: torch.save(dict(training), path))
-    checksums = {name: sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
+    atomic.write_synced(folder / MODEL_FILE, lambda path: save_file(tensors, path))
+    atomic.write_synced(folder / TRAINING_FILE, lambda path: torch.save(dict(training), path))
+    checksums = {name: atomic.sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
     text = json.dumps({**meta, "format": FORMAT, "sha256": checksums}, indent=1)
-    write_synced(folder / META_FILE, lambda path: path.write_text(text, "utf-8"))
-    sums = _sum_line(folder)
-    write_synced(folder / SUM_FILE, lambda path: path.write_text(sums))
+    atomic.write_synced(folder / META_FILE, lambda path: path.write_text(text, "utf-8"))
+    atomic.write_synced(folder / SUM_FILE, lambda path: path.write_text(_sum_line(folder)))
 
 
 def _bytes_of(tree: object) -> int:
@@ -258,7 +244,7 @@ def _remove_leftovers(folders: Path) -> None:
         shutil.rmtree(leftover)
     for replaced in folders.glob("step-*.replaced"):
         if replaced.with_suffix("").exists():
-            remove_folder(replaced)
+            atomic.remove_folder(replaced)
 
 
 def _remove_old(run: Path, step: int) -> None:
@@ -274,4 +260,4 @@ def _remove_old(run: Path, step: int) -> None:
             kept.add(_step_name(_verified_meta(folder)["best_step"]))
     for folder in folders:
         if folder.name not in kept:
-            remove_folder(folder)
+            atomic.remove_folder(folder)

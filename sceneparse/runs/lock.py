@@ -34,8 +34,7 @@ class RunLock:
     @property
     def launch(self) -> str | None:
         """The name of the torchrun command that started the run, if any: see `sign`."""
-        launch = self._before.get("launch")
-        return launch if isinstance(launch, str) else None
+        return self._before.get("launch")
 
     def acquire(self) -> None:
         """Take the lock; log it if the last holder died.

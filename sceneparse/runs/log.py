@@ -34,8 +34,7 @@ class RunLog:
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Record `values` under `kind` ("train", "val"); numbers become TensorBoard scalars too."""
-        record = {"kind": kind, "step": step, **values}
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             if isinstance(value, int | float):

@@ -13,7 +13,7 @@ from sceneparse.report.pages import figure_uri, write_page
 from sceneparse.report.plots import save_plot
 from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
 from sceneparse.runs.folder import flat
-from sceneparse.studies.costs import Costs, cost_table, draw_trade_offs, known_kinds
+from sceneparse.studies.costs import Costs, cost_table, draw_trade_offs
 from sceneparse.studies.seeds import (
     SeedCurves,
     Spread,
@@ -81,11 +81,8 @@ def read_group(folder: Path) -> Group:
     unfinished = []
     for run in runs:
         meta = _read_meta(run)
-        if meta is None:
-            unfinished.append(f"{run.name} (0 of ? epochs)")
-            continue
-        done, epochs = meta["epoch"], meta["config"]["train"]["epochs"]
-        if done < epochs:
+        done, epochs = (meta["epoch"], meta["config"]["train"]["epochs"]) if meta else (0, "?")
+        if meta is None or meta["epoch"] < epochs:
             unfinished.append(f"{run.name} ({done} of {epochs} epochs)")
             continue
         seed = str(meta["config"]["seeds"]).strip("[]")
@@ -96,7 +93,7 @@ def read_group(folder: Path) -> Group:
             )
         finished[seed] = run, meta
     metas = [meta for _, meta in finished.values()]
-    if changed := _differing([_compared(meta) for meta in metas]).values():
+    if changed := _differing([*map(_compared, metas)]).values():
         raise InputError(
             f"the seeds of '{folder}' were trained by different settings: {first_few(changed)}"
         )
@@ -168,20 +165,17 @@ def _require_same_images(first: Group, other: Group) -> None:
 
 def _names(groups: Sequence[Group]) -> list[str]:
     """Name groups by the settings they differ in; by their folders if they differ in none."""
-    keys = _differing([group.settings for group in groups])
+    settings = [group.settings for group in groups]
+    keys = _differing(settings)
     heads = {key: "" if key in {"attention", "model"} else f"{key}=" for key in keys}
-    names = [
-        " ".join(f"{head}{group.settings.get(key)}" for key, head in heads.items())
-        for group in groups
-    ]
+    names = [" ".join(f"{heads[key]}{own.get(key)}" for key in keys) for own in settings]
     if len(set(names)) == len(groups) and all(names):
         return names
     places = [group.folder.resolve() for group in groups]
-    twice = {str(group.folder) for group in groups if places.count(group.folder.resolve()) > 1}
-    if twice:
+    if twice := {str(group.folder) for group in groups if places.count(group.folder.resolve()) > 1}:
         raise InputError(f"given twice: {first_few(sorted(twice))}")
     if len(groups) == 1:
-        return [str(groups[0].settings.get("attention"))]
+        return [str(settings[0].get("attention"))]
     return [str(group.folder) for group in groups]
 
 
@@ -202,8 +196,7 @@ def _notes(named: Mapping[str, Group]) -> list[str]:
 def verdicts(comparison: Comparison) -> list[str]:
     """Describe how each group differs from the first, and by which test."""
     lines = [_verdict(pair) for pair in comparison.gains]
-    pairs = sum(pair.tested for pair in comparison.pairs["accuracy"])
-    if pairs:
+    if pairs := sum(pair.tested for pair in comparison.pairs["accuracy"]):
         lines.append(
             f"Welch's test on seeds, Holm's correction for {pairs} pair{'s' * (pairs > 1)}; "
             "intervals are of each pair alone. The test is about other seeds on the same test "
@@ -227,9 +220,8 @@ def tables_of(comparison: Comparison, costs: Mapping[str, Costs]) -> list[Table]
         _score_table(comparison),
         _pair_table("Accuracy, every pair (points)", comparison.pairs["accuracy"], points),
         _pair_table("Loss, every pair", comparison.pairs["loss"], "{:+.4f}".format),
+        cost_table(comparison.gains, costs),
     ]
-    if costs:
-        tables.append(cost_table(comparison.gains, costs))
     return [table for table in tables if table.rows]
 
 
@@ -271,18 +263,14 @@ def write_comparison(
     costs: Mapping[str, Costs],
     facts: Mapping[str, str],
 ) -> None:
-    """Write compare.html, compare.json and the plots.
-
-    `facts`: versions, machine, and how costs were measured, by name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write compare.html, compare.json and the plots; `facts` tell how costs were measured."""
     groups = comparison.groups
-    figures = {"Curves": draw_curves({name: group.curves for name, group in groups.items()})}
-    if costs:
-        accuracies = {name: group.spreads["accuracy"] for name, group in groups.items()}
-        label = "test accuracy (%), last epoch"
-        trade_offs = draw_trade_offs(accuracies, costs, known_kinds(costs), label)
-        figures["Accuracy against cost"] = trade_offs
+    accuracies = {name: group.spreads["accuracy"] for name, group in groups.items()}
+    label = "test accuracy (%), last epoch"
+    figures = {
+        "Curves": draw_curves({name: group.curves for name, group in groups.items()}),
+        "Accuracy against cost": draw_trade_offs(accuracies, costs, label),
+    }
     for title, figure in figures.items():
         save_plot(figure, folder / title.lower().replace(" ", "_"))
     texts = {"verdicts": verdicts(comparison), "notes": comparison.notes, "facts": facts}
@@ -292,19 +280,19 @@ def write_comparison(
         "plots": {title: figure_uri(figure) for title, figure in figures.items()},
     }
     write_page("classifiers.html", folder / "compare.html", {**page, **texts})
-    values = [_group_values(name, groups[name], costs.get(name, {})) for name in groups]
+    measures = ("accuracy", "loss", "best_accuracy")
+    values = [
+        {
+            "name": name,
+            "folder": str(group.folder),
+            "seeds": [curve.seed for curve in group.curves],
+            **{key: asdict(group.spreads[key]) for key in measures},
+            "costs": costs[name],
+        }
+        for name, group in groups.items()
+    ]
     pairs = {key: [*map(_pair_values, pairs)] for key, pairs in comparison.pairs.items()}
     write_json(folder / "compare.json", {"groups": values, **pairs, **texts})
-
-
-def _group_values(name: str, group: Group, costs: Costs) -> dict[str, Any]:
-    return {
-        "name": name,
-        "folder": str(group.folder),
-        "seeds": [curve.seed for curve in group.curves],
-        **{key: asdict(group.spreads[key]) for key in ("accuracy", "loss", "best_accuracy")},
-        "costs": costs,
-    }
 
 
 def _pair_values(pair: MeanDifference) -> dict[str, Any]:

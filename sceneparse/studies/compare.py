@@ -54,10 +54,9 @@ def _recognise(path: Path) -> str:
             return "a segmentation run"
         for meta in (run / "last/meta.json", run / "best/meta.json"):
             if meta.is_file():
-                description = read_json(meta, LARGEST_DESCRIPTION)
                 with refusing(meta, "damaged or not of a run"):
-                    is_classifier = description["task"] == "classification"
-                return _CLASSIFIER if is_classifier else "a segmentation run"
+                    task = read_json(meta, LARGEST_DESCRIPTION)["task"]
+                return _CLASSIFIER if task == "classification" else "a segmentation run"
     return _COMPARISON if (path / "compare.json").is_file() else ""
 
 

@@ -43,6 +43,7 @@ class Kind:
 
 
 COSTS = {
+    "multiply_adds": Kind("multiply-adds (G)", 1e9),
     "parameters": Kind("parameters (M)", 1e6),
     "macs": Kind("multiply-adds (M)", 1e6),
     "saved_bytes": Kind("kept for backward (MB/image)", 2**20),
@@ -86,10 +87,7 @@ def saved_bytes(model: nn.Module, size: int, batch: int) -> int:
 
 
 def measure_costs(
-    models: Mapping[str, Arguments],
-    size: int,
-    batch: int,
-    compute: Compute,
+    models: Mapping[str, Arguments], size: int, batch: int, compute: Compute
 ) -> dict[str, dict[str, float]]:
     """Measure all models on this machine, speeds in turns so that its noise affects all alike.
 
@@ -106,7 +104,10 @@ def measure_costs(
         for name, arguments in models.items()
         for kind, work in _works(create_classifier(**arguments), size, batch, compute).items()
     }
-    calls = {key: _calls_per_round(work) for key, work in works.items()}
+    calls = {}
+    for key, work in works.items():
+        work()  # the first call is slower
+        calls[key] = max(1, min(100, round(_SECONDS_PER_ROUND / timeit(work, number=1))))
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in works}
     for turn in range(_ROUNDS):
         _log.info("speed, round %d of %d", turn + 1, _ROUNDS)
@@ -115,11 +116,6 @@ def measure_costs(
     for (name, kind), times in seconds.items():
         costs[name][kind] = batch / median(times)
     return costs
-
-
-def _calls_per_round(work: Callable[[], None]) -> int:
-    work()
-    return max(1, min(100, round(_SECONDS_PER_ROUND / timeit(work, number=1))))
 
 
 def _works(
@@ -163,9 +159,7 @@ def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute)
     """
     on_gpu = compute.device.type == "cuda"
     # Libraries load more at their first use, which the network does not cost.
-    tiny = create_classifier("resnet20", 2)
-    _works(tiny, 32, 2, compute)["training"]()
-    del tiny
+    _works(create_classifier("resnet20", 2), 32, 2, compute)["training"]()
     gc.collect()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(compute.device)
@@ -180,7 +174,7 @@ def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute)
 def cost_table(gains: Sequence[MeanDifference], costs: Mapping[str, Costs]) -> Table:
     """Lay out the gain over the first network beside each cost and its ratio to the first's."""
     first = next(iter(costs))
-    kinds = known_kinds(costs)
+    kinds = {key: kind for key, kind in COSTS.items() if key in costs[first]}
     found = {gain.second: [points(gain.value), verdict_word(gain)] for gain in gains}
     rows = [
         [
@@ -194,12 +188,6 @@ def cost_table(gains: Sequence[MeanDifference], costs: Mapping[str, Costs]) -> T
     return Table("Gain beside cost", heads, rows)
 
 
-def known_kinds(costs: Mapping[str, Costs]) -> dict[str, Kind]:
-    """Return the kinds of cost that were counted or measured."""
-    known = next(iter(costs.values()))
-    return {key: kind for key, kind in COSTS.items() if key in known}
-
-
 def _cell(kind: Kind, value: float, reference: float) -> str:
     digits = 2 if value / kind.unit < 100 else 0
     return f"{value / kind.unit:.{digits}f} ({value / reference:.2f}x)"
@@ -207,20 +195,16 @@ def _cell(kind: Kind, value: float, reference: float) -> str:
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices of the (cost, gain) that no other point beats in both."""
-    return [
-        k
-        for k, (cost, gain) in enumerate(points)
-        if not any(
-            other_cost <= cost and other_gain >= gain and (other_cost, other_gain) != (cost, gain)
-            for other_cost, other_gain in points
-        )
-    ]
+
+    def beaten(cost: float, gain: float) -> bool:
+        return any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
+
+    return [k for k, point in enumerate(points) if not beaten(*point)]
 
 
 def draw_trade_offs(
     spreads: Mapping[str, Spread],
     costs: Mapping[str, Costs],
-    kinds: Mapping[str, Kind],
     label: str,
     *,
     with_intervals: bool = True,
@@ -229,6 +213,8 @@ def draw_trade_offs(
 
     Networks on the Pareto front are dots joined by a dashed line, the others crosses.
     """
+    known = next(iter(costs.values()))
+    kinds = {key: kind for key, kind in COSTS.items() if key in known}
     columns = min(len(kinds), 3)
     rows, lines = -(-len(kinds) // columns), {}
     figure = Figure(figsize=(4.5 * columns, 4 * rows + 0.5), layout="constrained")

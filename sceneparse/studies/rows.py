@@ -14,14 +14,10 @@ from sceneparse.metrics.intervals import Difference, Interval, compare_paired
 from sceneparse.metrics.significance import MeanDifference, compare_means
 from sceneparse.report.plots import add_legend, draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
-from sceneparse.studies.costs import Costs, Kind, draw_trade_offs
+from sceneparse.studies.costs import Costs, draw_trade_offs
 from sceneparse.studies.seeds import Spread, spread_of
 
 _RESAMPLES = 10_000
-_COSTS = {
-    "multiply_adds": Kind("multiply-adds (G)", 1e9),
-    "parameters": Kind("parameters (M)", 1e6),
-}
 
 
 @dataclass(frozen=True)
@@ -72,9 +68,8 @@ def read_run(row: str, seed: int | None, stored: Stored) -> FinishedRun:
 
 def rows_of(tested: Sequence[FinishedRun], reference: str) -> list[StudyRow]:
     """Compare rows with the reference; raises InputError if no run of it has finished."""
-    by_row: dict[str, list[FinishedRun]] = {}
-    for run in tested:
-        by_row.setdefault(run.row, []).append(run)
+    names = dict.fromkeys(run.row for run in tested)
+    by_row = {name: [run for run in tested if run.row == name] for name in names}
     if reference not in by_row:
         raise InputError(f"no run of the reference '{reference}' has finished yet")
     scores = {name: [run.scores.mean_iou for run in runs] for name, runs in by_row.items()}
@@ -113,9 +108,9 @@ def _cells(row: StudyRow) -> list[str]:
     seeds, images = row.over_seeds, row.over_images
     mean, _, interval = row.spread.cells("{:.4f}".format)
     cells = [row.name, mean, interval, str(len(row.runs))]
-    cells.append("-" if seeds is None else f"{points(seeds.value)}, {verdict_word(seeds)}")
-    cells.append("-" if images is None else f"{points(images.value)} ({span(images.interval)})")
-    cells.append("-" if images is None else p_word(images.p_value))
+    cells.append(f"{points(seeds.value)}, {verdict_word(seeds)}" if seeds else "-")
+    gain = f"{points(images.value)} ({span(images.interval)})" if images else "-"
+    cells += [gain, p_word(images.p_value) if images else "-"]
     units = {"parameters": (1e6, "{:.2f} M"), "multiply_adds": (1e9, "{:.2f}")}
     for key, (unit, form) in {**units, "seconds": (60, "{:.1f} min")}.items():
         cost = row.cost(key) / unit
@@ -145,9 +140,10 @@ def write_rows(
     path.with_name(f"{path.name}.md").write_text(table + "\n", encoding="utf-8")
     figures = {"scores": draw_scores(rows, split)}
     if all(run.costs for run in tested):
-        costs = {row.name: {key: row.cost(key) for key in _COSTS} for row in rows}
+        keys = ("multiply_adds", "parameters")
+        costs = {row.name: {key: row.cost(key) for key in keys} for row in rows}
         spreads, label = {row.name: row.spread for row in rows}, f"{split} mean IoU (%)"
-        figures["costs"] = draw_trade_offs(spreads, costs, _COSTS, label, with_intervals=False)
+        figures["costs"] = draw_trade_offs(spreads, costs, label, with_intervals=False)
     figures["classes"] = draw_classes(rows, reference)
     for kind, figure in figures.items():
         save_plot(figure, path.with_name(f"{path.name}_{kind}"))
@@ -162,8 +158,7 @@ def draw_scores(rows: Sequence[StudyRow], split: str) -> Figure:
     for place, row in enumerate(rows):
         spread, ink = row.spread, f"C{place}"
         if not np.isnan(spread.low):
-            interval = Interval(spread.low, spread.high)
-            draw_interval(axes, place, interval, ink, width=6, alpha=0.25)
+            draw_interval(axes, place, Interval(spread.low, spread.high), ink, width=6, alpha=0.25)
         values = [100 * value for value in spread.values]
         axes.plot(values, [place] * len(values), "o", color=ink, markersize=5)
         axes.plot(100 * spread.mean, place, "|", color="black", markersize=16)

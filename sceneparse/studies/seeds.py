@@ -65,12 +65,13 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 def spreads_of(curves: Sequence[SeedCurves]) -> dict[str, Spread]:
     """Describe test accuracy and loss after the last and after the best epoch over the seeds."""
-    return {
-        "accuracy": spread_of([float(c.test_accuracy[-1]) for c in curves]),
-        "loss": spread_of([float(c.test_loss[-1]) for c in curves]),
-        "best_accuracy": spread_of([float(c.test_accuracy[c.best]) for c in curves]),
-        "best_loss": spread_of([float(c.test_loss[c.best]) for c in curves]),
+    values = {
+        "accuracy": [c.test_accuracy[-1] for c in curves],
+        "loss": [c.test_loss[-1] for c in curves],
+        "best_accuracy": [c.test_accuracy[c.best] for c in curves],
+        "best_loss": [c.test_loss[c.best] for c in curves],
     }
+    return {name: spread_of([*map(float, found)]) for name, found in values.items()}
 
 
 def seed_folders(folder: Path) -> list[Path]:
@@ -88,10 +89,9 @@ def read_seed(folder: Path, epochs: int | None = None) -> SeedCurves:
     with refusing(path, "damaged or not of `sceneparse classify`"):
         records = [json.loads(line) for line in read_text(path).splitlines()]
         tested = [record for record in records if record["kind"] == "val"]
-        columns = {
-            name: np.array([record[name] for record in tested])
-            for name in ("test_accuracy", "test_loss")
-        }
+        accuracy, loss = (
+            np.array([record[name] for record in tested]) for name in ("test_accuracy", "test_loss")
+        )
         for record in records:
             if record["kind"] == "train":
                 losses.setdefault(record["epoch"], []).append(record["loss"])
@@ -104,7 +104,8 @@ def read_seed(folder: Path, epochs: int | None = None) -> SeedCurves:
     chosen = [record["holdout_accuracy" if held_out else "test_accuracy"] for record in tested]
     return SeedCurves(
         seed=folder.name,
-        **columns,
+        test_accuracy=accuracy,
+        test_loss=loss,
         train_loss=np.array(means),
         best=int(np.argmax(chosen)),
         held_out=held_out,
@@ -127,13 +128,11 @@ def seeds_table(curves: Sequence[SeedCurves]) -> str:
         [name, *map(write, row.values), *row.cells(write, missing)]
         for name, row in summary_of(curves).items()
     ]
-    table = Table("Seeds", heads, rows).as_text()
-    if curves[0].held_out:
-        return table
-    return (
-        f"{table}\nThe best epoch was chosen by the test images, which flatters it: report the "
-        "last, or set data.holdout."
+    caution = (
+        "\nThe best epoch was chosen by the test images, which flatters it: report the last, or "
+        "set data.holdout."
     )
+    return Table("Seeds", heads, rows).as_text() + ("" if curves[0].held_out else caution)
 
 
 def write_summary(folder: Path, curves: Sequence[SeedCurves]) -> None:
@@ -154,13 +153,10 @@ def draw_curves(groups: Mapping[str, Sequence[SeedCurves]]) -> Figure:
             values = np.stack([getattr(c, measure)[:length] for c in curves])
             epochs, mean = np.arange(1, length + 1), values.mean(axis=0)
             # A single epoch is a point, which a line would not show.
-            (line,) = axes.plot(epochs, mean, "o-" if length == 1 else "-")
-            lines[name] = line
+            (lines[name],) = axes.plot(epochs, mean, "o-" if length == 1 else "-")
             if len(curves) > 1:
-                band = values.std(axis=0, ddof=1)
-                axes.fill_between(
-                    epochs, mean - band, mean + band, color=line.get_color(), alpha=0.2
-                )
+                band, color = values.std(axis=0, ddof=1), lines[name].get_color()
+                axes.fill_between(epochs, mean - band, mean + band, color=color, alpha=0.2)
         axes.set_xlabel("epoch")
         axes.set_title(measure.replace("_", " "))
         axes.grid(alpha=0.3)

@@ -20,10 +20,8 @@ from sceneparse.errors import InputError
 from sceneparse.evaluation.dataset import evaluate_dataset
 from sceneparse.evaluation.result import write_evaluation
 from sceneparse.inference.predictor import Predictor
-from sceneparse.inference.protocols import Protocol
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
-from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings
@@ -50,9 +48,8 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _reference_is_a_row(self) -> StudyConfig:
         if self.reference not in self.rows:
-            raise ValueError(
-                f"reference '{self.reference}' is none of rows: {', '.join(self.rows)}"
-            )
+            names = ", ".join(self.rows)
+            raise ValueError(f"reference '{self.reference}' is none of rows: {names}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ")
         return self
@@ -124,23 +121,15 @@ def open_test_set(study: Study) -> SegmentationDataset:
 
 
 def check_runs(study: Study) -> None:
-    """Open the dataset and build all networks on the meta device; raises InputError."""
+    """Check the dataset, all networks (on the meta device) and run folders; raises InputError."""
     classes = open_test_set(study).table.num_classes
     for run in study.runs[: len(study.config.rows)]:
         with torch.device("meta"):
             create_segmentation_model(**model_arguments(run.config, classes))
-    _require_same_settings(study)
-
-
-def _require_same_settings(study: Study) -> None:
-    """Raise InputError if the folder holds runs with other settings."""
-    for run in study.runs:
-        written = run.folder / "config.yaml"
-        if not written.is_file():
-            continue
-        before = load_config(written, (), SegConfig).model_dump(mode="json")
-        changes = changed_settings(before, run.config.model_dump(mode="json"))
-        if changes:
+    begun = [run for run in study.runs if (run.folder / "config.yaml").is_file()]
+    for run in begun:
+        before = load_config(run.folder / "config.yaml", (), SegConfig).model_dump(mode="json")
+        if changes := changed_settings(before, run.config.model_dump(mode="json")):
             raise InputError(
                 f"'{run.folder}' holds another run: {changes[0]}; choose another folder with "
                 "output=FOLDER"
@@ -163,6 +152,10 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
     assert saved is not None  # the run has ended
     model = load_segmentation_model(saved.folder)
     predictor = Predictor(model, device=str(process.device))
+    protocol = predictor.protocol
+    # Multiply-adds are counted at the test size of the first image.
+    height, width = dataset[0][0].shape[:2]
+    shape = (1, 3, *protocol.scaled(height, width, max(protocol.scales)))
     evaluation = evaluate_dataset(
         predictor,
         dataset,
@@ -173,7 +166,8 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
             "data": f"{len(dataset)} images, split {run.split} of {run.config.data.root}",
             "precision": predictor.compute.name,
             "seconds": f"{saved.meta['seconds']:.1f}",
-            **costs_of(model, predictor.protocol, dataset),
+            "parameters": str(count_parameters(model)),
+            "multiply_adds": str(count_multiply_adds(model, shape, upsample=False)),
             **provenance(process.device),
         },
     )
@@ -181,16 +175,3 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
     aside.mkdir(parents=True, exist_ok=True)
     write_evaluation(aside, evaluation)
     replace_folder(aside, run.scores)
-
-
-def costs_of(
-    model: SegmentationModel, protocol: Protocol, dataset: SegmentationDataset
-) -> dict[str, str]:
-    """Count parameters, and multiply-adds at the test size of the first image."""
-    height, width = dataset[0][0].shape[:2]
-    rows, columns = protocol.scaled(height, width, max(protocol.scales))
-    shape = (1, 3, rows, columns)
-    return {
-        "parameters": str(count_parameters(model)),
-        "multiply_adds": str(count_multiply_adds(model, shape, upsample=False)),
-    }

@@ -1,5 +1,6 @@
 """Build the parts of a classification run from its configuration, one run per seed."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -75,12 +76,9 @@ def _create_stepper(
     optim = config.optim
     settings = optim.model_dump(exclude={"schedule", "milestones", "gamma"})
     optimizer = create_optimizer(model, **settings)
-    schedule = Schedule(
-        optim.schedule,
-        config.train.epochs * steps_per_epoch,
-        milestones=[epoch * steps_per_epoch for epoch in optim.milestones],
-        gamma=optim.gamma,
-    )
+    milestones = [epoch * steps_per_epoch for epoch in optim.milestones]
+    steps = config.train.epochs * steps_per_epoch
+    schedule = Schedule(optim.schedule, steps, milestones, optim.gamma)
     return Stepper(optimizer, schedule.attach(optimizer), compute.scaler())
 
 
@@ -88,25 +86,19 @@ def _assemble(
     config: ClsConfig,
     start: Start,
     train: LabelledImages,
-    test: LabelledImages,
-    held_out: LabelledImages | None,
+    validated: Mapping[str, LabelledImages],
 ) -> Training:
-    """Build all other parts of the run."""
+    """Build all other parts of the run; `validated`: the images of each validation, by name."""
     (seed,), settings, compute = config.seeds, config.train, start.compute
     model = _create_model(config, train, compute)
     mean, std = train.statistics()
     normalize = Normalization(config.data.mean or mean, config.data.std or std)
     loader = DeviceLoader(
-        train,
-        settings.batch_size,
-        **config.augment.model_dump(),
-        seed=seed,
-        device=compute.device,
+        train, settings.batch_size, **config.augment.model_dump(), seed=seed, device=compute.device
     )
-    validation_sets = {
-        name: evaluation_batches(data, _EVALUATION_BATCH, compute.device)
-        for name, data in {"test": test, "holdout": held_out}.items()
-        if data is not None
+    parts = {
+        name: evaluation_batches(images, _EVALUATION_BATCH, compute.device)
+        for name, images in validated.items()
     }
     return Training(
         **vars(start),
@@ -115,7 +107,7 @@ def _assemble(
         batches=lambda: loader,
         validate=partial(
             validate_classifier,
-            parts=validation_sets,
+            parts=parts,
             normalize=normalize,
             compute=compute,
             stop=start.stop,
@@ -150,12 +142,12 @@ def prepare_seed(
     """
     # A resumed run is compared with its own seed, not with the list it was started from.
     config = config.model_copy(update={"seeds": [seed]})
-    settings, (train, test), held_out = config.train, data, None
+    settings, train, validated = config.train, data[0], {"test": data[1]}
     start = begin_run(
         seed_folder(config, seed), process, settings.amp, settings.channels_last, **earlier
     )
     if config.data.holdout:
-        train, held_out = split_off(train, config.data.holdout, seed, "data.holdout")
-    training = _assemble(config, start, train, test, held_out)
+        train, validated["holdout"] = split_off(train, config.data.holdout, seed, "data.holdout")
+    training = _assemble(config, start, train, validated)
     open_run(training, config, render_config(config))
     return training

@@ -82,15 +82,11 @@ class Schedule:
         return LambdaLR(optimizer, lambda step: SCHEDULES[self.name](step, self))
 
 
-def _step_factor(step: int, schedule: Schedule) -> float:
-    return float(schedule.gamma ** sum(step >= milestone for milestone in schedule.milestones))
-
-
 # From a step and the settings to the factor of the learning rate. cosine: Loshchilov and Hutter,
 # ICLR 2017.
 SCHEDULES: dict[str, Callable[[int, Schedule], float]] = {
-    "poly": lambda step, schedule: max(1 - step / schedule.steps, 0.0) ** schedule.power,
-    "step": _step_factor,
+    "poly": lambda step, run: max(1 - step / run.steps, 0.0) ** run.power,
+    "step": lambda step, run: float(run.gamma ** sum(step >= end for end in run.milestones)),
     "cosine": lambda step, run: (1 + math.cos(math.pi * min(step / run.steps, 1))) / 2,
     "constant": lambda *_: 1.0,
 }

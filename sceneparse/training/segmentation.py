@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,7 @@ from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import class_weights, count_pixels
 from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
-from sceneparse.data.loader import (
-    AugmentedSamples,
-    batches,
-    evaluation_loader,
-    training_loader,
-)
+from sceneparse.data.loader import TensorSamples, batches, evaluation_loader, training_loader
 from sceneparse.data.quick_check import check_samples
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
@@ -45,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Run the network; return logits at stride, since the loss resizes them itself."""
-    outputs: dict[str, Tensor] = model(images, upsample=False)
-    return outputs
+    return cast("dict[str, Tensor]", model(images, upsample=False))
 
 
 def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
@@ -86,7 +80,7 @@ def _create_loader(
         ignore_index=dataset.table.ignore_index,
     )
     data = config.data
-    samples = AugmentedSamples(CACHES[data.cache](dataset), transform, config.seed)
+    samples = TensorSamples(CACHES[data.cache](dataset), transform, config.seed)
     return training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
 
 
@@ -164,15 +158,12 @@ def _create_validation(
     config: SegConfig, start: Start, dataset: SegmentationDataset, normalize: Normalization
 ) -> Callable[[nn.Module], Validated]:
     process, settings = start.process, _protocol_arguments(config)
+    loading = config.data.model_dump(include={"workers", "timeout"})
     return partial(
         validate_segmentation,
         dataset=dataset,
         loader=evaluation_loader(
-            dataset,
-            rank=process.rank,
-            world_size=process.world_size,
-            workers=config.data.workers,
-            timeout=config.data.timeout,
+            dataset, rank=process.rank, world_size=process.world_size, **loading
         ),
         protocol=create_protocol(settings.pop("name"), dataset=config.data.dataset, **settings),
         normalize=normalize,
@@ -189,15 +180,18 @@ def _protocol_arguments(config: SegConfig) -> dict[str, Any]:
 
 
 def _assemble(
-    config: SegConfig,
-    start: Start,
-    model: SegmentationModel,
-    sampler: EpochSampler,
-    train_set: SegmentationDataset,
-    val_set: SegmentationDataset,
+    config: SegConfig, start: Start, train_set: SegmentationDataset, val_set: SegmentationDataset
 ) -> Training:
-    """Build all other parts of the run."""
+    """Build all parts of the run; raises InputError if they do not fit each other."""
     settings, table = config.train, train_set.table
+    sampler = _create_sampler(config, train_set, start.process)
+    model = _create_model(config, table.num_classes, start.compute, fresh=start.saved is None)
+    validate_inputs(
+        model,
+        (sampler.micro_batch, 3, *config.augment.crop),
+        _logits_at_stride,
+        remedy="change augment.crop or train.batch_size, or set model.norm: group",
+    )
     normalize = Normalization(config.data.mean, config.data.std)
     loader = _create_loader(config, train_set, sampler)
     return Training(
@@ -240,20 +234,12 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
         for split in (data.train_split, data.val_split)
     )
     from_main(process, lambda: _check_data(data.check, (train_set, val_set)))
-    sampler = _create_sampler(config, train_set, process)
-    classes = train_set.table.num_classes
-    model = _create_model(config, classes, start.compute, fresh=start.saved is None)
-    validate_inputs(
-        model,
-        (sampler.micro_batch, 3, *config.augment.crop),
-        _logits_at_stride,
-        remedy="change augment.crop or train.batch_size, or set model.norm: group",
-    )
-    training = _assemble(config, start, model, sampler, train_set, val_set)
+    training = _assemble(config, start, train_set, val_set)
     open_run(training, config, render_config(config))
     logger.info(
-        f"{len(train_set)} training and {len(val_set)} validation images, {classes} classes; "
-        f"{sampler.steps_per_epoch} steps of {settings.batch_size} images x {settings.epochs} "
-        f"epochs on {process.world_size} x {process.device.type} in {start.compute.name}"
+        f"{len(train_set)} training and {len(val_set)} validation images, "
+        f"{train_set.table.num_classes} classes; {training.sampler.steps_per_epoch} steps of "
+        f"{settings.batch_size} images x {settings.epochs} epochs on "
+        f"{process.world_size} x {process.device.type} in {start.compute.name}"
     )
     return training

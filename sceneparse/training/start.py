@@ -7,7 +7,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -24,12 +24,7 @@ from sceneparse.runs.folder import (
     validate_folder,
 )
 from sceneparse.runs.lock import RunLock
-from sceneparse.runtime.distributed import (
-    Process,
-    from_main,
-    launch_name,
-    restarted_by_torchrun,
-)
+from sceneparse.runtime.distributed import Process, from_main, launch_name, restarted_by_torchrun
 from sceneparse.runtime.precision import Compute, amp_name, auto_dtype, choose_dtype
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.loop import Forward
@@ -132,7 +127,14 @@ def open_run(training: Training, config: BaseModel, rendered: str) -> None:
         "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
     }
     if training.saved is not None:
-        saved_settings = _complete(type(config), training.saved)
+        try:  # adds the settings that did not exist yet when the checkpoint was written
+            before = type(config).model_validate(training.saved.meta["config"])
+        except ValidationError as error:
+            raise InputError(
+                f"{training.saved.folder} is of another version: {error.error_count()} settings do "
+                "not fit"
+            ) from error
+        saved_settings = before.model_dump(mode="json")
         for change in validate_changes(saved_settings, settings, accept=training.accept_changes):
             logger.info(f"changed: {change}")
         _load_state(training, training.saved)
@@ -147,16 +149,6 @@ def open_run(training: Training, config: BaseModel, rendered: str) -> None:
             overwrite=training.overwrite,
         ),
     )
-
-
-def _complete(kind: type[BaseModel], saved: Saved) -> dict[str, Any]:
-    """Return a checkpoint's settings, with those that did not exist yet when it was written."""
-    try:
-        return kind.model_validate(saved.meta["config"]).model_dump(mode="json")
-    except ValidationError as error:
-        raise InputError(
-            f"{saved.folder} is of another version: {error.error_count()} settings do not fit"
-        ) from error
 
 
 def _load_state(training: Training, saved: Saved) -> None:

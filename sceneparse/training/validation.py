@@ -1,10 +1,8 @@
 """Validate networks of both tasks: the score, and the values, table and picture to log."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,15 +14,13 @@ from sceneparse.errors import Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import Protocol
 from sceneparse.metrics.confusion import ConfusionMatrix, scores_from_counts
+from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.report.pictures import ExampleCollector, Picture, example_grid
 from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
 from sceneparse.runtime.distributed import any_process
 from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.loop import evaluate, evaluate_classifier
-
-if TYPE_CHECKING:
-    from sceneparse.models.segmentation import SegmentationNetwork
 
 _EXAMPLES = 4
 

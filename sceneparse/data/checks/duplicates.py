@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,11 +25,6 @@ class Fingerprint:
     signs: NDArray[np.bool_]
     thumbnail: NDArray[np.uint8]
 
-    @property
-    def has_contrast(self) -> bool:
-        """Whether the image has enough contrast to be compared with others."""
-        return float(self.thumbnail.std()) >= _MIN_CONTRAST
-
 
 # Of an image that cannot be read; it has no duplicates.
 BLANK = Fingerprint(np.zeros(_HASH_SIDE**2, bool), np.zeros((_THUMBNAIL_SIDE,) * 2, np.uint8))
@@ -39,14 +33,10 @@ BLANK = Fingerprint(np.zeros(_HASH_SIDE**2, bool), np.zeros((_THUMBNAIL_SIDE,) *
 def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
     """Compute the fingerprint of an RGB image (H, W, 3)."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = _shrink(grey, (_HASH_SIDE + 1, _HASH_SIDE))
-    thumbnail = _shrink(grey, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    sizes = (_HASH_SIDE + 1, _HASH_SIDE), (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)
+    small, thumbnail = (cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for size in sizes)
     # The difference hash: is each cell brighter than its right neighbour?
-    return Fingerprint((small[:, :-1] > small[:, 1:]).ravel(), thumbnail)
-
-
-def _shrink(grey: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return Fingerprint((small[:, :-1] > small[:, 1:]).ravel(), thumbnail.astype(np.uint8))
 
 
 def duplicate_pairs(
@@ -58,8 +48,10 @@ def duplicate_pairs(
     skipped. If both lists are the same object, each pair comes once and no image is its own
     duplicate.
     """
-    ours = [i for i, fingerprint in enumerate(first) if fingerprint.has_contrast]
-    theirs = [j for j, fingerprint in enumerate(second) if fingerprint.has_contrast]
+    ours, theirs = (
+        [i for i, fingerprint in enumerate(group) if fingerprint.thumbnail.std() >= _MIN_CONTRAST]
+        for group in (first, second)
+    )
     if not ours or not theirs:
         return []
     others = _plus_minus([second[j] for j in theirs])

@@ -82,13 +82,8 @@ def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> Sampl
     )
 
 
-@dataclass(frozen=True)
-class Duplicates:
-    """Two images of different splits that show the same picture, or nearly."""
-
-    first: SampleFacts
-    second: SampleFacts
-    grey_difference: float
+# Two images of different splits that show nearly the same picture, and how much their greys differ.
+Duplicates = tuple[SampleFacts, SampleFacts, float]
 
 
 def _by_split(facts: Sequence[SampleFacts]) -> dict[str, list[SampleFacts]]:
@@ -100,8 +95,8 @@ def find_duplicates(facts: Sequence[SampleFacts]) -> list[Duplicates]:
     found = []
     for ours, theirs in itertools.combinations(_by_split(facts).values(), 2):
         prints = [[f.fingerprint for f in split] for split in (ours, theirs)]
-        found += [Duplicates(ours[i], theirs[j], d) for i, j, d in duplicate_pairs(*prints)]
-    return sorted(found, key=lambda pair: pair.grey_difference)
+        found += [(ours[i], theirs[j], difference) for i, j, difference in duplicate_pairs(*prints)]
+    return sorted(found, key=lambda pair: pair[2])
 
 
 def summarise(
@@ -130,12 +125,12 @@ def summarise(
         ],
         "twins": [
             {
-                "first": str(t.first.pair.image),
-                "second": str(t.second.pair.image),
-                "splits": [t.first.split, t.second.split],
-                "grey_difference": round(t.grey_difference, 2),
+                "first": str(first.pair.image),
+                "second": str(second.pair.image),
+                "splits": [first.split, second.split],
+                "grey_difference": round(difference, 2),
             }
-            for t in duplicates
+            for first, second, difference in duplicates
         ],
         "mean": mean,
         "std": std,

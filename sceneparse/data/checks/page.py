@@ -40,8 +40,8 @@ def page_values(
             "Samples that cannot be used": _broken_figures(facts),
             "Images in two splits": [
                 _figure(f, [read_image(f.pair.image)])
-                for pair in duplicates[: _MAX_FIGURES // 2]
-                for f in (pair.first, pair.second)
+                for first, second, _ in duplicates[: _MAX_FIGURES // 2]
+                for f in (first, second)
             ],
             "Odd masks": [
                 _figure(f, _overlaid(datasets[f.split], f), f": {f.suspicion}")
@@ -103,4 +103,4 @@ def _examples(split: str, facts: Sequence[SampleFacts]) -> list[SampleFacts]:
 def _overlaid(dataset: SegmentationDataset, facts: SampleFacts) -> list[Picture]:
     """Return an image, and the image under the colours of its mask."""
     image, mask, _ = dataset[dataset.pairs.index(facts.pair)]
-    return [image, overlay(image, mask, dataset.table.colors)]
+    return [image, overlay(image, mask, dataset.table, legend="none")]

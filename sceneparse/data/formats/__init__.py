@@ -31,7 +31,9 @@ def read_source(name: str, files: Mapping[str, Path | None]) -> Source:
     Raises InputError for an unknown format, for options that are missing or that the format does
     not take, and for content that does not follow the format.
     """
-    read = _reader(name)
+    if name not in FORMATS:
+        raise unknown_name("format", name, FORMATS)
+    read: Callable[..., Source] = import_module(f"{__name__}.{name.replace('-', '_')}").read
     given = {option: path for option, path in files.items() if path is not None}
     _validate_options(name, read, given)
     main_file = given.get("annotations") or given.get("table") or next(iter(given.values()), name)
@@ -39,19 +41,11 @@ def read_source(name: str, files: Mapping[str, Path | None]) -> Source:
         return read(**given)
 
 
-def _reader(name: str) -> Callable[..., Source]:
-    if name not in FORMATS:
-        raise unknown_name("format", name, FORMATS)
-    module = import_module(f"{__name__}.{name.replace('-', '_')}")
-    reader: Callable[..., Source] = module.read
-    return reader
-
-
 def _validate_options(name: str, read: Callable[..., Source], given: Mapping[str, Path]) -> None:
     allowed = inspect.signature(read).parameters
     needed = [option for option, p in allowed.items() if p.default is inspect.Parameter.empty]
-    if not set(needed) <= set(given):
-        missing = [f"--{option}" for option in needed if option not in given]
+    missing = [f"--{option}" for option in needed if option not in given]
+    if missing:
         raise InputError(f"{name} needs {' and '.join(missing)}")
     foreign = [f"--{option}" for option in given if option not in allowed]
     if foreign:

@@ -66,8 +66,7 @@ def _decode_runs(path: Path, runs: Sequence[int], shape: tuple[int, ...]) -> NDA
             f"{path}: run lengths of {sum(runs)} pixels for a {shape[1]}x{shape[0]} image"
         )
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    mask: NDArray[np.bool_] = flat.reshape(shape[1], shape[0]).T
-    return mask
+    return np.asarray(flat.reshape(shape[1], shape[0]).T)
 
 
 def _uncompress_runs(text: str) -> list[int]:

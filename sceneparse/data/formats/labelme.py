@@ -25,8 +25,7 @@ def read(annotations: Path, root: Path | None = None) -> Source:
 
     The images must be inside `root`, by default the folder of the JSON files.
     """
-    files = sorted(annotations.glob("*.json"))
-    contents = [(path, read_json(path)) for path in files]
+    contents = [(path, read_json(path)) for path in sorted(annotations.glob("*.json"))]
     names = sorted({shape["label"] for _, content in contents for shape in content["shapes"]})
     classes = [*(name for name in ("background",) if name not in names), *names]
     items = [
@@ -40,8 +39,7 @@ def read(annotations: Path, root: Path | None = None) -> Source:
 
 
 def _draw_labelme(path: Path, content: Mapping[str, Any], classes: Sequence[str]) -> Labels:
-    background = classes.index("background")
-    mask = blank_mask(content["imageHeight"], content["imageWidth"], background)
+    mask = blank_mask(content["imageHeight"], content["imageWidth"], classes.index("background"))
     for shape in content["shapes"]:
         label, points = classes.index(shape["label"]), np.array(shape["points"], dtype=float)
         kind = shape.get("shape_type", "polygon")

@@ -21,11 +21,6 @@ def read(table: Path, root: Path | None = None) -> Source:
         for row in rows
     ]
     items = [Item(image, partial(read_mask, mask)) for image, mask in files]
-    largest = max((_largest_label(item) for item in items), default=0)
-    return Source([f"class_{k}" for k in range(max(largest + 1, 2))], items)
-
-
-def _largest_label(item: Item) -> int:
-    mask = item.mask()
-    ignore = 255 if mask.dtype == np.uint8 else 65535
-    return int(mask[mask != ignore].max(initial=0))
+    masks = (item.mask() for item in items)
+    largest = [int(mask[mask != np.iinfo(mask.dtype).max].max(initial=0)) for mask in masks]
+    return Source([f"class_{k}" for k in range(max([1, *largest]) + 1)], items)

@@ -1,7 +1,6 @@
 """Label tables: one row per raw label value with its train id, name and colour.
 
-A mask file holds raw ids; the network sees train ids 0..K-1 and one ignore id. The tables beside
-this file are the only place that knows raw ids; submission files use the inverse mapping.
+A mask file holds raw ids; the network sees train ids 0..K-1 and one ignore id.
 """
 
 from __future__ import annotations
@@ -184,10 +183,8 @@ def load_label_table(name: str) -> LabelTable:
 
 def identity_table(names: Sequence[str], colors: Sequence[Color]) -> LabelTable:
     """Return the table for masks that already hold train ids: 0..K-1, and the ignore id."""
-    ignore = ignore_index_for(len(names))
-    ids = range(len(names))
-    rows = [Label(*row) for row in zip(ids, ids, names, colors, strict=True)]
-    return LabelTable((*rows, Label(ignore, None, "ignore", (0, 0, 0))))
+    rows = enumerate(zip(names, colors, strict=True))
+    return LabelTable(tuple(Label(k, k, *row) for k, row in rows)).of_train_ids()
 
 
 def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
@@ -209,11 +206,10 @@ def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
 
 def palette_color(index: int) -> Color:
     """Return colour number `index` of the Pascal VOC palette, shifted so that 0 is not black."""
-
-    def channel(first: int) -> int:
-        return sum((index + 1 >> first + 3 * bit & 1) << 7 - bit for bit in range(8))
-
-    return channel(0), channel(1), channel(2)
+    red, green, blue = (
+        sum((index + 1 >> first + 3 * bit & 1) << 7 - bit for bit in range(8)) for first in range(3)
+    )
+    return red, green, blue
 
 
 def _lines(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.pruners import BasePruner, NopPruner
 
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import one_or_many, problems_of, read_settings, set_key, validate
@@ -17,6 +18,7 @@ from sceneparse.config.recipes import find_config
 from sceneparse.errors import InputError
 from sceneparse.studies.sweep.settings import (
     METHODS,
+    PRUNERS,
     Direction,
     EarlySection,
     Params,
@@ -58,26 +60,27 @@ class Plan:
 
     def config_of(self, params: Params, trial: int) -> ClsConfig:
         """Build the configuration of a trial."""
-        settings = self.settings
-        for key, choice in params.items():
-            values = [value for value in self.listed[key] if as_choice(value) == choice]
-            settings = _changed(settings, key, values[0] if values else choice)
-        settings = _changed(settings, "output", str(self.folder(trial)))
+        changes = {
+            key: next((value for value in self.listed[key] if as_choice(value) == choice), choice)
+            for key, choice in params.items()
+        }
+        settings = _changed(self.settings, {**changes, "output": str(self.folder(trial))})
         return validate(settings, ClsConfig, f"trial {trial}")
 
     def listed_configs(self, *keys: str) -> Iterator[ClsConfig]:
         """Build the configurations of all combinations of the listed values of some keys."""
         searched = [key for key in keys if key in self.listed]
         for values in itertools.product(*(self.listed[key] for key in searched)):
-            settings = self.settings
-            for key, value in zip(searched, values, strict=True):
-                settings = _changed(settings, key, value)
-            yield ClsConfig.model_validate(settings)
+            changes = dict(zip(searched, values, strict=True))
+            yield ClsConfig.model_validate(_changed(self.settings, changes))
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of the longest trial."""
-        return max(config.train.epochs for config in self.listed_configs("train.epochs"))
+    def pruner(self) -> BasePruner:
+        """Build the rule that ends trials early."""
+        if self.early is None:
+            return NopPruner()
+        longest = max(config.train.epochs for config in self.listed_configs("train.epochs"))
+        most = self.early.max_iter or longest
+        return PRUNERS[self.early.type](self.early.min_iter, most, self.early.eta)
 
     def description(self) -> dict[str, Any]:
         """Return all settings that must be the same if the sweep is resumed."""
@@ -104,17 +107,16 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
     base = find_config(sweep.config, path.parent)
     output = f"output={json.dumps(f'runs/{path.stem}')}"
     settings: Mapping[str, Any] = read_settings(base, [output, *overrides], ClsConfig)
-    validate(settings, ClsConfig, base)
+    validate(settings, ClsConfig, base, overrides)
     given = {override.partition("=")[0] for override in overrides}
     searched = {key: section.searched for key, section in sweep.parameters.items()}
     space = {key: d for key, d in searched.items() if d is not None}
     listed = {key: sweep.parameters[key].listed for key in space}
     _check_values(path, settings, sweep)
-    for key, section in sweep.parameters.items():
-        if key in space and key in given:
-            raise InputError(f"{key} is what the sweep searches; remove it from the command")
-        if key not in space and key not in given:
-            settings = _changed(settings, key, section.value)
+    if both := given & space.keys():
+        raise InputError(f"{min(both)} is what the sweep searches; remove it from the command")
+    fixed = [key for key in sweep.parameters if key not in space and key not in given]
+    settings = _changed(settings, {key: sweep.parameters[key].value for key in fixed})
     plan = Plan(
         name=sweep.name or path.stem,
         method=sweep.method,
@@ -127,16 +129,17 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
         early=sweep.early_terminate,
         output=Path(settings["output"]),
     )
-    smallest = min(config.data.holdout for config in plan.listed_configs("data.holdout"))
-    if plan.metric.startswith("holdout") and not smallest:
+    holdouts = [config.data.holdout for config in plan.listed_configs("data.holdout")]
+    if plan.metric.startswith("holdout") and not min(holdouts):
         raise InputError(f"{path}: metric.name: {plan.metric} needs data.holdout above 0")
     return plan
 
 
-def _changed(settings: Mapping[str, Any], key: str, value: object) -> dict[str, Any]:
-    """Return the settings with another value at a dotted key."""
+def _changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with other values at dotted keys."""
     changed = copy.deepcopy(dict(settings))
-    set_key(changed, key, value)
+    for key, value in changes.items():
+        set_key(changed, key, value)
     return changed
 
 
@@ -148,7 +151,7 @@ def _check_values(path: Path, settings: Mapping[str, Any], sweep: SweepConfig) -
         problem
         for key, section in sweep.parameters.items()
         for value in section.listed
-        for problem in problems_of(_changed(settings, key, value), ClsConfig)
+        for problem in problems_of(_changed(settings, {key: value}), ClsConfig)
     ]
     if problems:
         raise one_or_many(f"{path}: parameters", problems)

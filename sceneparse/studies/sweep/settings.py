@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import optuna
-from optuna import distributions
+from optuna.distributions import BaseDistribution as Distribution
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.trial import Trial
@@ -19,7 +19,6 @@ from pydantic import Field, PlainValidator, model_validator
 
 from sceneparse.config.types import Count, NameIn, Section
 
-Distribution = distributions.BaseDistribution
 Params = dict[str, Any]
 Space = Mapping[str, Distribution]
 Direction = Literal["minimize", "maximize"]

@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
-from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +27,6 @@ from sqlalchemy.pool import QueuePool
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.runs.folder import changed_settings
 from sceneparse.studies.sweep.plan import Plan
-from sceneparse.studies.sweep.settings import PRUNERS
 
 # The attempts at each trial, in their order; the last one holds the trial's state and value.
 Attempts = dict[int, list[FrozenTrial]]
@@ -187,11 +185,7 @@ def open_study(plan: Plan, storage: BaseStorage) -> Study:
 
 def join_study(plan: Plan, storage: BaseStorage) -> Study:
     """Open an existing study, with the rule that ends its trials early."""
-    early = plan.early
-    pruner: BasePruner = NopPruner()
-    if early is not None:
-        pruner = PRUNERS[early.type](early.min_iter, early.max_iter or plan.epochs, early.eta)
-    return optuna.load_study(study_name=plan.name, storage=storage, pruner=pruner)
+    return optuna.load_study(study_name=plan.name, storage=storage, pruner=plan.pruner())
 
 
 def _check_same_plan(plan: Plan, study: Study) -> None:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -40,6 +40,7 @@ from sceneparse.studies.sweep.settings import suggest
 from sceneparse.studies.sweep.study import (
     DATABASE_ERRORS,
     attempts_of,
+    check_folder,
     explained_failures,
     in_state,
     join_study,
@@ -47,7 +48,7 @@ from sceneparse.studies.sweep.study import (
     retry,
 )
 from sceneparse.training.classification import load_data, prepare_seed, seed_folder
-from sceneparse.training.run import Training, train
+from sceneparse.training.run import train
 from sceneparse.training.validation import Validated
 
 Data = tuple[LabelledImages, LabelledImages]
@@ -59,7 +60,8 @@ _LOST_GPU = 76
 
 
 def check_runs(plan: Plan) -> None:
-    """Read all datasets and build all networks that a sweep lists; raises InputError."""
+    """Check the folder, datasets and networks of a sweep; raises InputError."""
+    check_folder(plan.output)
     for config in plan.listed_configs(*(f"data.{name}" for name in ClsDataSection.model_fields)):
         load_data(config)
     for config in plan.listed_configs("model", "attention", "stem"):
@@ -90,7 +92,11 @@ def run_workers(plan: Plan, place: str, study: Study, workers: int) -> str | Non
                 ]
                 time.sleep(0.2)
         finally:
-            _end(processes)
+            # A worker that is terminated saves its run and queues the trial again.
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
     left = len(in_state(attempts_of(study), *_UNFINISHED))
     if left and stop.name is None:
         raise InputError(
@@ -98,14 +104,6 @@ def run_workers(plan: Plan, place: str, study: Study, workers: int) -> str | Non
             "the same command, with fewer --workers if memory was short"
         )
     return stop.name
-
-
-def _end(processes: Sequence[BaseProcess]) -> None:
-    """End processes; a worker that is terminated saves its run and queues the trial again."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join()
 
 
 def work(plan: Plan, place: str, seat: int, seats: int) -> None:
@@ -163,11 +161,10 @@ class _Objective:
 
     def log_end(self, study: Study, attempt: FrozenTrial) -> None:
         """Log a line for a trial that ended."""
-        rows = rows_of(self.plan, attempts_of(study))
-        for row in rows:
-            if row.trial == attempt.user_attrs.get("trial"):
-                ended = sum(row.ended for row in rows)
-                _log.info("%s  %d/%d", describe(self.plan, row), ended, len(rows))
+        rows = {row.trial: row for row in rows_of(self.plan, attempts_of(study))}
+        if row := rows.get(attempt.user_attrs.get("trial", -1)):
+            ended = sum(row.ended for row in rows.values())
+            _log.info("%s  %d/%d", describe(self.plan, row), ended, len(rows))
 
     def __call__(self, trial: Trial) -> float:
         number = trial.user_attrs.get("trial")
@@ -207,28 +204,15 @@ class _Objective:
         return mean
 
     def _train(self, trial: Trial, config: ClsConfig, data: Data, seed: int) -> float:
-        """Train a seed, from its last checkpoint if there is one; return its last value."""
+        """Train or resume a seed; the first one may end the trial early. Return its last value."""
         folder = seed_folder(config, seed)
         begun = is_run_folder(folder)
         training = prepare_seed(config, seed, data, self.process, resume=begun, overwrite=False)
-        self._watch(trial, training, report=seed == config.seeds[0])
-        try:
-            if self.stopping:
-                raise Preempted("stopped between two runs")
-            train(training)
-        finally:
-            training.lock.release()
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        values = [record for record in map(json.loads, lines) if record["kind"] == "val"]
-        return float(values[-1][self.plan.metric])
-
-    def _watch(self, trial: Trial, training: Training, *, report: bool) -> None:
-        """After each epoch, stop a run if asked to; with `report`, end it if it is hopeless."""
         metric, validate = self.plan.metric, training.validate
 
         def validate_and_report(model: nn.Module) -> Validated:
             found = validate(model)
-            if report:
+            if seed == config.seeds[0]:
                 trial.report(found.values[metric], training.position.epoch)
                 if not training.finished and trial.should_prune():
                     raise optuna.TrialPruned
@@ -237,6 +221,15 @@ class _Objective:
             return found
 
         training.validate = validate_and_report
+        try:
+            if self.stopping:
+                raise Preempted("stopped between two runs")
+            train(training)
+        finally:
+            training.lock.release()
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        values = [record for record in map(json.loads, lines) if record["kind"] == "val"]
+        return float(values[-1][metric])
 
 
 @contextmanager
