@@ -13,7 +13,7 @@ from sceneparse.errors import InputError, refusing
 
 # Limits in bytes.
 MAX_TEXT = 2**30  # a list of a million images, the annotations of a large dataset
-LARGEST_DESCRIPTION = 2**24  # the names and colours of thousands of classes
+MAX_DESCRIPTION = 2**24  # the names and colours of thousands of classes
 MAX_ARRAYS = 2**29  # counts of 150 classes in 100,000 images
 
 

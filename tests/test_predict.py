@@ -389,6 +389,6 @@ def test_addresses_are_no_videos(path: str) -> None:
 def test_large_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with VideoWriter(tmp_path / "x.mp4", 10, (64, 64)) as writer:
         writer.write(np.zeros((64, 64, 3), np.uint8))
-    monkeypatch.setattr("sceneparse.inference.video.LARGEST_IMAGE", 64 * 63)
+    monkeypatch.setattr("sceneparse.inference.video.MAX_IMAGE_PIXELS", 64 * 63)
     with pytest.raises(InputError, match="frames of 64x64 are over"):
         VideoReader(tmp_path / "x.mp4")

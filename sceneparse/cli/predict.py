@@ -169,35 +169,47 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
 
 
 def predict_video(predictor: Predictor, source: Path | int, name: str, writer: Writer) -> None:
-    """Predict a video or camera: a video of overlays, and files per frame for the other kinds."""
-    from sceneparse.inference.video import VideoReader, VideoWriter
-    from sceneparse.runtime.progress import Progress
+    """Predict a video or camera; what was done before an error is kept and counted."""
+    from sceneparse.inference.video import VideoReader
 
     shares: list[dict[str, float]] = []
-    other_kinds = [kind for kind in writer.save if kind != "overlay"]
     try:
         reader = VideoReader(source)
-        progress = Progress(writer.frames or reader.frames_expected, "frames")
-        with ExitStack() as stack:
-            video: VideoWriter | None = None
-            for prediction in predict_frames(predictor, reader, writer):
-                writer.write(prediction, f"{name}/{len(shares):06d}", other_kinds)
-                shares.append(prediction.shares)
-                if "overlay" in writer.save:
-                    picture = prediction.overlay(writer.opacity, legend="all")
-                    if video is None:
-                        path = writer.output / "overlay" / f"{name}.mp4"
-                        size = (picture.shape[0], picture.shape[1])
-                        video = stack.enter_context(VideoWriter(path, reader.rate, size))
-                    video.write(picture)
-                progress.advance(1)
-        progress.close()
+        write_frames(predictor, reader, name, writer, shares)
         reader.require_all(writer.frames)
     except InputError as error:
         writer.failures.append(error)
     finally:
         if shares:
             writer.shares[name] = shares
+
+
+def write_frames(
+    predictor: Predictor,
+    reader: VideoReader,
+    name: str,
+    writer: Writer,
+    shares: list[dict[str, float]],
+) -> None:
+    """Write a video of overlays, and files per frame for the other kinds; append to `shares`."""
+    from sceneparse.inference.video import VideoWriter
+    from sceneparse.runtime.progress import Progress
+
+    other_kinds = [kind for kind in writer.save if kind != "overlay"]
+    path = writer.output / "overlay" / f"{name}.mp4"
+    progress = Progress(writer.frames or reader.frames_expected, "frames")
+    with ExitStack() as stack:
+        video: VideoWriter | None = None
+        for prediction in predict_frames(predictor, reader, writer):
+            writer.write(prediction, f"{name}/{len(shares):06d}", other_kinds)
+            shares.append(prediction.shares)
+            if "overlay" in writer.save:
+                picture = prediction.overlay(writer.opacity, legend="all")
+                size = (picture.shape[0], picture.shape[1])
+                video = video or stack.enter_context(VideoWriter(path, reader.rate, size))
+                video.write(picture)
+            progress.advance(1)
+    progress.close()
 
 
 def predict_frames(

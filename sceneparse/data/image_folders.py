@@ -15,7 +15,7 @@ from torchvision.datasets.utils import check_integrity
 
 from sceneparse.data.datasets import IMAGE_SUFFIXES
 from sceneparse.data.labels import require_name
-from sceneparse.data.reading import LARGEST_IMAGE, read_all, read_image
+from sceneparse.data.reading import MAX_IMAGE_PIXELS, read_all, read_image
 from sceneparse.errors import InputError, first_few, reason_of, refusing, unknown_name
 from sceneparse.files import inside
 
@@ -126,7 +126,7 @@ def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     factor = size / min(height, width)
     new = max(round(width * factor), size), max(round(height * factor), size)
-    if new[0] * new[1] > LARGEST_IMAGE:
+    if new[0] * new[1] > MAX_IMAGE_PIXELS:
         raise InputError(f"{path}: {width}x{height} is too long for a square of {size}")
     kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     scaled = np.asarray(cv2.resize(image, new, interpolation=kind))

@@ -23,7 +23,7 @@ from sceneparse.errors import InputError, first_few, one_line, refusing
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # A few bytes can stand for any number of pixels. Decoding takes up to 8 bytes per pixel, 12 for
 # progressive JPEG and 16 for WebP: less than 1 GB in total.
-LARGEST_IMAGE = 120_000_000
+MAX_IMAGE_PIXELS = 120_000_000
 _MAX_PROGRESSIVE_PIXELS, _MAX_WEBP_PIXELS = 80_000_000, 50_000_000
 _MAX_SIDE = 65_535
 _MAX_FILE_SIZE = 2**30
@@ -153,7 +153,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
             raise InputError(
                 f"{path}: not an image file that can be read (BMP, GIF, JPEG, PNG, PPM, TIFF, WebP)"
             ) from error
-    progressive = _MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else LARGEST_IMAGE
+    progressive = _MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else MAX_IMAGE_PIXELS
     max_pixels = _MAX_WEBP_PIXELS if image.format == "WEBP" else progressive
     if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
         raise InputError(

@@ -85,15 +85,14 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
     boundary = BoundaryCounts(table.num_classes, table.ignore_index, device)
     calibration = CalibrationCounts(table.ignore_index, device)
-    meters: list[Meter] = [matrix]
-    meters += [boundary] if with_boundary else []
-    meters += [calibration] if with_calibration else []
+    optional = ((boundary, with_boundary), (calibration, with_calibration))
+    meters: list[Meter] = [matrix, *(meter for meter, wanted in optional if wanted)]
     remaining = iter(numbers)
     progress = Progress(len(dataset), "images", quiet=not process.is_main)
 
     def after_batch(batch: Batch, labels: Tensor) -> None:
-        predicted = labels.cpu().numpy()
-        for image, name, found in zip(batch.images, batch.names, predicted, strict=True):
+        found_labels = zip(batch.images, batch.names, labels.cpu().numpy(), strict=True)
+        for image, name, found in found_labels:
             number = next(remaining)
             if after_image is not None:
                 after_image(image.permute(1, 2, 0).numpy(), name, found)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sceneparse.data.labels import LabelTable
 from sceneparse.errors import InputError, refusing
-from sceneparse.files import LARGEST_DESCRIPTION, read_arrays, read_json
+from sceneparse.files import MAX_DESCRIPTION, read_arrays, read_json
 from sceneparse.metrics.boundary import DEFINITION, BoundaryCounts
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import (
@@ -193,7 +193,7 @@ def read_evaluation(folder: Path) -> Stored:
                 f"'{folder}' holds no evaluation ({name} is missing); evaluate it first"
             )
     arrays = read_arrays(folder / COUNTS_FILE)
-    written = read_json(folder / "eval.json", LARGEST_DESCRIPTION)
+    written = read_json(folder / "eval.json", MAX_DESCRIPTION)
     with refusing(folder, "its evaluation is damaged"):
         by_image = arrays["by_image"]
         images, classes = arrays["images"].tolist(), arrays["classes"].tolist()

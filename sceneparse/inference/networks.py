@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sceneparse.errors import InputError, reason_of, refusing
-from sceneparse.files import LARGEST_DESCRIPTION
+from sceneparse.files import MAX_DESCRIPTION
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
@@ -121,7 +121,7 @@ def _require_file(path: Path) -> None:
 def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
     """Parse the description of the model in a file; raises InputError if parts are missing."""
     with refusing(f"'{path}'", _NOT_OURS):
-        if len(text) > LARGEST_DESCRIPTION:
+        if len(text) > MAX_DESCRIPTION:
             raise InputError(f"'{path}' has a description of {len(text):,} bytes")
         meta = check_description(json.loads(text), path)
         _ = meta["classes"], meta["colors"], meta["mean"], meta["std"]

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sceneparse.data.reading import LARGEST_IMAGE
+from sceneparse.data.reading import MAX_IMAGE_PIXELS
 from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
 
@@ -37,10 +37,10 @@ class VideoReader:
             raise InputError(f"{self.source}: cannot be opened as a video")
         width = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
         height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        if width * height > LARGEST_IMAGE:
+        if width * height > MAX_IMAGE_PIXELS:
             raise InputError(
                 f"{self.source}: frames of {width:.0f}x{height:.0f} are over "
-                f"{LARGEST_IMAGE / 1e6:.0f} million pixels"
+                f"{MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
             )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sceneparse.errors import InputError, refusing, unknown_name
-from sceneparse.files import LARGEST_DESCRIPTION, read_json
+from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.layers.blocks import resize
 from sceneparse.layers.norms import NORMS, set_norms
@@ -114,7 +114,7 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
             known = {k: v for k, v in options.items() if k in _DOWNLOAD_OPTIONS}
             folder = Path(snapshot_download(model_id, **known))
         config = folder / CONFIG_FILE
-        meta = check_description(read_json(config, LARGEST_DESCRIPTION), config)
+        meta = check_description(read_json(config, MAX_DESCRIPTION), config)
         weights = read_weights(folder / WEIGHTS_FILE)
         model = rebuild(create_segmentation_model, meta["model"], weights, str(folder))
         model.meta = meta

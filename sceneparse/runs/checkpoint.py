@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sceneparse.errors import InputError, first_few, reason_of, refusing
-from sceneparse.files import LARGEST_DESCRIPTION, read_bytes, read_json
+from sceneparse.files import MAX_DESCRIPTION, read_bytes, read_json
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.description import check_description
@@ -162,7 +162,7 @@ def _verified_meta(folder: Path, files: Sequence[str] = ()) -> dict[str, Any]:
     with refusing(path, "damaged or not of a checkpoint"):
         if read_bytes(folder / SUM_FILE, _MAX_SUM_BYTES) != _sum_line(folder).encode():
             raise InputError(f"{path} is damaged: its checksum differs from {SUM_FILE}")
-        meta = check_description(read_json(path, LARGEST_DESCRIPTION), path)
+        meta = check_description(read_json(path, MAX_DESCRIPTION), path)
         written, _, _ = meta["format"], dict(meta["sha256"]), _step_name(meta["best_step"])
     if written != FORMAT:
         raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sceneparse.errors import InputError, first_few, refusing
-from sceneparse.files import LARGEST_DESCRIPTION, read_json
+from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.metrics.significance import MeanDifference, compare_means
 from sceneparse.report.pages import figure_uri, write_page
 from sceneparse.report.plots import save_plot
@@ -108,7 +108,7 @@ def _read_meta(run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     with refusing(path, "damaged or not of `sceneparse classify`"):
-        meta: dict[str, Any] = read_json(path, LARGEST_DESCRIPTION)
+        meta: dict[str, Any] = read_json(path, MAX_DESCRIPTION)
         task, config = meta["task"], meta["config"]
         _ = config["train"]["epochs"] - meta["epoch"], config["seeds"], meta["classes"]
         _ = dict(meta["model"]), _compared(meta)

@@ -6,7 +6,7 @@ from pathlib import Path
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.evaluation.compare import find_scores, require_same_images
 from sceneparse.evaluation.result import COUNTS_FILE, read_evaluation
-from sceneparse.files import LARGEST_DESCRIPTION, read_json
+from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.studies.rows import FinishedRun, read_run
 from sceneparse.studies.seeds import seed_folders
 
@@ -52,18 +52,22 @@ def _recognise(path: Path) -> str:
     for run in [path, *seed_folders(path)]:
         if any(run.glob(f"eval_*/{COUNTS_FILE}")):
             return "a segmentation run"
-        for meta in (run / "last/meta.json", run / "best/meta.json"):
-            if meta.is_file():
-                with refusing(meta, "damaged or not of a run"):
-                    task = read_json(meta, LARGEST_DESCRIPTION)["task"]
-                return _CLASSIFIER if task == "classification" else "a segmentation run"
+        metas = [run / "last/meta.json", run / "best/meta.json"]
+        if meta := next(filter(Path.is_file, metas), None):
+            return _recognise_run(meta)
     return _COMPARISON if (path / "compare.json").is_file() else ""
+
+
+def _recognise_run(meta: Path) -> str:
+    with refusing(meta, "damaged or not of a run"):
+        task = read_json(meta, MAX_DESCRIPTION)["task"]
+    return _CLASSIFIER if task == "classification" else "a segmentation run"
 
 
 def _rows_of(study: Path) -> list[Path]:
     """List the rows of a study, in their order."""
     path = study / "study.json"
-    entries = read_json(path, LARGEST_DESCRIPTION)
+    entries = read_json(path, MAX_DESCRIPTION)
     with refusing(path, "damaged or not of a study"):
         return [study / row for row in dict.fromkeys(str(entry["config"]) for entry in entries)]
 

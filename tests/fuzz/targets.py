@@ -27,7 +27,7 @@ from sceneparse.data.datasets import create_dataset
 from sceneparse.data.formats import read_source
 from sceneparse.data.reading import image_size, read_image, read_mask
 from sceneparse.errors import Explained
-from sceneparse.files import LARGEST_DESCRIPTION, read_arrays, read_json
+from sceneparse.files import MAX_DESCRIPTION, read_arrays, read_json
 from sceneparse.inference.inputs import find_sources
 from sceneparse.inference.predictor import Predictor
 from sceneparse.inference.video import VideoReader
@@ -93,7 +93,7 @@ def fuzz_config(kind: type[SegConfig] | type[ClsConfig]) -> Callable[[bytes], No
 def fuzz_description(data: bytes) -> None:
     """What a checkpoint says of its model, up to a predictor."""
     path = written("meta.json", data)
-    meta = check_description(read_json(path, LARGEST_DESCRIPTION), path)
+    meta = check_description(read_json(path, MAX_DESCRIPTION), path)
     model = rebuild(create_segmentation_model, meta["model"], seeds.weights(), str(path))
     model.meta = meta
     Predictor(model, device="cpu")

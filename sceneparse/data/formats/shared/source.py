@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sceneparse.data.datasets import Pair, match_by_stem
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
-from sceneparse.data.reading import LARGEST_IMAGE
+from sceneparse.data.reading import MAX_IMAGE_PIXELS
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import read_text
 
@@ -55,7 +55,7 @@ class Source:
 
 def blank_mask(height: int, width: int, label: int) -> Labels:
     """Return a mask (H, W) of one label; raises ValueError for a size that no image has."""
-    if not (min(height, width) > 0 and height * width <= LARGEST_IMAGE):
+    if not (min(height, width) > 0 and height * width <= MAX_IMAGE_PIXELS):
         raise ValueError(f"no image is of {width}x{height} pixels")
     return np.full((height, width), label, np.uint16)
 
