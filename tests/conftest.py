@@ -1,4 +1,4 @@
-"""Small data sets written to disk once, and the ways tests run commands."""
+"""Small datasets written to disk once, and the ways tests run commands."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ FAULTS = {
     3: "duplicate YAML key: refused, with its line",
     4: "YAML that runs code: refused",
     5: "settings of wrong type or range: all of them named at once",
-    6: "unknown head, backbone, block or data set: the valid names",
+    6: "unknown head, backbone, block or dataset: the valid names",
     7: "image cut short, empty, no image, a folder, a dangling link, unreadable: the file is named",
     8: "image that unpacks to gigabytes: refused before it does",
     9: "images of any mode and depth: 8-bit RGB, scaled, not clipped",

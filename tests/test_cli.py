@@ -28,7 +28,6 @@ from sceneparse.errors import (
 from sceneparse.metrics.confusion import ABSENT_CLASS_RULES
 from tests.conftest import ROOT, RunCommand
 
-COMMAND_FILES = [ROOT / f"sceneparse/cli/{verb}.py" for verb in COMMANDS]
 VERSIONS = ["sceneparse", "torch", "cuda", "python", "platform"]
 
 

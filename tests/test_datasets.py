@@ -1,4 +1,4 @@
-"""Data set layouts on tiny folders, their faults one by one, and the real packs."""
+"""Dataset layouts on tiny folders, their faults one by one, and the real packs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_mask(path: Path, values: object) -> None:
 
 
 class Case(NamedTuple):
-    """One pair where a data set keeps it, and its labels: raw as stored -> expected."""
+    """One pair where a dataset keeps it, and its labels: raw as stored -> expected."""
 
     dataset: str
     split: str
@@ -165,7 +165,7 @@ def test_split_outside_of_the_root_is_refused(root: Path, dataset: str, split: s
 def test_links_in_the_root_may_lead_out(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whoever put them there allowed it: large data sets often lie elsewhere."""
+    """Whoever put them there allowed it: large datasets often lie elsewhere."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (root / "train").rename(elsewhere / "train")
     (root / "train").symlink_to(elsewhere / "train")

@@ -356,7 +356,7 @@ def test_stuck_worker_is_explained() -> None:
 
 
 class Broken(SegmentationDataset):
-    """A data set whose second sample meets a bug."""
+    """A dataset whose second sample meets a bug."""
 
     def __getitem__(self, index: int) -> Sample:
         if index == 1:

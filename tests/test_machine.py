@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import sceneparse.training.segmentation as assembly
+import sceneparse.training.segmentation as building
 from sceneparse.cli import train as train_command
 from sceneparse.data.loader import Batch
 from sceneparse.errors import InputError
@@ -176,13 +176,13 @@ def test_training_goes_on_when_the_tensorboard_folder_is_deleted(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = folder_of(tiny) / "tensorboard"
-    plain = assembly.segmentation_loss
+    plain = building.segmentation_loss
 
     def deleting(*arguments: Any, **settings: Any) -> Tensor:
         shutil.rmtree(board, ignore_errors=True)
         return plain(*arguments, **settings)
 
-    monkeypatch.setattr(assembly, "segmentation_loss", deleting)
+    monkeypatch.setattr(building, "segmentation_loss", deleting)
     assert call(train_command, "--config", QUICKSTART, *tiny, "train.epochs=2") == 0
     said = capsys.readouterr().err
     assert said.count("no TensorBoard from here on") == 1

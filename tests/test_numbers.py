@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim.lr_scheduler import LambdaLR
 
-import sceneparse.training.segmentation as assembly
+import sceneparse.training.segmentation as building
 from sceneparse.cli import train as train_command
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
@@ -181,7 +181,7 @@ def test_run_gives_up_after_bad_steps_in_a_row(
         )
 
     settings = [*tiny, "train.most_bad_steps=3", "train.epochs=4", "train.amp=off"]
-    monkeypatch.setattr(assembly, "segmentation_loss", sick)
+    monkeypatch.setattr(building, "segmentation_loss", sick)
     assert call(train_command, "--config", QUICKSTART, *settings) == 3
     said = capsys.readouterr().err
     assert "error: 3 steps in a row, up to step 9, without a finite loss and gradient" in said

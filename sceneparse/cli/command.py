@@ -135,6 +135,8 @@ def writing(place: object) -> Iterator[None]:
     """Raise InputError that names `place` if something inside cannot be written."""
     try:
         yield
+    except ConnectionError:  # the reader of the output left, or another process
+        raise
     except OSError as error:
         raise InputError(f"cannot write '{place}': {reason_of(error)}") from error
 

@@ -25,9 +25,11 @@ Each RUN is one of: an output folder of `sceneparse classify` with its seeds; a 
 (its eval_SPLIT); a folder of scores; a study or one of its rows. Unfinished seeds are skipped and
 listed.
 Classifiers: OUTPUT gets compare.html (one file that works offline), compare.json, and the plots as
-PNG and SVG. Costs are measured on this machine, in the precision it would train in.
-Segmentation: two runs are compared class by class as by `sceneparse evaluate --compare`; several,
-or rows with seeds, are compared with the first one: OUTPUT gets compare.json, compare.md, plots."""
+PNG and SVG. Costs are measured on this machine, in the precision that
+`train.amp=auto` chooses here.
+Segmentation: two runs are compared class by class as by `sceneparse evaluate --compare`: OUTPUT
+gets compare.json, compare.csv and differences.png. Several runs, or rows with seeds, are compared
+with the first one: OUTPUT gets compare.json, compare.md and plots."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -167,7 +167,7 @@ def compare_two(options: argparse.Namespace) -> None:
     from sceneparse.evaluation.compare import compare, find_scores, text, write_comparison
     from sceneparse.evaluation.result import read_evaluation
 
-    allowed, defaults = {"compare", "split", "bootstrap", "output", "debug", "workers"}, parser()
+    allowed, defaults = {"compare", "split", "bootstrap", "output", "debug"}, parser()
     given = [n for n, value in vars(options).items() if value != defaults.get_default(n)]
     if useless := [f"--{name}" for name in given if name not in allowed]:
         raise InputError(
@@ -175,7 +175,9 @@ def compare_two(options: argparse.Namespace) -> None:
             "use it when evaluating each run"
         )
     first, second = (find_scores(Path(run), options.split) for run in options.compare)
-    resamples = options.bootstrap or 10_000
+    resamples = 10_000 if options.bootstrap is None else options.bootstrap
+    if resamples == 0:
+        raise InputError("--compare needs resamples; use --bootstrap 1 or more")
     comparison = compare(read_evaluation(first), read_evaluation(second), resamples)
     print(text(comparison))
     name = f"compare_{first.parent.name}_{second.parent.name}_{second.name}"

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("--int8", "compute convolutions in int8; needs --calibrate")
     add("--calibrate DATA", "dataset whose images calibrate int8")
     add("--split SPLIT", "split of these images", default="train")
-    add("--images N", "number of these images", type=int, default=36)
+    add("--images N", "number of these images", type=number(int, 8), default=36)
     kept = "keep the first N convolutions in float32; default all before the first of 32 channels"
     add("--float-layers N", kept, type=number(int, 0))
     return result

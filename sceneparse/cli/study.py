@@ -70,7 +70,8 @@ def show(study: Study, results: str | None) -> None:
     rows = rows_of(tested, reference)
     print(f"\n{table_of(rows, split).as_text()}\n")
     print(f"{len(tested)} of {len(study.runs)} runs are finished")
-    name = Path(results or study.output / "study")
-    with writing(name):
-        files = write_rows(name, tested, rows, reference, split)
-    print(f"results      {name}{', '.join(files)}")
+    # `sceneparse compare` recognises a study by OUTPUT/study.json.
+    for name in dict.fromkeys([study.output / "study", Path(results or study.output / "study")]):
+        with writing(name):
+            files = write_rows(name, tested, rows, reference, split)
+        print(f"results      {name}{', '.join(files)}")

@@ -1,4 +1,4 @@
-"""Paths given to `compare`: recognised as classifiers or evaluations, and the latter read."""
+"""Recognise what the paths of `compare` hold, and read evaluations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.evaluation.compare import find_scores, require_same_images
 from sceneparse.evaluation.result import COUNTS_FILE, read_evaluation
-from sceneparse.files import MAX_DESCRIPTION, read_json
+from sceneparse.files import MAX_DESCRIPTION, inside, read_json
 from sceneparse.studies.rows import FinishedRun, read_run
 from sceneparse.studies.seeds import seed_folders
 
@@ -69,7 +69,8 @@ def _rows_of(study: Path) -> list[Path]:
     path = study / "study.json"
     entries = read_json(path, MAX_DESCRIPTION)
     with refusing(path, "damaged or not of a study"):
-        return [study / row for row in dict.fromkeys(str(entry["config"]) for entry in entries)]
+        rows = dict.fromkeys(str(entry["config"]) for entry in entries)
+    return [inside(study, row, path) for row in rows]
 
 
 def read_runs(paths: Sequence[Path], split: str | None) -> tuple[list[FinishedRun], list[str]]:
@@ -80,7 +81,8 @@ def read_runs(paths: Sequence[Path], split: str | None) -> tuple[list[FinishedRu
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    if len(paths) > 2 and len(set(names)) < len(names):
+    is_twice = len({path.resolve() for path in paths}) < len(paths)
+    if is_twice and (len(paths) > 2 or any(seed_folders(path) for path in paths)):
         raise InputError("one of the paths is given twice")
     pattern = f"eval_{'*' if split is None else Path(split).stem}/{COUNTS_FILE}"
     runs, notes = [], []

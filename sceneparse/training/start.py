@@ -93,8 +93,10 @@ def _choose_compute(
     if amp == "auto" and saved is not None:
         amp, reason = saved.meta["amp"], "as the run began"
     elif amp == "auto":
-        _, reason = auto_dtype(device)
+        dtype, reason = auto_dtype(device)
     compute = Compute(device, choose_dtype(amp, device), channels_last)
+    if amp == "auto" and compute.dtype is not dtype:
+        reason = "the device of another process has no faster type"
     logger.info(f"precision: {compute.name} ({reason})")
     return compute
 

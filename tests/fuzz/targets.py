@@ -113,7 +113,7 @@ def fuzz_pickle(data: bytes) -> None:
 
 
 def fuzz_list(data: bytes) -> None:
-    """A list of images and masks, the classes of a data set, and a list of inputs."""
+    """A list of images and masks, the classes of a dataset, and a list of inputs."""
     root = folder() / "root"
     root.mkdir(exist_ok=True)
     (root / "list.txt").write_bytes(data)

@@ -30,7 +30,7 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def write_results(plan: Plan, attempts: Attempts) -> dict[str, float]:
         try:
             _draw(plan, study)
         except ValueError as error:  # matplotlib takes a value such as "a$b" for a formula
-            _log.warning("parallel_coordinates.png cannot be drawn: %s", reason_of(error))
+            logger.warning("parallel_coordinates.png cannot be drawn: %s", reason_of(error))
     return importance
 
 

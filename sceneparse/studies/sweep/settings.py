@@ -154,9 +154,12 @@ class ParameterSection(Section):
 
     @property
     def listed(self) -> list[Any]:
-        """The values, or the ends of the range."""
+        """The values, or the ends of the range, as a trial may get them."""
         keys = DISTRIBUTIONS[self.kind][0]
-        return self.values if keys == ("values",) else [getattr(self, key) for key in keys[:2]]
+        if keys == ("values",):
+            return self.values
+        ends = [getattr(self, key) for key in keys[:2]]
+        return list(map(float, ends)) if isinstance(self.searched, FloatDistribution) else ends
 
     @model_validator(mode="after")
     def _check(self) -> ParameterSection:

@@ -31,7 +31,7 @@ from sceneparse.studies.sweep.plan import Plan
 # The attempts at each trial, in their order; the last one holds the trial's state and value.
 Attempts = dict[int, list[FrozenTrial]]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _OWN_FILES = ("trial-*", "sweep.*", "*.png", "*.svg")
 DATABASE_ERRORS = (StorageInternalError, exc.SQLAlchemyError)
 MAX_KILLS = 3
@@ -64,7 +64,7 @@ def retry(study: Study, attempt: FrozenTrial, reason: str = "sent no heartbeat")
     if reason:
         then = "it is run again" if retries - stops < MAX_KILLS else "it is given up"
         worker = f"its worker {attrs.get('worker', '')}"
-        _log.info("trial %s: %s %s; %s", attrs.get("trial"), worker, reason, then)
+        logger.info("trial %s: %s %s; %s", attrs.get("trial"), worker, reason, then)
     again = RetryHeartbeatStaleTrialCallback(MAX_KILLS + stops, inherit_intermediate_values=True)
     again(study, copy.deepcopy(attempt))
 

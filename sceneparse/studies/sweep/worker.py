@@ -53,7 +53,7 @@ from sceneparse.training.validation import Validated
 
 Data = tuple[LabelledImages, LabelledImages]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
 # Exit code of a worker after a failed trial on a GPU, which some failures leave unusable for it.
 _LOST_GPU = 76
@@ -138,6 +138,8 @@ def _run_trials(objective: _Objective, place: str) -> None:
             study.optimize(objective, n_trials=1, callbacks=[objective.log_end])
         except Preempted:
             return
+        except InputError:
+            raise
         except (ValueError, UpdateFinishedTrialError):
             continue  # counted as killed, as after a long pause: another worker has the trial
         if objective.failed and objective.process.device.type == "cuda":
@@ -164,11 +166,12 @@ class _Objective:
         rows = {row.trial: row for row in rows_of(self.plan, attempts_of(study))}
         if row := rows.get(attempt.user_attrs.get("trial", -1)):
             ended = sum(row.ended for row in rows.values())
-            _log.info("%s  %d/%d", describe(self.plan, row), ended, len(rows))
+            logger.info("%s  %d/%d", describe(self.plan, row), ended, len(rows))
 
     def __call__(self, trial: Trial) -> float:
-        number = trial.user_attrs.get("trial")
-        if number is None or attempts_of(trial.study)[number][-1].number != trial.number:
+        number = int(trial.user_attrs.get("trial", -1))
+        attempts = attempts_of(trial.study).get(number)
+        if not attempts or attempts[-1].number != trial.number:
             return math.nan  # not planned: the queue was empty, or held this attempt twice
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         try:
