@@ -22,7 +22,7 @@ EXAMPLES = """\
   sceneparse evaluate runs/camvid_mobilenet --data /data/camvid --split test --report
   sceneparse evaluate runs/cityscapes_spnet101 --protocol spnet --crop 768 768
   sceneparse evaluate --compare runs/fcn runs/mpm
-  torchrun --nproc_per_node=4 -m sceneparse evaluate runs/ade20k_spnet50
+  torchrun --nproc-per-node=4 -m sceneparse evaluate runs/ade20k_spnet50
 
 A run folder stands for its best checkpoint. Results go to RUN/eval_SPLIT (for another checkpoint
 RUN/eval_SPLIT_NAME): eval.json, eval.csv, confusion.csv, images.csv, counts.npz and examples.png;
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data FOLDER", "folder of the dataset; default as in training")
     add("--dataset NAME", "layout of the dataset; default as in training")
     add("--split SPLIT", "split, or list file in the folder; default the validation split")
-    resamples = "resamples of the images for 95% intervals, 0: none; default 1000, to compare 10000"
+    resamples = "bootstrap draws for 95% intervals; 0: none; default 1000, with --compare 10000"
     add("--bootstrap N", resamples, type=number(int, 0))
     add("--boundary", "also compute boundary IoU and boundary F1")
     add("--rule RULE", "classes that count in the mean", choices=RULES, default=RULES[0])

@@ -1,4 +1,4 @@
-"""Search the settings of classification runs: a trial for each choice, in many processes."""
+"""Search settings of classifiers: one trial per combination, in several processes."""
 
 from __future__ import annotations
 

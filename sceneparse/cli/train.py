@@ -11,7 +11,7 @@ EXAMPLES = """\
   sceneparse train --config ade20k_spnet50 train.batch_size=8 optim.lr=5e-3
   sceneparse train --config quickstart --print-config
   sceneparse train --config quickstart --resume
-  torchrun --nproc_per_node=4 -m sceneparse train --config cityscapes_spnet101
+  torchrun --nproc-per-node=4 -m sceneparse train --config cityscapes_spnet101
 
 Every setting can be changed by section.key=value; --print-config lists them all.
 The run folder (setting output, default runs/NAME_OF_CONFIG) gets config.yaml, metrics.jsonl,

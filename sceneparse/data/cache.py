@@ -125,8 +125,8 @@ def _explained_write(path: Path) -> Iterator[None]:
 class MemoryCache(SegmentationDataset):
     """A dataset whose decoded samples stay in memory that all worker processes share.
 
-    A sample is decoded when a process first needs it. If EXIF data after the pixels turn an image,
-    its size is not what its header says; it is then decoded each time.
+    A sample is decoded when a process first needs it. If EXIF data at the end of a file rotate the
+    image, the size in its header is wrong; such an image is decoded each time.
     `sizes` are the images' heights and widths, if they are already known.
     """
 

@@ -138,9 +138,11 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
     Groups without a finished seed are skipped, with a note.
     """
     finished = [group for group in groups if group.curves]
-    begun = {f"'{group.folder}'": group for group in groups if not group.curves}
+    unfinished = {f"'{group.folder}'": group for group in groups if not group.curves}
     if not finished:
-        seeds = first_few(f"{name}: {first_few(group.unfinished)}" for name, group in begun.items())
+        seeds = first_few(
+            f"{name}: {first_few(group.unfinished)}" for name, group in unfinished.items()
+        )
         raise InputError(f"no run is finished: {seeds}; resume with --resume")
     for group in finished[1:]:
         _require_same_images(finished[0], group)
@@ -150,7 +152,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
         measure: compare_means({name: g.spreads[measure].values for name, g in named.items()})
         for measure in ("accuracy", "loss")
     }
-    return Comparison(named, pairs, _notes({**named, **begun}))
+    return Comparison(named, pairs, _notes({**named, **unfinished}))
 
 
 def _require_same_images(first: Group, other: Group) -> None:

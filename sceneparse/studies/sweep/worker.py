@@ -70,7 +70,7 @@ def check_runs(plan: Plan) -> None:
 
 
 def run_workers(plan: Plan, place: str, study: Study, workers: int) -> str | None:
-    """Run what is left of a sweep in processes; return the signal that stopped it, or None.
+    """Run the unfinished trials in processes; return the signal that stopped them, or None.
 
     Raises InputError if the workers ended and left trials, as when the system killed them.
     """
