@@ -210,6 +210,15 @@ def test_an_unknown_command_is_one_line(
     assert hint in line
 
 
+def test_help_without_a_reader_ends_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sceneparse", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_tools_are_the_commands() -> None:
     verbs = {"train_seg.py": "train", "eval_miou.py": "evaluate", "train_cls.py": "classify"}
     for file, verb in verbs.items():

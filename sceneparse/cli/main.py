@@ -46,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `sceneparse VERB ...` and exit with its code; without a verb, print the help."""
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in {"-h", "--help", "--version"}:
-        print(version_block() if verb == "--version" else HELP)
+        try:
+            print(version_block() if verb == "--version" else HELP, flush=True)
+        except BrokenPipeError:
+            sys.stderr.close()  # nobody reads our output any more
+            sys.exit(141)
         sys.exit(0)
     if verb not in COMMANDS:
         near = difflib.get_close_matches(verb, COMMANDS, n=1)
