@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -28,9 +29,14 @@ SMALL = [
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel and unpack it, with the command that pip would write, into a folder."""
     folder = tmp_path_factory.mktemp("installed")
+    source = folder / "source"  # a build leaves files beside its sources
+    for name in ("sceneparse", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), "."]
-    subprocess.run(build, cwd=ROOT, check=True, timeout=120)
+    subprocess.run(build, cwd=source, check=True, timeout=120)
     (wheel,) = folder.glob("sceneparse-*.whl")
     target = folder / "site"
     install = [*pip, "install", "--no-deps", "--target", str(target), str(wheel)]
@@ -42,9 +48,14 @@ def test_the_wheel_holds_the_package_alone(installed: Path) -> None:
     names = zipfile.ZipFile(next(installed.parent.glob("*.whl"))).namelist()
     rooms = {name.partition("/")[0] for name in names}
     assert rooms == {"sceneparse", f"sceneparse-{sceneparse.__version__}.dist-info"}
-    shipped = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
-    folder = installed / "sceneparse/configs"
-    assert {path.relative_to(folder) for path in folder.rglob("*.yaml")} == shipped
+    for ours, theirs, kinds in (
+        ("configs", "sceneparse/configs", ["*.yaml"]),
+        ("sceneparse", "sceneparse", ["*.py", "*.csv", "*.html", "py.typed"]),
+    ):
+        for kind in kinds:
+            shipped = {path.relative_to(ROOT / ours) for path in (ROOT / ours).rglob(kind)}
+            folder = installed / theirs
+            assert {path.relative_to(folder) for path in folder.rglob(kind)} == shipped
 
 
 def test_the_installed_command_does_the_main_job(installed: Path, tmp_path: Path) -> None:
