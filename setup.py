@@ -69,6 +69,8 @@ setup(
             *DOCS,
             "pytest",
             "pytest-xdist",
+            # Tests build the wheel.
+            "setuptools>=77",
             "ruff",
             "mypy",
             "types-PyYAML",
