@@ -17,7 +17,7 @@ quickstart: $(VENV)/.run
 test: lint
 	$(TEST)
 
-# The slow tests too, more than half an hour; records what became of the faults, as `make faults` does.
+# The slow tests too, about 26 minutes; records what became of the faults, as `make faults` does.
 test-all: lint
 	$(TEST) -m "slow or not slow" --record-faults
 
