@@ -83,8 +83,7 @@ def run(
         _print_error("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads our output any more
-        sys.exit(141)
+        exit_without_reader()
     except Exception as error:
         sys.exit(_report_unexpected(error, debug=options.debug))
     sys.exit(0)
@@ -139,6 +138,12 @@ def writing(place: object) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"cannot write '{place}': {reason_of(error)}") from error
+
+
+def exit_without_reader() -> NoReturn:
+    """Exit quietly, because nobody reads our output any more."""
+    sys.stderr.close()
+    sys.exit(141)
 
 
 def _print_error(text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from sceneparse.cli.command import run, version_block
+from sceneparse.cli.command import exit_without_reader, run, version_block
 from sceneparse.errors import one_line
 
 # Verb, which is also its file in this folder -> what it does.
@@ -49,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         try:
             print(version_block() if verb == "--version" else HELP, flush=True)
         except BrokenPipeError:
-            sys.stderr.close()  # nobody reads our output any more
-            sys.exit(141)
+            exit_without_reader()
         sys.exit(0)
     if verb not in COMMANDS:
         near = difflib.get_close_matches(verb, COMMANDS, n=1)

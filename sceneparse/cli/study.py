@@ -57,7 +57,7 @@ def show(study: Study, results: str | None) -> None:
     """Print the table of the finished runs and write the files."""
     from sceneparse.errors import InputError
     from sceneparse.evaluation.result import read_evaluation
-    from sceneparse.studies.rows import read_run, rows_of, table_of, write_rows
+    from sceneparse.studies.rows import read_run, rows_of, table_of, write_entries, write_rows
 
     tested = [
         read_run(run.row, run.config.seed, read_evaluation(run.scores))
@@ -70,8 +70,10 @@ def show(study: Study, results: str | None) -> None:
     rows = rows_of(tested, reference)
     print(f"\n{table_of(rows, split).as_text()}\n")
     print(f"{len(tested)} of {len(study.runs)} runs are finished")
-    # `sceneparse compare` recognises a study by OUTPUT/study.json.
-    for name in dict.fromkeys([study.output / "study", Path(results or study.output / "study")]):
-        with writing(name):
-            files = write_rows(name, tested, rows, reference, split)
-        print(f"results      {name}{', '.join(files)}")
+    own = study.output / "study"
+    name = Path(results) if results else own
+    with writing(name):
+        if name != own:
+            write_entries(own, tested, split)  # by which `sceneparse compare` recognises a study
+        files = write_rows(name, tested, rows, reference, split)
+    print(f"results      {name}{', '.join(files)}")

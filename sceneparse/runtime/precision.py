@@ -51,12 +51,10 @@ class Compute:
 def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """Return the type for autocast of "auto" or a name of PRECISIONS; None: plain float32.
 
-    "auto" follows `auto_dtype`, with the same result in all processes. Raises InputError for an
-    unknown name, and for fp16 on a CPU.
+    "auto" follows `auto_dtype`. Raises InputError for an unknown name, and for fp16 on a CPU.
     """
     if amp == "auto":
-        dtype, _ = auto_dtype(device)
-        return None if any_process(device, dtype is None)[0] else dtype
+        return auto_dtype(device)[0]
     if amp == "fp16" and device.type == "cpu":
         raise InputError("amp: fp16 needs a GPU; use auto, bf16 or off")
     if amp not in PRECISIONS:
@@ -65,12 +63,21 @@ def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
-    """Return the type that "auto" chooses on a device (None: float32), and the reason.
+    """Return the type that "auto" chooses (None: float32), and the reason.
 
-    It depends on the hardware alone. On CPUs, bfloat16 is several times faster with AMX. With
-    AVX-512 alone it is half as fast as float32 on some processors and twice as fast on others, so
-    "auto" does not choose it.
+    It depends on the hardware alone, and is the same in all processes. On CPUs, bfloat16 is several
+    times faster with AMX. With AVX-512 alone it is half as fast as float32 on some processors and
+    twice as fast on others, so "auto" does not choose it.
     """
+    dtype, reason = _fastest_dtype(device)
+    (is_plain,) = any_process(device, dtype is None)
+    if is_plain and dtype is not None:
+        return None, "the device of another process has no faster type"
+    return dtype, reason
+
+
+def _fastest_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
+    """Return the type that is fastest on this process's device, and the reason."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         dtype = torch.bfloat16 if major >= 8 else torch.float16

@@ -118,10 +118,8 @@ def _cells(row: StudyRow) -> list[str]:
     return cells
 
 
-def write_rows(
-    path: Path, tested: Sequence[FinishedRun], rows: Sequence[StudyRow], reference: str, split: str
-) -> list[str]:
-    """Write PATH.json (an entry for each run), PATH.md and the pictures; return the suffixes."""
+def write_entries(path: Path, tested: Sequence[FinishedRun], split: str) -> None:
+    """Write PATH.json, an entry for each run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = [
         {
@@ -136,6 +134,13 @@ def write_rows(
         for run in tested
     ]
     write_json(path.with_name(f"{path.name}.json"), entries)
+
+
+def write_rows(
+    path: Path, tested: Sequence[FinishedRun], rows: Sequence[StudyRow], reference: str, split: str
+) -> list[str]:
+    """Write PATH.json as `write_entries` does, PATH.md and the pictures; return the suffixes."""
+    write_entries(path, tested, split)
     table = table_of(rows, split).as_markdown()
     path.with_name(f"{path.name}.md").write_text(table + "\n", encoding="utf-8")
     figures = {"scores": draw_scores(rows, split)}

@@ -92,11 +92,8 @@ def _choose_compute(
     reason = f"train.amp={amp}"
     if amp == "auto" and saved is not None:
         amp, reason = saved.meta["amp"], "as the run began"
-    elif amp == "auto":
-        dtype, reason = auto_dtype(device)
-    compute = Compute(device, choose_dtype(amp, device), channels_last)
-    if amp == "auto" and compute.dtype is not dtype:
-        reason = "the device of another process has no faster type"
+    dtype, reason = auto_dtype(device) if amp == "auto" else (choose_dtype(amp, device), reason)
+    compute = Compute(device, dtype, channels_last)
     logger.info(f"precision: {compute.name} ({reason})")
     return compute
 
