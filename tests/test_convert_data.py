@@ -7,7 +7,8 @@ import importlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from PIL import Image
 from sceneparse.cli import convert as convert_command
 from sceneparse.cli.command import run
 from sceneparse.data import formats
-from sceneparse.data.checks.duplicates import Fingerprint
-from sceneparse.data.checks.splits import split_images
+from sceneparse.data.checks.duplicates import (
+    Fingerprint,
+    distinct,
+    duplicate_pairs,
+    similar_groups,
+)
+from sceneparse.data.checks.splits import NEAR_DUPLICATES, SplitPlan, natural_order, plan_splits
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.formats.coco_instances import _uncompress_runs
 from sceneparse.errors import InputError
@@ -206,18 +212,129 @@ def fingerprint(seed: int) -> Fingerprint:
     return Fingerprint(random.random(256) < 0.5, random.integers(0, 255, (32, 32)).astype(np.uint8))
 
 
+def frames(numbers: Iterable[int]) -> list[Path]:
+    """Return names as cameras number frames; sorted as text, frame10 comes before frame2."""
+    return [Path(f"frame{i}.jpg") for i in numbers]
+
+
+def counts_of(plan: SplitPlan) -> dict[str, int]:
+    return dict(Counter(plan.split_of.values()))
+
+
 def test_splits_keep_duplicates_together_and_shares() -> None:
     paths = [Path(f"{i:03d}.jpg") for i in range(200)]
     fingerprints = [fingerprint(i // 4) for i in range(200)]  # 50 groups of four
     shares = {"train": 0.7, "val": 0.2, "test": 0.1}
-    splits = split_images(paths, fingerprints, shares, seed=1)
-    counts = {name: sum(split == name for split in splits.values()) for name in shares}
-    assert counts == {"train": 140, "val": 40, "test": 20}
+    plan = plan_splits(paths, fingerprints, shares, 1, "together")
+    splits = plan.split_of
+    assert counts_of(plan) == {"train": 140, "val": 40, "test": 20}
+    assert "200 of 200 images look like another one, in 50 groups" in plan.notes[0]
     for start in range(0, 200, 4):
         assert len({splits[path] for path in paths[start : start + 4]}) == 1
-    backwards = split_images(paths[::-1], fingerprints[::-1], shares, seed=1)
-    assert backwards == splits
-    assert split_images(paths, fingerprints, shares, seed=2) != splits
+    assert plan_splits(paths[::-1], fingerprints[::-1], shares, 1, "together") == plan
+    assert plan_splits(paths, fingerprints, shares, 2, "together").split_of != splits
+
+    one_of_each = plan_splits(paths[::-1], fingerprints[::-1], shares, 1, "drop")
+    assert set(one_of_each.split_of) == set(paths[::4])
+    assert one_of_each.dropped == [path for i, path in enumerate(paths) if i % 4]
+    assert counts_of(one_of_each) == {"train": 35, "val": 10, "test": 5}
+    ignored = plan_splits(paths, None, shares, 1, "keep")
+    assert counts_of(ignored) == {"train": 140, "val": 40, "test": 20}
+    assert not ignored.dropped
+    assert not ignored.notes
+    assert any(len({ignored.split_of[p] for p in paths[i : i + 4]}) > 1 for i in range(0, 200, 4))
+
+
+def test_a_fixed_camera_leaves_no_split_empty() -> None:
+    """A group that is too large becomes blocks in order of time; images that differ stay whole."""
+    paths = frames(range(1, 31))
+    plan = plan_splits(
+        paths[::-1], [fingerprint(0)] * 30, {"train": 0.8, "val": 0.2}, 0, "together"
+    )
+    assert [path for path in paths if plan.split_of[path] == "val"] == frames(range(25, 31))
+    assert "30 of 30 images look alike" in plan.notes[0]
+    assert (
+        "train frame1.jpg to frame24.jpg (24), val frame25.jpg to frame30.jpg (6)" in plan.notes[0]
+    )
+    # 25 frames of one camera, 25 of another, a scene of its own: only one group is cut.
+    two = [fingerprint(i // 25) for i in range(50)] + [fingerprint(9)]
+    plan = plan_splits(frames(range(51)), two, {"train": 0.9, "val": 0.1}, 0, "together")
+    assert counts_of(plan) == {"train": 46, "val": 5}
+    whole = [len({plan.split_of[p] for p in frames(range(s, s + 25))}) == 1 for s in (0, 25)]
+    assert sorted(whole) == [False, True]
+
+
+@pytest.mark.parametrize("rule", NEAR_DUPLICATES)
+def test_every_image_gets_a_split_near_its_share(rule: str) -> None:
+    """Hold what every plan promises, on random groups of every shape."""
+    for seed in range(150):
+        random = np.random.default_rng(seed)
+        shares = {f"s{k}": float(random.uniform(0.05, 1)) for k in range(random.integers(1, 4))}
+        size = int(random.integers(len(shares), 40))
+        which = random.integers(0, random.integers(1, size + 1), size)
+        paths, prints = frames(range(size)), [fingerprint(int(k)) for k in which]
+        if rule == "drop" and len(set(which)) < len(shares):
+            continue
+        plan = plan_splits(paths, prints, shares, seed, rule)
+        shuffled = random.permutation(size)
+        again = plan_splits(
+            [paths[i] for i in shuffled], [prints[i] for i in shuffled], shares, seed, rule
+        )
+        assert again == plan
+        assert sorted([*plan.split_of, *plan.dropped]) == sorted(paths)
+        for name, share in shares.items():
+            target = share / sum(shares.values()) * len(plan.split_of)
+            got = counts_of(plan).get(name, 0)
+            assert max(1, (target - 1) / 2) <= got <= max(2 * (target + 1), 2)
+
+
+def test_splits_that_cannot_be_are_explained() -> None:
+    shares = {"train": 0.8, "val": 0.2}
+    assert counts_of(plan_splits(frames(range(2)), None, shares, 0, "keep")) == {
+        "train": 1,
+        "val": 1,
+    }
+    with pytest.raises(InputError, match=r"1 images for 2 splits \(train, val\); at least 2 are"):
+        plan_splits(frames(range(1)), None, shares, 0, "keep")
+    with pytest.raises(InputError, match=r"1 images \(of 30: the others look like them"):
+        plan_splits(frames(range(30)), [fingerprint(0)] * 30, shares, 0, "drop")
+    with pytest.raises(InputError, match="unknown near_duplicates 'some'"):
+        plan_splits(frames(range(30)), None, shares, 0, "some")
+
+
+def test_groups_of_look_alikes_are_those_of_all_pairs() -> None:
+    random = np.random.default_rng(4)
+    base = [fingerprint(seed) for seed in range(6)]
+    prints = []
+    for _ in range(60):  # up to 20 of 256 signs changed, so that some are linked by others alone
+        chosen = base[random.integers(6)]
+        signs = chosen.signs ^ np.isin(np.arange(256), random.choice(256, 20, replace=False))
+        prints.append(Fingerprint(signs, chosen.thumbnail))
+    pairs = {
+        (i, j)
+        for i in range(60)
+        for j in range(i)
+        if (prints[i].signs != prints[j].signs).sum() <= 26
+        and (prints[i].thumbnail == prints[j].thumbnail).all()
+    }
+    assert {(j, i) for i, j, _ in duplicate_pairs(prints, prints)} == pairs
+    groups = {i: {i} for i in range(60)}
+    for i, j in pairs:
+        joined = groups[i] | groups[j]
+        groups.update(dict.fromkeys(joined, joined))
+    assert {frozenset(group) for group in similar_groups(prints)} == {
+        frozenset(group) for group in groups.values()
+    }
+    kept = distinct(prints)
+    for i in range(60):
+        earlier = any((i, j) in pairs for j in kept if j < i)
+        assert (i in kept) is not earlier
+
+
+def test_names_sort_as_people_count() -> None:
+    names = ["b1", "frame10", "frame2", "frame02", "frame2b", "a", "10", "9"]
+    expected = ["9", "10", "a", "b1", "frame02", "frame2", "frame2b", "frame10"]
+    assert sorted(names, key=natural_order) == expected
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     """Read the source, split its images, write the folders."""
     from sceneparse.data.checks.duplicates import fingerprint_of
-    from sceneparse.data.checks.splits import split_images
+    from sceneparse.data.checks.splits import plan_splits
     from sceneparse.data.formats import read_source
     from sceneparse.data.formats.shared.folders import write_folders
     from sceneparse.data.reading import read_image
@@ -66,15 +66,17 @@ def main(options: argparse.Namespace) -> None:
     for image in images:
         fingerprints.append(fingerprint_of(read_image(image)))
         progress.advance(1)
-    splits = split_images(images, fingerprints, shares, options.seed)
+    plan = plan_splits(images, fingerprints, shares, options.seed, "together")
     try:
         with writing(target):
-            write_folders(source, target, splits, lambda: progress.advance(1))
+            write_folders(source, target, plan.split_of, lambda: progress.advance(1))
     finally:
         progress.close()
-    counts = Counter(splits.values())
+    counts = Counter(plan.split_of.values())
     sizes = ", ".join(f"{name} {counts[name]}" for name in shares)
     print(f"{len(images)} images with {len(source.classes)} classes in {target}: {sizes}")
+    for note in plan.notes:
+        print(f"note         {note}")
     print(f"check it     sceneparse check {target} --splits {' '.join(shares)}")
 
 

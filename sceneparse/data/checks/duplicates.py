@@ -1,13 +1,13 @@
 """Find images that show the same picture, by small fingerprints that are compared fast."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Two images are duplicates if both their 16x16 gradient signs and their 32x32 thumbnails agree: few
+# Two images look alike if both their 16x16 gradient signs and their 32x32 thumbnails agree: few
 # signs differ, and grey values differ little on average.
 _HASH_SIDE = 16
 _MAX_DIFFERENT_SIGNS = 26
@@ -16,6 +16,8 @@ _MAX_GREY_DIFFERENCE = 8.0
 # The gradient signs of an almost uniform image are noise.
 _MIN_CONTRAST = 4.0
 _BLOCK = 1024
+
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,61 @@ def duplicate_pairs(
     skipped. If both lists are the same object, each pair comes once and no image is its own
     duplicate.
     """
+    found = []
+    for i, candidates in _with_equal_signs(first, second):
+        among = candidates[candidates > i] if first is second else candidates
+        differences = _grey_differences(first[i], [second[j] for j in among])
+        close = differences <= _MAX_GREY_DIFFERENCE
+        pairs = zip(among[close].tolist(), differences[close].tolist(), strict=True)
+        found += [(i, j, difference) for j, difference in pairs]
+    return found
+
+
+def similar_groups(fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
+    """Group the indices of look-alikes, also of those that are linked by a third image.
+
+    Every index is in one group; groups are in the order of their first index.
+    """
+    group_of = np.arange(len(fingerprints))
+    for i, candidates in _with_equal_signs(fingerprints, fingerprints):
+        # Frames of a fixed camera all look alike: what is known already is not compared again.
+        among = candidates[group_of[candidates] != group_of[i]]
+        joined = np.append(group_of[_close_to(i, among, fingerprints)], group_of[i])
+        if len(joined) > 1:
+            group_of[np.isin(group_of, joined)] = joined.min()
+    groups: dict[int, list[int]] = {}
+    for i, group in enumerate(group_of.tolist()):
+        groups.setdefault(group, []).append(i)
+    return list(groups.values())
+
+
+def distinct(fingerprints: Sequence[Fingerprint]) -> list[int]:
+    """Return the indices of images that look like none of the earlier ones that are returned."""
+    dropped = np.zeros(len(fingerprints), bool)
+    for i, candidates in _with_equal_signs(fingerprints, fingerprints):
+        if not dropped[i]:
+            among = candidates[(candidates > i) & ~dropped[candidates]]
+            dropped[_close_to(i, among, fingerprints)] = True
+    return [i for i in range(len(fingerprints)) if not dropped[i]]
+
+
+def _with_equal_signs(
+    first: Sequence[Fingerprint], second: Sequence[Fingerprint]
+) -> Iterator[tuple[int, Indices]]:
+    """Yield each index of `first` that has contrast, and those of `second` with similar signs."""
     ours, theirs = (
-        [i for i, fingerprint in enumerate(group) if fingerprint.thumbnail.std() >= _MIN_CONTRAST]
+        np.array([i for i, one in enumerate(group) if one.thumbnail.std() >= _MIN_CONTRAST], int)
         for group in (first, second)
     )
-    if not ours or not theirs:
-        return []
+    if not ours.size or not theirs.size:
+        return
     others = _plus_minus([second[j] for j in theirs])
-    found = []
     for start in range(0, len(ours), _BLOCK):
         block = ours[start : start + _BLOCK]
         # The product of +-1 vectors counts agreements minus differences.
         different = (_HASH_SIDE**2 - _plus_minus([first[i] for i in block]) @ others.T) / 2
-        for row, column in zip(*np.nonzero(different <= _MAX_DIFFERENT_SIGNS), strict=True):
-            i, j = block[row], theirs[column]
-            if first is second and i >= j:
-                continue
-            difference = _grey_difference(first[i], second[j])
-            if difference <= _MAX_GREY_DIFFERENCE:
-                found.append((i, j, difference))
-    return found
+        for i, row in zip(block.tolist(), different <= _MAX_DIFFERENT_SIGNS, strict=True):
+            yield i, theirs[row]
 
 
 def _plus_minus(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float32]:
@@ -75,7 +112,13 @@ def _plus_minus(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float32]:
     return np.where(signs, 1, -1).astype(np.float32)
 
 
-def _grey_difference(first: Fingerprint, second: Fingerprint) -> float:
-    """Return the mean difference of two thumbnails, after their means are made equal."""
-    a, b = first.thumbnail.astype(float), second.thumbnail.astype(float)
-    return float(np.abs((a - a.mean()) - (b - b.mean())).mean())
+def _close_to(i: int, among: Indices, fingerprints: Sequence[Fingerprint]) -> Indices:
+    differences = _grey_differences(fingerprints[i], [fingerprints[j] for j in among])
+    return among[differences <= _MAX_GREY_DIFFERENCE]
+
+
+def _grey_differences(one: Fingerprint, others: Sequence[Fingerprint]) -> NDArray[np.float64]:
+    """Return the mean differences of thumbnails, after their means are made equal."""
+    ours = one.thumbnail - one.thumbnail.mean()
+    found = [np.abs(o.thumbnail - o.thumbnail.mean() - ours).mean() for o in others]
+    return np.array(found, float)
