@@ -1,5 +1,6 @@
 """Reading of files that others made: text, JSON and arrays of limited size, or InputError."""
 
+import hashlib
 import json
 import os
 import zipfile
@@ -76,3 +77,12 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

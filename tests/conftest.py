@@ -17,7 +17,8 @@ import torch
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.models import create_segmentation_model
-from sceneparse.runs.checkpoint import Saved, newest_intact, save_checkpoint, step_folders
+from sceneparse.models.stored import step_folders
+from sceneparse.runs.checkpoint import Saved, newest_intact, save_checkpoint
 from tests.faults import Recorder
 
 ROOT = Path(__file__).parents[1]

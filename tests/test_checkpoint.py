@@ -15,14 +15,9 @@ from safetensors.torch import save_file
 
 import sceneparse
 from sceneparse.errors import InputError
+from sceneparse.models.stored import read_meta, resolve_checkpoint
 from sceneparse.models.weights import load_backbone, read_weights
-from sceneparse.runs.checkpoint import (
-    newest_intact,
-    read_meta,
-    read_training_state,
-    resolve_checkpoint,
-    save_checkpoint,
-)
+from sceneparse.runs.checkpoint import newest_intact, read_training_state, save_checkpoint
 from tests.conftest import newest_undamaged
 
 MODEL = {

@@ -32,8 +32,9 @@ from sceneparse.export.verification import (
     compare_labels,
     written_aside,
 )
-from sceneparse.inference.networks import META_KEY, OnnxNetwork, load_safetensors
+from sceneparse.inference.networks import OnnxNetwork, load_safetensors
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.stored import META_KEY
 
 _OPSET = 18
 # Number of calibration images that are kept for the comparison.

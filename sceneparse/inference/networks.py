@@ -15,12 +15,11 @@ from sceneparse.files import MAX_DESCRIPTION
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
+from sceneparse.models.stored import META_KEY, resolve_checkpoint
 from sceneparse.models.tensor_files import read_safetensors
 from sceneparse.models.weights import rebuild
-from sceneparse.runs.checkpoint import load_segmentation_model, resolve_checkpoint
+from sceneparse.runs.checkpoint import load_segmentation_model
 
-# Key of the model's description in the metadata of a file.
-META_KEY = "sceneparse"
 _NOT_OURS = "is damaged, or not an export of this package"
 # Logit of a label, 0 for all others: their probability is tiny, its logarithm still finite.
 _CERTAIN = 30.0

@@ -20,11 +20,11 @@ from sceneparse.layers.pooling import MixedPooling
 from sceneparse.models.description import Described, check_description
 from sceneparse.models.heads import HEADS, AuxiliaryHead
 from sceneparse.models.resnet import RESNETS, Places, ResNet, Stem
+from sceneparse.models.stored import CONFIG_FILE, MODEL_FILE
 from sceneparse.models.timm_backbone import TimmBackbone
 from sceneparse.models.weights import read_weights, rebuild
 
 _DOWNLOAD_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
 class SegmentationNetwork(nn.Module, Described):
@@ -93,7 +93,7 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
 
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, save_directory / WEIGHTS_FILE)
+        save_file(weights, save_directory / MODEL_FILE)
         text = json.dumps(self.meta, indent=1)
         (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
 
@@ -115,7 +115,7 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
             folder = Path(snapshot_download(model_id, **known))
         config = folder / CONFIG_FILE
         meta = check_description(read_json(config, MAX_DESCRIPTION), config)
-        weights = read_weights(folder / WEIGHTS_FILE)
+        weights = read_weights(folder / MODEL_FILE)
         model = rebuild(create_segmentation_model, meta["model"], weights, str(folder))
         model.meta = meta
         return model.eval()

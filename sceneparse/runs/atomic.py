@@ -1,7 +1,6 @@
 """Write files and folders under another name, sync and rename them: complete or absent."""
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -72,12 +71,3 @@ def sync_folder(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 checksum of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

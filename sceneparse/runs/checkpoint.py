@@ -9,7 +9,7 @@ compares the checksums of the files that it reads: evaluation needs no training.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,22 +19,29 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sceneparse.errors import InputError, first_few, reason_of, refusing
-from sceneparse.files import MAX_DESCRIPTION, read_bytes, read_json
+from sceneparse.errors import InputError, first_few, reason_of
+from sceneparse.files import sha256_of
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.classification import Classifier, create_classifier
-from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.models.tensor_files import read_safetensors, read_tensors
+from sceneparse.models.stored import (
+    FORMAT,
+    META_FILE,
+    MODEL_FILE,
+    SUM_FILE,
+    TRAINING_FILE,
+    read_stored,
+    step_folders,
+    step_name,
+    sum_line,
+    verified_meta,
+)
+from sceneparse.models.tensor_files import read_tensors
 from sceneparse.models.weights import rebuild
 from sceneparse.runs import atomic
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE, TRAINING_FILE, META_FILE = "model.safetensors", "training.pt", "meta.json"
-SUM_FILE = f"{META_FILE}.sha256"
-FORMAT = 3
-_MAX_SUM_BYTES = 1000
 # Room for meta.json and for the file system itself, in bytes.
 _SLACK = 1 << 20
 
@@ -55,7 +62,7 @@ def newest_intact(run: Path) -> Saved | None:
     damages = []
     for folder in step_folders(run):
         try:
-            saved = Saved(folder, _verified_meta(folder, [MODEL_FILE, TRAINING_FILE]))
+            saved = Saved(folder, verified_meta(folder, [MODEL_FILE, TRAINING_FILE]))
         except InputError as error:
             damages.append(str(error))
             continue
@@ -69,60 +76,25 @@ def newest_intact(run: Path) -> Saved | None:
     return None
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
-    """Find the checkpoint folder that a path stands for: itself, or the best of a run folder.
-
-    Raises InputError, also if a run's newest checkpoint is damaged and the best one is unknown.
-    """
-    path = Path(path)
-    if (path / META_FILE).is_file():
-        return path.resolve()
-    for newest in step_folders(path):
-        best_step = read_meta(newest, ())["best_step"]
-        return newest.with_name(_step_name(best_step)) if best_step else newest
-    state = "does not exist"
-    if path.exists():
-        state = "holds no checkpoint" if path.is_dir() else "is a file"
-    raise InputError(
-        f"'{path}' {state}; give a run folder, or a checkpoint folder with {META_FILE}"
-    )
-
-
-def read_meta(folder: Path, files: Sequence[str] = (MODEL_FILE, TRAINING_FILE)) -> dict[str, Any]:
-    """Read the meta.json of a checkpoint, after it and `files` matched their checksums.
-
-    Raises InputError that names the damaged file, and the checkpoints beside it that are intact.
-    """
-    try:
-        return _verified_meta(folder, files)
-    except InputError as error:
-        intact = []
-        for other in sorted(folder.parent.glob("step-*")):
-            with suppress(InputError):
-                _verified_meta(other, [MODEL_FILE])
-                intact.append(other)
-        if not intact:
-            raise
-        raise InputError(f"{error}; intact beside it: {first_few(intact)}") from error
-
-
 def read_training_state(folder: Path) -> dict[str, Any]:
     """Read training.pt; only tensors and plain values load."""
     return cast("dict[str, Any]", read_tensors(folder / TRAINING_FILE))
 
 
 def load_model(path: str | Path) -> SegmentationModel | Classifier:
-    """Rebuild the model of a run folder (its best checkpoint) or checkpoint folder, in eval mode.
+    """Rebuild the model of a run (its best checkpoint), a checkpoint or a file, in eval mode.
 
+    A file is one of `sceneparse export` or `sceneparse weights`, or a folder of `save_pretrained`.
     `classes`, `mean`, `std` and, for segmentation, `colors` are those of its training; `meta` is
-    the whole meta.json. Raises InputError if a file is damaged or missing.
+    the whole description. Raises InputError if a file is damaged or missing.
     """
-    folder = resolve_checkpoint(path)
-    meta = read_meta(folder, [MODEL_FILE])
+    source, weights, meta = read_stored(path)
+    if not meta:
+        raise InputError(f"'{source}' holds weights without a description of their model")
     create: Callable[..., SegmentationModel | Classifier] = create_segmentation_model
     if meta.get("task") == "classification":
         create = create_classifier
-    model = rebuild(create, meta["model"], read_safetensors(folder / MODEL_FILE), str(folder))
+    model = rebuild(create, meta["model"], weights, source)
     model.meta = meta
     return model.eval()
 
@@ -135,43 +107,6 @@ def load_segmentation_model(path: str | Path) -> SegmentationModel:
             f"'{path}' holds a classifier; give the run folder of a segmentation model"
         )
     return model
-
-
-def _step_name(step: int) -> str:
-    """Return the name of a checkpoint folder."""
-    return f"step-{step:08d}"
-
-
-def step_folders(run: Path) -> list[Path]:
-    """List the checkpoints of a run, newest first; of the same step, a replaced one is older."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted(folders, key=lambda folder: (folder.stem, not folder.suffix), reverse=True)
-
-
-def _sum_line(folder: Path) -> str:
-    """Return the text of meta.json.sha256, which `sha256sum -c` reads."""
-    return f"{atomic.sha256_of(folder / META_FILE)}  {META_FILE}\n"
-
-
-def _verified_meta(folder: Path, files: Sequence[str] = ()) -> dict[str, Any]:
-    """Read meta.json, after it and `files` matched their checksums."""
-    path = folder / META_FILE
-    for name in (META_FILE, SUM_FILE):
-        if not (folder / name).exists():
-            raise InputError(f"{folder} lacks {name}: it is incomplete or of another version")
-    with refusing(path, "damaged or not of a checkpoint"):
-        if read_bytes(folder / SUM_FILE, _MAX_SUM_BYTES) != _sum_line(folder).encode():
-            raise InputError(f"{path} is damaged: its checksum differs from {SUM_FILE}")
-        meta = check_description(read_json(path, MAX_DESCRIPTION), path)
-        written, _, _ = meta["format"], dict(meta["sha256"]), _step_name(meta["best_step"])
-    if written != FORMAT:
-        raise InputError(f"{folder}: checkpoint format {written}, this version reads {FORMAT}")
-    for name in files:
-        with refusing(folder / name, "cannot be read"):
-            intact = atomic.sha256_of(folder / name) == meta["sha256"].get(name)
-        if not intact:
-            raise InputError(f"{folder / name} is damaged: its checksum differs from {META_FILE}")
-    return meta
 
 
 def save_checkpoint(
@@ -191,7 +126,7 @@ def save_checkpoint(
     Raises InputError if the disk is full or read-only; earlier checkpoints are intact then.
     """
     folders = run / "checkpoints"
-    folder, aside = folders / _step_name(step), folders / f".{_step_name(step)}"
+    folder, aside = folders / step_name(step), folders / f".{step_name(step)}"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     needed = _bytes_of(tensors) + _bytes_of(training) + _SLACK
     try:
@@ -203,7 +138,7 @@ def save_checkpoint(
         atomic.remove_folder(atomic.replace_folder(aside, folder))
         atomic.replace_link(run / "last", folder)
         if best_step:
-            atomic.replace_link(run / "best", folders / _step_name(best_step))
+            atomic.replace_link(run / "best", folders / step_name(best_step))
         atomic.sync_folder(run)
         _remove_old(run, step)
     # A full disk raises OSError, SafetensorError, or a RuntimeError from torch.save.
@@ -223,10 +158,10 @@ def _write(
     folder.mkdir()
     atomic.write_synced(folder / MODEL_FILE, lambda path: save_file(tensors, path))
     atomic.write_synced(folder / TRAINING_FILE, lambda path: torch.save(dict(training), path))
-    checksums = {name: atomic.sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
+    checksums = {name: sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
     text = json.dumps({**meta, "format": FORMAT, "sha256": checksums}, indent=1)
     atomic.write_synced(folder / META_FILE, lambda path: path.write_text(text, "utf-8"))
-    atomic.write_synced(folder / SUM_FILE, lambda path: path.write_text(_sum_line(folder)))
+    atomic.write_synced(folder / SUM_FILE, lambda path: path.write_text(sum_line(folder)))
 
 
 def _bytes_of(tree: object) -> int:
@@ -253,11 +188,11 @@ def _remove_old(run: Path, step: int) -> None:
     Checkpoints after `step` are damaged, since training was resumed from an earlier one.
     """
     folders = step_folders(run)
-    last = [folder for folder in folders if folder.name <= _step_name(step)][:2]
+    last = [folder for folder in folders if folder.name <= step_name(step)][:2]
     kept = {folder.name for folder in last}
     for folder in last:
         with suppress(InputError):  # damaged
-            kept.add(_step_name(_verified_meta(folder)["best_step"]))
+            kept.add(step_name(verified_meta(folder)["best_step"]))
     for folder in folders:
         if folder.name not in kept:
             atomic.remove_folder(folder)
