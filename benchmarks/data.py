@@ -21,8 +21,9 @@ from PIL import Image, ImageFilter, ImageOps
 
 from benchmarks.rows import Row, compare
 from sceneparse.data.cache import MemoryCache
-from sceneparse.data.datasets import Pair, SegmentationDataset
+from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import identity_table
+from sceneparse.data.pairing import Pair
 from sceneparse.data.reading import read_image, read_mask
 from sceneparse.data.synthetic import CLASSES, render_scene
 from sceneparse.data.transforms import apply_seeded, training_transform

@@ -1,32 +1,24 @@
 """Dataset layouts: functions (root, split) -> image and mask pairs, and a table of their names."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.labels import Labels, LabelTable, folder_table, load_label_table
+from sceneparse.data.pairing import Pair, describe_skipped, pair_folders, relative_name
 from sceneparse.data.reading import read_image, read_mask
 from sceneparse.errors import InputError, first_few, unknown_name
 from sceneparse.files import inside, is_file, read_text
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 MASK_FOLDERS = ("labels", "masks", "annotations")
 # Bytes of a list file: about a million lines.
 _MAX_LIST_SIZE = 2**28
 
-
-@dataclass(frozen=True)
-class Pair:
-    """An image, its mask, and the name of both in tables and output files."""
-
-    image: Path
-    mask: Path
-    name: str
-
+logger = logging.getLogger(__name__)
 
 Sample = tuple[NDArray[np.uint8], Labels, str]
 
@@ -121,7 +113,7 @@ def _folder_pairs(root: Path, split: str) -> list[Pair]:
         for kind in MASK_FOLDERS:
             masks = root / place.format(split=split, kind=kind)
             if masks.is_dir():
-                return match_by_stem(images, masks)
+                return _paired(images, masks)
         raise InputError(
             f"no mask folder beside {images}; expected one of {', '.join(MASK_FOLDERS)}"
         )
@@ -134,7 +126,7 @@ def _folder_pairs(root: Path, split: str) -> list[Pair]:
 def _camvid_pairs(root: Path, split: str) -> list[Pair]:
     """Pair SPLIT and SPLITannot of SegNet's 480x360 release; or SPLIT/images and SPLIT/labels."""
     if (root / f"{split}annot").is_dir():
-        return match_by_stem(root / split, root / f"{split}annot")
+        return _paired(root / split, root / f"{split}annot")
     return _folder_pairs(root, split)
 
 
@@ -164,7 +156,7 @@ def _ade20k_pairs(root: Path, split: str) -> list[Pair]:
     """Pair images/{training,validation}/*.jpg and annotations/.../*.png of ADEChallengeData2016."""
     root = _inner(root, "ADEChallengeData2016")
     folder = {"train": "training", "val": "validation"}.get(split, split)
-    return match_by_stem(root / "images" / folder, root / "annotations" / folder)
+    return _paired(root / "images" / folder, root / "annotations" / folder)
 
 
 def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
@@ -179,25 +171,14 @@ def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
     return pairs
 
 
-def match_by_stem(images: Path, masks: Path) -> list[Pair]:
-    """Pair the files of two folders by their names without suffix; a partner may be missing."""
-    by_stem = {path.stem: path for path in _image_files(masks)}
-    pairs = [
-        Pair(path, by_stem.pop(path.stem, masks / f"{path.stem}.png"), path.stem)
-        for path in _image_files(images)
-    ]
-    without_image = [Pair(images / f"{stem}.jpg", mask, stem) for stem, mask in by_stem.items()]
-    return pairs + without_image
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(
-        path
-        for path in _folder(folder).iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    _require_distinct(folder, [path.stem for path in files])
-    return files
+def _paired(images: Path, masks: Path) -> list[Pair]:
+    """Pair two folders by names, and log how, and which files were skipped."""
+    pairing = pair_folders(images, masks)
+    if pairing.rule is not None:
+        logger.info(f"{images}: the names of images and masks differ; paired {pairing.rule}")
+    if pairing.skipped:
+        logger.info(f"{images}: skipped {describe_skipped(pairing.skipped)}")
+    return list(pairing.pairs)
 
 
 def _require_distinct(source: Path, names: Sequence[str]) -> None:
@@ -227,7 +208,7 @@ def _name_below(root: Path, image: Path) -> str:
     """Return an image's path below the root, without suffix; results are written by this name."""
     if image == root:
         raise InputError(f"'{image}' is a folder; expected an image")
-    return image.relative_to(root).with_suffix("").as_posix()
+    return relative_name(root, image)
 
 
 def _read_lines(path: Path) -> list[str]:

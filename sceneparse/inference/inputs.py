@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sceneparse.data.datasets import IMAGE_SUFFIXES
+from sceneparse.data.pairing import IMAGE_SUFFIXES
 from sceneparse.data.reading import image_size, read_image
 from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture

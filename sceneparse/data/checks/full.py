@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sceneparse.data.balance import CLASS_WEIGHTS, class_weights
 from sceneparse.data.checks.duplicates import BLANK, Fingerprint, duplicate_pairs, fingerprint_of
-from sceneparse.data.datasets import Pair, SegmentationDataset
+from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
+from sceneparse.data.pairing import Pair
 from sceneparse.data.reading import read_all
 from sceneparse.errors import InputError
 

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.datasets import Pair, match_by_stem
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
+from sceneparse.data.pairing import Pair, pair_folders
 from sceneparse.data.reading import MAX_IMAGE_PIXELS
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import read_text
@@ -103,7 +103,7 @@ def coco_classes(content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]
 
 def pair_by_name(images: Path, masks: Path) -> list[Pair]:
     """Pair files by name, skipping images without a mask; InputError for a mask without image."""
-    pairs = [pair for pair in match_by_stem(images, masks) if pair.mask.is_file()]
+    pairs = [pair for pair in pair_folders(images, masks).pairs if pair.mask.is_file()]
     unpaired = [pair.mask.name for pair in pairs if not pair.image.is_file()]
     if unpaired:
         raise InputError(f"{len(unpaired)} masks have no image in {images}: {first_few(unpaired)}")

@@ -1,0 +1,174 @@
+"""Rules by which names of images and masks differ: x with x_mask, image_x with label_x, ..."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sceneparse.errors import InputError
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words that tell masks from images in names like x_mask, gt_x or x_gtFine_labelIds.
+MASK_WORDS = _words(
+    "mask masks masked label labels labeled labelled labelid labelids labeltrainids lbl lab l "
+    "gt ground truth groundtruth fine coarse seg segs segm segment segments segmented segmap "
+    "segmentation segmentations annot annots anno annos ann annotation annotations annotated "
+    "target targets manual semantic semantics sem parsing matte class classes index indices id "
+    "ids train trainid trainids pixel color colour binary bin palette map"
+)
+IMAGE_WORDS = _words(
+    "image images img imgs im rgb bgr sat satellite photo photos foto pic pics picture pictures "
+    "input inputs orig original raw src source frame cam camera color colour left bit scan slice "
+    "tile patch crop anon ortho orthophoto scene"
+)
+# Words that are also found where they are written together with another one, as in xmask.
+_LONG_WORDS = ("mask", "label", "image", "annotation", "segmentation")
+_LAST_WORDS = (*_LONG_WORDS, *(f"{word}s" for word in _LONG_WORDS))
+_PIECE = re.compile(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]")
+_SEPARATORS = "_-. "
+
+
+class Marker(NamedTuple):
+    """A run of words in names, in lower case, and its place: "start", "end" or "middle"."""
+
+    words: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to pair: without these markers the names of an image and its mask are equal.
+
+    `matches`: the name of an image -> the name of its mask.
+    """
+
+    image: Marker | None
+    mask: Marker | None
+    matches: Mapping[str, str]
+
+    def __str__(self) -> str:
+        image, mask = min(self.matches.items())
+        return f"'{image}' with '{mask}'"
+
+
+def find_rule(images: Collection[str], masks: Collection[str], *, partial: bool) -> Rule | None:
+    """Find the rule that pairs all names; None without one.
+
+    `partial`: if there is none, find the one that pairs more than half of the names. Raises
+    InputError for two rules that pair the names differently.
+    """
+    return _best(_rules(images, masks), max(len(images), len(masks)), partial=partial)
+
+
+def find_rule_in_one_folder(names: Collection[str]) -> Rule | None:
+    """Find the rule that pairs all, or most, names of a folder of images and masks."""
+    rules = []
+    for marker in _frequent_markers(names, MASK_WORDS):
+        masks = names_with(marker, names)
+        found = _rules([name for name in names if name not in masks], masks)
+        rules += [rule for rule in found if rule.mask == marker]
+    return _best(rules, (len(names) + 1) // 2, partial=True)
+
+
+def names_with(marker: Marker | None, names: Iterable[str]) -> set[str]:
+    """Return the names of masks that have this marker."""
+    return {name for name in names if marker in markers(name, MASK_WORDS)}
+
+
+def markers(name: str, words: Collection[str]) -> dict[Marker, str]:
+    """Return the runs of such words in the last part of a name, each with the rest of the name."""
+    split = name.rfind("/") + 1
+    folder, base = name[:split], name[split:]
+    found = {}
+    for run, start, end in _runs(base, words):
+        before, after = base[:start].rstrip(_SEPARATORS), base[end:].lstrip(_SEPARATORS)
+        if end == len(base):
+            found[Marker(run, "end")] = folder + before
+        elif start == 0:
+            found[Marker(run, "start")] = folder + after
+        elif base[start - 1] in _SEPARATORS and base[end] in _SEPARATORS:
+            found[Marker(run, "middle")] = folder + before + base[start - 1] + after
+    return found
+
+
+def _best(rules: list[Rule], count: int, *, partial: bool) -> Rule | None:
+    most = max((len(rule.matches) for rule in rules), default=0)
+    if most == 0 or (most < count and not (partial and 2 * most > count)):
+        return None
+    first, *others = (rule for rule in rules if len(rule.matches) == most)
+    for other in others:
+        if other.matches != first.matches:
+            raise InputError(
+                f"two rules pair the images and masks differently: {first}, or {other}; "
+                "give each mask the name of its image"
+            )
+    return first
+
+
+def _rules(images: Iterable[str], masks: Iterable[str]) -> list[Rule]:
+    """Return all rules by which some names match."""
+    of_images, of_masks = (
+        [
+            (marker, _cores(names, marker, words))
+            for marker in (None, *_frequent_markers(names, words))
+        ]
+        for names, words in ((images, IMAGE_WORDS), (masks, MASK_WORDS))
+    )
+    rules = []
+    for image_marker, image_cores in of_images:
+        for mask_marker, mask_cores in of_masks:
+            shared = image_cores.keys() & mask_cores.keys()
+            if shared and (image_marker or mask_marker):
+                matches = {image_cores[core]: mask_cores[core] for core in shared}
+                rules.append(Rule(image_marker, mask_marker, matches))
+    return rules
+
+
+def _frequent_markers(names: Iterable[str], words: Collection[str]) -> list[Marker]:
+    """Return the markers that at least half of the names have."""
+    found = [markers(name, words) for name in names]
+    count = Counter(marker for markers_of_name in found for marker in markers_of_name)
+    return [marker for marker, number in count.items() if 2 * number >= len(found)]
+
+
+def _cores(names: Iterable[str], marker: Marker | None, words: Collection[str]) -> dict[str, str]:
+    """Return core -> name for the names that have this marker; empty if a core occurs twice."""
+    cores: dict[str, str] = {}
+    for name in names:
+        core = name.strip(_SEPARATORS) if marker is None else markers(name, words).get(marker)
+        if core is not None and cores.setdefault(core, name) != name:
+            return {}
+    return cores
+
+
+def _runs(base: str, words: Collection[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield all runs of such words, in lower case, with their start and end in the name."""
+    pieces = list(_pieces(base))
+    for first, (start, _) in enumerate(pieces):
+        run, end = "", start
+        for begin, stop in pieces[first:]:
+            text = base[begin:stop].lower()
+            belongs = text.isdecimal() and run and begin == end  # mask1, leftImg8bit
+            if text not in words and not belongs:
+                break
+            run, end = f"{run} {text}".strip(), stop
+            yield run, start, end
+
+
+def _pieces(base: str) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the words and numbers of a name: left, Img, 8, bit; x, mask."""
+    for match in _PIECE.finditer(base):
+        start, end = match.span()
+        text = match.group().lower()
+        first = next((len(word) for word in _LONG_WORDS if text.startswith(word)), 0)
+        last = next((len(word) for word in _LAST_WORDS if text.endswith(word)), 0)
+        if text in MASK_WORDS | IMAGE_WORDS or not (first or last):
+            yield start, end
+        else:
+            middle = end - last if last else start + first
+            yield from ((start, middle), (middle, end))
