@@ -159,9 +159,12 @@ def test_resume_with_other_settings_is_refused_unless_asked(
     code, said = resumed("train.batch_size=2", "--accept-changes")
     assert code == 2
     assert "this is another run: train.batch_size was 4, is 2" in said
+    assert resumed("data.root=nowhere")[0] == 2
+    assert call(train_command, "--config", QUICKSTART, *tiny) == 2  # without --resume
     changes = ["train.epochs=3", "optim.lr=0.3", "optim.weight_decay=0.5", "--accept-changes"]
     code, said = resumed(*changes)
     assert code == 0
+    assert "died" not in said  # none of the refused starts did
     assert "changed: optim.lr was 0.05, is 0.3" in said
     # after 6 and 9 of 9 steps, by the new rate; momenta are kept, settings are the new ones
     rates = [record["lr"] for record in records(folder_of(tiny), "train")][1:]

@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,6 +61,15 @@ class RunLock:
         """Store the name of the command that started the run, for its restarts after a failure."""
         self._before["launch"] = launch
         self._write(ended=False)
+
+    @contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Release the lock if the code inside raises: a refused start has not died."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Mark the run as ended and release the lock."""

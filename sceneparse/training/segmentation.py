@@ -229,13 +229,14 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
     """
     data, settings = config.data, config.train
     start = begin_run(Path(config.output), process, settings.amp, settings.channels_last, **earlier)
-    train_set, val_set = (
-        create_dataset(data.dataset, data.root, split, data.classes)
-        for split in (data.train_split, data.val_split)
-    )
-    from_main(process, lambda: _check_data(data.check, (train_set, val_set)))
-    training = _assemble(config, start, train_set, val_set)
-    open_run(training, config, render_config(config))
+    with start.lock.released_on_error():
+        train_set, val_set = (
+            create_dataset(data.dataset, data.root, split, data.classes)
+            for split in (data.train_split, data.val_split)
+        )
+        from_main(process, lambda: _check_data(data.check, (train_set, val_set)))
+        training = _assemble(config, start, train_set, val_set)
+        open_run(training, config, render_config(config))
     logger.info(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {training.sampler.steps_per_epoch} steps of "

@@ -68,17 +68,19 @@ def begin_run(
     lock = RunLock(folder)
     if is_run_folder(folder):
         from_main(process, lock.acquire)
-    if restarted_by_torchrun() and from_main(process, lambda: lock.launch == launch_name()):
-        resume, overwrite = True, False
-    from_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
-    saved = from_main(process, lambda: newest_intact(folder)) if resume else None
+    with lock.released_on_error():
+        if restarted_by_torchrun() and from_main(process, lambda: lock.launch == launch_name()):
+            resume, overwrite = True, False
+        from_main(process, lambda: validate_folder(folder, resume=resume, overwrite=overwrite))
+        saved = from_main(process, lambda: newest_intact(folder)) if resume else None
+        compute = _choose_compute(amp, process.device, saved, channels_last)
     if resume and saved is None:
         logger.info(f"'{folder}' has no checkpoint yet; the run starts from the beginning")
     return Start(
         folder=folder,
         process=process,
         lock=lock,
-        compute=_choose_compute(amp, process.device, saved, channels_last),
+        compute=compute,
         saved=saved,
         overwrite=overwrite,
         accept_changes=accept_changes,
