@@ -195,9 +195,10 @@ def test_comparison_of_different_things_is_refused(
     mask = other / "val/labels/scene_00013.png"
     Image.fromarray(np.roll(np.asarray(Image.open(mask)), 5, axis=0) // 2).save(mask)
     evaluated(second, "--data", other)
-    assert call(evaluate_command, "--compare", first, second) == 2
+    sides = (first, second / "eval_val_other")
+    assert call(evaluate_command, "--compare", *sides) == 2
     assert "the masks of 1 images differ between the two: scene_00013" in capsys.readouterr().err
-    stored = second / "eval_val/counts.npz"
+    stored = second / "eval_val_other/counts.npz"
     whole = stored.read_bytes()
     middle = len(whole) // 2
     flipped = (
@@ -205,8 +206,136 @@ def test_comparison_of_different_things_is_refused(
     )
     for damaged in (b"PK", whole[:-100], flipped):
         stored.write_bytes(damaged)
-        assert call(evaluate_command, "--compare", first, second) == 2
+        assert call(evaluate_command, "--compare", *sides) == 2
         assert "counts.npz: damaged" in capsys.readouterr().err
+
+
+def test_each_dataset_and_protocol_has_its_own_folder(
+    make_run: MakeRun, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, twins = make_run(), [tmp_path / "a/night", tmp_path / "b/night"]
+    for twin in twins:
+        shutil.copytree(scenes, twin)
+    pairs = [f"val/images/scene_000{n}.jpg val/labels/scene_000{n}.png\n" for n in (12, 13)]
+    for number, name in enumerate(("val.txt", "val/val.txt")):
+        (twins[0] / name).write_text("".join(pairs[number:]))
+    slide = ["--protocol", "slide", "--crop", 40, 48]
+    evaluations: list[list[object]] = [
+        [],
+        ["--data", twins[0]],
+        ["--data", twins[1]],
+        ["--data", twins[0], "--split", "val.txt"],
+        ["--data", twins[0], "--split", "val/val.txt"],
+        slide,
+        ["--mirror", "--scales", 0.5, 1],
+        ["--exclude", "sky", "lane mark"],
+    ]
+    written: list[dict[Path, bytes]] = []
+    for options in evaluations * 2:
+        before = set(run.glob("eval_*"))
+        assert call(evaluate_command, run, "--workers", 0, "--bootstrap", 9, *options) == 0
+        new = set(run.glob("eval_*")) - before
+        assert len(new) == (len(written) < len(evaluations))
+        if new:
+            written.append({path: path.read_bytes() for path in new.pop().glob("eval.json")})
+    names = [path.parent.name for stored in written for path in stored]
+    assert names[:2] + names[5:] == [
+        *("eval_val", "eval_val_night", "eval_val_slide_40x48", "eval_val_scales0.5-1_mirror"),
+        "eval_val_without_sky_lane-mark",
+    ]
+    assert names[2].startswith("eval_val_night_")
+    for stored in written:
+        assert {path: path.read_bytes() for path in stored} == stored
+    # the usual evaluation keeps its folder, even after another one that would have its name
+    again = make_run("again")
+    (again / "list").mkdir()
+    assert call(evaluate_command, again, "--workers", 0, "--split", "train") == 0
+    evaluated(again, *slide)
+    assert not (again / "eval_val").exists()
+    capsys.readouterr()
+    output = tmp_path / "compared"
+    assert call(evaluate_command, "--compare", run, again, "--output", output) == 0
+    printed = capsys.readouterr().out
+    assert f"A            {run}/eval_val_slide_40x48 (the run also holds eval_val, " in printed
+    assert f"B            {again}/eval_val_slide_40x48 (the run also holds eval_train)" in printed
+
+
+def test_excluded_classes_count_in_no_mean(
+    make_run: MakeRun, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    usual = json.loads((evaluated(run, "--bootstrap", 99) / "eval.json").read_text())
+    options = ["--exclude", "sky", "--boundary", "--bootstrap", 99, "--save", "index"]
+    evaluated(run, *options)
+    output = run / "eval_val_without_sky"
+    found = json.loads((output / "eval.json").read_text())
+    printed = capsys.readouterr().out
+    assert "excluded from the means: sky, whose pixels still count as wrong" in printed
+    assert "sky (excluded)" in printed
+    assert (found["excluded"], usual["excluded"]) == (["sky"], [])
+    # by the definition, from the files: intersection and union of sets of pixels
+    classes = (scenes / "classes.txt").read_text().splitlines()
+    truth, predicted = (
+        np.concatenate([np.asarray(Image.open(p)).ravel() for p in sorted(folder.iterdir())])
+        for folder in (scenes / "val/labels", output / "index")
+    )
+    predicted, truth = predicted[truth != 255], truth[truth != 255]
+    ious, recalls, dices = {}, {}, {}
+    for number, name in enumerate(classes):
+        a, b = truth == number, predicted == number
+        if name != "sky" and (a | b).any():
+            ious[name] = (a & b).sum() / (a | b).sum()
+            dices[name] = 2 * (a & b).sum() / (a.sum() + b.sum())
+        if name != "sky" and a.any():
+            recalls[name] = (a & b).sum() / a.sum()
+    for key, values in (("iou", ious), ("accuracy", recalls), ("dice", dices)):
+        assert found[f"mean_{key}"] == pytest.approx(np.mean(list(values.values())), abs=1e-12)
+    assert found["mean_iou"] != usual["mean_iou"]
+    boundary = [row["boundary_iou"] for row in found["classes"] if row["name"] in ious]
+    assert found["mean_boundary_iou"] == pytest.approx(np.mean(boundary))
+    assert found["pixel_accuracy"] == usual["pixel_accuracy"]
+    drop = ("boundary_iou", "boundary_f1")
+    rows = [{k: v for k, v in row.items() if k not in drop} for row in found["classes"]]
+    assert rows == usual["classes"]
+    low, high = found["mean_iou_interval"]
+    assert low <= found["mean_iou"] <= high
+
+    assert call(evaluate_command, "--compare", run / "eval_val", output) == 2
+    assert "eval_val excludes no class, " in capsys.readouterr().err
+    compared = tmp_path / "compared"
+    assert call(evaluate_command, "--compare", output, output, "--output", compared) == 0
+    rows = json.loads((compared / "compare.json").read_text())["rows"]
+    assert rows[0]["a"] == pytest.approx(found["mean_iou"])
+    assert [row["name"] for row in rows[1:]] == [name for name in classes if name != "sky"]
+    assert call(evaluate_command, run, "--exclude", "skies") == 2
+    assert f"no class 'skies'; the model has {', '.join(classes)}" in capsys.readouterr().err
+    assert call(evaluate_command, run, "--exclude", *classes) == 2
+    assert "no class would be left" in capsys.readouterr().err
+
+
+def test_split_with_withheld_labels_names_the_command_instead(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "cityscapes"
+    write_cityscapes(root)
+    run = make_run(dataset="cityscapes", root=root)
+    before = sorted(run.rglob("*"))
+    for folder in ("leftImg8bit", "gtFine"):
+        shutil.copytree(root / folder / "val", root / folder / "test")
+    masks = sorted((root / "gtFine/test").rglob("*_labelIds.png"))
+    for mask in masks:  # as the dataset's: ego vehicle, border, out of roi
+        Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 3)).save(mask)
+    assert call(evaluate_command, run, "--split", "test", "--save", "raw") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"all pixels of all {len(masks)} masks (" in line
+    assert f"sceneparse predict {run} {root}/leftImg8bit/test" in line
+    assert line.endswith(" --save raw")
+    assert sorted(run.rglob("*")) == before
+    # one labelled pixel in the last mask is enough
+    labelled = np.asarray(Image.open(masks[-1])).copy()
+    labelled[0, 0] = 7
+    Image.fromarray(labelled).save(masks[-1])
+    assert call(evaluate_command, run, "--split", "test", "--workers", 0) == 0
 
 
 def test_categories_of_cityscapes(make_run: MakeRun, tmp_path: Path) -> None:

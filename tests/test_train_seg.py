@@ -116,13 +116,14 @@ def test_official_layouts_train_and_evaluate(
     assert call(train_command, "--config", QUICKSTART, *settings, "train.batch_size=2") == 0
     options = ["--protocol", "slide", "--crop", 64, 96, "--save", "index", "raw"]
     assert call(evaluate_command, folder_of(tiny), *options) == 0
-    result = json.loads((folder_of(tiny) / "eval_val" / "eval.json").read_text())
+    output = folder_of(tiny) / "eval_val_slide_64x96"
+    result = json.loads((output / "eval.json").read_text())
     assert len(result["classes"]) == num_classes
     assert "sliding window 64x96" in result["protocol"]
     assert sum(row["pixels"] for row in result["classes"]) > 0
     # what the submission servers take: labelIds, and 1..150
     raw_ids = np.arange(1, 151) if dataset == "ade20k" else np.array(CITYSCAPES_LABEL_IDS)
-    for path in (folder_of(tiny) / "eval_val" / "index").iterdir():
+    for path in (output / "index").iterdir():
         submitted = np.asarray(Image.open(path.parents[1] / "raw" / path.name))
         assert np.array_equal(submitted, raw_ids[np.asarray(Image.open(path))])
 

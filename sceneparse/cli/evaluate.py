@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +17,26 @@ if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
     from sceneparse.evaluation.dataset import KeptExamples
     from sceneparse.evaluation.result import Evaluation
+    from sceneparse.models.segmentation import SegmentationNetwork
 
 EXAMPLES = """\
   sceneparse evaluate runs/quickstart
   sceneparse evaluate runs/quickstart/last --split train --save overlay
   sceneparse evaluate runs/camvid_mobilenet --data /data/camvid --split test --report
   sceneparse evaluate runs/cityscapes_spnet101 --protocol spnet --crop 768 768
+  sceneparse evaluate runs/quickstart --exclude "lane mark" sky
   sceneparse evaluate --compare runs/fcn runs/mpm
+  sceneparse evaluate --compare runs/fcn/eval_val_slide runs/mpm/eval_val_slide
   torchrun --nproc-per-node=4 -m sceneparse evaluate runs/ade20k_spnet50
 
-A run folder stands for its best checkpoint. Results go to RUN/eval_SPLIT (for another checkpoint
-RUN/eval_SPLIT_NAME): eval.json, eval.csv, confusion.csv, images.csv, counts.npz and examples.png;
-with --report also report.html and plots/, with --save a folder for each KIND (raw: the label
-values of the dataset, as submission servers expect them).
---compare takes two runs that were evaluated (it reads their eval_SPLIT), or two folders of results,
-and writes to OUTPUT (default runs/compare_...)."""
+A run folder stands for its best checkpoint. Results go to RUN/eval_SPLIT: eval.json, eval.csv,
+confusion.csv, images.csv, counts.npz and examples.png; with --report also report.html and plots/,
+with --save a folder for each KIND (raw: the label values of the dataset, as submission servers
+expect them). Another checkpoint, dataset, protocol or list of excluded classes has a folder of its
+own, e.g. RUN/eval_val_last, RUN/eval_val_camvid, RUN/eval_val_slide; the same settings overwrite
+their folder.
+--compare takes two runs that were evaluated (of several evaluations the one that both have), or two
+folders of results, and writes to OUTPUT (default runs/compare_...)."""
 SAVED = ("index", "raw", "color", "overlay")
 RULES = ("cityscapes", "truth_only", "absent_is_zero")
 
@@ -49,9 +56,11 @@ def parser() -> argparse.ArgumentParser:
     add("--bootstrap N", resamples, type=number(int, 0))
     add("--boundary", "also compute boundary IoU and boundary F1")
     add("--rule RULE", "classes that count in the mean", choices=RULES, default=RULES[0])
+    without = "leave classes out of the means; their pixels still count as wrong for other classes"
+    add("--exclude CLASS...", without, default=[])
     add("--report", "also write report.html, and plots as PNG and SVG")
     add("--save KIND...", "also write a PNG per image", choices=SAVED, default=[])
-    add("--output FOLDER", "folder for the results; default RUN/eval_SPLIT")
+    add("--output FOLDER", "folder for the results; default RUN/eval_SPLIT..., see below")
     add("--workers N", "processes that read images", type=number(int, 0), default=2)
     add_protocol_options(result)
     return result
@@ -67,18 +76,26 @@ def main(options: argparse.Namespace) -> None:
 def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
     from sceneparse.data.datasets import spread
+    from sceneparse.data.quick_check import require_labels
     from sceneparse.evaluation.dataset import KeptExamples, evaluate_dataset
+    from sceneparse.evaluation.folders import default_folder
     from sceneparse.inference.networks import load_network, source_of
     from sceneparse.inference.predictor import Predictor
     from sceneparse.report.pictures import save_labels
     from sceneparse.runtime.distributed import join_processes
 
     model = load_network(options.checkpoint)
-    for name, trained in (("dataset", "dataset"), ("data", "root"), ("split", "val_split")):
+    usual = usual_settings(model)
+    for name in ("dataset", "data", "split"):
         if getattr(options, name) is None:
-            setattr(options, name, model.meta["data"][trained])
+            setattr(options, name, usual[name])
     dataset = open_dataset(options, model.meta["classes"])
-    output = output_of(options)
+    excluded = excluded_classes(options.exclude, model.meta["classes"])
+    settings, variant = settings_of(options, model, excluded)
+    output = Path(
+        options.output or default_folder(Path(options.checkpoint), usual, settings, variant)
+    )
+    require_labels(dataset, predict_instead(options.checkpoint, dataset))
     kept = KeptExamples(dataset, spread(len(dataset), 5))
     with writing(output), join_processes() as process:
         output.mkdir(parents=True, exist_ok=True)
@@ -104,6 +121,8 @@ def evaluate_one(options: argparse.Namespace) -> None:
                 "data": f"{len(dataset)} images, split {options.split} of {options.data}",
                 "precision": predictor.precision,
             },
+            excluded=excluded,
+            settings=settings,
             after_image=save,
             kept=kept,
         )
@@ -126,18 +145,62 @@ def open_dataset(options: argparse.Namespace, classes: list[str]) -> Segmentatio
     return dataset
 
 
-def output_of(options: argparse.Namespace) -> Path:
-    """Return the folder for results: in the run folder, unless another one is named."""
-    checkpoint, name = Path(options.checkpoint), f"eval_{Path(options.split).stem}"
-    if options.output:
-        return Path(options.output)
-    if checkpoint.is_file():  # an exported file
-        return checkpoint.with_name(f"{name}_{checkpoint.name.replace('.', '_')}")
-    if (checkpoint / "meta.json").is_file():  # a checkpoint in a run folder
-        parent = checkpoint.parent
-        run_folder = parent.parent if parent.name == "checkpoints" else parent
-        return run_folder / f"{name}_{checkpoint.name}"
-    return checkpoint / name
+def usual_settings(model: SegmentationNetwork) -> dict[str, Any]:
+    """Return the settings of an evaluation without options: as the model was validated."""
+    from sceneparse.inference.predictor import protocol_of
+
+    data = model.meta["data"]
+    return {
+        "dataset": data["dataset"],
+        "data": str(Path(data["root"]).expanduser().resolve()),
+        "split": data["val_split"],
+        "protocol": protocol_of(model).description,
+        "excluded": [],
+    }
+
+
+def settings_of(
+    options: argparse.Namespace, model: SegmentationNetwork, excluded: Sequence[int]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what is evaluated and how, and words for what differs from the usual settings."""
+    from sceneparse.evaluation.folders import excluded_variant, protocol_variant
+    from sceneparse.inference.predictor import protocol_of
+
+    chosen = protocol_settings(options)
+    asked = {key: chosen[key] for key in chosen if key not in {"amp", "dtype", "compile"}}
+    protocol = protocol_of(model, asked.pop("protocol"), **asked)
+    usual, names = usual_settings(model), [model.meta["classes"][number] for number in excluded]
+    settings = {
+        "dataset": options.dataset,
+        "data": str(Path(options.data).expanduser().resolve()),
+        "split": options.split,
+        "protocol": protocol.description,
+        "excluded": names,
+    }
+    variant = [options.dataset] if settings["dataset"] != usual["dataset"] else []
+    variant += [Path(settings["data"]).name] if settings["data"] != usual["data"] else []
+    plain = protocol_of(model, protocol.name)
+    variant += protocol_variant(protocol, plain, protocol_of(model).name)
+    return settings, variant + excluded_variant(names)
+
+
+def excluded_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the numbers of the classes to exclude; raise InputError for a wrong name, or all."""
+    if unknown := [name for name in names if name not in classes]:
+        raise InputError(f"--exclude: no class '{unknown[0]}'; the model has {', '.join(classes)}")
+    excluded = sorted({classes.index(name) for name in names})
+    if len(excluded) == len(classes):
+        raise InputError("--exclude names every class, so no class would be left to score")
+    return excluded
+
+
+def predict_instead(checkpoint: str, dataset: SegmentationDataset) -> str:
+    """Return the command for images whose labels are withheld."""
+    folder = os.path.commonpath([pair.image.parent for pair in dataset.pairs])
+    return (
+        "if the labels are withheld, write predictions for the submission server: "
+        f"sceneparse predict {checkpoint} {folder} --save raw"
+    )
 
 
 def write_results(
@@ -164,7 +227,8 @@ def write_results(
 
 def compare_two(options: argparse.Namespace) -> None:
     """Compare two finished evaluations of the same images."""
-    from sceneparse.evaluation.compare import compare, find_scores, text, write_comparison
+    from sceneparse.evaluation.compare import compare, text, write_comparison
+    from sceneparse.evaluation.folders import find_scores
     from sceneparse.evaluation.result import read_evaluation
 
     allowed, defaults = {"compare", "split", "bootstrap", "output", "debug"}, parser()
@@ -174,7 +238,7 @@ def compare_two(options: argparse.Namespace) -> None:
             f"--compare reads finished evaluations, so {first_few(useless)} would change nothing; "
             "use it when evaluating each run"
         )
-    first, second = (find_scores(Path(run), options.split) for run in options.compare)
+    first, second = find_scores([Path(run) for run in options.compare], options.split)
     resamples = 10_000 if options.bootstrap is None else options.bootstrap
     if resamples == 0:
         raise InputError("--compare needs resamples; use --bootstrap 1 or more")

@@ -9,6 +9,8 @@ from sceneparse.data.labels import LabelTable
 from sceneparse.data.reading import read_all
 from sceneparse.errors import InputError
 
+_MASKS_AT_ONCE = 64
+
 
 def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
     """Decode these samples strictly, in parallel; raise InputError with the first problems."""
@@ -16,6 +18,26 @@ def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
     reason = why_useless(found, dataset.table)
     if reason is not None:
         raise InputError(f"{dataset.pairs[0].mask.parent}: {reason}")
+
+
+def require_labels(dataset: SegmentationDataset, remedy: str) -> None:
+    """Read masks until one has a pixel of a class; raise InputError if all pixels are ignored."""
+
+    def has_labels(index: int) -> bool:
+        return bool((dataset.mask(index) != dataset.table.ignore_index).any())
+
+    # One mask is enough, except where labels are rare or withheld.
+    size = len(dataset)
+    for start, stop in (
+        (0, 1),
+        *((k, min(k + _MASKS_AT_ONCE, size)) for k in range(1, size, _MASKS_AT_ONCE)),
+    ):
+        if any(read_all(has_labels, range(start, stop))):
+            return
+    raise InputError(
+        f"all pixels of all {size} masks ({dataset.pairs[0].mask.parent}, ...) are ignored, so "
+        f"there is nothing to score; {remedy}"
+    )
 
 
 def why_useless(found: set[int], table: LabelTable) -> str | None:

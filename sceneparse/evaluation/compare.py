@@ -46,26 +46,6 @@ class Comparison:
     resamples: int
 
 
-def find_scores(folder: Path, split: str | None) -> Path:
-    """Return the folder of scores that a run has, or that the folder is.
-
-    Raises InputError if there is none, or several and no split.
-    """
-    if (folder / COUNTS_FILE).is_file():
-        return folder
-    if split is not None:
-        return folder / f"eval_{Path(split).stem}"
-    found = sorted(path.parent for path in folder.glob(f"eval_*/{COUNTS_FILE}"))
-    if not found:
-        raise InputError(
-            f"'{folder}' holds no evaluation; run `sceneparse evaluate {folder}` first"
-        )
-    if len(found) > 1:
-        names = first_few(path.name for path in found)
-        raise InputError(f"'{folder}' holds several evaluations ({names}); choose with --split")
-    return found[0]
-
-
 def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
     """Compare two evaluations; raises InputError unless their images and truth are the same."""
     require_same_images(first, second)
@@ -86,7 +66,13 @@ def compare(first: Stored, second: Stored, resamples: int) -> Comparison:
 
 
 def require_same_images(first: Stored, second: Stored) -> None:
-    """Raise InputError unless classes, images, truth and the rule of counting are the same."""
+    """Raise InputError unless classes, images, truth and the way of counting are the same."""
+    if first.excluded != second.excluded:
+        without = (
+            f"{side.folder} excludes {first_few(side.excluded) or 'no class'}"
+            for side in (first, second)
+        )
+        raise InputError(f"{', '.join(without)}; evaluate both with the same --exclude")
     if first.classes != second.classes:
         raise InputError(
             f"{first.folder} and {second.folder} have different classes: "
@@ -154,8 +140,16 @@ def text(comparison: Comparison) -> str:
         ]
         for pair in [*comparison.classes, comparison.overall]
     ]
-    folders = f"A            {comparison.first.folder}\nB            {comparison.second.folder}"
+    sides = {"A": comparison.first, "B": comparison.second}
+    folders = "\n".join(f"{name:<12} {_with_others(side.folder)}" for name, side in sides.items())
     return "\n\n".join([folders, Table("Classes", heads, rows).as_text(), verdict(comparison)])
+
+
+def _with_others(folder: Path) -> str:
+    """Return a folder of scores, with the names of the other evaluations of its run."""
+    others = [path.parent.name for path in sorted(folder.parent.glob(f"eval_*/{COUNTS_FILE}"))]
+    others = [name for name in others if name != folder.name]
+    return f"{folder}{f' (the run also holds {first_few(others)})' if others else ''}"
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,8 +14,8 @@ from sceneparse.evaluation.result import Evaluation, image_mean_iou
 from sceneparse.inference.predictor import Predictor
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
-from sceneparse.metrics.confusion import ConfusionMatrix
-from sceneparse.metrics.intervals import bootstrap_mean_iou
+from sceneparse.metrics.confusion import ConfusionMatrix, Counts
+from sceneparse.metrics.intervals import Interval, bootstrap_mean_iou
 from sceneparse.report.pictures import Example, Picture
 from sceneparse.runtime.distributed import Process, gather
 from sceneparse.runtime.progress import Progress
@@ -71,14 +72,17 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     with_calibration: bool = False,
     workers: int = 2,
     facts: Mapping[str, str],
+    excluded: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
     after_image: Callable[[Picture, str, Any], None] | None = None,
     kept: KeptExamples | None = None,
 ) -> Evaluation:
     """Evaluate this process's share of a dataset and sum the counts of all processes.
 
     `rule`: one of ABSENT_CLASS_RULES. `resamples`: of the bootstrap; 0: no intervals. `facts` are
-    printed beside the scores, `kept` keeps predictions for pictures. `after_image` is called with
-    each image (H, W, 3), its name and its predicted labels (H, W).
+    printed beside the scores; `excluded`, `settings`: see Evaluation. `kept` keeps predictions for
+    pictures. `after_image` is called with each image (H, W, 3), its name and its predicted labels
+    (H, W).
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)
@@ -87,26 +91,19 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     calibration = CalibrationCounts(table.ignore_index, device)
     optional = ((boundary, with_boundary), (calibration, with_calibration))
     meters: list[Meter] = [matrix, *(meter for meter, wanted in optional if wanted)]
-    remaining = iter(numbers)
-    progress = Progress(len(dataset), "images", quiet=not process.is_main)
 
-    def after_batch(batch: Batch, labels: Tensor) -> None:
-        found_labels = zip(batch.images, batch.names, labels.cpu().numpy(), strict=True)
-        for image, name, found in found_labels:
-            number = next(remaining)
-            if after_image is not None:
-                after_image(image.permute(1, 2, 0).numpy(), name, found)
-            if kept is not None:
-                counts = matrix.by_image[number].cpu().numpy()
-                kept.add(number, found, float(image_mean_iou(counts)))
-        progress.advance(len(batch.names) * process.world_size)
+    def after(number: int, image: Picture, name: str, labels: NDArray[Any]) -> None:
+        if after_image is not None:
+            after_image(image, name, labels)
+        if kept is not None:
+            counts = matrix.by_image[number].cpu().numpy()
+            kept.add(number, labels, float(image_mean_iou(counts, excluded)))
 
-    _count(predictor, dataset, process, meters, workers, after_batch)
-    progress.close()
+    _count(predictor, dataset, process, meters, workers, after)
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
-    intervals = bootstrap_mean_iou(by_image, resamples, rule) if resamples else (None, None)
+    intervals = _intervals(by_image, resamples, rule, excluded) if resamples else (None, None)
     return Evaluation(
         protocol=predictor.protocol.description,
         rule=rule,
@@ -119,7 +116,20 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
         boundary=boundary if with_boundary else None,
         calibration=calibration.curve() if with_calibration else None,
         facts=facts,
+        excluded=excluded,
+        settings=settings or {},
     )
+
+
+def _intervals(
+    by_image: Counts, resamples: int, rule: str, excluded: Sequence[int]
+) -> tuple[Interval, list[Interval]]:
+    """Return the intervals of the mean IoU without excluded classes, and of the IoU per class."""
+    mean, classes = bootstrap_mean_iou(by_image, resamples, rule)
+    if excluded:  # the mean of the others needs nothing but their counts
+        others = np.delete(by_image, list(excluded), axis=2)
+        mean, _ = bootstrap_mean_iou(others, resamples, rule)
+    return mean, classes
 
 
 def _count(
@@ -128,11 +138,20 @@ def _count(
     process: Process,
     meters: Sequence[Meter],
     workers: int,
-    after_batch: Callable[[Batch, Tensor], None],
+    after_image: Callable[[int, Picture, str, NDArray[Any]], None],
 ) -> None:
+    """Predict and count this process's images; call `after_image` with the number of each."""
     loader = evaluation_loader(
         dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
     )
+    remaining = iter(range(process.rank, len(dataset), process.world_size))
+    progress = Progress(len(dataset), "images", quiet=not process.is_main)
+
+    def after_batch(batch: Batch, labels: Tensor) -> None:
+        for image, name, found in zip(batch.images, batch.names, labels.cpu().numpy(), strict=True):
+            after_image(next(remaining), image.permute(1, 2, 0).numpy(), name, found)
+        progress.advance(len(batch.names) * process.world_size)
+
     with explained_worker_failures():
         evaluate(
             predictor.model,
@@ -143,3 +162,4 @@ def _count(
             compute=predictor.compute,
             after_batch=after_batch,
         )
+    progress.close()

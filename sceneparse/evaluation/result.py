@@ -1,6 +1,6 @@
 """The results of an evaluation: as text, JSON and CSV, and the counts that comparisons need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +46,8 @@ class Evaluation:
     """The counts of an evaluation, how it was done, and optional results.
 
     `counts` (K, K), `by_image` (N, 3, K) in the order of `image_names`; `interval` of the mean IoU,
-    `class_intervals` of the IoU per class.
+    `class_intervals` of the IoU per class. `excluded` classes count in no mean. `settings`: what
+    was evaluated and how, by which folders of results are told apart.
     """
 
     protocol: str
@@ -60,18 +61,30 @@ class Evaluation:
     boundary: BoundaryCounts | None = None
     calibration: Calibration | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    excluded: Sequence[int] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def excluded_names(self) -> list[str]:
+        """Names of the excluded classes."""
+        return [self.table.names[number] for number in self.excluded]
 
     @property
     def how(self) -> dict[str, str]:
         """How the scores were computed, by heading."""
         boundary = {} if self.boundary is None else {"boundaries": DEFINITION}
         counting = f"{self.rule}: {ABSENT_CLASS_RULES[self.rule]}"
+        if self.excluded:
+            counting += (
+                f"; excluded from the means: {', '.join(self.excluded_names)}, whose pixels still "
+                "count as wrong predictions of other classes"
+            )
         return {**self.facts, "protocol": self.protocol, "counting": counting, **boundary}
 
     @cached_property
     def scores(self) -> Scores:
         """Scores per class and over all classes."""
-        return scores_from_counts(self.counts, self.rule)
+        return scores_from_counts(self.counts, self.rule, self.excluded)
 
     @cached_property
     def categories(self) -> tuple[list[str], Scores] | None:
@@ -79,7 +92,9 @@ class Evaluation:
         if self.table.categories is None:
             return None
         names, grouped = group_counts(self.counts, self.table.categories)
-        return names, scores_from_counts(grouped, self.rule)
+        counted = {group for k, group in enumerate(self.table.categories) if k not in self.excluded}
+        excluded = [k for k, name in enumerate(names) if name not in counted]
+        return names, scores_from_counts(grouped, self.rule, excluded)
 
     @cached_property
     def totals(self) -> dict[str, float]:
@@ -88,8 +103,8 @@ class Evaluation:
         if self.categories is not None:
             totals["mean IoU of categories"] = self.categories[1].mean_iou
         if self.boundary is not None:
-            totals["mean boundary IoU"] = self.boundary.mean_boundary_iou(self.rule)
-            totals["mean boundary F1"] = self.boundary.mean_boundary_f1(self.rule)
+            totals["mean boundary IoU"] = self.boundary.mean_boundary_iou(self.rule, self.excluded)
+            totals["mean boundary F1"] = self.boundary.mean_boundary_f1(self.rule, self.excluded)
         if self.calibration is not None:
             totals["calibration error"] = self.calibration.error
         return totals
@@ -97,19 +112,20 @@ class Evaluation:
     @cached_property
     def image_scores(self) -> NDArray[np.float64]:
         """Mean IoU of each image over the classes in its truth or prediction (N,)."""
-        return image_mean_iou(self.by_image)
+        return image_mean_iou(self.by_image, self.excluded)
 
 
-def image_mean_iou(counts: Counts) -> NDArray[np.float64]:
+def image_mean_iou(counts: Counts, excluded: Sequence[int] = ()) -> NDArray[np.float64]:
     """Compute the mean IoU of each image from its counts (..., 3, K); NaN if nothing counts."""
     right, truth, predicted = (counts[..., row, :] for row in (RIGHT, TRUTH, PREDICTED))
-    return mean_iou(right, truth, predicted)
+    return mean_iou(right, truth, predicted, excluded=excluded)
 
 
 def text(evaluation: Evaluation) -> str:
     """Format how the scores were computed, the scores per class, and the totals."""
     head = "\n".join(f"{name:<12} {value}" for name, value in evaluation.how.items())
-    names = evaluation.table.names
+    excluded = set(evaluation.excluded_names)
+    names = [f"{n} (excluded)" if n in excluded else n for n in evaluation.table.names]
     intervals = {"mean IoU": evaluation.interval} if evaluation.interval else {}
     classes = score_table(evaluation.scores, names, evaluation.class_intervals)
     return "\n\n".join([head, classes, totals_table(evaluation.totals, intervals)])
@@ -120,6 +136,7 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
     names, totals = evaluation.table.names, evaluation.totals
     result = scores_as_dict(evaluation.scores, names, evaluation.protocol, evaluation.rule)
     result |= {"how": evaluation.how, "images": len(evaluation.image_names)}
+    result |= {"excluded": evaluation.excluded_names, "settings": evaluation.settings}
     if evaluation.interval is not None:
         result["mean_iou_interval"] = [evaluation.interval.low, evaluation.interval.high]
     for row, interval in zip(result["classes"], evaluation.class_intervals or [], strict=False):
@@ -162,7 +179,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 @dataclass(frozen=True)
 class Stored:
-    """The part of a finished evaluation that comparisons need; `by_image` (N, 3, K)."""
+    """The part of a finished evaluation that comparisons need; `by_image` (N, 3, K).
+
+    Counts and names are without the `excluded` classes.
+    """
 
     folder: Path
     by_image: Counts
@@ -171,6 +191,7 @@ class Stored:
     protocol: str
     rule: str
     how: Mapping[str, Any]
+    excluded: list[str] = field(default_factory=list)
 
     @cached_property
     def mean_iou(self) -> float:
@@ -202,5 +223,7 @@ def read_evaluation(folder: Path) -> Stored:
             raise ValueError(f"counts of shape {by_image.shape}")
         if rule not in ABSENT_CLASS_RULES:
             raise ValueError(f"unknown rule '{rule}'")
-        how = dict(written.get("how", {}))
-    return Stored(folder, by_image, images, classes, protocol, rule, how)
+        how, excluded = dict(written.get("how", {})), list(written.get("excluded", []))
+        by_image = np.delete(by_image, [classes.index(name) for name in excluded], axis=2)
+        classes = [name for name in classes if name not in excluded]
+    return Stored(folder, by_image, images, classes, protocol, rule, how, excluded)

@@ -6,6 +6,7 @@ et al., BMVC 2013): F1 of the pixels with a neighbour of another class; such a p
 other map has one of the same class within 0.75% of the diagonal. Ignored pixels do not count.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -57,10 +58,10 @@ class BoundaryCounts:
         """Return Boundary IoU per class (K,), NaN if a class is in neither map."""
         return class_iou(*self.counts[:3].cpu().numpy())
 
-    def mean_boundary_iou(self, rule: str) -> float:
-        """Return the mean over classes; `rule` is one of ABSENT_CLASS_RULES."""
+    def mean_boundary_iou(self, rule: str, excluded: Sequence[int] = ()) -> float:
+        """Return the mean over classes; `rule`, `excluded`: see mean_by_rule."""
         both, truth, predicted = self.counts[:3].cpu().numpy()
-        return float(mean_iou(both, truth, predicted, rule))
+        return float(mean_iou(both, truth, predicted, rule, excluded))
 
     def boundary_f1(self) -> NDArray[np.float64]:
         """Return boundary F1 per class (K,), 0 if only one map has the class, NaN if neither."""
@@ -70,10 +71,10 @@ class BoundaryCounts:
         f1 = np.nan_to_num(ratio(2 * recall * precision, recall + precision))
         return np.where(contour + drawn > 0, f1, np.nan)
 
-    def mean_boundary_f1(self, rule: str) -> float:
-        """Return the mean over classes; `rule` is one of ABSENT_CLASS_RULES."""
+    def mean_boundary_f1(self, rule: str, excluded: Sequence[int] = ()) -> float:
+        """Return the mean over classes; `rule`, `excluded`: see mean_by_rule."""
         _, contour, _, drawn = self.counts[3:].cpu().numpy()
-        return float(mean_by_rule(self.boundary_f1(), contour, drawn, rule))
+        return float(mean_by_rule(self.boundary_f1(), contour, drawn, rule, excluded))
 
     def _bands(self, truth: NDArray[Any], predicted: NDArray[Any]) -> list[Counts]:
         distance = max(round(_IOU_SHARE * float(np.hypot(*truth.shape))), 1)

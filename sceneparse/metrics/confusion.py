@@ -71,7 +71,8 @@ class ConfusionMatrix:
 class Scores:
     """Scores in 0..1; per class (K,), NaN if the denominator is 0.
 
-    Mean IoU and mean Dice are over the classes of the rule, mean accuracy over those in the truth.
+    Mean IoU and mean Dice are over the classes of the rule, mean accuracy over those in the truth,
+    all three without excluded classes.
     """
 
     mean_iou: float
@@ -86,9 +87,12 @@ class Scores:
     pixels: Counts
 
 
-def scores_from_counts(counts: Counts, rule: str = "cityscapes") -> Scores:
+def scores_from_counts(
+    counts: Counts, rule: str = "cityscapes", excluded: Sequence[int] = ()
+) -> Scores:
     """Return the scores of a confusion matrix (K, K); `rule` is one of ABSENT_CLASS_RULES.
 
+    `excluded` classes count in no mean; their pixels remain wrong predictions of other classes.
     Per class over all images together: IoU = TP / (TP + FP + FN), accuracy (recall)
     = TP / (TP + FN), precision = TP / (TP + FP), Dice (F1) = 2 TP / (2 TP + FP + FN).
     """
@@ -98,11 +102,11 @@ def scores_from_counts(counts: Counts, rule: str = "cityscapes") -> Scores:
     accuracy = ratio(right, truth)
     seen = truth > 0
     return Scores(
-        mean_iou=float(mean_iou(right, truth, predicted, rule)),
+        mean_iou=float(mean_iou(right, truth, predicted, rule, excluded)),
         pixel_accuracy=float(ratio(right.sum(), total)),
         frequency_weighted_iou=float((truth / total * iou)[seen].sum()) if total else math.nan,
-        mean_accuracy=float(mean_by_rule(accuracy, truth, predicted, "truth_only")),
-        mean_dice=float(mean_by_rule(dice, truth, predicted, rule)),
+        mean_accuracy=float(mean_by_rule(accuracy, truth, predicted, "truth_only", excluded)),
+        mean_dice=float(mean_by_rule(dice, truth, predicted, rule, excluded)),
         iou=iou,
         accuracy=accuracy,
         precision=ratio(right, predicted),
@@ -119,25 +123,33 @@ def class_iou(
 
 
 def mean_iou(
-    right: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any], rule: str = "cityscapes"
+    right: NDArray[Any],
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    rule: str = "cityscapes",
+    excluded: Sequence[int] = (),
 ) -> NDArray[np.float64]:
     """Return mean IoU over the last axis of counts (..., K); NaN if no class counts."""
-    return mean_by_rule(class_iou(right, truth, predicted), truth, predicted, rule)
+    return mean_by_rule(class_iou(right, truth, predicted), truth, predicted, rule, excluded)
 
 
 def mean_by_rule(
-    scores: NDArray[np.float64], truth: NDArray[Any], predicted: NDArray[Any], rule: str
+    scores: NDArray[np.float64],
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    rule: str,
+    excluded: Sequence[int] = (),
 ) -> NDArray[np.float64]:
     """Average scores (..., K) over the classes in the mean by one of ABSENT_CLASS_RULES.
 
-    The NaN of a class in the mean counts 0.
+    The NaN of a class in the mean counts 0. Classes in `excluded` are never in the mean.
     """
     present = truth + predicted > 0
     in_mean = {
         "cityscapes": present,
         "truth_only": truth > 0,
         "absent_is_zero": np.broadcast_to(present.any(axis=-1, keepdims=True), present.shape),
-    }[rule]
+    }[rule] & ~np.isin(np.arange(scores.shape[-1]), excluded)
     return ratio((np.nan_to_num(scores) * in_mean).sum(axis=-1), in_mean.sum(axis=-1))
 
 

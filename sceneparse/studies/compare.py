@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sceneparse.errors import InputError, first_few, refusing
-from sceneparse.evaluation.compare import find_scores, require_same_images
+from sceneparse.evaluation.compare import require_same_images
+from sceneparse.evaluation.folders import find_scores, split_name
 from sceneparse.evaluation.result import COUNTS_FILE, read_evaluation
 from sceneparse.files import MAX_DESCRIPTION, inside, read_json
 from sceneparse.studies.rows import FinishedRun, read_run
@@ -84,8 +85,9 @@ def read_runs(paths: Sequence[Path], split: str | None) -> tuple[list[FinishedRu
     is_twice = len({path.resolve() for path in paths}) < len(paths)
     if is_twice and (len(paths) > 2 or any(seed_folders(path) for path in paths)):
         raise InputError("one of the paths is given twice")
-    pattern = f"eval_{'*' if split is None else Path(split).stem}/{COUNTS_FILE}"
-    runs, notes = [], []
+    pattern = f"eval_{'*' if split is None else split_name(split)}/{COUNTS_FILE}"
+    found: list[tuple[str, int | None, Path]] = []
+    notes = []
     for name, path in zip(names, paths, strict=True):
         seeds = seed_folders(path)
         tested = [seed for seed in seeds if any(seed.glob(pattern))]
@@ -95,6 +97,10 @@ def read_runs(paths: Sequence[Path], split: str | None) -> tuple[list[FinishedRu
         for folder in tested or seeds[:1] or [path]:
             number = folder.name.removeprefix("seed-")
             seed = int(number) if seeds and number.isdecimal() else None
-            runs.append(read_run(name, seed, read_evaluation(find_scores(folder, split))))
-            require_same_images(runs[0].scores, runs[-1].scores)
+            found.append((name, seed, folder))
+    scores = find_scores([folder for *_, folder in found], split)
+    runs = []
+    for (name, seed, _), folder in zip(found, scores, strict=True):
+        runs.append(read_run(name, seed, read_evaluation(folder)))
+        require_same_images(runs[0].scores, runs[-1].scores)
     return runs, notes

@@ -16,6 +16,7 @@ from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
+from sceneparse.data.quick_check import require_labels
 from sceneparse.errors import InputError
 from sceneparse.evaluation.dataset import evaluate_dataset
 from sceneparse.evaluation.result import write_evaluation
@@ -122,7 +123,9 @@ def open_test_set(study: Study) -> SegmentationDataset:
 
 def check_runs(study: Study) -> None:
     """Check the dataset, all networks (on the meta device) and run folders; raises InputError."""
-    classes = open_test_set(study).table.num_classes
+    test_set = open_test_set(study)
+    require_labels(test_set, "choose another split for the study")
+    classes = test_set.table.num_classes
     for run in study.runs[: len(study.config.rows)]:
         with torch.device("meta"):
             create_segmentation_model(**model_arguments(run.config, classes))

@@ -148,7 +148,9 @@ def prepare_seed(
     )
     with start.lock.released_on_error():
         if config.data.holdout:
-            train, validated["holdout"] = split_off(train, config.data.holdout, seed, "data.holdout")
+            train, validated["holdout"] = split_off(
+                train, config.data.holdout, seed, "data.holdout"
+            )
         training = _assemble(config, start, train, validated)
         open_run(training, config, render_config(config))
     return training
