@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -71,18 +72,26 @@ def enlarged(model: SegmentationModel, images: Tensor) -> Tensor:
     return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=True)
 
 
-def plain_views(protocol: Protocol, model: SegmentationModel, image: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
+    return pixels.float() / 64 - 2
+
+
+def plain_views(protocol: Protocol, model: SegmentationModel, pixels: Tensor) -> Tensor:
     """Compute a protocol with full-size maps: probabilities (1, K, H, W)."""
-    height, width = image.shape[-2:]
-    views = []
+    height, width = pixels.shape[-2:]
+    image, aligned, views = normalized(pixels), protocol.rescale == "uint8", []
     for scale in protocol.scales:
         size = protocol.scaled(height, width, scale)
         scaled = F.interpolate(image, size, mode="bilinear", align_corners=False)
+        if aligned:
+            rows = pixels[0].permute(1, 2, 0).contiguous().numpy()
+            scaled = normalized(torch.tensor(cv2.resize(rows, size[::-1])).permute(2, 0, 1)[None])
         for flip in (False, True)[: 1 + protocol.mirror]:
             source = scaled.flip(-1) if flip else scaled
-            values = plain_windows(protocol, model, source, flip)
+            # mmsegmentation cuts the mirrored image as any other
+            values = plain_windows(protocol, model, source, flip and not aligned)
             values = values.flip(-1) if flip else values
-            values = F.interpolate(values, (height, width), mode="bilinear", align_corners=False)
+            values = F.interpolate(values, (height, width), mode="bilinear", align_corners=aligned)
             views.append(values.softmax(1) if protocol.average == "logits" else values)
     return torch.stack(views).mean(0)
 
@@ -151,10 +160,10 @@ def test_protocol_is_what_it_says(
 ) -> None:
     protocol = create_protocol(name, crop=(16, 24), **change)
     model = model_of(Strided(4))
-    image = torch.randn(1, 3, *size)
-    expected = plain_views(protocol, model, image)
+    pixels = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
+    expected = plain_views(protocol, model, pixels)
     with torch.inference_mode():
-        found = protocol(model, image)
+        found = protocol(model, pixels, normalized)
     torch.testing.assert_close(found.probabilities(), expected, atol=2e-5, rtol=1e-4)
     labels, confidence = found.labels_and_confidence()
     most = expected.max(dim=1)
@@ -189,7 +198,7 @@ def test_sizes_of_others_are_known() -> None:
     assert create_protocol("mmseg_whole", dataset="ade20k").scaled(100, 500, 1) == (410, 2048)
     assert create_protocol("spnet", dataset="camvid").scaled(360, 480, 0.5) == (180, 240)
     # what mmsegmentation's configurations have: crop and stride
-    strides = {480: 320, 512: 341, 769: 513}
+    strides = {64: 42, 128: 85, 256: 170, 480: 320, 512: 341, 640: 426, 768: 512, 769: 513}
     assert {c: PROTOCOLS["mmseg_slide"].stride_of(c) for c in strides} == strides
 
 

@@ -124,8 +124,8 @@ class Predictor:
         writable = images if images.flags.writeable else images.copy()
         tensor = torch.from_numpy(writable).permute(0, 3, 1, 2)
         with self.compute.autocast():
-            pixels = self.normalize(self.compute.place_images(tensor))
-            return (protocol or self.protocol)(self.model, pixels)
+            pixels = self.compute.place_images(tensor)
+            return (protocol or self.protocol)(self.model, pixels, self.normalize)
 
     def _labels_by_tiles(self, image: Picture) -> Labels:
         """Predict tiles, each with a margin of context around it: (H, W)."""

@@ -1,6 +1,6 @@
 """Test protocols: how an image is scaled, cut into windows, mirrored, and reassembled.
 
-A protocol is a callable (model, normalised images) -> PixelScores. Validation, evaluation and
+A protocol is a callable (model, images, normalisation) -> PixelScores. Validation, evaluation and
 prediction differ only in the protocol they are given, and print it beside the scores.
 """
 
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,13 +23,28 @@ from sceneparse.inference.scores import PixelScores, View, Window
 from sceneparse.inference.windows import WEIGHTINGS, Span, place_windows
 from sceneparse.models.segmentation import SegmentationNetwork
 
-Infer = Callable[[SegmentationNetwork, Tensor], PixelScores]
+Normalize = Callable[[Tensor], Tensor]
+Infer = Callable[[SegmentationNetwork, Tensor, Normalize], PixelScores]
 # Pixels in one pass of the network: bounds its memory, and fills the device.
 _PIXELS_IN_A_PASS = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
 # Limit of mmsegmentation's test pipelines for the long side of an image.
 _MMSEG_MAX_SIDE = 2048
 _MAX_SIDE = 65_535
 _MAX_SCALE = 16
+
+
+def two_thirds(crop: int) -> int:
+    """Return two thirds of a window's size, rounded up."""
+    return math.ceil(crop * 2 / 3)
+
+
+def two_thirds_of_mmseg(crop: int) -> int:
+    """Return the stride that mmsegmentation's configurations have for a window's size.
+
+    They round down, e.g. 426 for 640, but sizes of a multiple of eight plus one (769) keep the one.
+    """
+    aligned = int(crop % 8 == 1)
+    return (crop - aligned) * 2 // 3 + aligned
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,9 @@ class Protocol:
     `padding` of images smaller than a window: "after" (right and bottom), "around" (all sides) or
     "none" (a smaller window); "align" pads whole images to a multiple of the output stride plus
     one, so that feature i lies exactly at pixel i * stride, where resizing with aligned corners
-    puts it. Windows are two thirds of their size apart, made whole by `rounding`.
+    puts it. `stride_of`: how many pixels windows of a size are apart. `rescale`: "float" scales
+    normalised images, and scores with aligned centres; "uint8" is mmsegmentation's: it scales
+    pixels by OpenCV before they are normalised, and scores with the network's own corners.
     """
 
     name: str
@@ -52,7 +71,8 @@ class Protocol:
     average: Literal["softmax", "logits"] = "softmax"
     weighting: str = "uniform"
     padding: Literal["align", "after", "around", "none"] = "none"
-    rounding: Callable[[float], int] = math.ceil
+    rescale: Literal["float", "uint8"] = "float"
+    stride_of: Callable[[int], int] = two_thirds
 
     @property
     def description(self) -> str:
@@ -60,8 +80,10 @@ class Protocol:
         parts = ["whole image"]
         if self.crop is not None:
             weighting = "" if self.weighting == "uniform" else f", {self.weighting} weights"
+            strides = "x".join(str(self.stride_of(size)) for size in self.crop)
             parts = [
-                f"sliding window {self.crop[0]}x{self.crop[1]}, stride 2/3, "
+                f"sliding window {self.crop[0]}x{self.crop[1]}, "
+                f"stride {'2/3' if self.rescale == 'float' else strides}, "
                 f"{self.average} averaged{weighting}"
             ]
         single = self.scales == (1.0,)
@@ -72,17 +94,29 @@ class Protocol:
             parts.append("at the image's own size" if single else "of the image's own size")
         else:
             parts.append(f"{self.side} side {'' if single else 'of scale 1 '}{self.base}")
+        if self.rescale == "uint8" and not (single and self.base is None):
+            parts.append("pixels rescaled as uint8 before normalising")
         return f"{self.name}: " + ", ".join(parts)
 
-    def stride_of(self, crop: int) -> int:
-        """Return how many pixels windows of a size are apart."""
-        return self.rounding(crop * 2 / 3)
+    def __call__(
+        self,
+        model: SegmentationNetwork,
+        images: Tensor,
+        normalize: Normalize = lambda images: images,
+    ) -> PixelScores:
+        """Score pixels (B, 3, H, W) in uint8, or normalised images if `normalize` is not given.
 
-    def __call__(self, model: SegmentationNetwork, images: Tensor) -> PixelScores:
-        """Score normalised images (B, 3, H, W); raises NumericalError on NaN or Inf."""
+        Raises NumericalError on NaN or Inf, InputError for normalised images that are to be
+        rescaled as uint8.
+        """
         height, width = images.shape[-2:]
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
-        views = [v for size in sizes for v in self._views(model, _resize_images(images, size))]
+        if self.rescale == "uint8":
+            scaled = (normalize(_resize_pixels(images, size)) for size in sizes)
+        else:
+            normalized = normalize(images)
+            scaled = (_resize_images(normalized, size) for size in sizes)
+        views = [view for images in scaled for view in self._views(model, images)]
         return PixelScores(views, (height, width), self.average)
 
     def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
@@ -94,7 +128,11 @@ class Protocol:
 
     def _factor(self, height: int, width: int, scale: float) -> float:
         if self.base is None:
-            return scale
+            if self.rescale == "float":
+                return scale
+            # mmcv rounds the sides of the scaled image, then fits the image into them.
+            sides = [(max(int(side * scale + 0.5), 1), side) for side in (height, width)]
+            return min(scaled / side for scaled, side in sides)
         if self.side == "long":
             return round(self.base * scale) / max(height, width)
         longest = _MMSEG_MAX_SIDE * scale / max(height, width)
@@ -117,8 +155,13 @@ class Protocol:
         left, right = self._margins(size[1], 1, model.output_stride)
         if top or bottom or left or right:
             images = F.pad(images, (left, right, top, bottom))
-        flips = (False, True) if self.mirror else (False,)
-        looks = list(itertools.product(flips, self._spans(images, 0), self._spans(images, 1)))
+        rows, columns = self._spans(images, 0), self._spans(images, 1)
+        looks = list(itertools.product((False,), rows, columns))
+        if self.mirror and self.rescale == "uint8":
+            # mmsegmentation places windows on the mirrored image, the SPNet code on the image.
+            columns = [span.mirrored(size[1]) for span in columns]
+        if self.mirror:
+            looks += itertools.product((True,), rows, columns)
         parts = [
             (images[..., rows.start :, columns.start :][..., : len(rows), : len(columns)], flip)
             for flip, rows, columns in looks
@@ -131,12 +174,13 @@ class Protocol:
                 _mirror(logits, flip).permute(0, 2, 3, 1).contiguous(),
                 Span(rows.start - top, rows.shares * share),
                 replace(columns, start=columns.start - left),
+                align_corners=model.align_corners,
             )
             for (flip, rows, columns), logits in zip(looks, _run(model, parts), strict=True)
         ]
-        if one_sum:
-            return [View(size, windows)]
-        return [View(size, windows[: len(windows) // 2]), View(size, windows[len(windows) // 2 :])]
+        aligned = self.rescale == "uint8" and model.align_corners
+        half = len(windows) if one_sum else len(windows) // 2
+        return [View(size, part, aligned) for part in (windows[:half], windows[half:]) if part]
 
     def _spans(self, images: Tensor, axis: int) -> list[Span]:
         """Place windows along one axis of padded images."""
@@ -159,6 +203,17 @@ def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     if images.shape[-2:] == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def _resize_pixels(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 images to whole numbers by OpenCV, as mmcv.imrescale does."""
+    if images.shape[-2:] == size:
+        return images
+    if images.dtype != torch.uint8:
+        raise InputError("this protocol rescales pixels: give uint8 images and a normalisation")
+    pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
+    resized = [cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR) for image in pixels]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device)
 
 
 def _run(model: SegmentationNetwork, parts: Sequence[tuple[Tensor, bool]]) -> Iterator[Tensor]:
@@ -238,9 +293,14 @@ PROTOCOLS = {
     "slide": Protocol("slide", crop=_CROP, padding="after"),
     # the public test code of SPNet (https://github.com/houqb/SPNet)
     "spnet": Protocol("spnet", crop=_CROP, scales=_SIX_SCALES, mirror=True, padding="around"),
-    # mmsegmentation's test_cfg dict(mode="whole") and dict(mode="slide")
-    "mmseg_whole": Protocol("mmseg_whole", side="short", average="logits"),
+    # mmsegmentation 1.x: its test pipeline, and test_cfg dict(mode="whole") or dict(mode="slide")
+    "mmseg_whole": Protocol("mmseg_whole", side="short", average="logits", rescale="uint8"),
     "mmseg_slide": Protocol(
-        "mmseg_slide", crop=_CROP, side="short", average="logits", rounding=round
+        "mmseg_slide",
+        crop=_CROP,
+        side="short",
+        average="logits",
+        rescale="uint8",
+        stride_of=two_thirds_of_mmseg,
     ),
 }

@@ -26,22 +26,27 @@ _MIN_LOGIT = -80.0
 class Window:
     """The network's output for a window of a scaled image; windows may extend beyond the image.
 
-    `logits` (B, h, w, K) span its rows and columns of pixels with aligned corners. `far_apart`:
-    some differ so much that exponentials underflow.
+    `logits` (B, h, w, K) span its rows and columns of pixels, with aligned corners or centres.
+    `far_apart`: some differ so much that exponentials underflow.
     """
 
     logits: Tensor
     rows: Span
     columns: Span
     far_apart: bool = False
+    align_corners: bool = True
 
 
 @dataclass(frozen=True)
 class View:
-    """The windows that cover a whole image scaled to `size`."""
+    """The windows that cover a whole image scaled to `size`.
+
+    `align_corners`: how scores at that size are resized to the image.
+    """
 
     size: tuple[int, int]
     windows: Sequence[Window]
+    align_corners: bool = False
 
 
 class PixelScores:
@@ -58,7 +63,7 @@ class PixelScores:
         self._softmax_first = average == "softmax"
         self._views = views
         if self._softmax_first:
-            self._views = [View(v.size, [_shift_to_zero(w) for w in v.windows]) for v in views]
+            self._views = [replace(v, windows=[*map(_shift_to_zero, v.windows)]) for v in views]
 
     def labels(self) -> Tensor:
         """Return the most likely class of each pixel: (B, H, W), uint8 up to 256 classes."""
@@ -110,18 +115,16 @@ class PixelScores:
         if view.size == self.size:
             band = _band(view, first, last, softmax=softmax_first)
         else:
-            # Where the rows lie in the view, with aligned centres.
-            rows = torch.arange(first, last, dtype=torch.float64)
-            rows = (rows + 0.5) * (view.size[0] / self.size[0]) - 0.5
-            rows.clamp_(0, view.size[0] - 1)
+            aligned = view.align_corners
+            rows = _positions(slice(first, last), view.size[0], self.size[0], aligned)
             top = int(rows[0])
             bottom = min(int(rows[-1]) + 2, view.size[0])
             source = _band(view, top, bottom, softmax=softmax_first)
             # Columns first if they shrink, so that rows have less to do.
             if view.size[1] > self.size[1]:
-                source = _resize_columns(source, self.size[1], align_corners=False)
+                source = _resize_columns(source, self.size[1], align_corners=aligned)
             source = _pick_rows(source, rows - top)
-            band = _resize_columns(source, self.size[1], align_corners=False)
+            band = _resize_columns(source, self.size[1], align_corners=aligned)
         return band if self._softmax_first or as_logits else torch.softmax(band, dim=-1)
 
 
@@ -162,11 +165,18 @@ def _common(span: Span, first: int, last: int) -> tuple[int, int]:
 
 def _upsample(window: Window, rows: slice) -> Tensor:
     """Upsample a window's logits to some of its rows of pixels: (B, rows, W, K)."""
-    features, pixels = window.logits.shape[1], len(window.rows)
-    positions = torch.arange(rows.start, rows.stop, dtype=torch.float64)
-    positions *= (features - 1) / max(pixels - 1, 1)
+    aligned = window.align_corners
+    positions = _positions(rows, window.logits.shape[1], len(window.rows), aligned)
     picked = _pick_rows(window.logits, positions)
-    return _resize_columns(picked, len(window.columns), align_corners=True)
+    return _resize_columns(picked, len(window.columns), align_corners=aligned)
+
+
+def _positions(rows: slice, source: int, target: int, align_corners: bool) -> Tensor:
+    """Return where some of `target` rows lie among `source` rows: (n,)."""
+    positions = torch.arange(rows.start, rows.stop, dtype=torch.float64)
+    if align_corners:
+        return positions * ((source - 1) / max(target - 1, 1))
+    return ((positions + 0.5) * (source / target) - 0.5).clamp_(0, source - 1)
 
 
 def _pick_rows(maps: Tensor, positions: Tensor) -> Tensor:

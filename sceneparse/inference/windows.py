@@ -1,5 +1,7 @@
 """Place windows over an image, and weight their scores where they overlap."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 
@@ -20,6 +22,10 @@ class Span:
 
     def __len__(self) -> int:
         return len(self.shares)
+
+    def mirrored(self, size: int) -> Span:
+        """Return where the window lies in the mirror image, `size` pixels wide."""
+        return Span(size - self.start - len(self), self.shares.flip(0))
 
 
 def place_windows(size: int, crop: int, stride: int, weighting: str = "uniform") -> list[Span]:

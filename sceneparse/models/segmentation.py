@@ -31,12 +31,14 @@ class SegmentationNetwork(nn.Module, Described):
     """A network from images to logits: a model, or a file that was exported from one.
 
     `precision`: the only precision the network computes in, None if it can be chosen.
-    `device_types`: the devices it runs on.
+    `device_types`: the devices it runs on. `align_corners`: how its logits are enlarged to the
+    image; the networks of this package align the corners, those of others may not.
     Shape: (B, 3, H, W) normalised images, with `upsample=False` -> {"out": (B, K, h, w)}
     """
 
     precision: str | None = None
     device_types: tuple[str, ...] = ("cpu", "cuda")
+    align_corners: bool = True
 
     @property
     def output_stride(self) -> int:

@@ -133,9 +133,9 @@ def evaluate(
     model.eval()
     for batch in batches:
         with explained_lack_of_memory(batch, compute, _SMALLER_WINDOWS):
-            images = normalize(compute.place_images(batch.images))
+            pixels = compute.place_images(batch.images)
             with compute.autocast():
-                scores = infer(model, images)
+                scores = infer(model, pixels, normalize)
             confidence: Tensor | None = None
             if any(meter.needs_confidence for meter in meters):
                 labels, confidence = scores.labels_and_confidence()
