@@ -1,86 +1,167 @@
-"""Convert a dataset of another format into the folder layout."""
+"""Convert a dataset that another tool wrote into the folder layout."""
+
+from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_option
 from sceneparse.errors import InputError, first_few
 
-EXAMPLES = """\
-  sceneparse convert voc data/mine --masks SegmentationClass --images JPEGImages
-  sceneparse convert colors data/mine --masks painted --images photos --table colors.csv
-  sceneparse convert pairs data/mine --table pairs.csv
-  sceneparse convert labelme data/mine --annotations labelled
-  sceneparse convert coco-panoptic data/mine --annotations panoptic.json --images val2017
-  sceneparse convert coco-instances data/mine --annotations inst.json --images val2017
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-colors: TABLE is a CSV with the columns name,r,g,b; a class named ignore or void is ignored.
-pairs: TABLE is a CSV with the columns image,mask, relative to it; 255 in masks is ignored.
-Near-duplicate images go into the same split; the same seed gives the same splits."""
-# Options by which a format names its source.
-SOURCE = {
-    "images": "folder of the images",
-    "masks": "folder of the masks",
-    "annotations": "JSON file, or folder of JSON files (labelme)",
-    "table": "CSV file",
-    "root": "pairs, labelme: folder of all images; default that of the CSV or JSON files",
-}
+    from sceneparse.data.checks.splits import SplitPlan
+    from sceneparse.data.formats.shared.source import Item, Source
+
+EXAMPLES = """\
+  sceneparse convert annotations/instances.json data/mine --images photos
+  sceneparse convert labelme_folder data/mine --classes labels.txt
+  sceneparse convert VOCdevkit/VOC2012 data/voc
+  sceneparse convert painted data/mine --images photos --classes colors.csv
+  sceneparse convert export data/mine --as coco-instances --split train=0.7 val=0.2 test=0.1
+
+The format is recognised by the content. --classes FILE has a class per line: "road", with a colour
+"road,128,64,128", "lorry = car" to count lorries as cars, "sky = __ignore__" to ignore sky.
+The splits of the source are kept, unless --split is given. Images that look alike go into the same
+split, and the same --seed gives the same splits."""
+SHARES = ("train=0.8", "val=0.2")
+SOURCE_OPTIONS = ("images", "classes", "unknown_colors")
+SPLIT_OPTIONS = ("seed", "near_duplicates")
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     from sceneparse.data.formats import FORMATS
 
-    result = command_parser("convert", "Convert a dataset into folders.", EXAMPLES)
-    result.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
-    result.add_argument("target", metavar="DATA", help="folder to write, e.g. data/mine")
+    result = command_parser("convert", "Convert a dataset of another tool into folders.", EXAMPLES)
+    result.add_argument("source", metavar="SOURCE", type=Path, help="annotation file, or folder")
+    result.add_argument("target", metavar="DATA", type=Path, help="folder to write, e.g. data/mine")
     add = partial(add_option, result)
-    for name, meaning in SOURCE.items():
-        add(f"--{name} PATH", meaning, type=Path)
-    add("--split NAME=SHARE...", "splits and their shares", default=["train=0.8", "val=0.2"])
-    add("--seed N", "random seed of the splits; default 0", type=int, default=0)
+    add("--as FORMAT", "format of the source, instead of recognising it", choices=tuple(FORMATS))
+    add("--images FOLDER", "folder of the images, if they are not in SOURCE", type=Path)
+    add("--classes FILE", "names of the classes, in order; see below", type=Path)
+    add("--unknown-colors RULE", "colours outside the table: error (default), ignore or nearest")
+    add("--split NAME=SHARE...", f"splits and their shares; default {' '.join(SHARES)}")
+    add("--near-duplicates RULE", "images that look alike: together (default), drop or keep")
+    add("--seed N", "random seed of the splits; default 0", type=int)
+    add("--link", "link to the images instead of copying them")
     return result
 
 
 def main(options: argparse.Namespace) -> None:
-    """Read the source, split its images, write the folders."""
-    from sceneparse.data.checks.duplicates import fingerprint_of
-    from sceneparse.data.checks.splits import plan_splits
-    from sceneparse.data.formats import read_source
+    """Recognise and read the source, split its images, write the folders, print what was done."""
+    from sceneparse.data.formats import find_format
     from sceneparse.data.formats.shared.folders import write_folders
+    from sceneparse.runtime.progress import Progress
+
+    target: Path = options.target
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"'{target}' exists and is no empty folder; choose another folder")
+    kind, why = find_format(options.source, vars(options)["as"])
+    print(f"format       {kind.name} ({why})")
+    source = kind.read(options.source, given(options, SOURCE_OPTIONS))
+    source = replace(source, items=check_items(source.items))
+    plan = plan_of(options, source.items)
+    for note in (*source.notes, *plan.notes):
+        print(f"note         {note}")
+    progress = Progress(len(plan.split_of), "images")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pixels = write_folders(
+            source, target, plan.split_of, link=options.link, after_item=lambda: progress.advance(1)
+        )
+    progress.close()
+    print_result(source, plan, pixels, target)
+
+
+def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
+    """Return the options among `names` that were given."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_items(items: Sequence[Item]) -> list[Item]:
+    """Return the items with distinct names; InputError for no, missing or repeated images."""
+    if not items:
+        raise InputError("the source holds no image with annotations; give its folder or --images")
+    if missing := [item.image for item in items if not item.image.is_file()]:
+        raise InputError(f"{len(missing)} images do not exist: {first_few(missing)}")
+    images = Counter(item.image for item in items)
+    if repeated := [image for image, count in images.items() if count > 1]:
+        raise InputError(
+            f"{len(repeated)} images are annotated twice: {first_few(repeated)}; keep one of each"
+        )
+    names = Counter(item.name for item in items)
+    if max(names.values()) == 1:
+        return list(items)
+    # Images of one name lie in different folders, whose names are put in front.
+    longer = [replace(item, name=f"{item.image.parent.name}/{item.name}") for item in items]
+    if len({item.name for item in longer}) < len(longer):
+        repeated_names = [name for name, count in names.items() if count > 1]
+        raise InputError(f"{len(repeated_names)} names occur twice: {first_few(repeated_names)}")
+    return longer
+
+
+def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
+    """Return the split of each image: that of the source, or by shares."""
+    from sceneparse.data.checks.splits import SplitPlan, plan_splits
+
+    own = {item.image: item.split for item in items if item.split is not None}
+    if len(own) == len(items) and len(set(own.values())) > 1 and options.split is None:
+        useless = [f"--{name.replace('_', '-')}" for name in given(options, SPLIT_OPTIONS)]
+        if useless:
+            raise InputError(
+                f"the source has its own splits, so {' and '.join(useless)} would change nothing; "
+                "give --split too, or leave it out"
+            )
+        return SplitPlan(own, [], [])
+    rule = options.near_duplicates or "together"
+    shares = split_shares(options.split or SHARES)
+    images = [item.image for item in items]
+    prints = None if rule == "keep" or len(shares) == 1 else fingerprints_of(images)
+    return plan_splits(images, prints, shares, options.seed or 0, rule)
+
+
+def fingerprints_of(images: Sequence[Path]) -> list[Any]:
+    """Decode all images and return their fingerprints, with progress."""
+    from sceneparse.data.checks.duplicates import fingerprint_of
     from sceneparse.data.reading import read_image
     from sceneparse.runtime.progress import Progress
 
-    target = Path(options.target)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"'{target}' exists and is no empty folder; choose another folder")
-    shares = split_shares(options.split)
-    source = read_source(options.format, {name: getattr(options, name) for name in SOURCE})
-    images = [item.image for item in source.items]
-    check_images(images)
-    progress = Progress(2 * len(images), "images")
-    fingerprints = []
+    progress = Progress(len(images), "images compared")
+    result = []
     for image in images:
-        fingerprints.append(fingerprint_of(read_image(image)))
+        result.append(fingerprint_of(read_image(image)))
         progress.advance(1)
-    plan = plan_splits(images, fingerprints, shares, options.seed, "together")
-    try:
-        with writing(target):
-            write_folders(source, target, plan.split_of, lambda: progress.advance(1))
-    finally:
-        progress.close()
+    progress.close()
+    return result
+
+
+def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: Path) -> None:
+    """Print images, splits, pixels per class, what was skipped, and the next commands."""
     counts = Counter(plan.split_of.values())
-    sizes = ", ".join(f"{name} {counts[name]}" for name in shares)
-    print(f"{len(images)} images with {len(source.classes)} classes in {target}: {sizes}")
-    for note in plan.notes:
-        print(f"note         {note}")
-    print(f"check it     sceneparse check {target} --splits {' '.join(shares)}")
+    sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
+    print(f"images       {len(plan.split_of)} ({sizes})")
+    total, wide = max(int(pixels.sum()), 1), max(len(name) for name in source.classes)
+    for number, (name, count) in enumerate(zip(source.classes, pixels.tolist(), strict=True)):
+        head = "classes" if number == 0 else ""
+        print(f"{head:<12} {number:>3} {name:<{wide}} {count:>13,} px {100 * count / total:7.3f}%")
+    if plan.dropped:
+        source.skipped.add("near-duplicate images", plan.dropped[0], len(plan.dropped))
+    for number, line in enumerate(source.skipped.lines() or ["nothing"]):
+        print(f"{'skipped' if number == 0 else '':<12} {line}")
+    print(f"dataset      {target}")
+    print(f"check it     sceneparse check {target} --splits {' '.join(counts)}")
 
 
-def split_shares(texts: list[str]) -> dict[str, float]:
+def split_shares(texts: Sequence[str]) -> dict[str, float]:
     """Read arguments NAME=SHARE; raise InputError for a wrong name or share."""
     shares = {}
     for text in texts:
@@ -89,17 +170,6 @@ def split_shares(texts: list[str]) -> dict[str, float]:
             shares[name] = float(share)
         except ValueError:
             shares[name] = -1.0
-        if name in {"", ".", ".."} or "/" in name or not shares[name] > 0:
+        if name in {"", ".", ".."} or "/" in name or not 0 < shares[name] < float("inf"):
             raise InputError(f"--split takes e.g. train=0.8 val=0.2, got '{text}'")
     return shares
-
-
-def check_images(images: list[Path]) -> None:
-    """Raise InputError for no images, missing images, and names that occur twice."""
-    if not images:
-        raise InputError("the source holds no images")
-    if missing := [image for image in images if not image.is_file()]:
-        raise InputError(f"{len(missing)} images do not exist: {first_few(missing)}")
-    stems = Counter(image.stem for image in images)
-    if repeated := [name for name, count in stems.items() if count > 1]:
-        raise InputError(f"{len(repeated)} names occur twice: {first_few(repeated)}")

@@ -1,53 +1,105 @@
 """Formats that other tools write. Add one as a module here; it is then a format of `convert`.
 
-A module has a function `read`, which returns the images and classes of a source and how the masks
-are drawn. Its parameters are the options that the format takes: `masks: Path` is --masks, and one
-with a default is optional. The format's name is the module's, with "-" for "_".
+A module has two functions. `recognise(source)` returns how it knows the format, or None. It looks
+at the content, and is strict: it must not take the files of another tool. `read(source, skipped)`
+returns the images, classes and how the masks are drawn; its keyword parameters are the options that
+the format takes: `images` is --images. A module with `GENERAL = True` is asked only if no other
+recognises the source. The format's name is the module's, with "-" for "_".
 """
 
 from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sceneparse.errors import InputError, refusing, unknown_name
 
 if TYPE_CHECKING:
     from sceneparse.data.formats.shared.source import Source
 
-# From the files' names, because `convert --help` must not import what the readers need.
-FORMATS = tuple(
-    module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if not module.ispkg
-)
+
+@dataclass(frozen=True)
+class Format:
+    """A format: recognises and reads datasets. Its module is imported when it is first used."""
+
+    name: str
+
+    @cached_property
+    def _module(self) -> Any:  # noqa: ANN401 - a module with the functions described above
+        return import_module(f"{__name__}.{self.name.replace('-', '_')}")
+
+    @property
+    def description(self) -> str:
+        """What the format is, in one line."""
+        return str(self._module.__doc__).splitlines()[0]
+
+    @property
+    def is_general(self) -> bool:
+        """Whether others may recognise the same files better."""
+        return bool(getattr(self._module, "GENERAL", False))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that the format takes, without dashes."""
+        parameters = inspect.signature(self._module.read).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def recognise(self, source: Path) -> str | None:
+        """Return how the format knows that `source` is of its kind; None if it is not."""
+        found: str | None = self._module.recognise(source)
+        return found
+
+    def read(self, source: Path, options: Mapping[str, object]) -> Source:
+        """Read a dataset; `options` are those given. Raises InputError."""
+        from sceneparse.data.formats.shared.source import Skipped
+
+        foreign = [f"--{option.replace('_', '-')}" for option in options.keys() - {*self.options}]
+        if foreign:
+            raise InputError(
+                f"{' and '.join(sorted(foreign))} would change nothing: format {self.name} does "
+                "not use it; leave it out"
+            )
+        if not source.exists():
+            raise InputError(f"'{source}' does not exist; give the annotation file or its folder")
+        with refusing(source, f"not valid {self.name}"):
+            result: Source = self._module.read(source, Skipped(), **options)
+            return result
 
 
-def read_source(name: str, files: Mapping[str, Path | None]) -> Source:
-    """Read a dataset in the format `name`; `files` are its options, None if not given.
+def find_format(source: Path, name: str | None = None) -> tuple[Format, str]:
+    """Return the format of a source and how it is known; `name` forces one.
 
-    Raises InputError for an unknown format, for options that are missing or that the format does
-    not take, and for content that does not follow the format.
+    Raises InputError if no format, or more than one, recognises the source.
     """
-    if name not in FORMATS:
-        raise unknown_name("format", name, FORMATS)
-    read: Callable[..., Source] = import_module(f"{__name__}.{name.replace('-', '_')}").read
-    given = {option: path for option, path in files.items() if path is not None}
-    _validate_options(name, read, given)
-    main_file = given.get("annotations") or given.get("table") or next(iter(given.values()), name)
-    with refusing(main_file, f"not valid {name}"):
-        return read(**given)
+    if name is not None:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+        return FORMATS[name], "--as"
+    if not source.exists():
+        raise InputError(f"'{source}' does not exist; give the annotation file or its folder")
+    for general in (False, True):
+        group = [kind for kind in FORMATS.values() if kind.is_general == general]
+        found = [(kind, why) for kind in group if (why := kind.recognise(source)) is not None]
+        if len(found) > 1:
+            reasons = "; ".join(f"{kind.name} ({why})" for kind, why in found)
+            raise InputError(f"'{source}' may be of several formats: {reasons}; choose with --as")
+        if found:
+            return found[0]
+    raise InputError(
+        f"'{source}' is of no known format; give the annotation file or the folder that holds it, "
+        f"or force one with --as: {', '.join(FORMATS)}"
+    )
 
 
-def _validate_options(name: str, read: Callable[..., Source], given: Mapping[str, Path]) -> None:
-    allowed = inspect.signature(read).parameters
-    needed = [option for option, p in allowed.items() if p.default is inspect.Parameter.empty]
-    missing = [f"--{option}" for option in needed if option not in given]
-    if missing:
-        raise InputError(f"{name} needs {' and '.join(missing)}")
-    foreign = [f"--{option}" for option in given if option not in allowed]
-    if foreign:
-        options = ", ".join(f"--{option}" for option in allowed)
-        raise InputError(f"{name} takes no {' and '.join(foreign)}; its options are {options}")
+# From the files' names, because `convert --help` must not import what the readers need.
+FORMATS = {
+    name: Format(name)
+    for module in pkgutil.iter_modules(__path__)
+    if not module.ispkg and (name := module.name.replace("_", "-"))
+}

@@ -1,88 +1,93 @@
-"""COCO's instance annotations: a JSON file of polygons and run lengths."""
+"""COCO's instance annotations: JSON files of polygons and run lengths."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sceneparse.data.formats.shared.source import (
-    Item,
-    Source,
-    blank_mask,
-    coco_classes,
-    fill_polygon,
-)
+from sceneparse.data.formats.shared.classes import Classes, choose_classes
+from sceneparse.data.formats.shared.coco_files import CocoFile, CocoImage, coco_paths, read_coco
+from sceneparse.data.formats.shared.drawing import coco_runs, paint_runs
+from sceneparse.data.formats.shared.source import Item, Skipped, Source
 from sceneparse.data.labels import Labels
-from sceneparse.errors import InputError
-from sceneparse.files import inside, read_json
-
-_MAX_RUN_BITS = 60
+from sceneparse.data.reading import image_size
+from sceneparse.errors import InputError, refusing
 
 
-def read(annotations: Path, images: Path) -> Source:
-    """Read COCO's instance JSON: class 0 is the background, small instances cover large ones."""
-    content = read_json(annotations)
-    names, index_of = coco_classes(content)
-    shapes: dict[int, list[Any]] = {entry["id"]: [] for entry in content["images"]}
-    for annotation in content["annotations"]:
-        shapes[annotation["image_id"]].append(annotation)
-    items = [
-        Item(
-            inside(images, entry["file_name"], annotations),
-            partial(_draw_instances, annotations, entry, shapes[entry["id"]], index_of),
-        )
-        for entry in content["images"]
-    ]
-    return Source(["background", *names], items)
+def recognise(source: Path) -> str | None:
+    """Recognise JSON with images, annotations and categories, but no panoptic segments."""
+    found = coco_paths(source, panoptic=False)
+    return f"{found[0].name} lists images, annotations and categories" if found else None
 
 
-def _draw_instances(
-    path: Path,
-    entry: Mapping[str, Any],
-    annotations: Sequence[Mapping[str, Any]],
-    index_of: Mapping[int, int],
-) -> Labels:
-    mask = blank_mask(entry["height"], entry["width"], 0)
-    for annotation in sorted(annotations, key=lambda a: -float(a["area"])):
-        label, shape = index_of[annotation["category_id"]] + 1, annotation["segmentation"]
-        if isinstance(shape, dict):
-            runs = shape["counts"]
-            if isinstance(runs, str):
-                runs = _uncompress_runs(runs)
-            mask[_decode_runs(path, runs, mask.shape)] = label
+def read(
+    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
+) -> Source:
+    """Read COCO files; several are splits. Small instances cover large ones, by drawn area."""
+    files = list(read_coco(source, images, panoptic=False))
+    names = [name for file in files for name in file.category_names.values()]
+    chosen = choose_classes(names, classes)
+    items = [item for file in files for item in _items(file, chosen, skipped)]
+    return Source(chosen.names, items, skipped, chosen.colors)
+
+
+def _items(file: CocoFile, classes: Classes, skipped: Skipped) -> list[Item]:
+    shapes: dict[str, list[Mapping[str, Any]]] = {key: [] for key in file.images}
+    for annotation in file.annotations:
+        file.image_of(annotation)
+        file.category_of(annotation, annotation)
+        if annotation.get("segmentation"):
+            shapes[str(annotation["image_id"])].append(annotation)
         else:
-            for polygon in shape:
-                fill_polygon(mask, np.array(polygon, dtype=float).reshape(-1, 2), label)
-    return mask
+            skipped.add("annotations without a segmentation", f"{file.path}: {annotation.get('id')}")
+    return [
+        Item(i.path, i.name, partial(_draw, file, i, shapes[key], classes, skipped), i.split)
+        for key, i in file.images.items()
+    ]
 
 
-def _decode_runs(path: Path, runs: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Turn run lengths of zeros and ones, down the columns, into a mask (H, W)."""
-    if sum(runs) != shape[0] * shape[1]:
-        raise InputError(
-            f"{path}: run lengths of {sum(runs)} pixels for a {shape[1]}x{shape[0]} image"
-        )
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return np.asarray(flat.reshape(shape[1], shape[0]).T)
+def _draw(
+    file: CocoFile,
+    image: CocoImage,
+    annotations: Sequence[Mapping[str, Any]],
+    classes: Classes,
+    skipped: Skipped,
+) -> Labels:
+    height, width = image.entry.get("height"), image.entry.get("width")
+    if not height or not width:
+        height, width = image_size(image.path)
+    regions, labels = [], []
+    for annotation in annotations:
+        place = f"{file.path}: annotation {annotation.get('id')}"
+        with refusing(place, "its segmentation cannot be drawn"):
+            segmentation = _polygons(annotation["segmentation"], place, skipped)
+            if segmentation:
+                regions.append(coco_runs(segmentation, height, width))
+                labels.append(classes.index(file.category_of(annotation, annotation)))
+    return paint_runs(regions, labels, height, width, classes.index("background"))
 
 
-def _uncompress_runs(text: str) -> list[int]:
-    """Decode COCO's text form: 5 bits per character, differences from the run before the last."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        code = ord(character) - 48
-        value |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            if shift > _MAX_RUN_BITS:
-                raise ValueError("a run length has too many digits")
-            continue
-        if code & 16:  # the number is negative
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs
+def _polygons(segmentation: Any, place: str, skipped: Skipped) -> Any:  # noqa: ANN401 - JSON
+    """Return run lengths as they are, and polygons as a list of lists of x, y, ..."""
+    if isinstance(segmentation, Mapping):
+        return segmentation
+    if not isinstance(segmentation[0], Sequence):
+        segmentation = [segmentation]
+    polygons = []
+    for polygon in segmentation:
+        if polygon and not isinstance(polygon, str) and isinstance(polygon[0], Sequence):
+            polygon = [number for point in polygon for number in point]  # noqa: PLW2901
+        if len(polygon) == 4:
+            raise InputError(
+                f"{place}: a segmentation of four numbers {polygon} is no polygon; if it is a box, "
+                "write its four corners"
+            )
+        if len(polygon) % 2:
+            raise InputError(f"{place}: a polygon of {len(polygon)} numbers, expected x, y, ...")
+        if len(polygon) < 6:
+            skipped.add("polygons of fewer than three points", place)
+        else:
+            polygons.append(polygon)
+    return polygons

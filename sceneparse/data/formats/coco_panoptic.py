@@ -1,39 +1,53 @@
 """COCO's panoptic annotations: a JSON file, and PNG files whose colours number the segments."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from sceneparse.data.formats.shared.source import Item, Source, coco_classes, labels_of_codes
-from sceneparse.data.labels import Labels, ignore_index_for
+from sceneparse.data.formats.shared.classes import choose_classes
+from sceneparse.data.formats.shared.coco_files import coco_paths, read_coco
+from sceneparse.data.formats.shared.colors import labels_of_codes
+from sceneparse.data.formats.shared.source import Item, Skipped, Source
+from sceneparse.data.labels import Labels
 from sceneparse.data.reading import read_image
 from sceneparse.errors import InputError, first_few
-from sceneparse.files import inside, read_json
+from sceneparse.files import inside
 
 
-def read(annotations: Path, images: Path) -> Source:
-    """Read COCO's panoptic JSON; the PNG files are in the folder of the same name beside it."""
-    content = read_json(annotations)
-    classes, index_of = coco_classes(content)
-    ignore = ignore_index_for(len(classes))
-    folder = annotations.with_suffix("")
-    files = {e["id"]: inside(images, e["file_name"], annotations) for e in content["images"]}
-    items = [
-        Item(
-            files[entry["image_id"]],
-            partial(
-                _draw_panoptic,
-                inside(folder, entry["file_name"], annotations),
-                {s["id"]: index_of[s["category_id"]] for s in entry["segments_info"]},
-                ignore,
-            ),
-        )
-        for entry in content["annotations"]
-    ]
-    return Source(classes, items)
+def recognise(source: Path) -> str | None:
+    """Recognise JSON with images, categories, and annotations that list segments."""
+    found = coco_paths(source, panoptic=True)
+    return f"{found[0].name} lists panoptic segments" if found else None
 
 
-def _draw_panoptic(path: Path, label_of: Mapping[int, int], ignore: int) -> Labels:
+def read(
+    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
+) -> Source:
+    """Read panoptic JSON files; the PNG files are in the folder of the same name beside each.
+
+    Pixels of no segment are ignored.
+    """
+    files = list(read_coco(source, images, panoptic=True))
+    names = [name for file in files for name in file.category_names.values()]
+    chosen = choose_classes(names, classes, background=False)
+    items = []
+    for file in files:
+        folder = file.path.with_suffix("")
+        for annotation in file.annotations:
+            image = file.image_of(annotation)
+            labels = {
+                segment["id"]: chosen.index(file.category_of(segment, annotation))
+                for segment in annotation["segments_info"]
+            }
+            segments = inside(folder, annotation["file_name"], file.path)
+            draw = partial(_draw, segments, labels, chosen.ignore_index)
+            items.append(Item(image.path, image.name, draw, image.split))
+    return Source(chosen.names, items, skipped, chosen.colors)
+
+
+def _draw(path: Path, label_of: Mapping[int, int], ignore: int) -> Labels:
     # The number of a segment is red + 256 green + 256^2 blue; 0 is no segment.
     codes = {_swapped(number): label for number, label in label_of.items()}
     labels, unknown = labels_of_codes(read_image(path), {0: ignore, **codes})

@@ -1,58 +1,54 @@
 """LabelMe's JSON files: shapes drawn by hand, a file per image."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from sceneparse.data.formats.shared.source import (
-    Item,
-    Source,
-    blank_mask,
-    fill_polygon,
-    require_near,
-)
+from sceneparse.data.formats.shared.classes import Classes, choose_classes
+from sceneparse.data.formats.shared.drawing import blank_mask, polygon_mask
+from sceneparse.data.formats.shared.outlines import json_files, outline_of
+from sceneparse.data.formats.shared.source import ImageFinder, Item, Skipped, Source
 from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError
-from sceneparse.files import inside, read_json
+from sceneparse.files import read_json
+
+_KEYS = frozenset({"shapes", "imagePath"})
 
 
-def read(annotations: Path, root: Path | None = None) -> Source:
-    """Read LabelMe's JSON files: polygons, rectangles and circles, later ones on top.
-
-    The images must be inside `root`, by default the folder of the JSON files.
-    """
-    contents = [(path, read_json(path)) for path in sorted(annotations.glob("*.json"))]
-    names = sorted({shape["label"] for _, content in contents for shape in content["shapes"]})
-    classes = [*(name for name in ("background",) if name not in names), *names]
-    items = [
-        Item(
-            inside(annotations, content["imagePath"], path, root=root),
-            partial(_draw_labelme, path, content, classes),
-        )
-        for path, content in contents
-    ]
-    return Source(classes, items)
+def recognise(source: Path) -> str | None:
+    """Recognise JSON files with shapes and imagePath."""
+    found = [path for path in json_files(source) if outline_of(path).keys >= _KEYS]
+    return f"{found[0].name} holds shapes and imagePath" if found else None
 
 
-def _draw_labelme(path: Path, content: Mapping[str, Any], classes: Sequence[str]) -> Labels:
-    mask = blank_mask(content["imageHeight"], content["imageWidth"], classes.index("background"))
+def read(
+    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
+) -> Source:
+    """Read LabelMe's JSON files: polygons, rectangles and circles, later ones on top."""
+    finder = ImageFinder(images or (source if source.is_dir() else source.parent))
+    paths = sorted(source.rglob("*.json")) if source.is_dir() else [source]
+    contents = [(path, read_json(path)) for path in paths]
+    labels = sorted({shape["label"] for _, content in contents for shape in content["shapes"]})
+    chosen = choose_classes(labels, classes)
+    items = []
+    for path, content in contents:
+        image = finder.find(content["imagePath"], path)
+        items.append(Item(image, finder.name_of(image), partial(_draw, path, content, chosen)))
+    return Source(chosen.names, items, skipped, chosen.colors)
+
+
+def _draw(path: Path, content: Mapping[str, Any], classes: Classes) -> Labels:
+    height, width = content["imageHeight"], content["imageWidth"]
+    mask = blank_mask(height, width, classes.index("background"))
     for shape in content["shapes"]:
         label, points = classes.index(shape["label"]), np.array(shape["points"], dtype=float)
         kind = shape.get("shape_type", "polygon")
-        if kind == "rectangle":
-            (left, top), (right, bottom) = points.min(0), points.max(0)
-            points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-        if kind in {"polygon", "rectangle"}:
-            fill_polygon(mask, points, label)
-        elif kind == "circle":
-            require_near(points)
-            radius = float(np.linalg.norm(points[1] - points[0]))
-            center = (round(points[0, 0]), round(points[0, 1]))
-            cv2.circle(mask, center, round(radius), label, -1)
-        else:
-            raise InputError(f"{path}: a {kind} has no area; only polygons, rectangles, circles")
+        if kind != "polygon":
+            raise InputError(f"{path}: a {kind} has no area; only polygons")
+        mask[polygon_mask(points, height, width)] = label
     return mask

@@ -1,33 +1,47 @@
-"""What all formats share: a source of images, classes and masks, and how masks are drawn."""
+"""What a format gives: images, how their masks are drawn, classes, and what was skipped."""
 
-import csv
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
-from sceneparse.data.pairing import Pair, pair_folders
-from sceneparse.data.reading import MAX_IMAGE_PIXELS
+from sceneparse.data.pairing import find_images, relative_name
 from sceneparse.errors import InputError, first_few, refusing
-from sceneparse.files import read_text
 
-# OpenCV visits every row of a shape, even outside the image.
-_MAX_COORDINATE = 1_000_000
-_ROWS_AT_ONCE = 256
+
+class Skipped:
+    """Counts what a format skips, by reason, with the first places."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.places: dict[str, str] = {}
+
+    def add(self, reason: str, place: object, count: int = 1) -> None:
+        """Count something skipped, such as "shapes of one point", found at `place`."""
+        self.counts[reason] += count
+        self.places.setdefault(reason, str(place))
+
+    def lines(self) -> list[str]:
+        """Return a line per reason: how many, and where the first one is."""
+        return [f"{n} {reason}, e.g. {self.places[reason]}" for reason, n in self.counts.items()]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a source, and how to draw its mask of train ids (H, W)."""
+    """An image, its name in the result (may have folders), its split if known, and its mask.
+
+    `draw` returns the mask of train ids (H, W), of the size of the upright image.
+    """
 
     image: Path
+    name: str
     draw: Callable[[], Labels]
+    split: str | None = None
 
     def mask(self) -> Labels:
         """Draw the mask; raises InputError naming the image."""
@@ -37,15 +51,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset in another format: its classes, images, and colours if it has its own."""
+    """A dataset in another format. `notes` are lines that the user should read."""
 
     classes: Sequence[str]
     items: Sequence[Item]
+    skipped: Skipped
     colors: Sequence[Color] | None = None
+    notes: Sequence[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in self.classes:
             require_name(name)
+        if repeated := [name for name, n in Counter(self.classes).items() if n > 1]:
+            raise InputError(f"class names occur twice: {first_few(repeated)}; give each its own")
 
     @property
     def ignore_index(self) -> int:
@@ -53,68 +71,49 @@ class Source:
         return ignore_index_for(len(self.classes))
 
 
-def blank_mask(height: int, width: int, label: int) -> Labels:
-    """Return a mask (H, W) of one label; raises ValueError for a size that no image has."""
-    if not (min(height, width) > 0 and height * width <= MAX_IMAGE_PIXELS):
-        raise ValueError(f"no image is of {width}x{height} pixels")
-    return np.full((height, width), label, np.uint16)
+class ImageFinder:
+    """Finds the images that annotations name, below one folder and nowhere else.
 
-
-def fill_polygon(mask: Labels, points: NDArray[np.float64], label: int) -> None:
-    """Draw a polygon of points x, y (N, 2) into a mask; ValueError for points far outside."""
-    require_near(points)
-    cv2.fillPoly(mask, [points.round().astype(np.int32)], label)
-
-
-def require_near(numbers: NDArray[np.float64]) -> None:
-    """Raise ValueError for coordinates that are not finite, or far outside any image."""
-    if not (np.abs(numbers) <= _MAX_COORDINATE).all():  # false for NaN too
-        raise ValueError("a shape lies far outside the image")
-
-
-def labels_of_codes(
-    picture: NDArray[np.uint8], label_of: Mapping[int, int]
-) -> tuple[Labels, dict[int, int]]:
-    """Return the label of every pixel by its code, red << 16 | green << 8 | blue.
-
-    Returns the labels (H, W), and the number of pixels per code that has no label.
+    Tools write absolute paths, Windows paths, paths from where the tool was started, or bare names.
     """
-    lookup = np.full(2**24, -1, np.int32)
-    lookup[list(label_of.keys())] = list(label_of.values())
-    labels = np.empty(picture.shape[:2], np.uint16)
-    unknown: Counter[int] = Counter()
-    for top in range(0, len(picture), _ROWS_AT_ONCE):
-        band = picture[top : top + _ROWS_AT_ONCE].astype(np.uint32)
-        codes = band[..., 0] << 16 | band[..., 1] << 8 | band[..., 2]
-        found = lookup[codes]
-        labels[top : top + _ROWS_AT_ONCE] = found
-        if found.min(initial=0) < 0:
-            values, counts = np.unique(codes[found < 0], return_counts=True)
-            unknown.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-    return labels, unknown
 
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise InputError(f"folder '{folder}' of the images does not exist; give --images")
+        self.folder = folder
 
-def coco_classes(content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]:
-    """Return the names of COCO's categories by id, and the class index of each category id."""
-    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-    names = [category["name"] for category in categories]
-    return names, {category["id"]: k for k, category in enumerate(categories)}
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """All images by their names and by their paths below the folder, in NFC."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for path in find_images(self.folder)[0]:
+            below = unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix())
+            for key in {below, below.rsplit("/", 1)[-1]}:
+                found[key].append(path)
+        return found
 
+    def find(self, name: str, source: object) -> Path:
+        """Return the image called `name` in the annotation `source`; raises InputError.
 
-def pair_by_name(images: Path, masks: Path) -> list[Pair]:
-    """Pair files by name, skipping images without a mask; InputError for a mask without image."""
-    pairs = [pair for pair in pair_folders(images, masks).pairs if pair.mask.is_file()]
-    unpaired = [pair.mask.name for pair in pairs if not pair.image.is_file()]
-    if unpaired:
-        raise InputError(f"{len(unpaired)} masks have no image in {images}: {first_few(unpaired)}")
-    return pairs
+        The whole path below the folder is tried first, then ever shorter ends of it.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{source}: expected the name of an image, got '{name}'")
+        parts = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").split("/")
+        parts = [part for part in parts if part not in {"", ".", ".."}]
+        for start in range(len(parts)):
+            paths = self._by_name.get("/".join(parts[start:]), [])
+            if len(paths) > 1:
+                raise InputError(
+                    f"{source}: image '{name}' may be {first_few(paths)}; give a folder that holds "
+                    "one of them with --images"
+                )
+            if paths:
+                return paths[0]
+        raise InputError(
+            f"{source}: image '{name}' is not in {self.folder}; give its folder with --images"
+        )
 
-
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a CSV file whose rows fill these columns; raises InputError if they do not."""
-    text = read_text(path)
-    with refusing(path, "cannot be read as CSV"):
-        rows = list(csv.DictReader(text.splitlines()))
-    if not rows or any(row.get(column) in (None, "") for row in rows for column in columns):
-        raise InputError(f"{path}: expected the columns {','.join(columns)}, all filled")
-    return rows
+    def name_of(self, image: Path) -> str:
+        """Return the name of an image in the result: its path below the folder, no suffix."""
+        return relative_name(self.folder, image)

@@ -1,0 +1,141 @@
+"""What COCO's kinds of JSON share: which files, splits, images and categories."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sceneparse.data.formats.shared.classes import class_name
+from sceneparse.data.formats.shared.outlines import json_files, outline_of
+from sceneparse.data.formats.shared.source import ImageFinder
+from sceneparse.data.formats.shared.splits import split_in
+from sceneparse.errors import InputError
+from sceneparse.files import read_json
+
+_KEYS = frozenset({"images", "annotations", "categories"})
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An image of a COCO file: its entry, path, name in the result and split."""
+
+    entry: Mapping[str, Any]
+    path: Path
+    name: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """The content of a COCO file. Ids are texts, because some tools write them so."""
+
+    path: Path
+    images: Mapping[str, CocoImage]
+    annotations: Sequence[Mapping[str, Any]]
+    category_names: Mapping[str, str]
+
+    def image_of(self, annotation: Mapping[str, Any]) -> CocoImage:
+        """Return the image of an annotation; raises InputError naming the annotation."""
+        return self._look_up(annotation, "image_id", self.images)
+
+    def category_of(self, part: Mapping[str, Any], annotation: Mapping[str, Any]) -> str:
+        """Return the category's name of an annotation or one of its segments."""
+        return self._look_up({**part, "id": annotation.get("id")}, "category_id", self.category_names)
+
+    def _look_up(self, annotation: Mapping[str, Any], key: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        identifier = str(annotation.get(key))
+        if identifier not in table:
+            kind = key.removesuffix("_id")
+            raise InputError(
+                f"{self.path}: annotation {annotation.get('id', '(without id)')} has {key} "
+                f"{identifier}, but there is no such {kind}; the file lists {len(table)}"
+            )
+        return table[identifier]
+
+
+def coco_paths(source: Path, *, panoptic: bool) -> list[Path]:
+    """Return the COCO files of one kind in a source: a file, or those of a folder."""
+    return [
+        path
+        for path in json_files(source)
+        if outline_of(path).keys >= _KEYS
+        and ("segments_info" in outline_of(path).inner["annotations"]) == panoptic
+    ]
+
+
+def read_coco(source: Path, images: Path | None, *, panoptic: bool) -> Iterator[CocoFile]:
+    """Read the COCO files of a source one by one; several files are splits by their names."""
+    paths = coco_paths(source, panoptic=panoptic) if source.is_dir() else [source]
+    if not paths:
+        raise InputError(f"'{source}' holds no COCO file with {', '.join(sorted(_KEYS))}")
+    splits = [split_in(path, source) for path in paths]
+    if len(paths) > 1 and (None in splits or len(set(splits)) < len(splits)):
+        names = ", ".join(str(path) for path in paths[:5])
+        raise InputError(
+            f"'{source}' holds {len(paths)} COCO files, and their names do not say which splits "
+            f"they are: {names}; name them train.json, val.json, test.json, or give one of them"
+        )
+    for path, split in zip(paths, splits, strict=True):
+        yield _read_file(path, source, images, split if len(paths) > 1 else None)
+
+
+def _read_file(path: Path, source: Path, images: Path | None, split: str | None) -> CocoFile:
+    content = read_json(path)
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
+        raise InputError(f"{path}: not COCO, which has the keys {', '.join(sorted(_KEYS))}")
+    entries = content["images"]
+    names = [entry.get("file_name") for entry in entries]
+    finder = ImageFinder(_image_folder(path, source, images, names))
+    found: dict[str, CocoImage] = {}
+    for entry, name in zip(entries, names, strict=True):
+        image = finder.find(name, path)
+        if str(entry["id"]) in found:
+            raise InputError(f"{path}: two images have the id {entry['id']}")
+        found[str(entry["id"])] = CocoImage(entry, image, finder.name_of(image), split)
+    annotations = content["annotations"]
+    return CocoFile(path, found, annotations, _categories(path, content["categories"], annotations))
+
+
+def _image_folder(
+    path: Path, source: Path, images: Path | None, names: Sequence[object]
+) -> Path:
+    """Return the folder of a file's images: --images, or the first usual place that has them."""
+    root = source if source.is_dir() else path.parent
+    top = path.parent.parent if path.parent.name.lower().startswith("annotation") else root
+    name = str(names[0]).replace("\\", "/") if names else ""
+    stem = path.stem.removeprefix("instances_").removeprefix("panoptic_")
+    places = [path.parent, top / stem, top / "images" / stem, top / "images", top]
+    split = split_in(path, source)
+    if images is not None:
+        places = [images / stem, *([images / split] if split else []), images]
+    for place in places:
+        if (place / name).is_file() or (place / name.rsplit("/", 1)[-1]).is_file():
+            return place
+    return images or root
+
+
+def _categories(
+    path: Path, categories: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the name of each category by id, in the order of ids.
+
+    A category that only groups the others, as Roboflow writes it, is dropped.
+    """
+    parts = [part for a in annotations for part in a.get("segments_info", [a])]
+    used = {str(part.get("category_id")) for part in parts}
+    groups = {category.get("supercategory") for category in categories}
+    kept = [
+        category
+        for category in sorted(categories, key=lambda category: int(category["id"]))
+        if str(category["id"]) in used or category["name"] not in groups
+        or category.get("supercategory") not in {None, "", "none"}
+    ]
+    names = {str(category["id"]): class_name(category["name"]) for category in kept}
+    repeated = [name for name, count in Counter(names.values()).items() if count > 1]
+    if repeated:
+        ids = ", ".join(key for key, name in names.items() if name == repeated[0])
+        raise InputError(f"{path}: categories {ids} have the same name '{repeated[0]}'; rename one")
+    return names
