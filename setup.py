@@ -43,7 +43,8 @@ setup(
         # The last MIT release; its successor is AGPL.
         "albumentations==2.0.8",
         # The build that albumentations itself requires: both builds write the same cv2 folder.
-        "opencv-python-headless",
+        # Since 4.12 it writes PNG without filters.
+        "opencv-python-headless>=4.12",
         "timm>=1.0",
         "tensorboard",
         "matplotlib",
@@ -57,6 +58,7 @@ setup(
         "psutil",
         "jinja2",
         "huggingface_hub",
+        "pycocotools",
     ],
     extras_require={
         "sweep": SWEEP,
@@ -78,7 +80,6 @@ setup(
             "scipy-stubs",
             "torchmetrics",
             "hypothesis",
-            "pycocotools",
         ],
     },
 )

@@ -67,8 +67,9 @@ def main(options: argparse.Namespace) -> None:
     kind, why = find_format(options.source, vars(options)["as"])
     print(f"format       {kind.name} ({why})")
     source = kind.read(options.source, given(options, SOURCE_OPTIONS))
-    source = replace(source, items=check_items(source.items))
+    check_images(source.items)
     plan = plan_of(options, source.items)
+    source = replace(source, items=distinctly_named(source.items, plan))
     for note in (*source.notes, *plan.notes):
         print(f"note         {note}")
     progress = Progress(len(plan.split_of), "images")
@@ -87,8 +88,8 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, object
     return {name: value for name, value in values.items() if value is not None}
 
 
-def check_items(items: Sequence[Item]) -> list[Item]:
-    """Return the items with distinct names; InputError for no, missing or repeated images."""
+def check_images(items: Sequence[Item]) -> None:
+    """Raise InputError for no images, missing images, and images that are annotated twice."""
     if not items:
         raise InputError("the source holds no image with annotations; give its folder or --images")
     if missing := [item.image for item in items if not item.image.is_file()]:
@@ -98,15 +99,22 @@ def check_items(items: Sequence[Item]) -> list[Item]:
         raise InputError(
             f"{len(repeated)} images are annotated twice: {first_few(repeated)}; keep one of each"
         )
-    names = Counter(item.name for item in items)
-    if max(names.values()) == 1:
+
+
+def distinctly_named(items: Sequence[Item], plan: SplitPlan) -> list[Item]:
+    """Put folders before the names if two images of a split have one name; raises InputError."""
+    if not repeated_names(items, plan):
         return list(items)
-    # Images of one name lie in different folders, whose names are put in front.
     longer = [replace(item, name=f"{item.image.parent.name}/{item.name}") for item in items]
-    if len({item.name for item in longer}) < len(longer):
-        repeated_names = [name for name, count in names.items() if count > 1]
-        raise InputError(f"{len(repeated_names)} names occur twice: {first_few(repeated_names)}")
+    if repeated := repeated_names(longer, plan):
+        raise InputError(f"{len(repeated)} names of images occur twice: {first_few(repeated)}")
     return longer
+
+
+def repeated_names(items: Sequence[Item], plan: SplitPlan) -> list[str]:
+    """Return the names that several images of a split have."""
+    names = Counter((plan.split_of.get(item.image), item.name) for item in items)
+    return [name for (_, name), count in names.items() if count > 1]
 
 
 def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
@@ -125,7 +133,11 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
     rule = options.near_duplicates or "together"
     shares = split_shares(options.split or SHARES)
     images = [item.image for item in items]
-    prints = None if rule == "keep" or len(shares) == 1 else fingerprints_of(images)
+    prints = (
+        None
+        if rule == "keep" or (rule, len(shares)) == ("together", 1)
+        else fingerprints_of(images)
+    )
     return plan_splits(images, prints, shares, options.seed or 0, rule)
 
 

@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.errors import InputError, refusing, unknown_name
 
 if TYPE_CHECKING:
@@ -57,8 +58,6 @@ class Format:
 
     def read(self, source: Path, options: Mapping[str, object]) -> Source:
         """Read a dataset; `options` are those given. Raises InputError."""
-        from sceneparse.data.formats.shared.source import Skipped
-
         foreign = [f"--{option.replace('_', '-')}" for option in options.keys() - {*self.options}]
         if foreign:
             raise InputError(

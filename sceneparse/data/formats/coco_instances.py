@@ -10,7 +10,8 @@ from typing import Any
 from sceneparse.data.formats.shared.classes import Classes, choose_classes
 from sceneparse.data.formats.shared.coco_files import CocoFile, CocoImage, coco_paths, read_coco
 from sceneparse.data.formats.shared.drawing import coco_runs, paint_runs
-from sceneparse.data.formats.shared.source import Item, Skipped, Source
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import Labels
 from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, refusing
@@ -41,7 +42,9 @@ def _items(file: CocoFile, classes: Classes, skipped: Skipped) -> list[Item]:
         if annotation.get("segmentation"):
             shapes[str(annotation["image_id"])].append(annotation)
         else:
-            skipped.add("annotations without a segmentation", f"{file.path}: {annotation.get('id')}")
+            skipped.add(
+                "annotations without a segmentation", f"{file.path}: {annotation.get('id')}"
+            )
     return [
         Item(i.path, i.name, partial(_draw, file, i, shapes[key], classes, skipped), i.split)
         for key, i in file.images.items()

@@ -9,7 +9,8 @@ from pathlib import Path
 from sceneparse.data.formats.shared.classes import choose_classes
 from sceneparse.data.formats.shared.coco_files import coco_paths, read_coco
 from sceneparse.data.formats.shared.colors import labels_of_codes
-from sceneparse.data.formats.shared.source import Item, Skipped, Source
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import Labels
 from sceneparse.data.reading import read_image
 from sceneparse.errors import InputError, first_few

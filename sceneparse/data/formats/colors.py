@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sceneparse.data.formats.shared.classes import read_classes
 from sceneparse.data.formats.shared.colors import labels_of_colors, require_rule
-from sceneparse.data.formats.shared.source import Item, Skipped, Source
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import Color, Labels, ignore_index_for
 from sceneparse.data.pairing import pair_folders
 from sceneparse.data.reading import read_image

@@ -12,7 +12,8 @@ import numpy as np
 from sceneparse.data.formats.shared.classes import Classes, choose_classes
 from sceneparse.data.formats.shared.drawing import blank_mask, polygon_mask
 from sceneparse.data.formats.shared.outlines import json_files, outline_of
-from sceneparse.data.formats.shared.source import ImageFinder, Item, Skipped, Source
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
 from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError
 from sceneparse.files import read_json

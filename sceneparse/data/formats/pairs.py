@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sceneparse.data.formats.shared.classes import read_classes
-from sceneparse.data.formats.shared.source import Item, Skipped, Source
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.pairing import relative_name
 from sceneparse.data.reading import read_mask
 from sceneparse.errors import InputError

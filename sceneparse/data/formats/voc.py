@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from sceneparse.data.formats.shared.classes import read_classes
-from sceneparse.data.formats.shared.source import Item, Skipped, Source
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.pairing import pair_folders
 from sceneparse.data.reading import read_mask
 from sceneparse.errors import InputError
@@ -34,9 +35,7 @@ def read(
     if not images.is_dir():
         raise InputError(f"folder '{images}' does not exist; give the folder of images by --images")
     pairs = pair_folders(images, masks).pairs
-    items = [
-        Item(p.image, p.name, partial(read_mask, p.mask)) for p in pairs if p.mask.is_file()
-    ]
+    items = [Item(p.image, p.name, partial(read_mask, p.mask)) for p in pairs if p.mask.is_file()]
     if classes is None:
         return Source(VOC_CLASSES, items, skipped)
     named = read_classes(classes)

@@ -15,6 +15,7 @@ BACKGROUND, IGNORE = "background", "__ignore__"
 # What annotation tools call these two.
 _BACKGROUNDS = {"background", "_background_", "__background__"}
 _IGNORED = {"__ignore__", "ignore", "void"}
+_HEADERS = {"name", "name,r,g,b"}
 
 
 def class_name(label: object) -> str:
@@ -87,31 +88,28 @@ def read_classes(file: Path) -> Classes:
 
     A line may end in ",R,G,B". `__ignore__` and comments (#) are no classes. Raises InputError.
     """
-    names: list[str] = []
+    colors: dict[str, Color | None] = {}
     aliases: dict[str, str] = {}
-    colors: list[Color] = []
     for number, line in enumerate(read_text(file, MAX_DESCRIPTION).splitlines(), start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        text, color = _split_color(text)
+        text, color = _split_color(line.strip())
         left, equals, right = text.partition(" = ")
         name = class_name(left)
         if equals:
             aliases[name] = class_name(right)
-        elif name in names:
+        elif name in colors:
             raise InputError(f"{file}, line {number}: class '{name}' occurs twice")
-        elif name != IGNORE and text.lower() not in {"name", "name,r,g,b"}:
+        elif text and not text.startswith("#") and text.lower() not in _HEADERS:
             require_name(name)
-            names.append(name)
-            colors += [color] if color else []
-    if len(names) < 1:
+            colors[name] = color
+    colors.pop(IGNORE, None)
+    names, given = list(colors), [color for color in colors.values() if color is not None]
+    if not names:
         raise InputError(f"{file}: no class; write one name per line")
     if wrong := [right for right in aliases.values() if right not in {*names, IGNORE}]:
         raise InputError(f"{file}: '= {wrong[0]}' names no class of this file")
-    if colors and len(colors) != len(names):
-        raise InputError(f"{file}: {len(colors)} colours for {len(names)} classes; give all or none")
-    return Classes(names, aliases, colors or None, file)
+    if len(given) not in {0, len(names)}:
+        raise InputError(f"{file}: {len(given)} colours for {len(names)} classes; give all or none")
+    return Classes(names, aliases, given or None, file)
 
 
 def _split_color(text: str) -> tuple[str, Color | None]:

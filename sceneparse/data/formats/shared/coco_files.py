@@ -39,21 +39,27 @@ class CocoFile:
 
     def image_of(self, annotation: Mapping[str, Any]) -> CocoImage:
         """Return the image of an annotation; raises InputError naming the annotation."""
-        return self._look_up(annotation, "image_id", self.images)
+        self._require(annotation, "image_id", annotation, self.images)
+        return self.images[str(annotation["image_id"])]
 
     def category_of(self, part: Mapping[str, Any], annotation: Mapping[str, Any]) -> str:
-        """Return the category's name of an annotation or one of its segments."""
-        return self._look_up({**part, "id": annotation.get("id")}, "category_id", self.category_names)
+        """Return the category's name of an annotation, or of a part of one."""
+        self._require(part, "category_id", annotation, self.category_names)
+        return self.category_names[str(part["category_id"])]
 
-    def _look_up(self, annotation: Mapping[str, Any], key: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        identifier = str(annotation.get(key))
-        if identifier not in table:
-            kind = key.removesuffix("_id")
+    def _require(
+        self,
+        part: Mapping[str, Any],
+        key: str,
+        annotation: Mapping[str, Any],
+        table: Mapping[str, object],
+    ) -> None:
+        if str(part.get(key)) not in table:
             raise InputError(
                 f"{self.path}: annotation {annotation.get('id', '(without id)')} has {key} "
-                f"{identifier}, but there is no such {kind}; the file lists {len(table)}"
+                f"{part.get(key)}, but there is no such {key.removesuffix('_id')}; the file lists "
+                f"{len(table)}"
             )
-        return table[identifier]
 
 
 def coco_paths(source: Path, *, panoptic: bool) -> list[Path]:
@@ -99,18 +105,18 @@ def _read_file(path: Path, source: Path, images: Path | None, split: str | None)
     return CocoFile(path, found, annotations, _categories(path, content["categories"], annotations))
 
 
-def _image_folder(
-    path: Path, source: Path, images: Path | None, names: Sequence[object]
-) -> Path:
+def _image_folder(path: Path, source: Path, images: Path | None, names: Sequence[object]) -> Path:
     """Return the folder of a file's images: --images, or the first usual place that has them."""
     root = source if source.is_dir() else path.parent
     top = path.parent.parent if path.parent.name.lower().startswith("annotation") else root
     name = str(names[0]).replace("\\", "/") if names else ""
     stem = path.stem.removeprefix("instances_").removeprefix("panoptic_")
-    places = [path.parent, top / stem, top / "images" / stem, top / "images", top]
-    split = split_in(path, source)
+    parts = [part for part in (stem, split_in(path, source)) if part is not None]
     if images is not None:
-        places = [images / stem, *([images / split] if split else []), images]
+        places = [*(images / part for part in parts), images]
+    else:
+        places = [top / inner / part for inner in ("", "images") for part in parts]
+        places += [path.parent, top / "images", top]
     for place in places:
         if (place / name).is_file() or (place / name.rsplit("/", 1)[-1]).is_file():
             return place
@@ -130,7 +136,8 @@ def _categories(
     kept = [
         category
         for category in sorted(categories, key=lambda category: int(category["id"]))
-        if str(category["id"]) in used or category["name"] not in groups
+        if str(category["id"]) in used
+        or category["name"] not in groups
         or category.get("supercategory") not in {None, "", "none"}
     ]
     names = {str(category["id"]): class_name(category["name"]) for category in kept}

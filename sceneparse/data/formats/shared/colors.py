@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.formats.shared.source import Skipped
+from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.labels import Color, Labels
 from sceneparse.errors import InputError, first_few, unknown_name
 

@@ -67,9 +67,9 @@ def decode_runs(text: str) -> Runs:
     """Decode COCO's text form: 5 bits per character, differences from the run before the last."""
     codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0) + 1
-    starts = np.concatenate([[0], ends[:-1]])
+    starts = np.append(0, ends[:-1])[: len(ends)]
     lengths = ends - starts
-    if len(codes) == 0 or ends[-1:] != len(codes) or lengths.max() > _MAX_RUN_CHARACTERS:
+    if len(ends) == 0 or ends[-1] != len(codes) or lengths.max() > _MAX_RUN_CHARACTERS:
         raise ValueError("a run length has too many digits")
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((codes & 31) << shifts, starts)
@@ -81,7 +81,8 @@ def decode_runs(text: str) -> Runs:
 
 def polygon_mask(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
     """Fill a polygon of points x, y (N, 2) as pycocotools does: (H, W)."""
-    return paint_runs([coco_runs([points], height, width)], [1], height, width, 0) == 1
+    mask = paint_runs([coco_runs([points], height, width)], [1], height, width, 0)
+    return mask.astype(bool)
 
 
 def paint_runs(

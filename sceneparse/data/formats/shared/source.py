@@ -9,26 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
 from sceneparse.data.pairing import find_images, relative_name
 from sceneparse.errors import InputError, first_few, refusing
-
-
-class Skipped:
-    """Counts what a format skips, by reason, with the first places."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.places: dict[str, str] = {}
-
-    def add(self, reason: str, place: object, count: int = 1) -> None:
-        """Count something skipped, such as "shapes of one point", found at `place`."""
-        self.counts[reason] += count
-        self.places.setdefault(reason, str(place))
-
-    def lines(self) -> list[str]:
-        """Return a line per reason: how many, and where the first one is."""
-        return [f"{n} {reason}, e.g. {self.places[reason]}" for reason, n in self.counts.items()]
 
 
 @dataclass(frozen=True)
