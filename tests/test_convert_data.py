@@ -225,7 +225,7 @@ def test_splits_of_the_source_are_kept_unless_others_are_asked_for(
         (root / split).mkdir()
         shutil.copy(root / "a.jpg", root / split)
         shutil.copy(root / "b.jpg", root / split)
-        write_coco(root / f"{split}.json", [annotate([TRIANGLE], image=split == "val")])
+        write_coco(root / f"{split}.json", [annotate([TRIANGLE], image=int(split == "val"))])
     source.unlink()
     assert convert(root, tmp_path / "own") == 0
     assert masks_of(tmp_path / "own", "val")["b"].any()

@@ -24,7 +24,7 @@ from sceneparse.config.classification import ClsConfig
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import create_dataset
-from sceneparse.data.formats import read_source
+from sceneparse.data.formats import FORMATS, find_format
 from sceneparse.data.reading import image_size, read_image, read_mask
 from sceneparse.errors import Explained
 from sceneparse.files import MAX_DESCRIPTION, read_arrays, read_json
@@ -144,14 +144,15 @@ def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
             Image.new("RGB", (8, 6)).save(path)
         Image.new("L", (8, 6)).save(place / "grey.png")
         (place / name).write_bytes(data)
-        given: dict[str, Path | None] = {"annotations": place / name, "images": place}
-        if kind == "labelme":
-            given = {"annotations": place}
-        elif kind == "pairs":
-            given = {"table": place / name}
+        (place / "classes.csv").write_bytes(data if kind == "colors" else b"a\nb\n")
+        given: dict[str, object] = {"images": place}
+        if kind == "pairs":
+            given = {}
         elif kind == "colors":
-            given = {"table": place / name, "images": place, "masks": place}
-        source = read_source(kind, given)
+            given["classes"] = place / "classes.csv"
+        with suppress(Explained):
+            find_format(place)
+        source = FORMATS[kind].read(place / name if kind != "colors" else place, given)
         for item in source.items[:20]:
             item.mask()
 
