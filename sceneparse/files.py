@@ -6,6 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,26 @@ def inside(folder: Path, name: str, source: object, *, root: Path | None = None)
     top = os.path.abspath(root)  # noqa: PTH100
     if not path.is_relative_to(top):
         raise InputError(f"{source}: '{name}' lies outside the data folder {root}")
-    return root / path.relative_to(top)
+    return _as_stored(root / path.relative_to(top))
+
+
+def _as_stored(path: Path) -> Path:
+    """Return the path in the Unicode form of the files: macOS stores "ü" as two characters."""
+    if str(path).isascii() or exists(path):
+        return path
+    stored = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        forms = [stored / form for form in (part, normalize("NFC", part), normalize("NFD", part))]
+        stored = next(filter(exists, forms), stored / part)
+    return stored
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; a name that the system rejects (too long) does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def is_file(path: Path) -> bool:

@@ -9,6 +9,7 @@ import pickle
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,6 +182,20 @@ def end_of_command(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     return int(stop.value.code or 0)
+
+
+def test_home_is_expanded_in_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = command_parser("x", "", "")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--data")
+    found = argparse.Namespace()
+    with pytest.raises(SystemExit):
+        given = ["~/a", "b~", "data.root=~/c", "--output=~/d", "--data", "~/e f"]
+        run(parser, lambda options: found.__dict__.update(vars(options)), given)
+    assert found.names == ["/home/me/a", "b~", "data.root=~/c"]
+    assert (found.output, found.data) == (Path("/home/me/d"), "/home/me/e f")
 
 
 def test_evaluate_offers_every_rule() -> None:

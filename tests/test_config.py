@@ -229,3 +229,15 @@ def test_configuration_is_read_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "cv2"} & set(done.stdout.split()) == set()
+
+
+def test_home_is_expanded_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    path = write(tmp_path, "data: {root: ~/mine}\nmodel: {pretrained: ~/weights.pth}\n")
+    config = load_config(path, ["output=~/runs/a"], SegConfig)
+    assert config.output == "/home/me/runs/a"
+    assert (config.data.root, config.model.pretrained) == ("/home/me/mine", "/home/me/weights.pth")
+    (tmp_path / "again.yaml").write_text(render_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "again.yaml", [], SegConfig) == config
+    cls = load_config(write(tmp_path, "data: {root: ~/mine}\noutput: ~/a~b\n"), [], ClsConfig)
+    assert (cls.data.root, cls.output) == ("/home/me/mine", "/home/me/a~b")

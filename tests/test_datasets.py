@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -131,7 +133,87 @@ def test_list_file_with_spaces_in_names(root: Path) -> None:
     assert len(create_dataset("folder", root, "mine.txt")) == 1
 
 
+A, B = (f"train/{{}}/{name}.png" for name in "ab")
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.TSV", "mine.lst", "mine.txt"])
+@pytest.mark.parametrize(
+    ("header", "separator", "quote"),
+    [
+        ("Image,Mask", ",", ""),
+        ("filename;label", ";", '"'),
+        ("Image Path\tMask Path\r", "\t", ""),
+        ("image mask", " ", ""),
+        ("# written by hand\n\n#image mask", "   ", ""),
+        ('\ufeff"IMG_FILE", "Annotation"', ", ", '"'),
+        ("Bild;Maske", ";", ""),
+    ],
+)
+def test_list_file_with_header(
+    root: Path, name: str, header: str, separator: str, quote: str
+) -> None:
+    lines = [
+        separator.join(quote + pattern.format(kind) + quote for kind in ("images", "labels"))
+        for pattern in (A, B)
+    ]
+    (root / name).write_bytes("\r\n".join([header, *lines, "# end", ""]).encode())
+    dataset = create_dataset("folder", root, name)
+    assert [pair.name for pair in dataset.pairs] == ["train/images/a", "train/images/b"]
+    check_samples(dataset, [0, 1])
+
+
+def test_list_file_may_have_more_columns_if_they_are_named(root: Path) -> None:
+    rows = f"id,Label_File,Image_File,split\n1,{A.format('labels')},{A.format('images')},train\n"
+    (root / "mine.csv").write_text(rows)
+    (pair,) = create_dataset("folder", root, "mine.csv").pairs
+    assert (pair.image, pair.mask) == (root / A.format("images"), root / A.format("labels"))
+
+
+def test_names_in_lists_may_have_another_unicode_form(root: Path) -> None:
+    """A list typed on Linux (NFC) names files that came from macOS (NFD)."""
+    (root / "train/images/a.png").rename(root / unicodedata.normalize("NFD", "train/images/ä.png"))
+    (root / "mine.txt").write_text("train/images/ä.png train/labels/a.png\n", encoding="utf-8")
+    dataset = create_dataset("folder", root, "mine.txt")
+    check_samples(dataset, [0])
+    assert dataset[0][2] == "train/images/ä"
+
+
+@pytest.mark.parametrize("folder", ["train", "train/images"])
+def test_images_and_masks_in_one_folder(root: Path, folder: str) -> None:
+    for path in [*(root / "train/labels").iterdir()]:
+        path.rename(root / folder / f"{path.stem}_mask.png")
+    (root / "train/labels").rmdir()
+    if folder == "train":
+        for path in [*(root / "train/images").iterdir()]:
+            path.rename(root / "train" / f"{path.stem}_sat.png")
+        (root / "train/images").rmdir()
+    dataset = create_dataset("folder", root, "train")
+    assert len(dataset) == 7
+    check_samples(dataset, range(7))
+
+
+def test_rule_and_skipped_files_are_logged_once(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in [*(root / "train/labels").iterdir()]:
+        (root / "train/labels/far").mkdir(exist_ok=True)
+        path.rename(root / "train/labels/far" / f"{path.stem}_gt.png")
+    for path in [*(root / "train/images").iterdir()]:
+        (root / "train/images/far").mkdir(exist_ok=True)
+        path.rename(root / "train/images/far" / path.name)
+    for name in ("x.json", "y.json", "._a.png", "Thumbs.db"):
+        (root / "train/images" / name).touch()
+    with caplog.at_level(logging.INFO, "sceneparse"):
+        dataset = create_dataset("folder", root, "train")
+    assert [pair.name for pair in dataset.pairs] == [f"far/{name}" for name in "abcdefg"]
+    rule, skipped = caplog.messages
+    assert "names of images and masks differ; paired 'far/a' with 'far/a_gt'" in rule
+    assert skipped.endswith("train/images: skipped 2 .json, 1 ._*, 1 Thumbs.db")
+
+
 LIST_FAULTS = {
+    "id;url;drawn\n1;a.png;b.png": r"line 1: expected .*, got 'id, url, drawn'; name the columns",
+    "img,photo,mask\na.png,b.png,c.png": r"two columns could be 'image': img, photo, mask",
     "train/images/../../../a.png x.png": r"mine\.txt: 'train/images/\.\./.*' lies outside",
     "a.png/.. b.png": "is a folder; expected an image",
     f"{'a' * 300}.png train/labels/a.png": r"1 masks have no image: a\.png",

@@ -7,11 +7,15 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from sceneparse.data.datasets import create_dataset
+from sceneparse.data.image_folders import load_classes
 from sceneparse.data.pairing import Pairing, find_images, pair_folders, relative_name
 from sceneparse.errors import InputError
+from sceneparse.inference.inputs import find_sources
 
-NFC, NFD = (unicodedata.normalize(form, "Grün/Pfütze") for form in ("NFC", "NFD"))
+NFC, NFD = (unicodedata.normalize(form, "Pfütze") for form in ("NFC", "NFD"))
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -127,6 +131,25 @@ def test_images_and_masks_in_one_folder(tmp_path: Path, rule: tuple[str, str], s
     assert pairing.skipped == {".txt": 1}
 
 
+def test_all_commands_find_the_same_files(tmp_path: Path) -> None:
+    """Training, checks and classification of class folders, and prediction."""
+    disk = tmp_path / "disk"
+    for path in (disk / f"{kind}/{NFD}.png" for kind in ("images", "labels")):
+        path.parent.mkdir(parents=True)
+        Image.new("L", (4, 4)).save(path)
+    for split in ("train/images", "train/labels", "classes/day", "classes/night"):
+        folder = tmp_path / split
+        fill(folder, ".ipynb_checkpoints/a.png", "inner/._b.png", "__MACOSX/c.png")
+        (folder / "linked").symlink_to(disk / ("labels" if "labels" in split else "images"))
+    (tmp_path / "classes/.ipynb_checkpoints").mkdir()
+    name = f"linked/{NFC}"
+    dataset = create_dataset("folder", tmp_path, "train", ["a", "b"])
+    assert [dataset[0][2], len(dataset)] == [name, 1]
+    assert [s.name for s in find_sources([str(tmp_path / "train/images")])] == [name]
+    data = load_classes("folder", tmp_path, "classes", 4)
+    assert (data.classes, data.targets.tolist()) == (["day", "night"], [0, 1])
+
+
 def test_equal_names_need_no_rule(tmp_path: Path) -> None:
     names = ["x", "x_mask", "a/x", "a/mask_x", "gt"]
     found, rule = paired(tmp_path, [f"{n}.jpg" for n in names], [f"{n}.png" for n in names])
@@ -135,11 +158,11 @@ def test_equal_names_need_no_rule(tmp_path: Path) -> None:
 
 
 def test_unicode_forms_are_one_name(tmp_path: Path) -> None:
-    found, rule = paired(tmp_path, [f"{NFD}.jpg", "b.jpg"], [f"{NFC}.png", "b.png"])
-    assert found == {f"{NFD}.jpg": f"{NFC}.png", "b.jpg": "b.png"}
+    found, rule = paired(tmp_path, [f"{NFD}/{NFD}.jpg", "b.jpg"], [f"{NFC}/{NFC}.png", "b.png"])
+    assert found == {f"{NFD}/{NFD}.jpg": f"{NFC}/{NFC}.png", "b.jpg": "b.png"}
     assert rule is None
-    (pair,) = [p for p in pair_folders(tmp_path / "i", tmp_path / "m").pairs if p.name != "b"]
-    assert pair.name == NFC
+    pairs = pair_folders(tmp_path / "i", tmp_path / "m").pairs
+    assert {pair.name for pair in pairs} == {f"{NFC}/{NFC}", "b"}
     found, rule = paired(tmp_path / "2", [f"{NFC}.jpg", "b.jpg"], [f"{NFD}_gt.png", "b_gt.png"])
     assert found == {f"{NFC}.jpg": f"{NFD}_gt.png", "b.jpg": "b_gt.png"}
 

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from sceneparse.errors import Explained, InputError, Preempted, one_line, reason_of
@@ -66,6 +67,8 @@ def run(
         sys.stdout.reconfigure(errors="backslashreplace")
     # Settings may stand before and after options.
     options = parser.parse_intermixed_args(arguments)
+    for name, value in vars(options).items():
+        setattr(options, name, _with_home(value))
     try:
         with _machine_errors():
             from sceneparse.runtime.progress import log_on_main
@@ -87,6 +90,15 @@ def run(
     except Exception as error:
         sys.exit(_report_unexpected(error, debug=options.debug))
     sys.exit(0)
+
+
+def _with_home(value: Any) -> Any:  # noqa: ANN401 - of any option
+    """Expand ~ in a path, or in paths of a list; shells do not after = or in quotes."""
+    if isinstance(value, list):
+        return [_with_home(part) for part in value]
+    if isinstance(value, str | Path) and str(value).startswith("~"):
+        return type(value)(os.path.expanduser(value))  # noqa: PTH111 - raises for no such user
+    return value
 
 
 def _report_unexpected(error: Exception, *, debug: bool) -> int:

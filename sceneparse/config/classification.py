@@ -17,7 +17,7 @@ class ClsDataSection(types.Section):
         "cifar10"
     )
     """cifar10, cifar100, or folder (SPLIT/CLASS/IMAGE)"""
-    root: str = "data"
+    root: types.FilePath = "data"
     """folder of the dataset; CIFAR is downloaded to it"""
     train_split: str = "train"
     """training split of a folder dataset"""
@@ -85,7 +85,7 @@ class ClsTrainSection(types.RunSection):
 class ClsConfig(types.Section):
     """All settings of `sceneparse classify`."""
 
-    output: str = "runs/unnamed"
+    output: types.FilePath = "runs/unnamed"
     """folder of the runs; default: runs/NAME"""
     model: str = "resnet18"
     """resnet18/34/50, resnet20/32/44/56/110, timm:NAME"""

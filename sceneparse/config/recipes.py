@@ -4,6 +4,7 @@ The first line of each is a comment of three parts: dataset | network | expected
 """
 
 import difflib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def find_config(given: str, folder: Path | None = None) -> Path:
 
     A file comes first. Raises InputError with the nearest names for a recipe that does not exist.
     """
-    path = Path(folder or "", given)
+    path = Path(folder or "", os.path.expanduser(given))  # noqa: PTH111 - raises for no such user
     if is_file(path) or path.suffix in {".yaml", ".yml"}:
         return path  # if it cannot be read, reading it raises the error
     recipes = recipe_paths()

@@ -15,7 +15,7 @@ class DataSection(types.Section):
 
     dataset: Annotated[str, NameIn("dataset", "sceneparse.data.datasets.DATASETS")] = "folder"
     """layout of the dataset: a name of DATASETS in data/datasets.py"""
-    root: str
+    root: types.FilePath
     """folder of the dataset"""
     train_split: str = "train"
     """name of the training split, or a list file under root"""
@@ -95,7 +95,7 @@ class ModelSection(types.Section):
     """dilation factors of the blocks of ResNet stage 4; null: all 1"""
     freeze: Literal[0, 1, 2, 3, 4] = 0
     """first backbone stages that are not trained, to save time and memory"""
-    pretrained: str | None = None
+    pretrained: types.FilePath | None = None
     """weights of the backbone: imagenet, or a .safetensors or .pth file"""
 
     @model_validator(mode="after")
@@ -203,7 +203,7 @@ class EvalSection(types.Section):
 class SegConfig(types.Section):
     """All settings of `sceneparse train`."""
 
-    output: str = "runs/unnamed"
+    output: types.FilePath = "runs/unnamed"
     """run folder; default: runs/NAME_OF_THE_CONFIG"""
     seed: types.Seed = 0
     """random seed for weights, sample order and augmentation"""

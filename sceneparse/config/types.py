@@ -1,11 +1,19 @@
 """The types of settings: numbers within ranges, names of tables, sections with known keys."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from sceneparse.errors import unknown_name
@@ -22,6 +30,8 @@ Size = tuple[Count, Count]
 Color = tuple[Fraction, Fraction, Fraction]
 Deviation = Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
 Deviations = tuple[Deviation, Deviation, Deviation]
+# A path to a file or folder; ~ stands for the user's home, as in a shell.
+FilePath = Annotated[str, AfterValidator(os.path.expanduser)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 

@@ -9,8 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.labels import Labels, LabelTable, folder_table, load_label_table
-from sceneparse.data.pairing import Pair, describe_skipped, pair_folders, relative_name
+from sceneparse.data.pairing import (
+    IMAGE_SUFFIXES,
+    Pair,
+    describe_skipped,
+    is_hidden,
+    pair_folders,
+    relative_name,
+)
 from sceneparse.data.reading import read_image, read_mask
+from sceneparse.data.tables import TABLE_SUFFIXES, Row, find_columns, read_rows
 from sceneparse.errors import InputError, first_few, unknown_name
 from sceneparse.files import inside, is_file, read_text
 
@@ -93,7 +101,7 @@ def create_dataset(
             f"data.classes is for dataset 'folder' only; '{dataset}' has its own table"
         )
     table = folder_table(root, classes) if dataset == "folder" else load_label_table(dataset)
-    listed = split.endswith((".txt", ".csv", ".tsv"))
+    listed = split.lower().endswith(TABLE_SUFFIXES)
     pairs = _listed_pairs(root, root / split) if listed else DATASETS[dataset](root, split)
     if not pairs:
         raise InputError(f"split '{split}' of {root} is empty")
@@ -114,13 +122,15 @@ def _folder_pairs(root: Path, split: str) -> list[Pair]:
             masks = root / place.format(split=split, kind=kind)
             if masks.is_dir():
                 return _paired(images, masks)
-        raise InputError(
-            f"no mask folder beside {images}; expected one of {', '.join(MASK_FOLDERS)}"
-        )
-    raise InputError(
+        missing = f"no mask folder beside {images}; expected one of {', '.join(MASK_FOLDERS)}"
+        return _paired_in_one(images, missing)
+    missing = (
         f"no split '{split}' in {root}; expected {split}/images and {split}/labels, "
         f"or images/{split} and labels/{split}"
     )
+    if not (root / split).is_dir():
+        raise InputError(missing)
+    return _paired_in_one(root / split, missing)
 
 
 def _camvid_pairs(root: Path, split: str) -> list[Pair]:
@@ -142,6 +152,7 @@ def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
         path.relative_to(folder).as_posix().removesuffix(end)
         for folder, end in ((images, "_leftImg8bit.png"), (masks, ending))
         for path in folder.glob(f"*/*{end}")
+        if not is_hidden(path.name)
     }
     return [
         Pair(images / f"{stem}_leftImg8bit.png", masks / f"{stem}{ending}", stem.split("/")[1])
@@ -181,6 +192,14 @@ def _paired(images: Path, masks: Path) -> list[Pair]:
     return list(pairing.pairs)
 
 
+def _paired_in_one(folder: Path, missing: str) -> list[Pair]:
+    """Pair images and masks in the same folder; otherwise raise InputError with what is missing."""
+    try:
+        return _paired(folder, folder)
+    except InputError as error:
+        raise InputError(f"{missing}; {error}") from error
+
+
 def _require_distinct(source: Path, names: Sequence[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -188,20 +207,40 @@ def _require_distinct(source: Path, names: Sequence[str]) -> None:
 
 
 def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
-    """Read "image mask" per line, relative to root; separated by tab, comma or white space."""
+    """Read an image and its mask per line, relative to root, with or without a header line."""
+    rows = read_rows(list_file, _MAX_LIST_SIZE)
+    columns = find_columns(rows[0].cells, _LIST_COLUMNS, list_file) if rows else None
     pairs = []
-    for number, line in enumerate(_read_lines(list_file), start=1):
-        separator = next((mark for mark in ("\t", ",") if mark in line), None)
-        parts = [part.strip() for part in line.split(separator)]
-        if len(parts) != 2 or "\0" in line or not all(Path(part).name for part in parts):
+    for row in rows[1:] if columns or _is_header(rows) else rows:
+        cells = row.cells if columns is None else [row.cells[k] for k in columns.values()]
+        if len(cells) != 2 or not all(Path(cell).name for cell in cells):
             raise InputError(
-                f"{list_file}, line {number}: expected 'image mask', got '{line}'; "
-                "separate paths that contain spaces by a tab or comma"
+                f"{list_file}, line {row.line}: expected 'image mask', got "
+                f"'{first_few(row.cells, 9)}'; name the columns image and mask in the first line, "
+                "and separate paths that contain spaces by tabs or commas, or quote them"
             )
-        image, mask = (inside(root, part, list_file) for part in parts)
+        image, mask = (inside(root, cell, list_file) for cell in cells)
         pairs.append(Pair(image, mask, _name_below(root, image)))
     _require_distinct(list_file, [pair.name for pair in pairs])
     return pairs
+
+
+def _is_header(rows: Sequence[Row]) -> bool:
+    """Return whether the first of two rows, unlike the second, names no files."""
+    are_paths = [
+        any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in row.cells) for row in rows[:2]
+    ]
+    return are_paths == [False, True] and len(rows[0].cells) == len(rows[1].cells) == 2
+
+
+_FILE_WORDS = ("", "s", "path", "file", "filename", "name")
+_LIST_COLUMNS = {
+    name: [word + ending for word in words for ending in _FILE_WORDS]
+    for name, words in {
+        "image": ("image", "img", "photo", "picture", "input", "frame", "rgb", "file", "path"),
+        "mask": ("mask", "label", "annotation", "segmentation", "seg", "gt", "target"),
+    }.items()
+}
 
 
 def _name_below(root: Path, image: Path) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import cv2
 import numpy as np
@@ -14,10 +17,12 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from sceneparse.data.labels import require_name
-from sceneparse.data.pairing import IMAGE_SUFFIXES
+from sceneparse.data.pairing import describe_skipped, find_images, is_hidden
 from sceneparse.data.reading import MAX_IMAGE_PIXELS, read_all, read_image
 from sceneparse.errors import InputError, first_few, reason_of, refusing, unknown_name
 from sceneparse.files import inside
+
+logger = logging.getLogger(__name__)
 
 Color = tuple[float, float, float]
 
@@ -98,17 +103,21 @@ def _validate_checksums(kind: type[CIFAR10], folder: Path) -> None:
 def _read_folder(folder: Path, size: int) -> LabelledImages:
     if not folder.is_dir():
         raise InputError(f"folder '{folder}' does not exist; expected SPLIT/CLASS/IMAGE under root")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    found = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    folders = {normalize("NFC", path.name): path for path in found}
+    classes = sorted(folders)
     for name in classes:
         require_name(name)
     if len(classes) < 2:
         raise InputError(f"{folder} must hold a folder for each class, found {first_few(classes)}")
-    files = [
-        (path, number)
-        for number, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    ]
+    files = []
+    skipped = Counter[str]()
+    for number, name in enumerate(classes):
+        paths, others = find_images(folders[name])
+        files += [(path, number) for path in paths]
+        skipped += others
+    if skipped:
+        logger.info(f"{folder}: skipped {describe_skipped(skipped)}")
     empty = sorted(set(classes) - {classes[number] for _, number in files})
     if empty:
         raise InputError(f"{folder}: {len(empty)} class folders are empty: {first_few(empty)}")

@@ -74,8 +74,8 @@ def _walk(
 ) -> Iterator[tuple[Path, str | None]]:
     """Yield all files, and the kind of those that are skipped; `above`: real paths on the way."""
     for path in folder.iterdir():
-        if kind := _kind_of_litter(path.name):
-            yield path, kind
+        if is_hidden(path.name):
+            yield path, "._*" if path.name.startswith("._") else path.name
         elif not path.is_dir():
             suffix = path.suffix.lower()
             yield path, None if suffix in suffixes else suffix or "without suffix"
@@ -87,10 +87,9 @@ def _walk(
                 yield from _walk(path, (*above, real), suffixes)
 
 
-def _kind_of_litter(name: str) -> str | None:
-    if name.startswith("._"):
-        return "._*"
-    return name if name.startswith(".") or name.lower() in _LITTER else None
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is no data: hidden, or made by the system."""
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def describe_skipped(skipped: Mapping[str, int]) -> str:

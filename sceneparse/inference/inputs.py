@@ -1,17 +1,21 @@
 """Find the files to predict (files, folders, globs), name their results, read them in batches."""
 
 import glob
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
-from sceneparse.data.pairing import IMAGE_SUFFIXES
+from sceneparse.data.pairing import IMAGE_SUFFIXES, describe_skipped, find_images, is_hidden
 from sceneparse.data.reading import image_size, read_image
 from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 _SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
@@ -50,7 +54,10 @@ def find_sources(inputs: Iterable[str]) -> list[Source]:
 def _find(text: str) -> dict[Path, Path]:
     path = Path(text)
     if path.is_dir():
-        return {f: f.relative_to(path) for f in sorted(path.rglob("*")) if _is_picture(f)}
+        below, skipped = find_images(path, _SUFFIXES)
+        if skipped:
+            logger.info(f"{path}: skipped {describe_skipped(skipped)}")
+        return {file: file.relative_to(path) for file in below}
     if path.exists() or not glob.has_magic(text):
         return {path: Path(path.name)}
     # Path.glob takes no absolute patterns.
@@ -60,14 +67,14 @@ def _find(text: str) -> dict[Path, Path]:
 
 def _is_picture(path: Path) -> bool:
     known = path.suffix.lower() in _SUFFIXES
-    return known and not path.name.startswith(".") and path.is_file()
+    return known and not is_hidden(path.name) and path.is_file()
 
 
 def _with_unique_names(found: dict[Path, Path]) -> list[Source]:
     """Name sources by their stems; equal names get the suffix too, then the whole path."""
     # Results are written under these names, so none may contain "..".
     whole = {path: Path(*Path(os.path.abspath(path)).parts[1:]) for path in found}  # noqa: PTH100
-    names = {path: below.with_suffix("") for path, below in found.items()}
+    names = {p: Path(normalize("NFC", str(b.with_suffix("")))) for p, b in found.items()}
     for longer in (found, whole):
         count = Counter(names.values())
         names = {path: longer[path] if count[name] > 1 else name for path, name in names.items()}

@@ -127,7 +127,7 @@ def read_plan(path: Path, overrides: Sequence[str], trials: int | None) -> Plan:
         listed=listed,
         settings=settings,
         early=sweep.early_terminate,
-        output=Path(settings["output"]),
+        output=Path(ClsConfig.model_validate(settings).output),
     )
     holdouts = [config.data.holdout for config in plan.listed_configs("data.holdout")]
     if plan.metric.startswith("holdout") and not min(holdouts):
