@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import sceneparse
 from sceneparse.errors import InputError
 from sceneparse.models.stored import read_meta, resolve_checkpoint
-from sceneparse.models.weights import load_backbone, read_weights
+from sceneparse.models.weights import read_weights
 from sceneparse.runs.checkpoint import newest_intact, read_training_state, save_checkpoint
 from tests.conftest import newest_undamaged
 
@@ -227,30 +227,30 @@ def test_weights_files_are_read_in_every_usual_form(tmp_path: Path, wrap: str, s
 def test_real_mobilenet_weights_fill_the_backbone(shared: Path, logged: list[str]) -> None:
     path = shared / "data/weights/mobilenetv2_100.safetensors"
     model = sceneparse.create_segmentation_model(
-        "fcn", "mobilenetv2_100", 11, output_stride=16, aux=False
+        "fcn", "mobilenetv2_100", 11, output_stride=16, aux=False, pretrained=path
     )
-    load_backbone(model.backbone, "mobilenetv2_100", str(path), stem="deep")
     weights = read_weights(path)
     own = model.backbone.features.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(own[name], weights[name]) for name in own)
     assert set(weights) - set(own) >= {"classifier.weight", "conv_head.weight"}
-    assert "skipped its heads" in logged[0]
+    assert "its classifier.weight, its conv_head.weight" in logged[0]
 
 
 def test_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = sceneparse.create_segmentation_model("fcn", "resnet18", 2, stem="plain", aux=False)
     asked = []
 
-    def fail(repository: str, timeout: float) -> None:
-        asked.append((repository, timeout))
+    def fail(address: str, timeout: float) -> None:
+        asked.append((address.partition("/timm/")[2], timeout))
         raise OSError("no route to host")
 
-    monkeypatch.setattr("sceneparse.models.weights.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr("sceneparse.models.weights.model_info", fail)
+    monkeypatch.setattr("sceneparse.models.downloads.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("sceneparse.models.downloads.get_hf_file_metadata", fail)
     monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("tried to download"))
     with pytest.raises(InputError, match=r"cannot download .*no route to host.*elsewhere"):
-        load_backbone(model.backbone, "resnet18", "imagenet", stem="plain")
-    assert asked == [("timm/resnet18.tv_in1k", 10)]
+        sceneparse.create_segmentation_model(
+            "fcn", "resnet18", 2, stem="plain", aux=False, pretrained="imagenet"
+        )
+    assert asked == [("resnet18.tv_in1k/resolve/main/model.safetensors", 5)]
 
 
 @pytest.mark.fault(41)
@@ -263,8 +263,12 @@ def test_weights_that_do_not_fit_are_summed_up(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
     with pytest.raises(InputError) as caught:
-        load_backbone(model.backbone, "resnet18", str(path), stem="plain")
+        sceneparse.create_segmentation_model(**MODEL, pretrained=path)  # type: ignore[arg-type]
     message = str(caught.value)
-    for part in ("1 missing: bn1.bias", "1 unexpected: extra", "1 of another shape: conv1.weight"):
+    for part in (
+        "missing: backbone.bn1.bias",
+        "unexpected: backbone.extra",
+        "backbone.conv1.weight (file",
+    ):
         assert part in message
     assert json.dumps([2, 3, 7, 7]) in message

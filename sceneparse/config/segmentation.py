@@ -96,7 +96,7 @@ class ModelSection(types.Section):
     freeze: Literal[0, 1, 2, 3, 4] = 0
     """first backbone stages that are not trained, to save time and memory"""
     pretrained: types.FilePath | None = None
-    """weights of the backbone: imagenet, or a .safetensors or .pth file"""
+    """weights to start from: imagenet, a .safetensors or .pth file, or the folder of a run"""
 
     @model_validator(mode="after")
     def _freezes_pretrained(self) -> ModelSection:

@@ -1,5 +1,6 @@
 """Classification networks: the backbones of segmentation with a linear classifier, or timm's."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.models.description import Described
+from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.resnet import RESNETS, BasicBlock, ResNet
 
 # Blocks in each of the three stages (He et al., CVPR 2016, section 4.2).
@@ -57,15 +59,17 @@ def create_classifier(
     *,
     attention: str = "none",
     stem: str = "cifar",
+    pretrained: str | Path | None = None,
 ) -> Classifier:
     """Build a classification network, randomly initialised.
 
     model: resnet18/34/50/101/152, resnet20/32/44/56/110 (three stages of 16 to 64 channels) or
     timm:NAME. attention: a name of ATTENTION, in every residual block: after its second norm, in
     bottlenecks after the 3x3 convolution. stem: "cifar" (3x3, stride 1, no pooling) or "imagenet"
-    (7x7, stride 2, max pooling). Raises InputError.
+    (7x7, stride 2, max pooling). pretrained: weights to start from: "imagenet", a file, or the
+    folder of a run (see load_pretrained). Raises InputError.
     """
-    arguments = dict(locals())
+    arguments = {key: value for key, value in locals().items() if key != "pretrained"}
     if attention not in ATTENTION:
         raise unknown_name("attention", attention, ATTENTION)
     if stem not in STEMS:
@@ -79,6 +83,8 @@ def create_classifier(
     else:
         network = ClassificationModel(_backbone(model, attention, stem), num_classes)
     network.meta = {"model": arguments}
+    if pretrained is not None:
+        load_pretrained(network, arguments, pretrained)
     return network
 
 

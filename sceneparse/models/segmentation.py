@@ -19,6 +19,7 @@ from sceneparse.layers.norms import NORMS, set_norms
 from sceneparse.layers.pooling import MixedPooling
 from sceneparse.models.description import Described, check_description
 from sceneparse.models.heads import HEADS, AuxiliaryHead
+from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.resnet import RESNETS, Places, ResNet, Stem
 from sceneparse.models.stored import CONFIG_FILE, MODEL_FILE
 from sceneparse.models.timm_backbone import TimmBackbone
@@ -153,6 +154,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     stem: Stem = "deep",
     base_width: int = 64,
     multi_grid: tuple[int, ...] | None = (1, 2, 4),
+    pretrained: str | Path | None = None,
 ) -> SegmentationModel:
     """Build a segmentation model, randomly initialised; the defaults are SPNet-50.
 
@@ -163,9 +165,10 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     aux: add an auxiliary head on stage 3, for training. output_stride: 8, 16 or 32.
     width: channels inside the head. norm: a name of NORMS. zero_init_residual: mixed pooling
     modules start as the identity, which learns faster from few images. stem, base_width,
-    multi_grid: of ResNets. Raises InputError.
+    multi_grid: of ResNets. pretrained: weights to start from: "imagenet", a file, or the folder of
+    a run (see load_pretrained). Raises InputError.
     """
-    arguments = dict(locals())
+    arguments = {key: value for key, value in locals().items() if key != "pretrained"}
     for kind, name, table in (("head", head, HEADS), ("norm", norm, NORMS)):
         if name not in table:
             raise unknown_name(kind, name, table)
@@ -190,13 +193,21 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     aux_head = AuxiliaryHead(channels, num_classes) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
-    for module in main_head.modules() if zero_init_residual else ():
-        if isinstance(module, MixedPooling):  # Goyal et al., arXiv 1706.02677
-            nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]
+    if zero_init_residual:
+        _zero_mixed_pooling(main_head)
     set_norms(model, norm)
+    if pretrained is not None:
+        load_pretrained(model, arguments, pretrained)
     if norm == "frozen":
         model.freeze_norms()
     return model
+
+
+def _zero_mixed_pooling(head: nn.Module) -> None:
+    """Let mixed pooling start as the identity (Goyal et al., arXiv 1706.02677)."""
+    for module in head.modules():
+        if isinstance(module, MixedPooling):
+            nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]
 
 
 def _attention_name(strip_pooling: bool | None, attention: str | None, backbone: str) -> str:

@@ -18,7 +18,7 @@ _FREE_SETTINGS = {
 }
 # Settings and sections that make it another run: sample order, network, optimiser state.
 _FIXED_SETTINGS = {
-    *("seed", "seeds", "data", "model", "attention", "stem"),
+    *("seed", "seeds", "data", "model", "attention", "stem", "pretrained"),
     *("train.batch_size", "train.ema", "optim.name"),
 }
 

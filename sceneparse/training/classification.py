@@ -15,11 +15,18 @@ from sceneparse.data.image_folders import LabelledImages, load_classes, split_of
 from sceneparse.errors import InputError, first_few
 from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import Classifier, create_classifier
+from sceneparse.models.pretrained import load_pretrained
 from sceneparse.runtime.distributed import Process, parallel_network
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.run import Training
-from sceneparse.training.start import Start, begin_run, open_run, validate_inputs
+from sceneparse.training.start import (
+    Start,
+    begin_run,
+    open_run,
+    validate_inputs,
+    warn_of_other_colors,
+)
 from sceneparse.training.validation import validate_classifier
 
 _EVALUATION_BATCH = 1000
@@ -93,6 +100,11 @@ def _assemble(
     model = _create_model(config, train, compute)
     mean, std = train.statistics()
     normalize = Normalization(config.data.mean or mean, config.data.std or std)
+    if config.pretrained is not None and start.saved is None:
+        source = load_pretrained(
+            model, model.meta["model"], config.pretrained, classes=train.classes
+        )
+        warn_of_other_colors(source, normalize.mean, normalize.std)
     loader = DeviceLoader(
         train, settings.batch_size, **config.augment.model_dump(), seed=seed, device=compute.device
     )

@@ -25,14 +25,20 @@ from sceneparse.inference.protocols import create_protocol
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
+from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.models.weights import load_backbone
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.ema import MovingAverage
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.run import Loss, Training
-from sceneparse.training.start import Start, begin_run, open_run, validate_inputs
+from sceneparse.training.start import (
+    Start,
+    begin_run,
+    open_run,
+    validate_inputs,
+    warn_of_other_colors,
+)
 from sceneparse.training.validation import Validated, validate_segmentation
 
 logger = logging.getLogger(__name__)
@@ -117,18 +123,14 @@ def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
     return {**settings, "norm": norm, "num_classes": num_classes}
 
 
-def _create_model(
-    config: SegConfig, num_classes: int, compute: Compute, *, fresh: bool
-) -> SegmentationModel:
-    """Create the network on its device; `fresh`: load pretrained weights if configured."""
+def _create_model(config: SegConfig, num_classes: int, compute: Compute) -> SegmentationModel:
+    """Create the network on its device, randomly initialised."""
     torch.manual_seed(config.seed)
     settings = config.model
     arguments = model_arguments(config, num_classes)
     if settings.norm != "sync" or compute.device.type == "cuda":
         arguments["norm"] = settings.norm
     model = create_segmentation_model(**arguments)
-    if fresh and settings.pretrained is not None:
-        load_backbone(model.backbone, settings.backbone, settings.pretrained, stem=settings.stem)
     model.freeze_stages(settings.freeze)
     if config.train.gradient_checkpointing and not checkpoint_blocks(model.backbone):
         raise InputError(
@@ -137,6 +139,20 @@ def _create_model(
         )
     compute.place_model(model)
     return model
+
+
+def _load_pretrained(config: SegConfig, model: SegmentationModel, classes: Sequence[str]) -> None:
+    """Load the weights to start from, if any."""
+    if config.model.pretrained is None:
+        return
+    source = load_pretrained(
+        model,
+        model.meta["model"],
+        config.model.pretrained,
+        classes=classes,
+        setting="model.pretrained",
+    )
+    warn_of_other_colors(source, config.data.mean, config.data.std)
 
 
 def _create_stepper(
@@ -184,29 +200,34 @@ def _assemble(
 ) -> Training:
     """Build all parts of the run; raises InputError if they do not fit each other."""
     settings, table = config.train, train_set.table
+    # First what depends on settings and data alone; weights, which may be large or far, come last.
     sampler = _create_sampler(config, train_set, start.process)
-    model = _create_model(config, table.num_classes, start.compute, fresh=start.saved is None)
+    loss = _create_loss(config, train_set, start.process)
+    loader = _create_loader(config, train_set, sampler)
+    normalize = Normalization(config.data.mean, config.data.std)
+    validate = _create_validation(config, start, val_set, normalize)
+    model = _create_model(config, table.num_classes, start.compute)
     validate_inputs(
         model,
         (sampler.micro_batch, 3, *config.augment.crop),
         _logits_at_stride,
         remedy="change augment.crop or train.batch_size, or set model.norm: group",
     )
-    normalize = Normalization(config.data.mean, config.data.std)
-    loader = _create_loader(config, train_set, sampler)
+    if start.saved is None:
+        _load_pretrained(config, model, table.names)
     return Training(
         **vars(start),
         normalize=normalize,
         sampler=sampler,
         batches=lambda: batches(loader),
-        validate=_create_validation(config, start, val_set, normalize),
+        validate=validate,
         model=model,
         forward=_logits_at_stride,
         parallel=parallel_network(
             model, start.process, accumulate=settings.accumulate, compiled=settings.compile
         ),
         stepper=_create_stepper(config, model, sampler.steps_per_epoch, start.compute),
-        loss=_create_loss(config, train_set, start.process),
+        loss=loss,
         seed=config.seed,
         meta={
             "task": "segmentation",
