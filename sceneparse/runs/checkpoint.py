@@ -31,6 +31,7 @@ from sceneparse.models.stored import (
     SUM_FILE,
     TRAINING_FILE,
     read_stored,
+    resolve_checkpoint,
     step_folders,
     step_name,
     sum_line,
@@ -88,7 +89,9 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     `classes`, `mean`, `std` and, for segmentation, `colors` are those of its training; `meta` is
     the whole description. Raises InputError if a file is damaged or missing.
     """
-    source, weights, meta = read_stored(path)
+    path = Path(path)
+    is_export = path.suffix == ".safetensors" or (path / MODEL_FILE).is_file()
+    source, weights, meta = read_stored(path if is_export else resolve_checkpoint(path))
     if not meta:
         raise InputError(f"'{source}' holds weights without a description of their model")
     create: Callable[..., SegmentationModel | Classifier] = create_segmentation_model
