@@ -93,7 +93,7 @@ class ClsConfig(types.Section):
     """attention block in every residual block: a name of ATTENTION"""
     stem: Annotated[str, NameIn("stem", "sceneparse.models.classification.STEMS")] = "cifar"
     """cifar: 3x3 at full size; imagenet: 7x7, stride 2, pooling"""
-    pretrained: str | None = None
+    pretrained: types.FilePath | None = None
     """weights to start from: imagenet, a .safetensors or .pth file, or the folder of a run"""
     seeds: Annotated[list[types.Seed], Field(min_length=1, max_length=MAX_SEEDS)] = Field([0])
     """random seeds, one run each: 0-4, or [0, 1, 2]"""
