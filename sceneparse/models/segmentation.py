@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +175,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     if num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
     attention = _attention_name(strip_pooling, attention, backbone)
-    features: ResNet | TimmBackbone
-    if backbone in RESNETS:
-        features = ResNet(
-            *RESNETS[backbone],
-            output_stride=output_stride,
-            multi_grid=multi_grid,
-            stem=stem,
-            base_width=base_width,
-            attention=ATTENTION[attention],
-            attention_places=attention_places,
-        )
-    else:
-        features = TimmBackbone(backbone, output_stride=output_stride)
+    features = _create_backbone(arguments, attention)
     channels = features.channels
     main_head = HEADS[head](channels, num_classes, width=width, output_stride=output_stride)
     aux_head = AuxiliaryHead(channels, num_classes) if aux else None
@@ -201,6 +189,21 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     if norm == "frozen":
         model.freeze_norms()
     return model
+
+
+def _create_backbone(arguments: Mapping[str, Any], attention: str) -> ResNet | TimmBackbone:
+    """Build the backbone from the arguments of the whole model."""
+    name, output_stride = arguments["backbone"], arguments["output_stride"]
+    if name not in RESNETS:
+        return TimmBackbone(name, output_stride=output_stride)
+    names = ("multi_grid", "stem", "base_width", "attention_places")
+    settings = {key: arguments[key] for key in names}
+    return ResNet(
+        *RESNETS[name],
+        output_stride=output_stride,
+        attention=ATTENTION[attention],
+        **settings,
+    )
 
 
 def _zero_mixed_pooling(head: nn.Module) -> None:
