@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 
 from sceneparse.cli import check as check_command
 from sceneparse.cli.command import run
-from sceneparse.data.checks.duplicates import duplicate_pairs, fingerprint_of
+from sceneparse.data.checks.duplicates import fingerprint_of, nearest_duplicates, similar_groups
+from sceneparse.data.datasets import DATASETS, create_dataset
+from sceneparse.data.labels import load_label_table, require_own_classes
+from sceneparse.data.quick_check import check_samples
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +172,11 @@ def test_fingerprints_tell_pictures_apart(pristine: Path) -> None:
     images = [np.asarray(Image.open(p)) for p in sorted((pristine / "train/images").iterdir())]
     fingerprints = [fingerprint_of(image) for image in images]
     again = fingerprint_of(images[3])
-    assert [(i, j) for i, j, _ in duplicate_pairs([again], fingerprints)] == [(0, 3)]
-    assert duplicate_pairs(fingerprints, fingerprints) == []
+    assert [(i, j) for i, j, _ in nearest_duplicates([again], fingerprints)] == [(0, 3)]
+    assert similar_groups(fingerprints) == [[i] for i in range(len(images))]
     grey = fingerprint_of(np.full((40, 40, 3), 9, np.uint8))
-    assert duplicate_pairs([grey], [fingerprint_of(np.full((40, 40, 3), 9, np.uint8))]) == []
+    assert nearest_duplicates([grey], [fingerprint_of(np.full((40, 40, 3), 9, np.uint8))]) == []
+    assert nearest_duplicates([], fingerprints) == nearest_duplicates(fingerprints, []) == []
 
 
 @pytest.mark.fault(16)
@@ -190,3 +196,147 @@ def test_mask_of_0_and_255_is_recognised(
 def test_unreadable_layout_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(tmp_path) == 2
     assert "classes.txt" in capsys.readouterr().err
+
+
+def small_set(root: Path, train: int = 6, classes: str = "floor\nrobot\n") -> Path:
+    """Write different pictures with masks of 0 and 1, and two for validation."""
+    random = np.random.default_rng(7)
+    for split, count in (("train", train), ("val", 2)):
+        for part in ("images", "labels"):
+            (root / split / part).mkdir(parents=True)
+        for number in range(count):
+            blocks = random.integers(0, 255, (6, 8, 3)).astype(np.uint8)
+            picture = Image.fromarray(blocks).resize((48, 36), Image.Resampling.NEAREST)
+            picture.save(root / split / f"images/{number}.png")
+            mask = random.integers(0, 2, (36, 48)).astype(np.uint8)
+            Image.fromarray(mask).save(root / split / f"labels/{number}.png")
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+@pytest.mark.parametrize("dataset", sorted(set(DATASETS) - {"folder"}))
+def test_own_classes_are_not_read_by_a_public_table(tmp_path: Path, dataset: str) -> None:
+    root = small_set(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"classes.txt names 2 .*floor, robot.* data.dataset=fold"):
+        create_dataset(dataset, root, "train", complete=False)
+    table = load_label_table(dataset)
+    for names in (table.names, [name.upper().replace(" ", "_") for name in table.names]):
+        (root / "classes.txt").write_text("\n".join(names))
+        require_own_classes(root, dataset, table)
+    (root / "classes.txt").write_text("\n".join(table.names[::-1]))
+    with pytest.raises(InputError, match=r"classes\.txt names"):
+        require_own_classes(root, dataset, table)
+
+
+def test_label_values_of_own_classes_are_not_taken_for_a_public_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_set(tmp_path / "mine")
+    (root / "classes.txt").unlink()
+    assert check(root, "--dataset", "camvid") == 2
+    expected = "6 masks hold only the first 2 of the 11 classes of 'camvid' (Sky, Building)"
+    assert expected in capsys.readouterr().err
+    dataset = create_dataset("camvid", root, "train")
+    with pytest.raises(InputError, match="if these are classes of your own"):
+        check_samples(dataset, range(6), "camvid")
+    save_mask(root / "train/labels/3.png", lambda mask: mask * 8)  # Sky and Car: not the first ones
+    assert check_samples(dataset, range(6), "camvid") == {0, 1, 8}
+
+
+def test_classes_without_a_training_pixel_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_set(tmp_path / "mine", classes="floor\nrobot\nperson\ncart\n")
+    save_mask(root / "val/labels/0.png", lambda mask: mask * 2)
+    assert check(root) == 2
+    line = capsys.readouterr().err
+    assert "no pixel of 2 of 4 classes in the training split 'train': person, cart." in line
+    assert "remove their lines from classes.txt" in line
+    assert "('val' shows person)" in line
+    assert check(root, "--splits", "val") == 0  # held-out images alone need not show all
+    (root / "classes.txt").write_text("floor\nrobot\nbackground\n")
+    assert check(root) == 0
+
+
+def notes_of(root: Path) -> str:
+    report = json.loads((root / "report/data.json").read_text())
+    page = (root / "report/data.html").read_text()
+    for note in report["notes"]:
+        assert note["remedy"]
+        assert note["note"].partition("'")[0] in html.unescape(page)
+    return "\n".join(f"{note['note']} > {note['remedy']}" for note in report["notes"])
+
+
+def test_files_that_surprise_are_noted_with_a_remedy(tmp_path: Path) -> None:
+    root = small_set(tmp_path / "mine")
+    images, masks = (sorted((root / "train" / kind).iterdir()) for kind in ("images", "labels"))
+    assert check(root) == 0
+    assert notes_of(root) == ""
+    with Image.open(images[0]) as picture:
+        alpha = picture.convert("RGBA")
+        alpha.putpixel((3, 3), (9, 9, 9, 0))
+        alpha.save(images[0])
+    with Image.open(images[1]) as picture:
+        exif = picture.getexif()
+        exif[274] = 3  # upside down
+        picture.save(images[1].with_suffix(".jpg"), exif=exif)
+        images[1].unlink()
+    for path in (images[2], masks[2]):
+        path.rename(path.with_name("cafe\u0301.png"))  # as macOS stores it
+    assert check(root) == 0
+    text = notes_of(root)
+    assert "1 images have transparent pixels" in text
+    assert "1 images are stored sideways or upside down" in text
+    assert "1 images have names with letters and accents stored apart (NFD" in text
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_pictures_of_few_bits_in_sixteen_are_noted(tmp_path: Path, bits: int) -> None:
+    root = small_set(tmp_path / "mine")
+    random = np.random.default_rng(0)
+    for path in (root / "train/images").iterdir():
+        values = random.integers(0, 2**bits, (36, 48)).astype(np.uint16)
+        values[0, 0] = 2**bits - 1
+        Image.fromarray(values).save(path)
+    assert check(root) in {0, 2}
+    text = notes_of(root)
+    assert (f"use only {bits}" in text) is (bits < 16)
+    assert (f"data.bit_depth={bits}" in text) is (bits < 16)
+
+
+def test_a_fixed_camera_is_told_from_a_few_repeated_pictures(tmp_path: Path) -> None:
+    root = small_set(tmp_path / "mine", train=10)
+    folder = root / "train/images"
+    for number in (1, 2):
+        shutil.copy(folder / "0.png", folder / f"{number}.png")
+    assert check(root) == 0
+    assert "train: 3 of 10 images look like another one of the split" in notes_of(root)
+    for number in range(1, 9):
+        with Image.open(folder / "0.png") as picture:
+            picture.paste((0, 0, 0), (4 * number, 8, 4 * number + 4, 12))
+            picture.save(folder / f"{number}.png")
+    assert check(root) == 0
+    assert "train: 9 of 10 images look alike: a fixed camera" in notes_of(root)
+
+
+def test_the_cause_of_a_bad_mask_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_set(tmp_path / "mine")
+    images, masks = (sorted((root / "train" / kind).iterdir()) for kind in ("images", "labels"))
+    with Image.open(images[0]) as picture:
+        exif = picture.getexif()
+        exif[274] = 6
+        picture.save(images[0].with_suffix(".jpg"), exif=exif)
+        images[0].unlink()
+    disc = Image.new("L", (160, 120))
+    ImageDraw.Draw(disc).ellipse((30, 20, 130, 100), fill=255)
+    disc.save(masks[1], "JPEG", quality=60)
+    disc.resize((40, 30)).resize((160, 120), Image.Resampling.BICUBIC).save(masks[2])
+    for image in images[1:3]:
+        disc.convert("RGB").save(image)
+    assert check(root) == 2
+    printed = capsys.readouterr().out
+    assert "turned by its EXIF orientation, its mask is not" in printed
+    assert printed.count("look like smoothed edges or JPEG noise") == 2
+    assert "1 images have masks that are JPEG files" in notes_of(root)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,6 @@ from sceneparse.errors import InputError, first_few, one_line
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
-    from sceneparse.data.labels import LabelTable
 
 EXAMPLES = """\
   sceneparse check data/quickstart
@@ -39,13 +40,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Check all samples, print and write the findings; raise InputError if training would fail."""
+    from sceneparse.data.checks.findings import class_problems, note, notes
     from sceneparse.data.checks.full import check_all_samples, find_duplicates, summarise
     from sceneparse.data.checks.page import page_values
     from sceneparse.report.pages import write_page
     from sceneparse.runtime.progress import Progress
 
     output = Path(options.output or f"runs/check_{Path(options.root).resolve().name}")
-    datasets, failures = open_splits(options)
+    datasets, failures, messages = open_splits(options)
     if not datasets:
         raise InputError(failures[0])
     progress = Progress(sum(map(len, datasets.values())), "samples")
@@ -55,10 +57,18 @@ def main(options: argparse.Namespace) -> None:
     table = next(iter(datasets.values())).table
     summary = summarise(facts, duplicates, table.names)
     failures += [f"{p['split']}: {p['problem']}" for p in summary["problems"]]
-    failures += useless_splits(summary, table)
+    failures += class_problems(summary, table, options.dataset)
+    summary["notes"] = [
+        *(note(message, "see the folders if this is not what you expect") for message in messages),
+        *notes(facts, summary, table, options.dataset),
+    ]
     print_summary(summary, failures)
     if duplicates and not options.allow_twins:
-        failures.append(f"{len(duplicates)} pairs of images occur in two splits")
+        failures.append(
+            f"{len(duplicates)} pairs of images occur in two splits; remove one of each, or split "
+            "the images anew (sceneparse convert keeps look-alikes together); for frames of one "
+            "fixed camera, where all look alike, accept it with --allow-twins"
+        )
     title = f"{options.root} ({options.dataset})"
     page = page_values(title, datasets, facts, duplicates, summary, failures)
     with writing(output):
@@ -71,34 +81,43 @@ def main(options: argparse.Namespace) -> None:
         raise InputError(f"{len(failures)} problems, the first: {failures[0]}")
 
 
-def open_splits(options: argparse.Namespace) -> tuple[dict[str, SegmentationDataset], list[str]]:
-    """Return the splits that can be opened, and why the others cannot be."""
+def open_splits(
+    options: argparse.Namespace,
+) -> tuple[dict[str, SegmentationDataset], list[str], list[str]]:
+    """Return the splits that can be opened, why the others cannot be, and what reading logged."""
     from sceneparse.data.datasets import create_dataset
 
     datasets, problems = {}, []
-    for split in options.splits:
-        try:
-            datasets[split] = create_dataset(options.dataset, options.root, split, complete=False)
-        except InputError as error:
-            problems.append(f"{split}: {error}")
-    return datasets, problems
+    with heard("sceneparse.data") as messages:
+        for split in options.splits:
+            try:
+                datasets[split] = create_dataset(
+                    options.dataset, options.root, split, complete=False
+                )
+            except InputError as error:
+                problems.append(f"{split}: {error}")
+    return datasets, problems, messages
 
 
-def useless_splits(summary: dict[str, Any], table: LabelTable) -> list[str]:
-    """Return the splits from which nothing can be learned, and why."""
-    from sceneparse.data.quick_check import why_useless
-
-    failures = []
-    for split, facts in summary["splits"].items():
-        found = {k for k, row in enumerate(facts["classes"]) if row["pixels"]}
-        found |= {table.ignore_index} if facts["ignored_pixels"] else set()
-        reason = why_useless(found, table) if facts["usable"] else None
-        failures += [f"{split}: {reason}"] if reason else []
-    return failures
+@contextmanager
+def heard(name: str) -> Iterator[list[str]]:
+    """Collect what a logger says, for example which files were skipped."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield messages
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
-    """Print a table per split, then problems, suspicious masks and images in two splits."""
+    """Print a table per split, then notes, problems, suspicious masks and images in two splits."""
     for split, facts in summary["splits"].items():
         sizes = first_few(f"{size} ({count})" for size, count in facts["sizes"].items())
         print(f"\n{split}: {facts['usable']} of {facts['samples']} samples usable; sizes {sizes}")
@@ -114,6 +133,7 @@ def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
     for rule, weights in summary["class_weights"].items():
         print(f"class weights by rule {rule}: {weights}")
     sections = {
+        "notes": [f"{n['note']}. What to do: {n['remedy']}" for n in summary["notes"]],
         "problems": list(failures),
         "suspicious masks": [f"{s['mask']}: {s['reason']}" for s in summary["suspicious"]],
         "images in two splits": [f"{t['first']} = {t['second']}" for t in summary["twins"]],

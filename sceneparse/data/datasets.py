@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.labels import Labels, LabelTable, folder_table, load_label_table
+from sceneparse.data.labels import (
+    Labels,
+    LabelTable,
+    folder_table,
+    load_label_table,
+    require_own_classes,
+)
 from sceneparse.data.pairing import (
     IMAGE_SUFFIXES,
     Pair,
@@ -85,8 +91,9 @@ def create_dataset(
     """Return a split of a dataset: "train", "val", ... or a list file under root.
 
     `dataset` is a name of DATASETS. `classes` names the classes of dataset "folder", instead of
-    ROOT/classes.txt. Raises InputError for an unknown dataset, a missing folder and, unless
-    `complete` is False, for images without masks and masks without images.
+    ROOT/classes.txt. Raises InputError for an unknown dataset, a missing folder, a classes.txt that
+    contradicts the dataset's table and, unless `complete` is False, for images without masks and
+    masks without images.
     """
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
@@ -101,6 +108,8 @@ def create_dataset(
             f"data.classes is for dataset 'folder' only; '{dataset}' has its own table"
         )
     table = folder_table(root, classes) if dataset == "folder" else load_label_table(dataset)
+    if dataset != "folder":
+        require_own_classes(root, dataset, table)
     listed = split.lower().endswith(TABLE_SUFFIXES)
     pairs = _listed_pairs(root, root / split) if listed else DATASETS[dataset](root, split)
     if not pairs:

@@ -1,23 +1,34 @@
 """Check samples before the first training step: files decode, labels are in the table."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import LabelTable
 from sceneparse.data.reading import read_all
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, first_few
+
+# Fewer masks of a public dataset may well show only the first classes of its table.
+_MIN_MASKS = 4
 
 _MASKS_AT_ONCE = 64
 
 
-def check_samples(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
-    """Decode these samples strictly, in parallel; raise InputError with the first problems."""
+def check_samples(
+    dataset: SegmentationDataset, indices: Sequence[int], layout: str = "folder"
+) -> set[int]:
+    """Decode these samples strictly, in parallel; return the train ids that their masks hold.
+
+    `layout` is the name of the dataset. Raises InputError with the first problems.
+    """
     found = set[int]().union(*read_all(lambda i: np.unique(dataset[i][1]).tolist(), indices))
-    reason = why_useless(found, dataset.table)
+    reason = why_useless(found, dataset.table) or why_foreign(
+        found, dataset.table, layout, len(indices)
+    )
     if reason is not None:
         raise InputError(f"{dataset.pairs[0].mask.parent}: {reason}")
+    return found
 
 
 def require_labels(dataset: SegmentationDataset, remedy: str) -> None:
@@ -40,14 +51,49 @@ def require_labels(dataset: SegmentationDataset, remedy: str) -> None:
     )
 
 
-def why_useless(found: set[int], table: LabelTable) -> str | None:
+def why_useless(found: Set[int], table: LabelTable) -> str | None:
     """Return why masks with only the train ids `found` cannot be trained on; None if they can."""
     ignore = table.ignore_index
     if found <= {ignore}:
         return "every pixel of the masks is ignored; nothing to learn"
-    if table.num_classes == 2 and found == {0, ignore}:
+    if found == {0, ignore}:
         return (
             f"the masks hold only 0 and {ignore}, and {ignore} means ignore; "
             "if it is the second class, store it as 1"
         )
     return None
+
+
+def why_foreign(found: Set[int], table: LabelTable, layout: str, count: int) -> str | None:
+    """Return why `count` masks seem not to be of the public dataset `layout`; None if they may be.
+
+    Masks of someone's own classes hold 0, 1, 2, ...: of a public table only the first few ids.
+    """
+    classes = sorted(found - {table.ignore_index})
+    few = len(classes) <= table.num_classes / 2 and classes == list(range(len(classes)))
+    if layout == "folder" or count < _MIN_MASKS or not few or not classes:
+        return None
+    return (
+        f"{count} masks hold only the first {len(classes)} of the {table.num_classes} classes of "
+        f"'{layout}' ({first_few(table.names[: len(classes)], 3)}); if these are classes of your "
+        "own, name them in classes.txt and set data.dataset=folder (check: --dataset folder)"
+    )
+
+
+def absent_classes(found: Set[int], table: LabelTable) -> list[str]:
+    """Return the names of classes that are not among the train ids `found`, but for background."""
+    absent = [name for k, name in enumerate(table.names) if k not in found]
+    return [name for name in absent if name.strip("_ ").casefold() != "background"]
+
+
+def describe_absent(absent: Sequence[str], table: LabelTable, where: str) -> str:
+    """Return a line about classes without a pixel, with the remedies that there are."""
+    # Line k of classes.txt names value k, so that only the last lines can go.
+    last = table.names[-len(absent) :] == list(absent)
+    remove = "remove their lines from classes.txt" if last else "number the masks without them"
+    return (
+        f"no pixel of {len(absent)} of {table.num_classes} classes in {where}: "
+        f"{first_few(absent)}. What no training mask shows is not learned: move images of it to "
+        f"that split; if there is none, {remove}; if the masks are of another format (0/255, "
+        "colours), convert them (sceneparse convert)"
+    )

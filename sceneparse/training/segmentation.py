@@ -1,7 +1,7 @@
 """Build the parts of a segmentation run from its configuration."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +14,8 @@ from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import class_weights, count_pixels
 from sceneparse.data.cache import CACHES
-from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
+from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.loader import TensorSamples, batches, evaluation_loader, training_loader
-from sceneparse.data.quick_check import check_samples
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.errors import InputError
@@ -29,6 +28,7 @@ from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
+from sceneparse.training.data_check import check_data
 from sceneparse.training.ema import MovingAverage
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.run import Loss, Training
@@ -47,17 +47,6 @@ logger = logging.getLogger(__name__)
 def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Run the network; return logits at stride, since the loss resizes them itself."""
     return cast("dict[str, Tensor]", model(images, upsample=False))
-
-
-def _check_data(check: str, datasets: Sequence[SegmentationDataset]) -> None:
-    """Check all samples before training, or 500 evenly spread ones of a large dataset."""
-    for dataset in datasets:
-        if check == "none":
-            return
-        limit = len(dataset) if check == "all" or len(dataset) <= 2000 else 500
-        check_samples(dataset, spread(len(dataset), limit))
-        if limit < len(dataset):
-            logger.info(f"checked {limit} of {len(dataset)} samples; `sceneparse check` checks all")
 
 
 def _create_sampler(
@@ -255,7 +244,8 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
             create_dataset(data.dataset, data.root, split, data.classes)
             for split in (data.train_split, data.val_split)
         )
-        from_main(process, lambda: _check_data(data.check, (train_set, val_set)))
+        splits = (data.train_split, train_set), (data.val_split, val_set)
+        from_main(process, lambda: check_data(splits, data.dataset, data.check))
         training = _assemble(config, start, train_set, val_set)
         open_run(training, config, render_config(config))
     logger.info(

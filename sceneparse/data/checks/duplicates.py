@@ -41,23 +41,24 @@ def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
     return Fingerprint((small[:, :-1] > small[:, 1:]).ravel(), thumbnail.astype(np.uint8))
 
 
-def duplicate_pairs(
+def nearest_duplicates(
     first: Sequence[Fingerprint], second: Sequence[Fingerprint]
 ) -> list[tuple[int, int, float]]:
-    """Return all (i, j) for which first[i] and second[j] show the same picture.
+    """Return (i, j) for each second[j] that shows the same picture as some of `first`.
 
-    The third number is the mean difference of their grey values. Images without contrast are
-    skipped. If both lists are the same object, each pair comes once and no image is its own
-    duplicate.
+    first[i] is the most similar one; the third number is the mean difference of their grey values.
+    Images without contrast are skipped.
     """
-    found = []
+    nearest = np.zeros(len(second), int)
+    smallest = np.full(len(second), np.inf)
     for i, candidates in _with_equal_signs(first, second):
-        among = candidates[candidates > i] if first is second else candidates
-        differences = _grey_differences(first[i], [second[j] for j in among])
-        close = differences <= _MAX_GREY_DIFFERENCE
-        pairs = zip(among[close].tolist(), differences[close].tolist(), strict=True)
-        found += [(i, j, difference) for j, difference in pairs]
-    return found
+        differences = _grey_differences(first[i], [second[j] for j in candidates])
+        better = (differences <= _MAX_GREY_DIFFERENCE) & (differences < smallest[candidates])
+        nearest[candidates[better]] = i
+        smallest[candidates[better]] = differences[better]
+    return [
+        (int(nearest[j]), int(j), float(smallest[j])) for j in np.flatnonzero(smallest < np.inf)
+    ]
 
 
 def similar_groups(fingerprints: Sequence[Fingerprint]) -> list[list[int]]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.balance import CLASS_WEIGHTS, class_weights
-from sceneparse.data.checks.duplicates import BLANK, Fingerprint, duplicate_pairs, fingerprint_of
+from sceneparse.data.checks.duplicates import BLANK, Fingerprint, fingerprint_of, nearest_duplicates
+from sceneparse.data.checks.traits import bits_of, explain, traits_of
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
 from sceneparse.data.pairing import Pair
@@ -24,7 +25,7 @@ class SampleFacts:
     """What was found in one sample; `problem` is the reason why it cannot be used.
 
     counts: pixels per class (K,). color_sums (2, 3): RGB sums over all pixels of the values, in
-    0..1, and of their squares.
+    0..1, and of their squares. traits: names in TRAITS. bits: those per channel, and those used.
     """
 
     split: str
@@ -35,6 +36,8 @@ class SampleFacts:
     ignored: int = 0
     color_sums: NDArray[np.float64] | None = None
     fingerprint: Fingerprint = field(default=BLANK, repr=False)
+    traits: frozenset[str] = frozenset()
+    bits: tuple[int, int] = (8, 8)
 
     @property
     def suspicion(self) -> str | None:
@@ -69,7 +72,8 @@ def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> Sampl
     try:
         image, mask, _ = dataset[index]
     except InputError as error:
-        return SampleFacts(split, pair, problem=str(error))
+        problem = explain(pair, str(error))
+        return SampleFacts(split, pair, problem=problem, traits=traits_of(pair))
     counts = count_labels(mask, dataset.table.num_classes)
     means, deviations = (x.ravel() / 255 for x in cv2.meanStdDev(image))
     return SampleFacts(
@@ -80,6 +84,8 @@ def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> Sampl
         ignored=int(mask.size - counts.sum()),
         color_sums=mask.size * np.stack([means, means**2 + deviations**2]),
         fingerprint=fingerprint_of(image),
+        traits=traits_of(pair),
+        bits=bits_of(pair.image),
     )
 
 
@@ -87,16 +93,21 @@ def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> Sampl
 Duplicates = tuple[SampleFacts, SampleFacts, float]
 
 
-def _by_split(facts: Sequence[SampleFacts]) -> dict[str, list[SampleFacts]]:
+def by_split(facts: Sequence[SampleFacts]) -> dict[str, list[SampleFacts]]:
+    """Return the samples of each split."""
     return {split: list(group) for split, group in itertools.groupby(facts, lambda f: f.split)}
 
 
 def find_duplicates(facts: Sequence[SampleFacts]) -> list[Duplicates]:
-    """Find images that occur in more than one split, also resized, recompressed or brightened."""
+    """Find images that occur in more than one split, also resized, recompressed or brightened.
+
+    Each image of a later split comes once, with the most similar image of an earlier one.
+    """
     found = []
-    for ours, theirs in itertools.combinations(_by_split(facts).values(), 2):
+    for ours, theirs in itertools.combinations(by_split(facts).values(), 2):
         prints = [[f.fingerprint for f in split] for split in (ours, theirs)]
-        found += [(ours[i], theirs[j], difference) for i, j, difference in duplicate_pairs(*prints)]
+        pairs = nearest_duplicates(*prints)
+        found += [(ours[i], theirs[j], difference) for i, j, difference in pairs]
     return sorted(found, key=lambda pair: pair[2])
 
 
@@ -107,7 +118,7 @@ def summarise(
 
     `names` are the classes. Mean, deviation and class weights are those of the first split.
     """
-    splits = _by_split(facts)
+    splits = by_split(facts)
     # Settings for training must not be computed from test images.
     used = [f for f in splits[facts[0].split] if f.problem is None]
     counts = np.array([f.counts for f in used], dtype=np.int64).reshape(len(used), len(names))

@@ -6,6 +6,7 @@ A mask file holds raw ids; the network sees train ids 0..K-1 and one ignore id.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -202,6 +203,30 @@ def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
     if len(colors) != len(names):
         raise InputError(f"{color_file}: {len(colors)} colours for {len(names)} classes")
     return identity_table(names, colors)
+
+
+def require_own_classes(root: Path, dataset: str, table: LabelTable) -> None:
+    """Raise InputError if ROOT/classes.txt names other classes than the table of a public dataset.
+
+    Then its masks would be read by a table that means other things. Capitals, blanks and synonyms
+    (after a comma or semicolon) may differ, and the names of ignored labels may be listed too.
+    """
+    path = root / "classes.txt"
+    if not path.is_file():
+        return
+    named, all_labels = _lines(path), sorted(table.labels, key=lambda label: label.raw_id)
+    known = table.names, [label.name for label in all_labels]
+    if list(map(_plain, named)) not in [list(map(_plain, names)) for names in known]:
+        raise InputError(
+            f"{path} names {len(named)} classes ({first_few(named, 3)}), but the dataset "
+            f"'{dataset}' has {table.num_classes} of its own ({first_few(table.names, 3)}): set "
+            "data.dataset=folder to use those of classes.txt (check, evaluate: --dataset folder), "
+            f"or remove classes.txt if these are the masks of {dataset}"
+        )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W|_", "", re.split("[,;]", name)[0]).casefold()
 
 
 def palette_color(index: int) -> Color:

@@ -1,0 +1,131 @@
+"""Properties of image and mask files that surprise people, though the files can be read."""
+
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.ExifTags import Base as Tag
+
+from sceneparse.data.pairing import Pair
+from sceneparse.data.reading import open_image
+from sceneparse.errors import InputError
+
+_SIDEWAYS = range(5, 9)
+# A smoothed or compressed mask has many values, most of them in few pixels.
+_MANY_VALUES, _RARE_SHARE = 16, 0.002
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What a property means, as "N images TEXT", and what to do about it."""
+
+    text: str
+    remedy: str
+
+
+def traits_of(pair: Pair) -> frozenset[str]:
+    """Return the names in TRAITS that hold for a pair; files that cannot be opened have none."""
+    try:
+        with open_image(pair.image) as image, open_image(pair.mask) as mask:
+            found = {
+                "turned": _orientation(image) != 1,
+                "transparent": _is_transparent(image),
+                "transparent mask": mask.mode in {"RGBA", "LA", "PA"} and _is_transparent(mask),
+                "lossy mask": mask.format in {"JPEG", "MPO"},
+                "decomposed name": _is_decomposed(pair.image) or _is_decomposed(pair.mask),
+            }
+    except (InputError, OSError, ValueError):  # reported as the sample's problem
+        return frozenset()
+    return frozenset(name for name, holds in found.items() if holds)
+
+
+def bits_of(path: Path) -> tuple[int, int]:
+    """Return the bits per channel that an image has, and those that its largest value needs.
+
+    (8, 8) for all images of 8 bits and for floating-point ones.
+    """
+    with open_image(path) as image:
+        raw_mode = str(image.tile[0][3]) if image.tile else ""
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format != "PPM"):
+            return 16, max(int(np.asarray(image).max()).bit_length(), 1)
+        if ";16" in raw_mode:  # Pillow keeps the high bytes of colours
+            largest = int(np.asarray(image).max())
+            return 16, 8 + largest.bit_length()
+    return 8, 8
+
+
+def explain(pair: Pair, problem: str) -> str:
+    """Add to a problem of a sample what its files show about the cause, if anything."""
+    try:
+        with open_image(pair.image) as image, open_image(pair.mask) as mask:
+            if (
+                "mask is" in problem
+                and _orientation(image) in _SIDEWAYS
+                and image.size == mask.size
+            ):
+                return (
+                    f"{problem}; the photo is stored sideways and turned by its EXIF orientation, "
+                    "its mask is not: turn the mask as well, or remove the orientation from both"
+                )
+            if "outside the table" in problem and (kinds := _smoothed(mask)):
+                return (
+                    f"{problem}; {kinds} values, most in few pixels, look like smoothed edges or "
+                    "JPEG noise: export the mask again as PNG without smoothing, and resize masks "
+                    "with nearest neighbour only"
+                )
+    except (InputError, OSError, ValueError):
+        return problem
+    return problem
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow would decode all pixels of a PNG to find EXIF data behind them.
+    known = image.format != "PNG" or "exif" in image.info
+    return int(image.getexif().get(Tag.Orientation, 1)) if known else 1
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if image.mode not in {"RGBA", "LA", "PA"} and "transparency" not in image.info:
+        return False
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
+
+
+def _is_decomposed(path: Path) -> bool:
+    return unicodedata.normalize("NFC", path.name) != path.name
+
+
+def _smoothed(mask: Image.Image) -> int:
+    """Return how many values a mask of smoothed edges or compression noise has; 0 if it is none."""
+    if mask.mode != "L":
+        return 0
+    counts = np.bincount(np.asarray(mask).ravel(), minlength=256)
+    counts = counts[counts > 0]
+    noise = (counts < _RARE_SHARE * counts.sum()).sum()
+    return len(counts) if len(counts) > _MANY_VALUES and noise > len(counts) / 2 else 0
+
+
+TRAITS = {
+    "turned": Trait(
+        "are stored sideways or upside down and turned by their EXIF orientation",
+        "nothing, if the masks have the size and direction of the upright photos",
+    ),
+    "transparent": Trait(
+        "have transparent pixels, where the colour that lies hidden there is used",
+        "save them without transparency (RGB), on the background that the network will see",
+    ),
+    "transparent mask": Trait(
+        "have masks with transparent pixels",
+        "convert them: sceneparse convert takes transparent pixels of colour masks as ignored",
+    ),
+    "lossy mask": Trait(
+        "have masks that are JPEG files, whose compression changes label values at every edge",
+        "export the masks again as PNG",
+    ),
+    "decomposed name": Trait(
+        "have names with letters and accents stored apart (NFD, as macOS writes them)",
+        "nothing here; for list files and other programs rename them: convmv -f utf8 -t utf8 "
+        "--nfc --notest -r DATA",
+    ),
+}
