@@ -132,6 +132,42 @@ def test_official_layouts_train_and_evaluate(
 CITYSCAPES_LABEL_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, *range(23, 29), 31, 32, 33]
 
 
+def test_a_recipe_of_a_public_dataset_refuses_own_classes(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = next(option for option in tiny if option.startswith("data.root="))
+    recipe = ROOT / "configs" / "camvid_mobilenet.yaml"
+    assert call(train_command, "--config", recipe, data, f"output={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err
+    assert "classes.txt names 9 classes (sky, building, road and 6 more)" in error
+    assert "set data.dataset=folder" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_that_no_mask_shows_are_logged(
+    tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Path(
+        next(option for option in tiny if option.startswith("data.root=")).partition("=")[2]
+    )
+    shutil.copytree(root, tmp_path / "more")
+    with (tmp_path / "more/classes.txt").open("a") as file:
+        file.write("unicorn\n")
+    for path in (tmp_path / "more/train/labels").iterdir():
+        mask = np.array(Image.open(path))
+        mask[mask == 0] = 1  # the sky is in the validation split only
+        Image.fromarray(mask).save(path)
+    settings = [*tiny, f"data.root={tmp_path / 'more'}", "data.classes=null", "train.epochs=1"]
+    (tmp_path / "more/colors.txt").unlink(missing_ok=True)
+    assert call(train_command, "--config", QUICKSTART, *settings) == 0
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert any(
+        "no pixel of 2 of 10 classes in the training split 'train': sky, unicorn" in line
+        for line in warnings
+    )
+    assert any("the validation split 'val' shows sky" in line for line in warnings)
+
+
 def remove_a_mask(root: Path) -> None:
     next((root / "train" / "labels").iterdir()).unlink()
 

@@ -217,9 +217,10 @@ def require_own_classes(root: Path, dataset: str, table: LabelTable) -> None:
     named, all_labels = _lines(path), sorted(table.labels, key=lambda label: label.raw_id)
     known = table.names, [label.name for label in all_labels]
     if list(map(_plain, named)) not in [list(map(_plain, names)) for names in known]:
+        own = [re.split("[,;]", name)[0] for name in table.names]
         raise InputError(
             f"{path} names {len(named)} classes ({first_few(named, 3)}), but the dataset "
-            f"'{dataset}' has {table.num_classes} of its own ({first_few(table.names, 3)}): set "
+            f"'{dataset}' has {table.num_classes} of its own ({first_few(own, 3)}): set "
             "data.dataset=folder to use those of classes.txt (check, evaluate: --dataset folder), "
             f"or remove classes.txt if these are the masks of {dataset}"
         )
