@@ -1,7 +1,7 @@
 """Build the parts of a segmentation run from its configuration."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
