@@ -78,6 +78,8 @@ def test_killed_segmentation_goes_on_exactly(
     )
     assert_same_state(parts, whole)
     assert records(parts) == records(whole)
+    for name in ("curves.png", "worst.png", "labels.png", "augmented.png"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.fault(39)

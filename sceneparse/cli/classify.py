@@ -48,6 +48,7 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.training.classification import load_data, prepare_seed, seed_folder
     from sceneparse.training.run import train
+    from sceneparse.training.summary import summary_of
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("`sceneparse classify` runs in one process; start it without torchrun")
@@ -68,6 +69,8 @@ def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
                 + (", finished already" if training.finished else "")
             )
             train(training)
+            score = "held-out accuracy" if config.data.holdout else "test accuracy"
+            print(summary_of(training, score=score, network=config.model, pretrained=None))
             if training.stop.name is not None and seed != config.seeds[-1]:
                 raise Preempted(
                     f"{training.stop.name} received, seed {seed} is finished; resume with the same "
@@ -83,5 +86,5 @@ def summarise(config: ClsConfig) -> None:
     curves = [read_seed(output / f"seed-{seed}") for seed in config.seeds]
     print("\n" + seeds_table(curves))
     write_summary(output, curves)
-    print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl)")
+    print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl, curves.png)")
     print(f"summary      {output}/summary.json, curves.png")

@@ -1,6 +1,7 @@
 """Train a segmentation model from a configuration, with validation and pictures."""
 
 import argparse
+import shlex
 
 from sceneparse.cli.options import read_config, run_options, training_parser
 from sceneparse.runtime.signals import leave_at_signals
@@ -15,7 +16,8 @@ EXAMPLES = """\
 
 Every setting can be changed by section.key=value; --print-config lists them all.
 The run folder (setting output, default runs/NAME_OF_CONFIG) gets config.yaml, metrics.jsonl,
-tensorboard/, pictures/ and the checkpoints last and best."""
+tensorboard/, the checkpoints last and best, and pictures: augmented.png and labels.png at the
+start, curves.png, worst.png and pictures/ with validations."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,11 +36,20 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.training.run import train
     from sceneparse.training.segmentation import prepare_training
+    from sceneparse.training.summary import summary_of
 
     with join_processes() as process:
-        train(prepare_training(config, process, **run_options(options)))
+        training = prepare_training(config, process, **run_options(options))
+        train(training)
         if process.is_main:
-            folder = config.output
-            print(f"run folder   {folder}  (checkpoints best and last, pictures, metrics.jsonl)")
-            print(f"evaluate     sceneparse evaluate {folder}")
-            print(f"curves       tensorboard --logdir {folder}")
+            model = config.model
+            network = f"{model.backbone} with head {model.head}"
+            print(
+                summary_of(training, score="mean IoU", network=network, pretrained=model.pretrained)
+            )
+            folder = shlex.quote(config.output)
+            print(f"run folder   {folder}  (checkpoints best and last, metrics.jsonl)")
+            print("pictures     curves.png, worst.png, labels.png, augmented.png, pictures/")
+            print(f"evaluate     sceneparse evaluate {folder} --report")
+            print(f"predict      sceneparse predict {folder} PHOTOS")
+            print(f"export       sceneparse export {folder} --format onnx")

@@ -67,10 +67,31 @@ class PixelScores:
 
     def labels(self) -> Tensor:
         """Return the most likely class of each pixel: (B, H, W), uint8 up to 256 classes."""
-        only = self._views[0].windows
-        # Softmax keeps the order, so it is needed only before averaging.
-        ordered = len(self._views) == 1 and (len(only) == 1 or not self._softmax_first)
-        return torch.cat([band.argmax(dim=-1).to(self._type) for band in self._bands(ordered)], 1)
+        bands = self._bands(self._keeps_order)
+        return torch.cat([band.argmax(dim=-1).to(self._type) for band in bands], 1)
+
+    def labels_and_loss(self, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the labels, and two sums over pixels (2,): weighted cross entropies, weights.
+
+        `targets` (B, H, W): true classes; other numbers are not counted. `weights` (K,): of the
+        pixels by true class. Sums in float64.
+        """
+        labels, first = [], 0
+        sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
+        for band in self._bands(self._keeps_order):
+            labels.append(band.argmax(dim=-1).to(self._type))
+            truth = targets[:, first : first + band.shape[1]].long()
+            first += band.shape[1]
+            counted = truth < self.num_classes
+            truth = truth.where(counted, 0)
+            wanted = band.gather(-1, truth[..., None])[..., 0].float()
+            if self._keeps_order:
+                losses = band.float().logsumexp(dim=-1) - wanted
+            else:
+                losses = -wanted.clamp(min=torch.finfo(torch.float32).tiny).log()
+            shares = (weights[truth] * counted).double()
+            sums += torch.stack([(losses * shares).sum(), shares.sum()])
+        return torch.cat(labels, dim=1), sums
 
     def labels_and_confidence(self) -> tuple[Tensor, Tensor]:
         """Return the most likely class of each pixel and its probability: (B, H, W) each."""
@@ -82,6 +103,12 @@ class PixelScores:
     def probabilities(self) -> Tensor:
         """Return all probabilities: (B, K, H, W), float32; for small batches of small images."""
         return torch.cat(list(self._bands()), dim=1).permute(0, 3, 1, 2)
+
+    @property
+    def _keeps_order(self) -> bool:
+        """Whether logits have the order of the probabilities: softmax is not averaged."""
+        only = self._views[0].windows
+        return len(self._views) == 1 and (len(only) == 1 or not self._softmax_first)
 
     @property
     def _type(self) -> torch.dtype:

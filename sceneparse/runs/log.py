@@ -39,6 +39,14 @@ class RunLog:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._to_board("add_scalar", f"{kind}/{name}", value, step)
+        for row in values.get("classes", ()):
+            if row["iou"] is not None:
+                self._to_board("add_scalar", f"{kind} IoU/{row['name']}", row["iou"], step)
+
+    def settings(self, text: str, step: int) -> None:
+        """Show the settings of the run, as YAML, in TensorBoard."""
+        indented = "".join(f"    {line}\n" for line in text.splitlines())
+        self._to_board("add_text", "settings", indented, step)
 
     def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
         """Show an RGB picture (H, W, 3) in TensorBoard."""
@@ -63,6 +71,12 @@ class RunLog:
         """Continue without TensorBoard after any error, since metrics.jsonl has the numbers."""
         self._board = None
         logger.warning(f"no TensorBoard from here on ({error}); metrics.jsonl has all numbers")
+
+
+def read_records(run: Path) -> list[dict[str, Any]]:
+    """Return the records of a run that is being written or has ended, in order."""
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def drop_records_after(path: Path, step: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sceneparse.data.loader import Batch
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference.protocols import Infer
+from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.runtime.distributed import sum_over_processes
 from sceneparse.runtime.precision import Compute
@@ -114,8 +115,29 @@ class Meter(Protocol):
         """Return the tensors to sum over processes, in place."""
 
 
+class MeanLoss:
+    """The mean cross entropy of an evaluation, weighted by true class with `weights` (K,)."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+        # of weighted losses, and of weights
+        self.sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
+
+    def labels(self, scores: PixelScores, targets: Tensor) -> Tensor:
+        """Add the losses of a batch; return its most likely classes (B, H, W)."""
+        labels, sums = scores.labels_and_loss(targets, self.weights)
+        self.sums += sums
+        return labels
+
+    @property
+    def value(self) -> float:
+        """The mean, once `evaluate` has summed over all processes; NaN without a pixel."""
+        total, weight = self.sums.tolist()
+        return total / weight if weight else math.nan
+
+
 @torch.inference_mode()
-def evaluate(
+def evaluate(  # noqa: PLR0913 - all it uses
     model: SegmentationNetwork,
     batches: Iterable[Batch],
     meters: Sequence[Meter],
@@ -124,30 +146,34 @@ def evaluate(
     normalize: Callable[[Tensor], Tensor],
     compute: Compute,
     after_batch: Callable[[Batch, Tensor], None],
+    loss: MeanLoss | None = None,
 ) -> None:
     """Update the meters with this process's batches, then sum the counts of all processes.
 
     `infer` is an inference protocol. `after_batch` gets every batch and its predicted labels
-    (B, H, W). Raises InputError if the memory does not suffice.
+    (B, H, W). `loss`: also measured, unless a meter needs confidence. Raises InputError if the
+    memory does not suffice.
     """
     model.eval()
     for batch in batches:
         with explained_lack_of_memory(batch, compute, _SMALLER_WINDOWS):
             pixels = compute.place_images(batch.images)
+            targets = batch.targets.to(compute.device, non_blocking=True)
             with compute.autocast():
                 scores = infer(model, pixels, normalize)
             confidence: Tensor | None = None
             if any(meter.needs_confidence for meter in meters):
                 labels, confidence = scores.labels_and_confidence()
             else:
-                labels = scores.labels()
-        targets = batch.targets.to(compute.device, non_blocking=True)
+                labels = scores.labels() if loss is None else loss.labels(scores, targets)
         for meter in meters:
             meter.update(labels, targets, confidence)
         after_batch(batch, labels)
     for meter in meters:
         for tensor in meter.state():
             sum_over_processes(tensor)
+    if loss is not None:
+        sum_over_processes(loss.sums)
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sceneparse.runs.log import RunLog
     from sceneparse.runtime.progress import Progress
     from sceneparse.training.optim import Stepped
+    from sceneparse.training.pictures import Curves
     from sceneparse.training.run import Training
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,14 @@ class Position:
 class Record:
     """Logs the mean loss of every few steps and the samples of skipped ones; shows progress.
 
-    `log`: None on all processes except the main one. `loss`: the latest mean, as text.
+    `log`: None on all processes except the main one. `curves`: drawn from it. `loss`: the latest
+    mean, as text.
     """
 
     training: Training
     log: RunLog | None
     progress: Progress
+    curves: Curves
     loss: str = ""
 
     def add(self, stepped: Stepped, names: Sequence[str], *, bad: bool) -> None:

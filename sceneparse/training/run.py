@@ -20,6 +20,7 @@ from sceneparse.runtime.distributed import any_process, share_buffers
 from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
 from sceneparse.training.loop import Forward, train_one_epoch
 from sceneparse.training.optim import Stepped, Stepper
+from sceneparse.training.pictures import Curves, draw_picture
 from sceneparse.training.position import Position, Record
 from sceneparse.training.start import Start
 from sceneparse.training.validation import Validated
@@ -124,6 +125,7 @@ def _opened(training: Training) -> Iterator[Record]:
         seconds=training.position.seconds,
         quiet=not is_main,
     )
+    curves = Curves(training.folder, training.sampler.steps_per_epoch)
     with ExitStack() as stack:
         stack.callback(training.lock.release)
         stack.enter_context(closing(progress))
@@ -133,7 +135,9 @@ def _opened(training: Training) -> Iterator[Record]:
         log = RunLog(training.folder, first_step=training.steps_done) if is_main else None
         if log is not None:
             stack.callback(log.close)
-        yield Record(training, log, progress)
+            settings = (training.folder / "config.yaml").read_text(encoding="utf-8")
+            log.settings(settings, training.steps_done)
+        yield Record(training, log, progress, curves)
 
 
 def _take_steps(steps: Iterable[tuple[int, Stepped, list[str]]], record: Record) -> None:
@@ -171,7 +175,7 @@ def _end_epoch(record: Record) -> Validated | None:
 
 
 def _validate(record: Record) -> Validated:
-    """Score the network, log the result, and write the picture of examples if there is one."""
+    """Score the network, log the result, and write the pictures."""
     training, position, log = record.training, record.training.position, record.log
     share_buffers(training.evaluated)
     with record.progress.paused():
@@ -188,6 +192,9 @@ def _validate(record: Record) -> Validated:
     if found.picture is not None:
         log.picture("val", training.steps_done, found.picture)
         save_png(found.picture, training.folder / f"pictures/epoch-{position.epoch:04d}.png")
+    if found.draw_worst is not None and found.score > position.best:
+        draw_picture(training.folder / "worst.png", found.draw_worst)
+    record.curves.draw(finished=training.finished)
     if training.finished and found.table:
         logger.info(found.table)
     return found

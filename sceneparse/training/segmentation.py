@@ -31,7 +31,8 @@ from sceneparse.runtime.precision import Compute
 from sceneparse.training.data_check import check_data
 from sceneparse.training.ema import MovingAverage
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
-from sceneparse.training.run import Loss, Training
+from sceneparse.training.pictures import draw_data
+from sceneparse.training.run import Training
 from sceneparse.training.start import (
     Start,
     begin_run,
@@ -66,20 +67,26 @@ def _create_sampler(
     )
 
 
-def _create_loader(
-    config: SegConfig, dataset: SegmentationDataset, sampler: EpochSampler
-) -> DataLoader[Any]:
+def _training_samples(config: SegConfig, dataset: SegmentationDataset) -> TensorSamples:
     transform = training_transform(
         **config.augment.model_dump(),
         fill=[round(255 * value) for value in config.data.mean],
         ignore_index=dataset.table.ignore_index,
     )
+    return TensorSamples(dataset, transform, config.seed)
+
+
+def _create_loader(
+    config: SegConfig, dataset: SegmentationDataset, sampler: EpochSampler
+) -> DataLoader[Any]:
     data = config.data
-    samples = TensorSamples(CACHES[data.cache](dataset), transform, config.seed)
+    samples = _training_samples(config, CACHES[data.cache](dataset))
     return training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
 
 
-def _create_loss(config: SegConfig, dataset: SegmentationDataset, process: Process) -> Loss:
+def _loss_settings(
+    config: SegConfig, dataset: SegmentationDataset, process: Process
+) -> LossSettings:
     section = config.loss
     weights = section.class_weights
     if isinstance(weights, str):
@@ -92,13 +99,10 @@ def _create_loss(config: SegConfig, dataset: SegmentationDataset, process: Proce
             f"loss.class_weights has {len(weights)} numbers, "
             f"the dataset has {dataset.table.num_classes} classes"
         )
-    settings = LossSettings(
+    return LossSettings(
         ignore_index=dataset.table.ignore_index,
         class_weights=None if weights is None else torch.tensor(weights, device=process.device),
         **section.model_dump(exclude={"terms", "aux_weight", "class_weights"}),
-    )
-    return partial(
-        segmentation_loss, terms=section.terms, settings=settings, aux_weight=section.aux_weight
     )
 
 
@@ -160,7 +164,11 @@ def _create_stepper(
 
 
 def _create_validation(
-    config: SegConfig, start: Start, dataset: SegmentationDataset, normalize: Normalization
+    config: SegConfig,
+    start: Start,
+    dataset: SegmentationDataset,
+    normalize: Normalization,
+    class_weights: Tensor | None,
 ) -> Callable[[nn.Module], Validated]:
     process, settings = start.process, _protocol_arguments(config)
     loading = config.data.model_dump(include={"workers", "timeout"})
@@ -174,6 +182,8 @@ def _create_validation(
         normalize=normalize,
         compute=start.compute,
         stop=start.stop,
+        class_weights=class_weights,
+        process=process,
     )
 
 
@@ -191,10 +201,10 @@ def _assemble(
     settings, table = config.train, train_set.table
     # First what depends on settings and data alone; weights, which may be large or far, come last.
     sampler = _create_sampler(config, train_set, start.process)
-    loss = _create_loss(config, train_set, start.process)
+    loss = _loss_settings(config, train_set, start.process)
     loader = _create_loader(config, train_set, sampler)
     normalize = Normalization(config.data.mean, config.data.std)
-    validate = _create_validation(config, start, val_set, normalize)
+    validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
     model = _create_model(config, table.num_classes, start.compute)
     validate_inputs(
         model,
@@ -216,7 +226,12 @@ def _assemble(
             model, start.process, accumulate=settings.accumulate, compiled=settings.compile
         ),
         stepper=_create_stepper(config, model, sampler.steps_per_epoch, start.compute),
-        loss=loss,
+        loss=partial(
+            segmentation_loss,
+            terms=config.loss.terms,
+            settings=loss,
+            aux_weight=config.loss.aux_weight,
+        ),
         seed=config.seed,
         meta={
             "task": "segmentation",
@@ -248,6 +263,9 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
         from_main(process, lambda: check_data(splits, data.dataset, data.check))
         training = _assemble(config, start, train_set, val_set)
         open_run(training, config, render_config(config))
+        if process.is_main:
+            samples, sampler = _training_samples(config, train_set), training.sampler
+            draw_data(training.folder, samples, cast("EpochSampler", sampler))
     logger.info(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {training.sampler.steps_per_epoch} steps of "

@@ -1,11 +1,13 @@
 """Validate networks of both tasks: the score, and the values, table and picture to log."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sceneparse.data.datasets import SegmentationDataset, spread
@@ -13,14 +15,15 @@ from sceneparse.data.loader import Batch, batches
 from sceneparse.errors import Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import Protocol
-from sceneparse.metrics.confusion import ConfusionMatrix, scores_from_counts
+from sceneparse.metrics.confusion import ConfusionMatrix, mean_iou, scores_from_counts
 from sceneparse.models.segmentation import SegmentationNetwork
-from sceneparse.report.pictures import ExampleCollector, Picture, example_grid
-from sceneparse.report.tables import score_table, scores_as_dict, totals_of, totals_table
-from sceneparse.runtime.distributed import any_process
+from sceneparse.report.pictures import Example, ExampleCollector, Picture, example_grid
+from sceneparse.report.run_pictures import worst_grid
+from sceneparse.report.tables import plain, score_table, scores_as_dict, totals_of, totals_table
+from sceneparse.runtime.distributed import Process, any_process, gather
 from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.signals import StopRequest
-from sceneparse.training.loop import evaluate, evaluate_classifier
+from sceneparse.training.loop import MeanLoss, evaluate, evaluate_classifier
 
 _EXAMPLES = 4
 
@@ -30,7 +33,8 @@ class Validated:
     """The result of a validation.
 
     `score`: higher is better. `description`: for the log line. `values`: for metrics.jsonl.
-    `table`: printed at the end of the run. `picture`: of some examples.
+    `table`: printed at the end of the run. `picture`: of some examples. `draw_worst` draws the
+    images with the worst predictions.
     """
 
     score: float
@@ -38,6 +42,35 @@ class Validated:
     values: Mapping[str, Any]
     table: str = ""
     picture: Picture | None = None
+    draw_worst: Callable[[], Picture] | None = None
+
+
+class _Worst:
+    """Keeps the images with the lowest mean IoU, from the batches and counts of an evaluation."""
+
+    def __init__(self, matrix: ConfusionMatrix, numbers: Sequence[int]) -> None:
+        self._matrix, self._numbers = matrix, iter(numbers)
+        self._kept: list[tuple[float, int, Example]] = []
+
+    def add(self, batch: Batch, labels: Tensor) -> None:
+        """Keep the images of a counted batch that are among the worst; `labels`: predicted."""
+        for index, name in enumerate(batch.names):
+            number = next(self._numbers)
+            score = float(mean_iou(*self._matrix.by_image[number].cpu().numpy()))
+            full = len(self._kept) == _EXAMPLES
+            if math.isnan(score) or (full and score >= self._kept[-1][0]):
+                continue
+            image = batch.images[index].permute(1, 2, 0).numpy()
+            truth, predicted = batch.targets[index].numpy(), labels[index].cpu().numpy()
+            self._keep([*self._kept, (score, number, Example(name, image, truth, predicted))])
+
+    def gather(self) -> list[tuple[float, Example]]:
+        """Return mean IoU and example of the worst images of all processes, the worst first."""
+        self._keep([kept for part in gather(self._kept) for kept in part])
+        return [(score, example) for score, _, example in self._kept]
+
+    def _keep(self, found: list[tuple[float, int, Example]]) -> None:
+        self._kept = sorted(found, key=lambda kept: kept[:2])[:_EXAMPLES]
 
 
 def until_stopped(
@@ -53,7 +86,7 @@ def until_stopped(
         raise Preempted("the validation was interrupted")
 
 
-def validate_segmentation(
+def validate_segmentation(  # noqa: PLR0913 - all it uses
     model: nn.Module,
     *,
     dataset: SegmentationDataset,
@@ -62,14 +95,26 @@ def validate_segmentation(
     normalize: Normalization,
     compute: Compute,
     stop: StopRequest,
+    class_weights: Tensor | None = None,
+    process: Process,
 ) -> Validated:
     """Score a split at the images' own size, with a picture of some examples.
 
+    The loss is the cross entropy of the protocol's probabilities, with `class_weights` (K,).
     Raises Preempted on all processes after a signal.
     """
-    table, pairs = dataset.table, dataset.pairs
+    table, pairs, device = dataset.table, dataset.pairs, compute.device
     collector = ExampleCollector({pairs[index].name for index in spread(len(pairs), _EXAMPLES)})
-    matrix = ConfusionMatrix(table.num_classes, table.ignore_index, device=compute.device)
+    numbers = range(process.rank, len(dataset), process.world_size)
+    matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
+    worst = _Worst(matrix, numbers)
+    ones = torch.ones(table.num_classes, device=device)
+    loss = MeanLoss(ones if class_weights is None else class_weights)
+
+    def after_batch(batch: Batch, labels: Tensor) -> None:
+        collector.add(batch, labels)
+        worst.add(batch, labels)
+
     evaluate(
         cast("SegmentationNetwork", model),
         until_stopped(batches(loader), stop, compute.device),
@@ -77,16 +122,20 @@ def validate_segmentation(
         infer=protocol,
         normalize=normalize,
         compute=compute,
-        after_batch=collector.add,
+        after_batch=after_batch,
+        loss=loss,
     )
     scores = scores_from_counts(matrix.counts.cpu().numpy())
-    mean_iou, accuracy = scores.mean_iou, scores.pixel_accuracy
+    score, accuracy, examples = scores.mean_iou, scores.pixel_accuracy, worst.gather()
+    named = scores_as_dict(scores, table.names, protocol.description)
     return Validated(
-        score=mean_iou,
-        description=f"val mean IoU {mean_iou:.4f}  pixel accuracy {accuracy:.4f}",
-        values=scores_as_dict(scores, table.names, protocol.description),
+        score=score,
+        description=f"val mean IoU {score:.4f}  pixel accuracy {accuracy:.4f}  "
+        f"loss {loss.value:.3f}",
+        values={"loss": plain(loss.value), **named},
         table=score_table(scores, table.names) + "\n\n" + totals_table(totals_of(scores), {}),
         picture=example_grid(collector.examples, table.names, table.colors),
+        draw_worst=partial(worst_grid, examples, table) if examples else None,
     )
 
 

@@ -1,0 +1,97 @@
+"""The pictures that a run writes beside its checkpoints.
+
+A picture that cannot be drawn is logged, and never ends a run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sceneparse.data.datasets import SegmentationDataset, spread
+from sceneparse.data.labels import count_labels
+from sceneparse.data.loader import TensorSamples
+from sceneparse.data.reading import read_all
+from sceneparse.data.sampling import EpochSampler
+from sceneparse.report.pictures import Picture, save_png
+from sceneparse.report.run_pictures import augmented_grid
+from sceneparse.runs.log import read_records
+
+logger = logging.getLogger(__name__)
+
+_CROPS = 12
+# Masks whose labels are counted: more take longer than a picture is worth.
+_MAX_MASKS = 500
+# Curves are drawn at most this often (seconds), and at the end.
+_CURVES_EVERY = 60.0
+
+
+@contextmanager
+def drawing(path: Path) -> Iterator[None]:
+    """Log an error of drawing `path` instead of raising it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a font that lacks some letters of a name
+            yield
+    except Exception as error:
+        logger.warning(f"{path} was not drawn ({type(error).__name__}: {error})")
+
+
+def draw_data(folder: Path, samples: TensorSamples, sampler: EpochSampler) -> None:
+    """Write augmented.png, the first training crops, and labels.png, the labels per class."""
+    with drawing(folder / "augmented.png"):
+        sampler.start_at(0, 0)
+        draws = itertools.islice(itertools.chain.from_iterable(sampler), _CROPS)
+        loaded = [sample for draw in draws if isinstance(sample := samples[draw], tuple)]
+        crops = [(image.permute(1, 2, 0).numpy(), mask.numpy()) for image, mask, _ in loaded]
+        save_png(augmented_grid(crops, samples.dataset.table), folder / "augmented.png")
+    with drawing(folder / "labels.png"):
+        draw_labels(folder / "labels.png", samples.dataset)
+
+
+def draw_labels(path: Path, dataset: SegmentationDataset) -> None:
+    """Write the share of pixels and the number of images per class, from at most 500 masks."""
+    # Imported here since matplotlib takes half a second, and its failure must not end a run.
+    from sceneparse.report.run_plots import draw_label_shares  # noqa: PLC0415
+
+    numbers, table = spread(len(dataset), _MAX_MASKS), dataset.table
+    counts = read_all(lambda i: count_labels(dataset.mask(i), table.num_classes), numbers)
+    title = f"Labels of the {len(dataset)} training images"
+    if len(numbers) < len(dataset):
+        title += f", counted in {len(numbers)} of them"
+    draw_label_shares(np.stack(counts), table, title).savefig(path, dpi=100)
+
+
+def draw_picture(path: Path, draw: Callable[[], Picture]) -> None:
+    """Write what `draw` returns."""
+    with drawing(path):
+        save_png(draw(), path)
+
+
+@dataclass
+class Curves:
+    """Draws curves.png of a run folder from its metrics.jsonl."""
+
+    folder: Path
+    steps_per_epoch: int
+    drawn: float = -math.inf
+
+    def draw(self, *, finished: bool) -> None:
+        """Draw the curves if they are a minute old, or if the run is `finished`."""
+        if not finished and time.monotonic() - self.drawn < _CURVES_EVERY:
+            return
+        with drawing(self.folder / "curves.png"):
+            from sceneparse.report.run_plots import draw_curves  # noqa: PLC0415
+
+            figure = draw_curves(read_records(self.folder), self.steps_per_epoch)
+            figure.savefig(self.folder / "curves.png", dpi=100)
+        self.drawn = time.monotonic()

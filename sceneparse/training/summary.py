@@ -1,0 +1,24 @@
+"""What a run prints when it has ended."""
+
+from sceneparse.models.costs import count_parameters
+from sceneparse.runtime.progress import format_seconds
+from sceneparse.training.run import Training
+
+
+def summary_of(training: Training, *, score: str, network: str, pretrained: str | None) -> str:
+    """Describe the best epoch, the model and the time of a run, a line for each.
+
+    `score`, `network`: their names. `pretrained`: the weights that training started from.
+    """
+    position, epochs = training.position, training.epochs
+    best = "none: no validation had a labelled pixel"
+    if position.best >= 0:
+        epoch = position.best_step // training.sampler.steps_per_epoch
+        best = f"{score} {position.best:.4f} in epoch {epoch} of {epochs} (checkpoint best)"
+    start = "from scratch" if pretrained is None else f"pretrained weights: {pretrained}"
+    parameters = f"{count_parameters(training.model) / 1e6:.2f} M parameters"
+    return (
+        f"best         {best}\n"
+        f"model        {network}, {parameters}, {start}\n"
+        f"trained      {format_seconds(position.seconds)}"
+    )
