@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,82 @@ def test_bad_files_are_reported_and_the_rest_done(
     assert "d.png: not an image file" in error
     assert "b.jpg: damaged or truncated" in error
     assert set(json.loads((output / "shares.json").read_text())) == {"a", "inner/a", "c"}
+
+
+# The same pictures, named in every way.
+WAYS: dict[str, Callable[[Path], list[object]]] = {
+    "folder": lambda photos: [photos],
+    "parent": lambda photos: [photos.parent],
+    "link": lambda photos: [photos.parents[1] / "link"],
+    "recursive glob": lambda photos: [f"{photos}/**/*"],
+    "expanded by the shell": lambda photos: sorted(photos.iterdir()),
+    "list": lambda photos: sorted(path for path in photos.rglob("*") if path.is_file()),
+}
+
+
+@pytest.mark.parametrize("below", ["", "results/today"])
+@pytest.mark.parametrize("way", WAYS)
+def test_own_results_are_never_predicted(
+    make_run: MakeRun,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    way: str,
+    below: str,
+) -> None:
+    run = make_run()
+    (photos / "notes.txt").unlink()
+    (photos / "raw").mkdir()  # a folder of the user, named like one of results
+    (photos / "a.jpg").rename(photos / "raw/own.jpg")
+    shutil.copy(photos / "c.png", photos / "raw/c2.png")
+    (tmp_path / "inputs").mkdir()
+    photos = photos.rename(tmp_path / "inputs/photos")
+    (tmp_path / "link").symlink_to(photos)
+    output = photos / below
+    options = ["--output", output, "--amp", "off"]
+    assert call(predict_command, run, photos / "b.jpg", *options) == 0
+    assert set(json.loads((output / "shares.json").read_text())) == {"b"}
+    for kinds in (["index", "overlay", "color", "probabilities"], ["overlay", "color"]):
+        capsys.readouterr()
+        inputs = WAYS[way](photos)
+        assert call(predict_command, run, *inputs, *options, "--save", *kinds) == 0
+        names = json.loads((output / "shares.json").read_text())
+        assert sorted(Path(name).stem for name in names) == ["a", "b", "c", "c2", "own"]
+        printed = capsys.readouterr().out
+        assert re.search(f"skipped +[0-9]+ results of earlier predictions in '{output}'", printed)
+
+
+def test_results_of_older_versions_are_recognised_by_their_shares(
+    make_run: MakeRun, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--output", photos, "--amp", "off"]
+    assert call(predict_command, make_run(), photos, *options) == 0
+    (photos / ".sceneparse_results").unlink()
+    capsys.readouterr()
+    for given in (photos / "overlay", photos):
+        code = call(predict_command, make_run("again"), given, *options)
+        said = capsys.readouterr()
+        if given == photos:
+            assert code == 0
+            assert "skipped      8 results" in said.out
+        else:
+            assert code == 2
+            assert "the list of inputs is empty; 4 results of earlier predictions in" in said.err
+
+
+def test_results_never_overwrite_inputs(
+    make_run: MakeRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "project/raw").mkdir(parents=True)
+    image = tmp_path / "project/raw/c.png"
+    shutil.copy(photos / "c.png", image)
+    before = image.read_bytes()
+    options = ["--output", tmp_path / "project", "--save", "raw", "index"]
+    assert call(predict_command, make_run(), image.parent, *options) == 2
+    assert f"would overwrite the input '{image}'; choose another" in capsys.readouterr().err
+    assert image.read_bytes() == before
+    for _ in range(2):
+        assert call(predict_command, make_run(), image.parent, *options[:2], "--save", "index") == 0
 
 
 def test_sources_by_every_way_of_naming_them(photos: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
 from sceneparse.errors import InputError, first_few, one_line
+from sceneparse.inference.results import KINDS, SHARES_FILE, EarlierResults, ResultList
 
 if TYPE_CHECKING:
     from sceneparse.inference.inputs import Source
@@ -37,8 +38,8 @@ KIND of --save:
   raw            the dataset's own label values, as its submission server expects them
   probabilities  NAME.npz: probabilities (classes, height, width) in float16
 A video becomes OUTPUT/overlay/NAME.mp4; the other kinds get a file per frame.
+Results of earlier predictions among the inputs are skipped and counted.
 Exit code 2: some inputs could not be predicted; all others were."""
-KINDS = ("index", "color", "overlay", "raw", "probabilities")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,12 +68,20 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.inference.predictor import Predictor
 
     cameras, names = split_inputs(options.inputs)
-    sources = find_sources(names)
+    earlier = EarlierResults()
+    sources = find_sources(names, skip=earlier.hold)
+    skipped = ", ".join(
+        f"{len(of)} results of earlier predictions in '{folder}'"
+        for folder, of in earlier.skipped.items()
+    )
     if not sources and not cameras:
-        raise InputError("the list of inputs is empty")
+        raise InputError(f"the list of inputs is empty{skipped and f'; {skipped} are no inputs'}")
+    if skipped:
+        print(one_line(f"skipped      {skipped}"))
+    writer = Writer(options)
+    writer.require_no_overwriting(sources)
     predictor = Predictor(options.checkpoint, device=options.device, **protocol_settings(options))
     print(f"protocol     {predictor.protocol.description}")
-    writer = Writer(options)
     videos: list[tuple[Path | int, str]] = [(s.path, s.name) for s in sources if s.is_video]
     videos += [(camera, f"camera{camera}") for camera in cameras]
     with writing(options.output):
@@ -82,8 +91,7 @@ def main(options: argparse.Namespace) -> None:
             for source, name in videos:
                 predict_video(predictor, source, name, writer)
         finally:
-            text = json.dumps(writer.shares, indent=1)
-            (writer.output / "shares.json").write_text(text + "\n", encoding="utf-8")
+            writer.close()
     count = len(sources) + len(cameras)
     print(f"predictions  {options.output} ({len(writer.shares)} of {count} inputs)")
     if writer.failures:
@@ -118,6 +126,32 @@ class Writer:
         self.failures: list[InputError] = []
         # Per finished input; a list with an entry per frame for a video.
         self.shares: dict[str, Any] = {}
+        self.written = ResultList(self.output)
+
+    def path(self, kind: str, name: str) -> Path:
+        """Return the file of a kind for an image."""
+        # The Cityscapes server expects names of city, sequence and frame alone.
+        short = name.removesuffix("_leftImg8bit") if kind == "raw" else name
+        suffix = ".npz" if kind == "probabilities" else ".png"
+        return self.output / kind / f"{short}{suffix}"
+
+    def require_no_overwriting(self, sources: Sequence[Source]) -> None:
+        """Raise InputError if a result would get the path of an input."""
+        inputs = {source.path.resolve() for source in sources}
+        for source, kind in itertools.product(sources, self.save):
+            path = self.path(kind, source.name)
+            if path.is_file() and path.resolve() in inputs:
+                raise InputError(
+                    f"the {kind} result of '{source.path}' would overwrite the input '{path}'; "
+                    "choose another --output"
+                )
+
+    def close(self) -> None:
+        """Write the shares."""
+        path = self.output / SHARES_FILE
+        self.written.add(path)
+        path.write_text(json.dumps(self.shares, indent=1) + "\n", encoding="utf-8")
+        self.written.close()
 
     def write(self, prediction: Prediction, name: str, kinds: Sequence[str]) -> None:
         """Write the files of one image."""
@@ -126,13 +160,12 @@ class Writer:
         from sceneparse.report.pictures import save_labels
 
         for kind in kinds:
-            # The Cityscapes server expects names of city, sequence and frame alone.
-            short = name.removesuffix("_leftImg8bit") if kind == "raw" else name
-            path = self.output / kind / f"{short}.png"
+            path = self.path(kind, name)
+            self.written.add(path)
             if kind == "probabilities":
                 probabilities = prediction.probabilities.astype(np.float16)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(path.with_suffix(".npz"), probabilities=probabilities)
+                np.savez_compressed(path, probabilities=probabilities)
             else:
                 labels, table = prediction.labels, prediction.table
                 save_labels(kind, path, prediction.image, labels, table, self.opacity)
@@ -196,7 +229,7 @@ def write_frames(
     from sceneparse.runtime.progress import Progress
 
     other_kinds = [kind for kind in writer.save if kind != "overlay"]
-    path = writer.output / "overlay" / f"{name}.mp4"
+    path = writer.path("overlay", name).with_suffix(".mp4")
     progress = Progress(writer.frames or reader.frames_expected, "frames")
     with ExitStack() as stack:
         video: VideoWriter | None = None
@@ -206,6 +239,7 @@ def write_frames(
             if "overlay" in writer.save:
                 picture = prediction.overlay(writer.opacity, legend="all")
                 size = (picture.shape[0], picture.shape[1])
+                writer.written.add(path)
                 video = video or stack.enter_context(VideoWriter(path, reader.rate, size))
                 video.write(picture)
             progress.advance(1)

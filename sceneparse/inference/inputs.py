@@ -35,19 +35,23 @@ class Source:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_sources(inputs: Iterable[str]) -> list[Source]:
+def find_sources(
+    inputs: Iterable[str], skip: Callable[[Path], bool] = lambda _: False
+) -> list[Source]:
     """Find the files that files, folders (searched recursively) and globs name.
 
     Folders and globs give images and videos by their suffix; a file is taken whatever its suffix.
+    Files for which `skip` is true are left out.
     Raises InputError for an input without any image or video.
     """
     found: dict[Path, Path] = {}  # file -> its name below the folder that was given
     for text in inputs:
         with refusing(f"'{text}'", "cannot be found"):
             named = _find(text)
-        if not named:
+        # A folder may hold skipped files that are no pictures.
+        if not named and not [path for path in Path(text).rglob("*") if skip(path)]:
             raise InputError(f"'{text}' holds no images ({', '.join(sorted(_SUFFIXES))})")
-        found.update(named)
+        found.update({path: name for path, name in named.items() if not skip(path)})
     return _with_unique_names(found)
 
 
