@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeRun
-from PIL import Image
+from PIL import Image, ImageCms
 from test_inference import EveryPixel, model_of
 from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
+import sceneparse
 from sceneparse import Predictor
+from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import predict as predict_command
+from sceneparse.data.labels import identity_table
 from sceneparse.errors import InputError
 from sceneparse.inference import predictor as predictor_module
 from sceneparse.inference import protocols
 from sceneparse.inference.inputs import equal_size_batches, find_sources
+from sceneparse.inference.predictor import Prediction
 from sceneparse.inference.protocols import create_protocol
 from sceneparse.inference.video import VideoReader, VideoWriter
+from sceneparse.models import create_segmentation_model
 
 
 @pytest.fixture
@@ -235,11 +240,133 @@ def test_python_takes_files_pictures_and_arrays(
         with Image.open(tmp_path / name) as picture:
             expected = predictor(tmp_path / name)
             assert np.array_equal(predictor(picture).image, expected.image)
-    for wrong in (array.astype(np.float32), array[..., 0], array[..., :2], array[:0]):
-        with pytest.raises(InputError, match=r"must be uint8 RGB \(H, W, 3\)"):
-            predictor(wrong)
     with pytest.raises(InputError, match="equal size"):
         predictor.batch([array, array[:-1]])
+
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+GREY, ALPHA = RGB[..., 0], RNG.integers(0, 256, (40, 56, 1), dtype=np.uint8)
+THREE = GREY[..., None].repeat(3, axis=2)
+# What the network must see of each image.
+ALIKE: list[tuple[Any, np.ndarray[Any, Any]]] = [
+    (GREY, THREE),
+    (GREY[..., None], THREE),
+    (np.dstack([RGB, ALPHA]), RGB),
+    (RGB[..., ::-1], RGB[..., ::-1]),
+    (RGB[:, ::2], RGB[:, ::2]),
+    (RGB / 255, RGB),
+    ((RGB / 255).astype(np.float16), RGB),
+    ((GREY / 255).astype(np.float32), THREE),
+    (RGB.astype(np.uint16) * 257, RGB),
+    (RGB.astype(">u2") * 257, RGB),
+    (torch.from_numpy(RGB).permute(2, 0, 1), RGB),
+    (torch.from_numpy(RGB).permute(2, 0, 1) / 255, RGB),
+    ((torch.from_numpy(RGB).permute(2, 0, 1) / 255).bfloat16().requires_grad_(), None),
+    (torch.from_numpy(GREY)[None], THREE),
+    (torch.from_numpy(np.dstack([RGB, ALPHA])).permute(2, 0, 1), RGB),
+]
+
+
+def test_arrays_and_tensors_of_every_kind_are_the_same_picture() -> None:
+    predictor = pointwise_predictor()
+    for given, expected in ALIKE:
+        found = predictor(given)
+        if expected is not None:
+            assert np.array_equal(found.image, expected)
+        assert np.array_equal(found.labels, found.image.argmax(axis=2))
+    together = predictor([given for given, _ in ALIKE])
+    assert [p.image.shape for p in together] == [predictor(given).image.shape for given, _ in ALIKE]
+    assert predictor([]) == []
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"),
+        *("LAB", "I", "I;16", "F"),
+    ],
+)
+def test_pillow_images_of_every_mode(mode: str) -> None:
+    predictor, image = pointwise_predictor(), Image.fromarray(RGB)
+    if mode in {"I", "I;16"}:
+        made = Image.fromarray(GREY.astype(np.uint16) * 257).convert(mode)
+        expected = THREE
+    elif mode == "F":
+        made, expected = Image.fromarray((GREY / 255).astype(np.float32)), THREE
+    elif mode in {"La", "RGBa"}:
+        full = "LA" if mode == "La" else "RGBA"
+        made = image.convert(full).convert(mode)
+        expected = np.asarray(image.convert(full).convert("RGB"))
+    elif mode == "LAB":
+        rgb, lab = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
+        transform = ImageCms.buildTransform(rgb, lab, "RGB", "LAB")
+        made = ImageCms.applyTransform(image, transform)
+        assert made is not None
+        expected = np.asarray(made.convert("RGB"))
+    else:
+        made = image.convert(mode)
+        expected = np.asarray(made.convert("RGB"))
+    assert made.mode == mode
+    assert np.array_equal(predictor(made).image, expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (RGB.astype(np.float32), r"floats must be in 0\.\.1, got 0\.\.255; divide"),
+        (RGB / 255 - 0.5, r"must be in 0\.\.1, got -0\.5\.\.0\.5; "),
+        (np.full((4, 4), np.nan), r"must be in 0\.\.1, got nan"),
+        (RGB.astype(np.int64), r"uint8, uint16 or floats in 0\.\.1, got int64"),
+        (GREY > 5, "got bool"),
+        (RGB[..., :2], r"1, 3 or 4 channels, got \(40, 56, 2\)$"),
+        (RGB[:0], "1, 3 or 4 channels"),
+        (RGB.transpose(2, 0, 1), r"got \(3, 40, 56\); move the channels to the last axis"),
+        (torch.from_numpy(RGB), r"got \(40, 56, 3\); move the channels to the first axis"),
+        (RGB[None], "must hold one image.*pass a list"),
+        (None, "a Pillow image, an array or a tensor, got NoneType"),
+        (b"content", "got bytes"),
+        ("nowhere.jpg", "nowhere.jpg"),
+        ([RGB, "nowhere.jpg"], "nowhere.jpg"),
+    ],
+    ids=str,
+)
+def test_what_is_no_image_is_named(wrong: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        pointwise_predictor()(wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_show_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:30, ..., 0], image[30:, :15, 1], image[30:, 15:, 2] = 200, 200, 200
+    found = pointwise_predictor()(image)
+    assert repr(found) == "Prediction(60x40: red 75.0%, blue 18.8%, green 6.2%)"
+    png = found._repr_png_()
+    assert np.array_equal(np.asarray(Image.open(BytesIO(png))), found.overlay())
+    monkeypatch.setattr(predictor_module, "_NOTEBOOK_SIDE", 30)
+    assert max(Image.open(BytesIO(found._repr_png_())).size) == 30
+    many = identity_table([f"class {k}" for k in range(6)], [(k, k, k) for k in range(6)])
+    labels = np.repeat(np.arange(6, dtype=np.uint8), 10)[None]
+    line = repr(Prediction(np.zeros((1, 60, 3), np.uint8), labels, many))
+    assert line.endswith("16.7% and 2 more)")
+    assert "\n" not in line
+
+
+def test_folder_of_save_pretrained_predicts_as_its_run(
+    make_run: MakeRun, scenes: Path, photos: Path, tmp_path: Path
+) -> None:
+    run = make_run()
+    expected = Predictor(run)(photos / "a.jpg")
+    sceneparse.load_model(run).save_pretrained(tmp_path / "saved")  # type: ignore[union-attr]
+    found = Predictor(tmp_path / "saved")(photos / "a.jpg")
+    assert np.array_equal(found.labels, expected.labels)
+    assert call(predict_command, tmp_path / "saved", photos, "--output", tmp_path / "out") == 0
+    assert call(evaluate_command, tmp_path / "saved", "--workers", 0) == 0
+    assert (tmp_path / "saved/eval_val/eval.json").is_file()
+    create_segmentation_model("fcn", "resnet18", 3, base_width=8).save_pretrained(tmp_path / "new")
+    with pytest.raises(InputError, match="no classes: it is not from a training run"):
+        Predictor(tmp_path / "new")
 
 
 def write_video(path: Path, frames: int) -> None:

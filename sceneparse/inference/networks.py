@@ -15,7 +15,13 @@ from sceneparse.files import MAX_DESCRIPTION
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
-from sceneparse.models.stored import META_KEY, resolve_checkpoint
+from sceneparse.models.stored import (
+    CONFIG_FILE,
+    META_FILE,
+    META_KEY,
+    MODEL_FILE,
+    resolve_checkpoint,
+)
 from sceneparse.models.tensor_files import read_safetensors
 from sceneparse.models.weights import rebuild
 from sceneparse.runs.checkpoint import load_segmentation_model
@@ -133,11 +139,13 @@ def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
 
 
 def load_network(source: str | Path) -> SegmentationNetwork:
-    """Load a run or checkpoint folder, or an exported file; raises InputError.
+    """Load a run, a checkpoint, an exported file, or a folder of `save_pretrained`.
 
-    .pt2 files are rejected, because loading one runs code that the file names.
+    Raises InputError. .pt2 files are rejected, because loading one runs code that the file names.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
+    if _is_saved_pretrained(path):
+        return SegmentationModel.from_pretrained(path)
     if path.suffix == ".pt2":
         raise InputError(
             f"'{path}': .pt2 files are for other programs; use an ONNX file instead: "
@@ -146,10 +154,16 @@ def load_network(source: str | Path) -> SegmentationNetwork:
     return FILES.get(path.suffix, load_segmentation_model)(path)
 
 
+def _is_saved_pretrained(path: Path) -> bool:
+    return all((path / name).is_file() for name in (CONFIG_FILE, MODEL_FILE)) and not (
+        (path / META_FILE).is_file()
+    )
+
+
 def source_of(source: str | Path) -> Path:
     """Return the file or checkpoint folder that `load_network` reads."""
-    path = Path(source)
-    return path if path.suffix in FILES else resolve_checkpoint(path)
+    path = Path(source).expanduser()
+    return path if path.suffix in FILES or _is_saved_pretrained(path) else resolve_checkpoint(path)
 
 
 FILES: dict[str, Callable[[Path], SegmentationNetwork]] = {

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sceneparse.data.datasets import DATASETS
 from sceneparse.data.labels import (
@@ -22,8 +23,8 @@ from sceneparse.data.labels import (
     identity_table,
     load_label_table,
 )
-from sceneparse.data.reading import read_image, rgb_array
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, first_few, one_line
+from sceneparse.inference.images import ImageLike, load_picture
 from sceneparse.inference.networks import load_network
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.prepare import prepare_for_inference
@@ -40,11 +41,17 @@ _PART = TILE + 2 * MARGIN
 # Pixels of a batch, at the largest scale.
 _BATCH_PIXELS = 4_000_000
 
-ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+# Classes that the text of a prediction names.
+_MAX_NAMED = 4
+# Pixels of the long side of pictures in notebooks.
+_NOTEBOOK_SIDE = 1600
 
 
 class Predictor:
-    """Predicts images with a run, exported file or model, under the protocol of its validation.
+    """Predicts images with a trained model, under the protocol of its validation.
+
+    `source`: a run or checkpoint folder, an exported file, a folder of `save_pretrained`, or a
+    model.
 
     `device`: "cpu", "cuda" or "cuda:NUMBER"; None: a GPU if there is one. `amp`: auto, bf16, fp16
     or off; None: as trained. `dtype` (float32, bfloat16, float16) and `compile` prepare the network
@@ -78,11 +85,20 @@ class Predictor:
         self.compute.place_model(self.model)
         self.normalize = Normalization(self.model.mean, self.model.std)
 
-    def __call__(self, image: ImageLike) -> Prediction:
-        """Predict one image: a file, a Pillow image, or an array of uint8 RGB (H, W, 3).
+    @overload
+    def __call__(self, image: ImageLike) -> Prediction: ...
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    def __call__(
+        self, image: ImageLike | list[Any] | tuple[Any, ...]
+    ) -> Prediction | list[Prediction]:
+        """Predict an image, or each image of a list: files, Pillow images, arrays or tensors.
 
-        Files and Pillow images may have any mode; EXIF orientation is applied.
+        Arrays (H, W, C) are RGB, RGBA or grey, tensors (C, H, W) alike: uint8, uint16 or floats in
+        0..1; see load_picture. Raises InputError for other values.
         """
+        if isinstance(image, list | tuple):
+            return [self(each) for each in image]
         return self.batch([load_picture(image)], keep_probabilities=True)[0]
 
     @property
@@ -144,7 +160,7 @@ class Predictor:
         return labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The prediction of an image: `labels` (H, W), a class number for each pixel."""
 
@@ -181,6 +197,20 @@ class Prediction:
         counts = count_labels(self.labels, self.table.num_classes)
         order = sorted(np.flatnonzero(counts), key=lambda k: -counts[k])
         return {self.table.names[k]: float(counts[k] / self.labels.size) for k in order}
+
+    def __repr__(self) -> str:
+        """Return one line: width, height, and the classes with their shares of the image."""
+        height, width = self.labels.shape
+        classes = [f"{one_line(name)} {100 * share:.1f}%" for name, share in self.shares.items()]
+        return f"Prediction({width}x{height}: {first_few(classes, _MAX_NAMED)})"
+
+    def _repr_png_(self) -> bytes:
+        """Return the overlay as a PNG file, which notebooks show; large ones are scaled down."""
+        picture = Image.fromarray(self.overlay())
+        picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        stream = io.BytesIO()
+        picture.save(stream, "PNG")
+        return stream.getvalue()
 
     def color(self) -> Picture:
         """Paint each pixel in the colour of its class."""
@@ -230,19 +260,6 @@ def _amp_type(
     if trained == "fp16" and device.type == "cpu":
         trained = "off"
     return choose_dtype(amp or trained, device)
-
-
-def load_picture(image: ImageLike) -> Picture:
-    """Turn a file, a Pillow image or an array into uint8 RGB (H, W, 3)."""
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return rgb_array(ImageOps.exif_transpose(image), "the image")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(
-            f"an image array must be uint8 RGB (H, W, 3), got {image.dtype} {image.shape}"
-        )
-    return image
 
 
 def table_of(model: SegmentationNetwork) -> LabelTable:
