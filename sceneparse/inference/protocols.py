@@ -60,6 +60,9 @@ class Protocol:
     puts it. `stride_of`: how many pixels windows of a size are apart. `rescale`: "float" scales
     normalised images, and scores with aligned centres; "uint8" is mmsegmentation's: it scales
     pixels by OpenCV before they are normalised, and scores with the network's own corners.
+
+    If a network takes some sizes only, whole images and windows are extended to the right and
+    bottom to the next of them, and the scores are cut back; "align" then adds nothing else.
     """
 
     name: str
@@ -148,20 +151,31 @@ class Protocol:
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
         return max(height * width, *(rows * columns for rows, columns in sizes))
 
+    def input_size(self, model: SegmentationNetwork, height: int, width: int) -> tuple[int, int]:
+        """Return the size of what the network gets of a scaled image of this size."""
+        sides = [s + sum(self._margins(s, axis, model)) for axis, s in enumerate((height, width))]
+        rows, columns = sides if self.crop is None else map(min, sides, self.crop)
+        return model.fitting_size(rows, columns)
+
     def _views(self, model: SegmentationNetwork, images: Tensor) -> list[View]:
         """Run the network on all windows of scaled images, and of their mirror images."""
         size = images.shape[-2], images.shape[-1]
-        top, bottom = self._margins(size[0], 0, model.output_stride)
-        left, right = self._margins(size[1], 1, model.output_stride)
+        top, bottom = self._margins(size[0], 0, model)
+        left, right = self._margins(size[1], 1, model)
         if top or bottom or left or right:
             images = F.pad(images, (left, right, top, bottom))
         rows, columns = self._spans(images, 0), self._spans(images, 1)
-        looks = list(itertools.product((False,), rows, columns))
+        height, width = self.input_size(model, *size)
+        below, beyond = height - len(rows[0]), width - len(columns[0])
+        if below or beyond:
+            images = F.pad(images, (0, beyond, 0, below))
+        rows, extended = _extend(rows, below), _extend(columns, beyond)
+        looks = list(itertools.product((False,), rows, extended))
         if self.mirror and self.rescale == "uint8":
             # mmsegmentation places windows on the mirrored image, the SPNet code on the image.
-            columns = [span.mirrored(size[1]) for span in columns]
+            extended = _extend([span.mirrored(size[1]) for span in columns], beyond)
         if self.mirror:
-            looks += itertools.product((True,), rows, columns)
+            looks += itertools.product((True,), rows, extended)
         parts = [
             (images[..., rows.start :, columns.start :][..., : len(rows), : len(columns)], flip)
             for flip, rows, columns in looks
@@ -189,14 +203,19 @@ class Protocol:
         spans = place_windows(size, crop, self.stride_of(crop), self.weighting)
         return [replace(span, shares=span.shares.to(images.device)) for span in spans]
 
-    def _margins(self, size: int, axis: int, stride: int) -> tuple[int, int]:
+    def _margins(self, size: int, axis: int, model: SegmentationNetwork) -> tuple[int, int]:
         """Return the padding before and after the image, along one axis."""
         if self.padding == "align":
-            return 0, (1 - size) % stride
+            return 0, (1 - size) % model.output_stride if model.size_multiple == 1 else 0
         missing = max(self.crop[axis] - size, 0) if self.crop is not None else 0
         if self.padding == "around":
             return missing // 2, missing - missing // 2
         return 0, missing if self.padding == "after" else 0
+
+
+def _extend(spans: list[Span], extra: int) -> list[Span]:
+    """Extend windows by pixels without a share in the scores."""
+    return [replace(span, shares=F.pad(span.shares, (0, extra))) for span in spans]
 
 
 def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -40,11 +41,40 @@ class SegmentationNetwork(nn.Module, Described):
     precision: str | None = None
     device_types: tuple[str, ...] = ("cpu", "cuda")
     align_corners: bool = True
+    # Heights and widths of images must be multiples of the first and at most the second, if any.
+    size_multiple: int = 1
+    max_size: int | None = None
 
     @property
     def output_stride(self) -> int:
         """Input pixels per logit."""
         raise NotImplementedError
+
+    def fitting_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the smallest size that the network takes and an image of this size fits in.
+
+        Raises InputError if there is none.
+        """
+        unit, largest = self.size_multiple, self.max_size
+        if largest is not None and max(height, width) > largest:
+            raise InputError(
+                f"the network takes images of {largest}x{largest} at most, got {height}x{width}; "
+                f"use crops and windows (protocol slide) of {largest}x{largest} or another backbone"
+            )
+        return -(-height // unit) * unit, -(-width // unit) * unit
+
+    def require_fit(self, height: int, width: int, what: str) -> None:
+        """Raise InputError if the network does not take images of a size; `what` has this size."""
+        rows, columns = self.fitting_size(height, width)
+        if (rows, columns) == (height, width):
+            return
+        unit = self.size_multiple
+        smaller = [max(side // unit, 1) * unit for side in (height, width)]
+        sizes = {f"{smaller[0]}x{smaller[1]}": None, f"{rows}x{columns}": None}
+        raise InputError(
+            f"{what} {height}x{width} does not fit the network, whose sizes are multiples of "
+            f"{unit}: use {' or '.join(sizes)}"
+        )
 
 
 class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="sceneparse"):
@@ -64,6 +94,8 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
         self.backbone = backbone
         self.head = head
         self.aux_head = aux_head
+        self.size_multiple = getattr(backbone, "size_multiple", 1)
+        self.max_size = getattr(backbone, "max_size", None)
         self.meta = {}
         self._frozen: list[nn.Module] = []
 
@@ -129,6 +161,8 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
         return int(self.backbone.output_stride)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor, upsample: bool = True) -> dict[str, Tensor]:
+        if self.size_multiple > 1 and not torch.compiler.is_exporting():
+            self.require_fit(images.shape[-2], images.shape[-1], "an image of")
         maps = self.backbone(images)
         outputs: dict[str, Tensor] = {"out": self.head(maps)}
         if self.training and self.aux_head is not None:

@@ -20,7 +20,7 @@ from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.errors import InputError
 from sceneparse.inference.normalization import Normalization
-from sceneparse.inference.protocols import create_protocol
+from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
@@ -33,11 +33,11 @@ from sceneparse.training.ema import MovingAverage
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.pictures import draw_data
 from sceneparse.training.run import Training
+from sceneparse.training.sizes import validate_sizes
 from sceneparse.training.start import (
     Start,
     begin_run,
     open_run,
-    validate_inputs,
     warn_of_other_colors,
 )
 from sceneparse.training.validation import Validated, validate_segmentation
@@ -170,7 +170,7 @@ def _create_validation(
     normalize: Normalization,
     class_weights: Tensor | None,
 ) -> Callable[[nn.Module], Validated]:
-    process, settings = start.process, _protocol_arguments(config)
+    process = start.process
     loading = config.data.model_dump(include={"workers", "timeout"})
     return partial(
         validate_segmentation,
@@ -178,7 +178,7 @@ def _create_validation(
         loader=evaluation_loader(
             dataset, rank=process.rank, world_size=process.world_size, **loading
         ),
-        protocol=create_protocol(settings.pop("name"), dataset=config.data.dataset, **settings),
+        protocol=_create_protocol(config),
         normalize=normalize,
         compute=start.compute,
         stop=start.stop,
@@ -194,6 +194,10 @@ def _protocol_arguments(config: SegConfig) -> dict[str, Any]:
     return {"name": config.eval.protocol, **settings, "crop": crop}
 
 
+def _create_protocol(config: SegConfig) -> Protocol:
+    return create_protocol(dataset=config.data.dataset, **_protocol_arguments(config))
+
+
 def _assemble(
     config: SegConfig, start: Start, train_set: SegmentationDataset, val_set: SegmentationDataset
 ) -> Training:
@@ -206,11 +210,12 @@ def _assemble(
     normalize = Normalization(config.data.mean, config.data.std)
     validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
     model = _create_model(config, table.num_classes, start.compute)
-    validate_inputs(
+    validate_sizes(
         model,
-        (sampler.micro_batch, 3, *config.augment.crop),
         _logits_at_stride,
-        remedy="change augment.crop or train.batch_size, or set model.norm: group",
+        crops=(sampler.micro_batch, *config.augment.crop),
+        protocol=_create_protocol(config),
+        dataset=val_set,
     )
     if start.saved is None:
         _load_pretrained(config, model, table.names)
