@@ -28,6 +28,7 @@ EXAMPLES = """\
   sceneparse evaluate --compare runs/fcn runs/mpm
   sceneparse evaluate --compare runs/fcn/eval_val_slide runs/mpm/eval_val_slide
   torchrun --nproc-per-node=4 -m sceneparse evaluate runs/ade20k_spnet50
+  sceneparse evaluate runs/cifar10_resnet18/seed-0 --data data
 
 A run folder stands for its best checkpoint. Results go to RUN/eval_SPLIT: eval.json, eval.csv,
 confusion.csv, images.csv, counts.npz and examples.png; with --report also report.html and plots/,
@@ -35,6 +36,7 @@ with --save a folder for each KIND (raw: the label values of the dataset, as sub
 expect them). Another checkpoint, dataset, protocol or list of excluded classes has a folder of its
 own, e.g. RUN/eval_val_last, RUN/eval_val_camvid, RUN/eval_val_slide; the same settings overwrite
 their folder.
+Of an image classifier, accuracy and loss are printed.
 --compare takes two runs that were evaluated (of several evaluations the one that both have), or two
 folders of results, and writes to OUTPUT (default runs/compare_...)."""
 SAVED = ("index", "raw", "color", "overlay")
@@ -70,7 +72,59 @@ def main(options: argparse.Namespace) -> None:
     """Evaluate one model or compare two."""
     if (options.checkpoint is None) == (options.compare is None):
         raise InputError("give a run or checkpoint to evaluate, or two with --compare A B")
-    (compare_two if options.compare else evaluate_one)(options)
+    from sceneparse.models.stored import is_classifier
+
+    if options.compare:
+        compare_two(options)
+    elif is_classifier(options.checkpoint):
+        evaluate_images(options)
+    else:
+        evaluate_one(options)
+
+
+def evaluate_images(options: argparse.Namespace) -> None:
+    """Print the accuracy of an image classifier; raise InputError for options of segmentation."""
+    import torch
+
+    from sceneparse.data.device_loader import evaluation_batches
+    from sceneparse.data.image_folders import load_classes
+    from sceneparse.inference.normalization import Normalization
+    from sceneparse.runs.checkpoint import load_model
+    from sceneparse.runtime.precision import Compute
+    from sceneparse.training.loop import evaluate_classifier
+
+    defaults = parser()
+    used = {"checkpoint", "data", "dataset", "split"}
+    for name, value in vars(options).items():
+        if name not in used and value != defaults.get_default(name):
+            raise InputError(f"--{name} has no effect on a classifier; omit it")
+    model = load_model(options.checkpoint)
+    trained = {"root": "data", **model.meta.get("data", {})}
+    trained |= model.meta.get("config", {}).get("data", {})
+    name = options.dataset or trained.get("dataset", "folder")
+    root, split = (
+        options.data or trained["root"],
+        options.split or trained.get("test_split", "test"),
+    )
+    images = load_classes(name, root, split, trained.get("size", 32))
+    count, names = model.meta["model"]["num_classes"], model.meta.get("classes", [])
+    if len(images.classes) != count or (names and names != images.classes):
+        raise InputError(
+            f"the data has {len(images.classes)} classes ({first_few(images.classes, 2)}), the "
+            f"model {count} ({first_few(names, 2) or 'of unknown names'}); they must be the same"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    with torch.inference_mode():
+        loss, accuracy = evaluate_classifier(
+            model,
+            evaluation_batches(images, 500, device),
+            normalize=Normalization(model.mean, model.std),
+            compute=Compute(device),
+        )
+    print(f"data         {len(images)} images, split {split} of {root}")
+    print(f"accuracy     {accuracy:.4f}")
+    print(f"loss         {loss:.4f}")
 
 
 def evaluate_one(options: argparse.Namespace) -> None:

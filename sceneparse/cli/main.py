@@ -22,7 +22,7 @@ COMMANDS = {
     "study": "train and test several settings over several seeds",
     "sweep": "search the best settings of a classifier",
     "scenes": "write a dataset of synthetic street scenes to try everything on",
-    "weights": "convert published SPNet weights",
+    "weights": "convert published weights of SPNet and of ResNet classifiers",
     "recipes": "list the recipes that come with sceneparse, or print one",
 }
 _LISTED = "\n".join(f"  {verb:<8}  {purpose}" for verb, purpose in COMMANDS.items())

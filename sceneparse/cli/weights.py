@@ -1,25 +1,44 @@
-"""Convert a public SPNet checkpoint into weights that load into our models."""
+"""Convert published weights (SPNet, ResNet classifiers) into weights that load into our models."""
+
+from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.errors import InputError
 
+if TYPE_CHECKING:
+    from sceneparse.models.weights import State
+
 EXAMPLES = """\
   sceneparse weights SPNet101_ade20k.pth.tar spnet101_ade20k.safetensors
+  sceneparse weights resnet20-12fca82f.th resnet20.safetensors
 
-Training starts from its backbone by
+IN is a checkpoint of the SPNet authors, or a ResNet classifier whose last layer is called linear or
+fc (resnet20 to resnet110 and resnet18 to resnet152). Training starts from OUT by
   sceneparse train --config ade20k_spnet101 model.pretrained=spnet101_ade20k.safetensors
-and a model in Python takes all its weights by
-  model.load_state_dict(sceneparse.models.weights.read_weights("spnet101_ade20k.safetensors"))"""
+  sceneparse classify --config cifar10_resnet18 model=resnet20 pretrained=resnet20.safetensors
+and a classifier is evaluated by
+  sceneparse evaluate resnet20.safetensors --data data
+In Python sceneparse.load_model(OUT) returns the network."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    result = command_parser("weights", "Convert a public SPNet checkpoint.", EXAMPLES)
-    result.add_argument("source", metavar="IN", help="published .pth, .pt or .tar file")
+    result = command_parser("weights", "Convert published weights.", EXAMPLES)
+    result.add_argument("source", metavar="IN", help="published .pth, .pt, .th or .tar file")
     result.add_argument("target", metavar="OUT", help=".safetensors file to write")
+    for name, meaning in (("mean", "mean"), ("std", "standard deviation")):
+        result.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help=f"{meaning} in 0..1 of the images it was trained on; default: as published",
+        )
     return result
 
 
@@ -27,22 +46,40 @@ def main(options: argparse.Namespace) -> None:
     """Read the checkpoint, rename its weights, load them into their network, write them."""
     from safetensors.torch import save_file
 
-    from sceneparse.models import create_segmentation_model
     from sceneparse.models.costs import count_parameters
-    from sceneparse.models.official_spnet import convert_official_spnet, official_architecture
-    from sceneparse.models.weights import load_strict, read_weights
+    from sceneparse.models.description import check_description
+    from sceneparse.models.stored import META_KEY
+    from sceneparse.models.weights import read_weights, rebuild
 
     target = Path(options.target)
     if target.suffix != ".safetensors":
         raise InputError(f"OUT must end in .safetensors, got '{target}'")
     if target.exists():
         raise InputError(f"'{target}' exists already; choose another name or remove it")
-    state = convert_official_spnet(read_weights(options.source))
-    arguments = official_architecture(state)
-    model = create_segmentation_model(**arguments)
-    load_strict(model, state, options.source)
+    builder, state, meta = _convert(read_weights(options.source))
+    for name in ("mean", "std"):
+        meta[name] = getattr(options, name) or meta[name]
+    check_description(meta, "--mean and --std")
+    model = rebuild(builder, meta["model"], state, options.source)
     with writing(target):
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
-    shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_file(tensors, target, {META_KEY: json.dumps(meta)})
+    shown = ", ".join(f"{name}={value!r}" for name, value in meta["model"].items())
     print(f"{len(state)} tensors, {count_parameters(model):,} parameters in {target}")
-    print(f"they are all weights of sceneparse.create_segmentation_model({shown})")
+    print(f"they are all weights of sceneparse.{builder.__name__}({shown})")
+    print(f"images are normalised with mean {meta['mean']} and std {meta['std']}")
+
+
+def _convert(state: State) -> tuple[Any, State, dict[str, Any]]:
+    """Return the builder of the network, the weights under our names, and their description."""
+    from sceneparse.models import create_segmentation_model, published_resnets
+    from sceneparse.models.classification import create_classifier
+    from sceneparse.models.official_spnet import convert_official_spnet, official_architecture
+
+    if published_resnets.is_resnet_classifier(state):
+        converted = published_resnets.convert_resnet_classifier(state)
+        return create_classifier, converted, published_resnets.describe_resnet_classifier(converted)
+    converted = convert_official_spnet(state)
+    mean, std = published_resnets.IMAGENET_COLORS
+    meta = {"model": official_architecture(converted), "mean": list(mean), "std": list(std)}
+    return create_segmentation_model, converted, meta

@@ -52,6 +52,15 @@ def read_stored(path: str | Path) -> Stored:
     return Stored(str(path), read_weights(path), _description_of(path))
 
 
+def is_classifier(path: str | Path) -> bool:
+    """Return whether a run, checkpoint or file holds an image classifier; False if unreadable."""
+    path = Path(path)
+    with suppress(InputError):
+        meta = _description_of(path) if path.is_file() else read_meta(resolve_checkpoint(path), ())
+        return meta.get("task") == "classification"
+    return False
+
+
 def _description_of(path: Path) -> dict[str, Any]:
     """Return the description in a .safetensors file or in config.json beside it; {}: none."""
     if path.suffix != ".safetensors":
