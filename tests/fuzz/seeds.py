@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tempfile
@@ -188,6 +189,8 @@ PANOPTIC = {
         {"image_id": 0, "file_name": "a.png", "segments_info": [{"id": 0, "category_id": 1}]}
     ],
 }
+# Of 4x2 pixels.
+PNG = base64.b64encode(encoded(Image.new("1", (4, 2), 1), "PNG")).decode()
 LABELME = {
     "imagePath": "a.png",
     "imageHeight": 6,
@@ -196,6 +199,9 @@ LABELME = {
         {"label": "x", "points": [[0, 1], [5, 1], [5, 5.5]], "shape_type": "polygon"},
         {"label": "y", "points": [[0, 1], [5, 4]], "shape_type": "rectangle"},
         {"label": "z", "points": [[3, 3], [4, 4]], "shape_type": "circle"},
+        {"label": "z", "points": [[3, 3], [4, 4], [5, 2]], "shape_type": "linestrip"},
+        {"label": "y", "points": [[3, 3]], "shape_type": "point"},
+        {"label": "x", "points": [[3, 2], [6, 3]], "shape_type": "mask", "mask": PNG},
     ],
 }
 SWEEP = b"""\

@@ -28,6 +28,16 @@ def class_name(label: object) -> str:
     return IGNORE if name.lower() in _IGNORED else name
 
 
+def class_name_at(label: object, place: str) -> str:
+    """Return the class that a label means, in a shape at `place`; raises InputError naming it."""
+    try:
+        name = class_name(label)
+        require_name(name)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+    return name
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a dataset, and what other labels are counted as.

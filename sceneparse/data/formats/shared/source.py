@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
@@ -76,17 +77,29 @@ class ImageFinder:
                 found[key].append(path)
         return found
 
-    def find(self, name: str, source: object) -> Path:
+    @cached_property
+    def _by_stem(self) -> dict[str, list[Path]]:
+        """All images by their names and paths without suffix."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for name, paths in self._by_name.items():
+            found[name.rpartition(".")[0]] += paths
+        return found
+
+    def find(self, name: str, source: object, beside: PurePath | None = None) -> Path:
         """Return the image called `name` in the annotation `source`; raises InputError.
 
-        The whole path below the folder is tried first, then ever shorter ends of it.
+        `beside`: the folder of the annotation, below the one of this finder; the image is looked
+        for there first. Then the whole path below the folder is tried, then ever shorter ends.
         """
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{source}: expected the name of an image, got '{name}'")
-        parts = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").split("/")
-        parts = [part for part in parts if part not in {"", ".", ".."}]
-        for start in range(len(parts)):
-            paths = self._by_name.get("/".join(parts[start:]), [])
+        text = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+        parts = [part for part in text.split("/") if part not in {"", ".", ".."}]
+        ends = ["/".join(parts[start:]) for start in range(len(parts))]
+        if beside is not None:
+            ends = [_below(beside, text), *(_below(beside, end) for end in ends), *ends]
+        for end in ends:
+            paths = self._by_name.get(end, [])
             if len(paths) > 1:
                 raise InputError(
                     f"{source}: image '{name}' may be {first_few(paths)}; give a folder that holds "
@@ -98,6 +111,19 @@ class ImageFinder:
             f"{source}: image '{name}' is not in {self.folder}; give its folder with --images"
         )
 
+    def find_stem(self, stem: str, beside: PurePath) -> Path | None:
+        """Return the one image of this name without suffix: in the folder `beside`, or anywhere."""
+        for name in (_below(beside, stem), stem):
+            paths = self._by_stem.get(unicodedata.normalize("NFC", name), [])
+            if len(paths) == 1:
+                return paths[0]
+        return None
+
     def name_of(self, image: Path) -> str:
         """Return the name of an image in the result: its path below the folder, no suffix."""
         return relative_name(self.folder, image)
+
+
+def _below(folder: PurePath, name: str) -> str:
+    """Return the path of a name in a folder, without "..": a/labels and ../x.jpg are a/x.jpg."""
+    return unicodedata.normalize("NFC", posixpath.normpath(f"{folder.as_posix()}/{name}"))
