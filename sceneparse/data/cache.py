@@ -28,7 +28,7 @@ from sceneparse.errors import InputError, reason_of, refusing
 logger = logging.getLogger(__name__)
 
 # Increase it if the same files decode to other arrays.
-_DECODER_VERSION = 1
+_DECODER_VERSION = 2
 
 
 def cache_folder() -> Path:
@@ -52,8 +52,11 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def fingerprint(files: Iterable[Path], *settings: object) -> str:
-    """Hash settings, and the paths, sizes and dates of files; InputError for an unreadable one."""
-    digest = hashlib.sha256(repr(settings).encode())
+    """Hash settings, the decoder's version, and the paths, sizes and dates of files.
+
+    Raises InputError for a file that cannot be read.
+    """
+    digest = hashlib.sha256(repr((_DECODER_VERSION, *settings)).encode())
     for path in files:
         with refusing(path, "cannot be read"):
             state = path.stat()
@@ -75,7 +78,7 @@ class DiskCache(SegmentationDataset):
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        super().__init__(dataset.pairs, dataset.table)
+        super().__init__(dataset.pairs, dataset.table, dataset.bit_depth)
         self._folder = cache_folder() / "decoded"
         self._checked: set[Path] = set()
         with _explained_write(self._folder):
@@ -83,8 +86,8 @@ class DiskCache(SegmentationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        versions = _DECODER_VERSION, PIL.__version__
-        path = self._folder / f"{fingerprint((pair.image, pair.mask), versions, self.table)}.npy"
+        settings = PIL.__version__, self.table, self.bit_depth
+        path = self._folder / f"{fingerprint((pair.image, pair.mask), *settings)}.npy"
         record = self._load(path)
         if record is not None:
             return record["image"], record["mask"], pair.name
@@ -133,7 +136,7 @@ class MemoryCache(SegmentationDataset):
     def __init__(
         self, dataset: SegmentationDataset, sizes: list[tuple[int, int]] | None = None
     ) -> None:
-        super().__init__(dataset.pairs, dataset.table)
+        super().__init__(dataset.pairs, dataset.table, dataset.bit_depth)
         if not _processes_fork():
             raise InputError(
                 "data.cache: ram needs Linux and processes that fork; set data.cache: disk"

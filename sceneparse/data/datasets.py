@@ -23,7 +23,7 @@ from sceneparse.data.pairing import (
     pair_folders,
     relative_name,
 )
-from sceneparse.data.reading import read_image, read_mask
+from sceneparse.data.reading import orientation_of, read_image, read_labels
 from sceneparse.data.tables import TABLE_SUFFIXES, Row, find_columns, read_rows
 from sceneparse.errors import InputError, first_few, unknown_name
 from sceneparse.files import inside, is_file, read_text
@@ -40,33 +40,64 @@ Sample = tuple[NDArray[np.uint8], Labels, str]
 class SegmentationDataset:
     """Pairs read on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name."""
 
-    def __init__(self, pairs: Iterable[Pair], table: LabelTable) -> None:
+    def __init__(
+        self, pairs: Iterable[Pair], table: LabelTable, bit_depth: int | None = None
+    ) -> None:
         self.pairs = tuple(pairs)
         self.table = table
+        self.bit_depth = bit_depth
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, raw = read_image(pair.image), read_mask(pair.mask)
+        image, (raw, transparent) = read_image(pair.image, self.bit_depth), read_labels(pair.mask)
         if image.shape[:2] != raw.shape:
-            raise InputError(
-                f"{pair.mask}: mask is {raw.shape[1]}x{raw.shape[0]} "
-                f"but the image {pair.image} is {image.shape[1]}x{image.shape[0]}"
-            )
-        return image, self._encode(raw, pair.mask), pair.name
+            raise _sizes_differ(pair, image.shape[:2], raw.shape)
+        return image, self._encode(raw, transparent, pair.mask), pair.name
 
     def mask(self, index: int) -> Labels:
         """Read only the mask of a sample: train ids (H, W)."""
         path = self.pairs[index].mask
-        return self._encode(read_mask(path), path)
+        return self._encode(*read_labels(path), path)
 
-    def _encode(self, raw: Labels, path: Path) -> Labels:
+    def _encode(self, raw: Labels, transparent: NDArray[np.bool_], path: Path) -> Labels:
+        """Map raw labels to train ids; transparent pixels are ignored."""
+        hides = bool(transparent.any())
+        if hides:  # whatever value they hide
+            raw = np.where(transparent, self.table.labels[0].raw_id, raw)
         try:
-            return self.table.encode(raw)
+            labels = self.table.encode(raw)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        if hides:
+            labels[transparent] = self.table.ignore_index
+        return labels
+
+
+def _sizes_differ(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> InputError:
+    """Return the error for a mask (H, W) that is not as large as its image (H, W)."""
+    orientation = orientation_of(pair.image)
+    if mask == image[::-1] and orientation in _REMEDIES:
+        return InputError(
+            f"{pair.mask}: the image {pair.image} is stored sideways (EXIF orientation "
+            f"{orientation}) and this mask fits the stored pixels; {_REMEDIES[orientation]}, as "
+            "viewers show the image"
+        )
+    return InputError(
+        f"{pair.mask}: mask is {mask[1]}x{mask[0]} "
+        f"but the image {pair.image} is {image[1]}x{image[0]}"
+    )
+
+
+# What turns a mask of the stored pixels as EXIF turns its image.
+_REMEDIES = {
+    5: "mirror the mask left to right and rotate it 90 degrees counter-clockwise",
+    6: "rotate the mask 90 degrees clockwise",
+    7: "mirror the mask left to right and rotate it 90 degrees clockwise",
+    8: "rotate the mask 90 degrees counter-clockwise",
+}
 
 
 def spread(size: int, limit: int) -> list[int]:
@@ -87,13 +118,15 @@ def create_dataset(
     classes: Sequence[str] | None = None,
     *,
     complete: bool = True,
+    bit_depth: int | None = None,
 ) -> SegmentationDataset:
     """Return a split of a dataset: "train", "val", ... or a list file under root.
 
     `dataset` is a name of DATASETS. `classes` names the classes of dataset "folder", instead of
-    ROOT/classes.txt. Raises InputError for an unknown dataset, a missing folder, a classes.txt that
-    contradicts the dataset's table and, unless `complete` is False, for images without masks and
-    masks without images.
+    ROOT/classes.txt. `bit_depth`: the bits that 16-bit images use, see read_image. Raises
+    InputError for an unknown dataset, a missing folder, a classes.txt that contradicts the
+    dataset's table and, unless `complete` is False, for images without masks and masks without
+    images.
     """
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
@@ -118,7 +151,7 @@ def create_dataset(
         _require_complete(pairs)
     if dataset == "cityscapes" and pairs[0].mask.stem.endswith("_labelTrainIds"):
         table = table.of_train_ids()
-    return SegmentationDataset(pairs, table)
+    return SegmentationDataset(pairs, table, bit_depth)
 
 
 def _folder_pairs(root: Path, split: str) -> list[Pair]:

@@ -16,9 +16,10 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
+from sceneparse.data.decoding import MAX_IMAGE_PIXELS
 from sceneparse.data.labels import require_name
 from sceneparse.data.pairing import describe_skipped, find_images, is_hidden
-from sceneparse.data.reading import MAX_IMAGE_PIXELS, read_all, read_image
+from sceneparse.data.reading import read_all, read_image
 from sceneparse.errors import InputError, first_few, reason_of, refusing, unknown_name
 from sceneparse.files import inside
 

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sceneparse.data.reading import MAX_IMAGE_PIXELS
+from sceneparse.data.decoding import MAX_IMAGE_PIXELS
 from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
 

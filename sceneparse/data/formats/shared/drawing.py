@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from sceneparse.data.decoding import MAX_IMAGE_PIXELS
 from sceneparse.data.labels import Labels
-from sceneparse.data.reading import MAX_IMAGE_PIXELS
 
 # A shape this far outside an image, in its longest side, is damage; drawing takes long.
 _MAX_OUTSIDE = 10
