@@ -35,9 +35,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     paths: list[Path] = []
     read = datasets.read_image
 
-    def counted(path: Path) -> np.ndarray:
+    def counted(path: Path, bit_depth: int | None) -> np.ndarray:
         paths.append(path)
-        return read(path)
+        return read(path, bit_depth)
 
     monkeypatch.setattr(datasets, "read_image", counted)
     return paths

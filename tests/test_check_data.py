@@ -337,6 +337,6 @@ def test_the_cause_of_a_bad_mask_is_named(
         disc.convert("RGB").save(image)
     assert check(root) == 2
     printed = capsys.readouterr().out
-    assert "turned by its EXIF orientation, its mask is not" in printed
+    assert "stored sideways (EXIF orientation 6) and this mask fits the stored pixels" in printed
     assert printed.count("look like smoothed edges or JPEG noise") == 2
     assert "1 images have masks that are JPEG files" in notes_of(root)

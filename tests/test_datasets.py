@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sceneparse.data.datasets import DATASETS, SegmentationDataset, create_dataset, spread
 from sceneparse.data.quick_check import check_samples
@@ -361,6 +361,37 @@ def test_size_mismatch_tells_both_sizes(root: Path) -> None:
     write_mask(root / "train/labels/a.png", [[0, 1]])
     with pytest.raises(InputError, match=r"labels/a\.png: mask is 2x1 but .*images/a\.png is 3x2"):
         create_dataset("folder", root, "train")[0]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_mask_of_a_sideways_image_is_explained(root: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.array([[0, 1, 0], [1, 1, 255]], np.uint8)
+    Image.new("RGB", (3, 2)).save(root / "train/images/a.png", exif=exif)
+    dataset = create_dataset("folder", root, "train")
+    message = rf"stored sideways \(EXIF orientation {orientation}\) and this mask fits the stored"
+    with pytest.raises(InputError, match=rf"labels/a\.png: .*images/a\.png is {message}") as caught:
+        dataset[0]
+    # What the message says is what Pillow does with the image.
+    turned = stored[:, ::-1] if "mirror the mask left to right" in str(caught.value) else stored
+    turned = np.rot90(turned, 1 if "counter-clockwise" in str(caught.value) else -1)
+    Image.fromarray(stored).save(root / "stored.png", exif=exif)
+    with Image.open(root / "stored.png") as image:
+        assert np.array_equal(turned, np.asarray(ImageOps.exif_transpose(image)))
+    write_mask(root / "train/labels/a.png", turned)
+    assert np.array_equal(dataset[0][1], turned)
+
+
+def test_transparent_pixels_are_ignored_whatever_the_table_holds(tmp_path: Path) -> None:
+    """ADE20K's table ends at 150: no raw value stands for void but 0."""
+    write_image(tmp_path / "images/validation/a.jpg", 2, 3)
+    grey, alpha = np.array([[1, 150, 200], [0, 3, 255]]), np.array([[255, 255, 0], [255, 0, 0]])
+    (tmp_path / "annotations/validation").mkdir(parents=True)
+    mask = Image.fromarray(np.dstack([grey, alpha]).astype(np.uint8))
+    mask.save(tmp_path / "annotations/validation/a.png")
+    dataset = create_dataset("ade20k", tmp_path, "val")
+    assert dataset[0][1].tolist() == dataset.mask(0).tolist() == [[0, 149, 255], [255, 255, 255]]
 
 
 @pytest.mark.fault(19)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sceneparse.data import reading
-from sceneparse.data.reading import read_image, read_mask
+from sceneparse.data import decoding, reading
+from sceneparse.data.reading import (
+    image_size,
+    largest_value,
+    read_colors,
+    read_image,
+    read_labels,
+    read_mask,
+)
 from sceneparse.errors import InputError
 
 GREY = np.array([[0, 1, 127], [128, 254, 255]], dtype=np.uint8)
@@ -155,7 +163,7 @@ def test_mask_gives_exact_indices(tmp_path: Path, image: Image.Image, expected: 
 
 
 @pytest.mark.fault(14)
-@pytest.mark.parametrize("channels", [COLOR, np.dstack([COLOR, GREY]), np.dstack([GREY, GREY])])
+@pytest.mark.parametrize("channels", [COLOR, np.dstack([COLOR, GREY])])
 def test_mask_of_colors_is_refused(tmp_path: Path, channels: np.ndarray) -> None:
     image = Image.fromarray(channels)
     image.save(tmp_path / "m.png")
@@ -168,6 +176,228 @@ def test_mask_value_no_16_bits_hold_is_refused(tmp_path: Path, value: int) -> No
     Image.fromarray(np.array([[0, value]], dtype=np.int32)).save(tmp_path / "m.tif")
     with pytest.raises(InputError, match=rf"m\.tif: values .*{value}.* outside 0\.\.65535"):
         read_mask(tmp_path / "m.tif")
+
+
+HIDDEN = np.array([[False, True, False], [True, False, False]])
+
+
+def hiding(kind: str, partly: int = 0) -> Image.Image:
+    """A mask whose HIDDEN pixels are transparent; `partly`: the opacity of one more pixel."""
+    alpha = np.where(HIDDEN, 0, 255).astype(np.uint8)
+    alpha[1, 2] = partly or 255
+    if kind in {"LA", "RGBA"}:
+        return Image.fromarray(np.dstack([GREY if kind == "LA" else COLOR, alpha]))
+    values = np.where(HIDDEN, 7, INDICES).astype(np.uint8)
+    if kind == "RGB":
+        return Image.fromarray(np.where(HIDDEN[..., None], [7, 8, 9], COLOR).astype(np.uint8))
+    palette = np.arange(24, dtype=np.uint8).reshape(8, 3)
+    return Image.fromarray(values).convert("L") if kind == "L" else palette_image(values, palette)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "gif"])
+@pytest.mark.parametrize("kind", ["LA", "L", "P"])
+def test_transparent_pixels_of_a_mask_are_ignored(tmp_path: Path, kind: str, suffix: str) -> None:
+    if (suffix == "tif" and kind != "LA") or (suffix == "gif" and kind != "P"):
+        pytest.skip("the format has no such transparency")
+    image, path = hiding(kind), tmp_path / f"m.{suffix}"
+    image.save(path, **({} if kind == "LA" else {"transparency": 7}))
+    labels, transparent = read_labels(path)
+    np.testing.assert_array_equal(transparent, HIDDEN)
+    expected = GREY if kind == "LA" else INDICES
+    np.testing.assert_array_equal(labels[~HIDDEN], expected[~HIDDEN])
+    np.testing.assert_array_equal(read_mask(path), np.where(HIDDEN, 255, expected))
+    image = image.convert("L") if kind == "LA" else image
+    image.save(path)  # opaque
+    assert not read_labels(path)[1].any()
+
+
+def test_opacity_of_palette_entries(tmp_path: Path) -> None:
+    palette_image(INDICES, PALETTE).save(tmp_path / "m.png", transparency=bytes([255, 0, 255, 128]))
+    with pytest.raises(InputError, match=r"m\.png: 1 pixels are partly transparent"):
+        read_mask(tmp_path / "m.png")
+    palette_image(INDICES, PALETTE).save(tmp_path / "m.png", transparency=bytes([255, 0, 255]))
+    assert read_mask(tmp_path / "m.png").tolist() == [[0, 255, 2], [3, 2, 255]]
+    palette_image(INDICES, PALETTE).save(tmp_path / "m.png", transparency=bytes([255] * 4))
+    assert np.array_equal(read_mask(tmp_path / "m.png"), INDICES)
+
+
+def test_transparent_pixels_of_16_bit_masks(tmp_path: Path) -> None:
+    Image.fromarray(SIXTEEN_BIT).save(tmp_path / "m.png", transparency=511)
+    expected = np.where(SIXTEEN_BIT == 511, 65535, SIXTEEN_BIT)
+    assert np.array_equal(read_mask(tmp_path / "m.png"), expected)
+    cv2.imwrite(str(tmp_path / "m.png"), np.dstack([SIXTEEN_BIT] * 4))
+    with pytest.raises(InputError, match="a mask must hold one label value"):
+        read_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("kind", ["RGBA", "RGB", "P", "LA"])
+def test_transparent_pixels_of_colors(tmp_path: Path, kind: str, suffix: str) -> None:
+    if (suffix == "tif" and kind in {"RGB", "P"}) or (suffix == "webp" and kind != "RGBA"):
+        pytest.skip("the format has no such transparency")
+    path = tmp_path / f"m.{suffix}"
+    key = {"RGB": {"transparency": (7, 8, 9)}, "P": {"transparency": 7}}.get(kind, {})
+    if suffix == "webp":
+        key = {"lossless": True, "exact": True}
+    image = hiding(kind)
+    image.save(path, **key)
+    colors, transparent = read_colors(path)
+    np.testing.assert_array_equal(transparent, HIDDEN)
+    np.testing.assert_array_equal(colors[~HIDDEN], np.asarray(image.convert("RGB"))[~HIDDEN])
+    Image.fromarray(COLOR).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    colors, transparent = read_colors(path)
+    assert np.array_equal(colors, COLOR)
+    assert not transparent.any()
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA"])
+def test_partly_transparent_pixels_are_counted(tmp_path: Path, kind: str) -> None:
+    hiding(kind, partly=254).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"m\.png: 1 pixels are partly transparent"):
+        (read_colors if kind == "RGBA" else read_mask)(tmp_path / "m.png")
+
+
+def tiff_of(
+    values: np.ndarray, *, big: bool = False, photometric: int = 1, extra: int = 0
+) -> bytes:
+    """Write an uncompressed TIFF by hand, from the specification (TIFF 6.0, section 2)."""
+    order, kind = (">" if big else "<"), {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    height, width, *bands = values.shape
+    count = bands[0] if bands else 1
+    pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    pixels += b"\0" * (len(pixels) % 2)
+    bits = 8 * values.dtype.itemsize
+    tags = [(256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * count), (259, 3, [1])]
+    tags += [(262, 3, [photometric]), (273, 4, [8]), (277, 3, [count]), (278, 4, [height])]
+    tags += [(279, 4, [values.nbytes]), (338, 3, [0] * extra), (339, 3, [kind] * count)]
+    tags = [tag for tag in tags if tag[2]]
+    start = 8 + len(pixels)
+    end, directory, tail = start + 6 + 12 * len(tags), b"", b""
+    for tag, size, numbers in tags:
+        content = struct.pack(f"{order}{len(numbers)}{'H' if size == 3 else 'I'}", *numbers)
+        if len(content) > 4:
+            content, tail = struct.pack(f"{order}I", end + len(tail)), tail + content
+        directory += struct.pack(f"{order}HHI", tag, size, len(numbers)) + content.ljust(4, b"\0")
+    head = (b"MM" if big else b"II") + struct.pack(f"{order}HI", 42, start)
+    return head + pixels + struct.pack(f"{order}H", len(tags)) + directory + b"\0" * 4 + tail
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["little", "big"])
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8"])
+def test_mask_of_any_number_type_is_exact(tmp_path: Path, kind: str, big: bool) -> None:
+    largest = min(2 ** (8 * int(kind[1]) - (kind[0] == "i")) - 1, 65535)
+    values = np.array([[0, 1, 2], [100, largest, 127]])
+    (tmp_path / "m.tif").write_bytes(tiff_of(values.astype(kind), big=big))
+    mask = read_mask(tmp_path / "m.tif")
+    assert mask.dtype in (np.uint8, np.uint16)
+    assert np.array_equal(mask, values)
+    bad = {"u": 65536, "i": -1, "f": 0.5}[kind[0]]
+    if kind in {"u1", "u2"}:
+        return
+    values = np.array([[0, 1, bad], [2, 3, bad]])
+    (tmp_path / "m.tif").write_bytes(tiff_of(values.astype(kind), big=big))
+    expected = r"2 pixels hold no whole number, e\.g\. 0\.5" if bad == 0.5 else rf"values .*{bad}"
+    with pytest.raises(InputError, match=rf"m\.tif: {expected}"):
+        read_mask(tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_mask_of_nan_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "m.tif").write_bytes(tiff_of(np.array([[0, np.nan, 1]], kind)))
+    with pytest.raises(InputError, match=r"m\.tif: 1 pixels hold no whole number, e\.g\. nan"):
+        read_mask(tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize(
+    ("values", "photometric", "extra", "expected"),
+    [
+        (np.zeros((2, 3, 5), np.uint8), 1, 4, "a TIFF with 5 bands of 8-bit unsigned integers"),
+        (np.zeros((2, 3, 4), np.uint16), 1, 3, "a TIFF with 4 bands of 16-bit unsigned integers"),
+        (np.zeros((2, 3, 3), np.float32), 2, 0, "3 bands of 32-bit floating-point numbers"),
+        (np.zeros((2, 3), np.int64), 1, 0, "a TIFF with a band of 64-bit signed integers"),
+    ],
+)
+def test_tiff_that_pillow_cannot_open_is_described(
+    tmp_path: Path, values: np.ndarray, photometric: int, extra: int, expected: str
+) -> None:
+    content = tiff_of(values, photometric=photometric, extra=extra)
+    (tmp_path / "x.tif").write_bytes(content)
+    for read in (read_image, image_size):
+        with pytest.raises(InputError, match=rf"x\.tif: .*{expected}, which cannot be read; save"):
+            read(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("bands", [4, 5, 6])
+def test_dropped_bands_are_said_once(tmp_path: Path, bands: int) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (2, 3, bands), dtype=np.uint8)
+    for name in "ab":
+        content = tiff_of(values, photometric=2, extra=bands - 3)
+        (tmp_path / f"{name}.tif").write_bytes(content)
+    decoding._warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in "ab":
+            assert np.array_equal(read_image(tmp_path / f"{name}.tif"), values[..., :3])
+    (text,) = [str(warning.message) for warning in caught]
+    assert text == f"images have {bands} bands; only the first 3 are used"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 3)], ids=["grey", "color"])
+def test_bit_depth_scales_to_white(
+    tmp_path: Path, shape: tuple[int, ...], suffix: str, orientation: int
+) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
+    values.flat[0] = 4095
+    path = tmp_path / f"x.{suffix}"
+    cv2.imwrite(str(path), values if len(shape) == 2 else values[..., ::-1])
+    if orientation > 1:
+        path = turned(path, orientation)
+    scaled = np.floor(values / 4095 * 255 + 0.5).astype(np.uint8)
+    rgb = grey_rgb(scaled) if len(shape) == 2 else scaled
+    expected = UPRIGHT[orientation](rgb)
+    np.testing.assert_array_equal(read_image(path, 12), expected)
+    assert image_size(path) == expected.shape[:2] or suffix == "png"
+    assert largest_value(path) == 4095
+    assert read_image(path).max() == 4095 >> 8
+    with pytest.raises(InputError, match=rf"x\.{suffix}: values up to 4095 are more than 11 bits"):
+        read_image(path, 11)
+
+
+def turned(path: Path, orientation: int) -> Path:
+    """Add an EXIF orientation to a 16-bit file, whose pixels Pillow cannot write."""
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".png":
+        exif = (
+            b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"
+            + bytes([orientation, 0, 0])
+            + b"\0" * 4
+        )
+        chunk = b"eXIf" + exif
+        chunk = struct.pack(">I", len(exif)) + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        content[33:33] = chunk
+    else:
+        (start,) = struct.unpack_from("<I", content, 4)
+        (count,) = struct.unpack_from("<H", content, start)
+        entries = [bytes(content[start + 2 + 12 * k :][:12]) for k in range(count)]
+        entries = [e for e in entries if struct.unpack("<H", e[:2])[0] != ORIENTATION]
+        entries.append(struct.pack("<HHIHH", ORIENTATION, 3, 1, orientation, 0))
+        entries.sort(key=lambda entry: struct.unpack("<H", entry[:2]))
+        content[4:8] = struct.pack("<I", len(content))
+        content += struct.pack("<H", len(entries)) + b"".join(entries) + b"\0" * 4
+    path.write_bytes(content)
+    return path
+
+
+def test_bit_depth_changes_nothing_else(tmp_path: Path) -> None:
+    Image.fromarray(COLOR).save(tmp_path / "x.png")
+    assert np.array_equal(read_image(tmp_path / "x.png", 12), COLOR)
+    assert largest_value(tmp_path / "x.png") is None
+    cv2.imwrite(str(tmp_path / "y.png"), SIXTEEN_BIT)
+    exact = np.floor(SIXTEEN_BIT / 65535 * 255 + 0.5)
+    assert np.array_equal(read_image(tmp_path / "y.png", 16), grey_rgb(exact.astype(np.uint8)))
+    assert largest_value(tmp_path / "y.png") == 65535
 
 
 def encoded(image_format: str, **options: object) -> bytes:
@@ -286,7 +516,7 @@ def test_missing_palette_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole[:start] + whole[start + 12 + length :])
     with pytest.raises(InputError, match=r"x\.png: damaged or truncated"):
         read_image(path)
-    assert np.array_equal(read_mask(path), INDICES)
+    assert np.array_equal(read_mask(path), np.where(INDICES == 3, 255, INDICES))  # transparent
 
 
 def test_a_name_cannot_forge_lines(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option
+from sceneparse.cli.options import add_option, number
 from sceneparse.errors import InputError, first_few, one_line
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     add = partial(add_option, result)
     add("--dataset NAME", "layout of the files, e.g. camvid or cityscapes", default="folder")
     add("--splits SPLIT...", "splits to check", default=["train", "val"])
+    depth = "bits that 16-bit images really use, as data.bit_depth of the training"
+    add("--bit-depth N", depth, type=number(int, 9, 16))
     add("--output FOLDER", "folder for data.json and data.html; default runs/check_NAME_OF_DATA")
     add("--allow-twins", "accept images that occur in two splits")
     return result
@@ -92,7 +94,11 @@ def open_splits(
         for split in options.splits:
             try:
                 datasets[split] = create_dataset(
-                    options.dataset, options.root, split, complete=False
+                    options.dataset,
+                    options.root,
+                    split,
+                    complete=False,
+                    bit_depth=options.bit_depth,
                 )
             except InputError as error:
                 problems.append(f"{split}: {error}")

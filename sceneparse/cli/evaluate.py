@@ -146,7 +146,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
     for name in ("dataset", "data", "split"):
         if getattr(options, name) is None:
             setattr(options, name, usual[name])
-    dataset = open_dataset(options, model.meta["classes"])
+    dataset = open_dataset(options, model)
     excluded = excluded_classes(options.exclude, model.meta["classes"])
     settings, variant = settings_of(options, model, excluded)
     output = Path(
@@ -187,12 +187,13 @@ def evaluate_one(options: argparse.Namespace) -> None:
             write_results(options, evaluation, kept, output)
 
 
-def open_dataset(options: argparse.Namespace, classes: list[str]) -> SegmentationDataset:
+def open_dataset(options: argparse.Namespace, model: SegmentationNetwork) -> SegmentationDataset:
     """Open the split to evaluate; raise InputError unless its classes are those of the model."""
     from sceneparse.data.datasets import classes_unless_named, create_dataset
 
-    name, root = options.dataset, options.data
-    dataset = create_dataset(name, root, options.split, classes_unless_named(name, root, classes))
+    name, root, classes = options.dataset, options.data, model.classes
+    named = classes_unless_named(name, root, classes)
+    dataset = create_dataset(name, root, options.split, named, bit_depth=model.bit_depth)
     found = dataset.table.names
     if found != classes:
         raise InputError(

@@ -183,7 +183,8 @@ def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writ
         writer.failures.append(error)
         progress.advance(1)
 
-    for batch in equal_size_batches(sources, predictor.images_at_once, failed):
+    depth = predictor.model.bit_depth
+    for batch in equal_size_batches(sources, predictor.images_at_once, failed, depth):
         images = [image for _, image in batch]
         predictions = predictor.batch(images, keep_probabilities=writer.keep)
         for source, _ in batch:

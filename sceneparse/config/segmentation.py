@@ -23,6 +23,8 @@ class DataSection(types.Section):
     """name of the validation split, or a list file under root"""
     classes: list[str] | None = None
     """class names of a folder dataset without classes.txt"""
+    bit_depth: Annotated[int, Field(ge=9, le=16, strict=True)] | None = None
+    """bits that 16-bit images really use, e.g. 12; null: all 16"""
     mean: types.Color = (0.485, 0.456, 0.406)
     """RGB mean of the images, in 0..1"""
     std: types.Deviations = (0.229, 0.224, 0.225)

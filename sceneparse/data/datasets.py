@@ -1,7 +1,6 @@
 """Dataset layouts: functions (root, split) -> image and mask pairs, and a table of their names."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from sceneparse.data.labels import (
     load_label_table,
     require_own_classes,
 )
+from sceneparse.data.list_files import MAX_LIST_SIZE, listed_pairs
 from sceneparse.data.pairing import (
-    IMAGE_SUFFIXES,
     Pair,
     describe_skipped,
     is_hidden,
@@ -24,13 +23,11 @@ from sceneparse.data.pairing import (
     relative_name,
 )
 from sceneparse.data.reading import orientation_of, read_image, read_labels
-from sceneparse.data.tables import TABLE_SUFFIXES, Row, find_columns, read_rows
+from sceneparse.data.tables import TABLE_SUFFIXES
 from sceneparse.errors import InputError, first_few, unknown_name
 from sceneparse.files import inside, is_file, read_text
 
 MASK_FOLDERS = ("labels", "masks", "annotations")
-# Bytes of a list file: about a million lines.
-_MAX_LIST_SIZE = 2**28
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +141,7 @@ def create_dataset(
     if dataset != "folder":
         require_own_classes(root, dataset, table)
     listed = split.lower().endswith(TABLE_SUFFIXES)
-    pairs = _listed_pairs(root, root / split) if listed else DATASETS[dataset](root, split)
+    pairs = listed_pairs(root, root / split) if listed else DATASETS[dataset](root, split)
     if not pairs:
         raise InputError(f"split '{split}' of {root} is empty")
     if complete:
@@ -220,7 +217,7 @@ def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
     for name in _read_lines(split_file):
         image = inside(root / "JPEGImages", f"{name}.jpg", split_file)
         mask = inside(root / "SegmentationClassContext", f"{name}.png", split_file)
-        pairs.append(Pair(image, mask, _name_below(root / "JPEGImages", image)))
+        pairs.append(Pair(image, mask, relative_name(root / "JPEGImages", image)))
     return pairs
 
 
@@ -242,58 +239,8 @@ def _paired_in_one(folder: Path, missing: str) -> list[Pair]:
         raise InputError(f"{missing}; {error}") from error
 
 
-def _require_distinct(source: Path, names: Sequence[str]) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise InputError(f"{source}: {len(repeated)} names occur twice: {first_few(repeated)}")
-
-
-def _listed_pairs(root: Path, list_file: Path) -> list[Pair]:
-    """Read an image and its mask per line, relative to root, with or without a header line."""
-    rows = read_rows(list_file, _MAX_LIST_SIZE)
-    columns = find_columns(rows[0].cells, _LIST_COLUMNS, list_file) if rows else None
-    pairs = []
-    for row in rows[1:] if columns or _is_header(rows) else rows:
-        cells = row.cells if columns is None else [row.cells[k] for k in columns.values()]
-        if len(cells) != 2 or not all(Path(cell).name for cell in cells):
-            raise InputError(
-                f"{list_file}, line {row.line}: expected 'image mask', got "
-                f"'{first_few(row.cells, 9)}'; name the columns image and mask in the first line, "
-                "and separate paths that contain spaces by tabs or commas, or quote them"
-            )
-        image, mask = (inside(root, cell, list_file) for cell in cells)
-        pairs.append(Pair(image, mask, _name_below(root, image)))
-    _require_distinct(list_file, [pair.name for pair in pairs])
-    return pairs
-
-
-def _is_header(rows: Sequence[Row]) -> bool:
-    """Return whether the first of two rows, unlike the second, names no files."""
-    are_paths = [
-        any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in row.cells) for row in rows[:2]
-    ]
-    return are_paths == [False, True] and len(rows[0].cells) == len(rows[1].cells) == 2
-
-
-_FILE_WORDS = ("", "s", "path", "file", "filename", "name")
-_LIST_COLUMNS = {
-    name: [word + ending for word in words for ending in _FILE_WORDS]
-    for name, words in {
-        "image": ("image", "img", "photo", "picture", "input", "frame", "rgb", "file", "path"),
-        "mask": ("mask", "label", "annotation", "segmentation", "seg", "gt", "target"),
-    }.items()
-}
-
-
-def _name_below(root: Path, image: Path) -> str:
-    """Return an image's path below the root, without suffix; results are written by this name."""
-    if image == root:
-        raise InputError(f"'{image}' is a folder; expected an image")
-    return relative_name(root, image)
-
-
 def _read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path, _MAX_LIST_SIZE).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, MAX_LIST_SIZE).splitlines() if line.strip()]
 
 
 def _folder(path: Path) -> Path:

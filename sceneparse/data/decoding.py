@@ -4,6 +4,7 @@ import io
 import stat
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -119,12 +120,17 @@ def decode(path: Path, content: bytes | None = None) -> Decoded:
     return Decoded(upright, content, raw_mode, bits, orientation if orientation in _TURNED else 1)
 
 
+@cache
+def _warn_once(text: str) -> None:
+    """Warn of what all images of a dataset share. Python's own filter forgets what it has shown."""
+    warnings.warn(text, stacklevel=2)
+
+
 def _bits_of_tiff(image: TiffImageFile) -> int:
     """Return the bits per value of a TIFF image, and warn of bands that are not used."""
     bands, used = image.tag_v2.get(Tag.SamplesPerPixel, 1), len(image.getbands())
     if image.mode == "RGBA" and _EXTRA_SAMPLES not in image.tag_v2:
         used = 3  # nothing says that the fourth is alpha
     if bands > used:
-        # The text names no file, so that it is shown once and not for each.
-        warnings.warn(f"images have {bands} bands; only the first {used} are used", stacklevel=4)
+        _warn_once(f"images have {bands} bands; only the first {used} are used")
     return int(max(image.tag_v2.get(Tag.BitsPerSample, (1,))))

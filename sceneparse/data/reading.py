@@ -70,15 +70,27 @@ def read_image(path: Path, bit_depth: int | None = None) -> NDArray[np.uint8]:
     bits = bit_depth if decoded.bits == 16 else decoded.bits
     if bits is None or not 8 < bits <= 16:
         return rgb_array(decoded.image, path)
-    values = _raw_values(decoded, path)
-    white = 2**bits - 1
-    if values.max() > white:
+    if decoded.image.mode in _SIXTEEN_BIT:
+        return rgb_array(decoded.image, path, bits)
+    return to_bytes(_raw_values(decoded, path), bits, path)
+
+
+def to_bytes(
+    values: NDArray[np.uint16], bit_depth: int | None, source: Path | str
+) -> NDArray[np.uint8]:
+    """Scale 16-bit values to 8 bits: 2**bit_depth - 1 is white; None: by the high byte.
+
+    Raises InputError naming `source` for values that do not fit into the bits.
+    """
+    if bit_depth is None:
+        return (values >> 8).astype(np.uint8)
+    white, largest = 2**bit_depth - 1, int(values.max())
+    if largest > white:
         raise InputError(
-            f"{path}: values up to {values.max()} are more than {bits} bits hold ({white}); "
-            f"set data.bit_depth to {int(values.max()).bit_length()}"
+            f"{source}: values up to {largest} are more than {bit_depth} bits hold ({white}); set "
+            f"data.bit_depth to {largest.bit_length()}, or to null if all 16 bits are used"
         )
-    scaled = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-    return scaled if scaled.ndim == 3 else np.repeat(scaled[:, :, None], 3, axis=2)
+    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def orientation_of(path: Path) -> int:
@@ -118,13 +130,15 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def rgb_array(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
+def rgb_array(
+    image: Image.Image, path: Path | str, bit_depth: int | None = None
+) -> NDArray[np.uint8]:
     """Convert an upright image of any mode as read_image does; errors name `path`."""
     with refusing(path, DAMAGED):  # a palette may be missing
-        return _in_bands(image, lambda band: _as_rgb(band, path))
+        return _in_bands(image, lambda band: _as_rgb(band, path, bit_depth))
 
 
-def _as_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
+def _as_rgb(image: Image.Image, path: Path | str, bit_depth: int | None) -> NDArray[np.uint8]:
     if image.mode == "La":  # of a TIFF: values multiplied by alpha
         image = image.convert("LA")
     if image.mode == "F":
@@ -136,8 +150,8 @@ def _as_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
             )
         image = Image.fromarray((values * 255).round().astype(np.uint8))
     if image.mode in _SIXTEEN_BIT:
-        # Scaled to 8 bits by the high byte; Pillow's own conversion would clip at 255.
-        image = Image.fromarray((_sixteen_bit(image, path) >> 8).astype(np.uint8))
+        # Pillow's own conversion would clip at 255.
+        image = Image.fromarray(to_bytes(_sixteen_bit(image, path), bit_depth, path))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -242,7 +256,7 @@ def _alpha(decoded: Decoded) -> NDArray[np.uint8] | None:
     if isinstance(key, bytes):  # of a palette: the opacity of each index
         opacities = np.full(256, 255, np.uint8)
         opacities[: len(key)] = np.frombuffer(key[:256], np.uint8)
-        return opacities[np.asarray(image)]
+        return np.take(opacities, np.asarray(image))
     # The colour, grey value or index of the transparent pixels.
     step = _GREY_STEPS.get(decoded.raw_mode, 1)
     same = np.asarray(image) == np.asarray(key) * step
@@ -250,13 +264,14 @@ def _alpha(decoded: Decoded) -> NDArray[np.uint8] | None:
 
 
 def _transparent(alpha: NDArray[np.uint8], path: Path) -> NDArray[np.bool_]:
-    partly = np.count_nonzero((alpha > 0) & (alpha < 255))
+    transparent: NDArray[np.bool_] = alpha == 0
+    partly = np.count_nonzero(alpha < 255) - np.count_nonzero(transparent)
     if partly:
         raise InputError(
             f"{path}: {partly} pixels are partly transparent, so their label is not certain; save "
             "the mask without transparency, or with fully transparent pixels where it is ignored"
         )
-    return alpha == 0
+    return transparent
 
 
 def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:

@@ -31,7 +31,8 @@ def calibration_images(
     name = meta.get("data", {}).get("dataset", "folder")
     classes = classes_unless_named(name, root, meta["classes"])
     pairs = create_dataset(name, root, split, classes, complete=False).pairs
-    return [read_image(pairs[index].image) for index in spread(len(pairs), count)]
+    bit_depth = meta.get("data", {}).get("bit_depth")
+    return [read_image(pairs[index].image, bit_depth) for index in spread(len(pairs), count)]
 
 
 def quantize(

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sceneparse.data.reading import read_image, rgb_array
+from sceneparse.data.reading import read_image, rgb_array, to_bytes
 from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
 
@@ -21,25 +21,26 @@ _ROUNDING = 1e-4
 _BY_WAY_OF = {"RGBa": "RGBA", "La": "LA"}
 
 
-def load_picture(image: ImageLike) -> Picture:
+def load_picture(image: ImageLike, bit_depth: int | None = None) -> Picture:
     """Return an image as uint8 RGB (H, W, 3).
 
     Files and Pillow images may have any mode; EXIF orientation is applied. Arrays are grey (H, W)
     or (H, W, 1), RGB or RGBA, tensors (C, H, W) alike; values are uint8, uint16 or floats in 0..1.
-    Alpha is dropped, and uint16 is scaled by its high byte, as in files. Raises InputError.
+    Alpha is dropped, and uint16 is scaled by its high byte, or by `bit_depth`, as in files. Raises
+    InputError.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image).expanduser())
+        return read_image(Path(image).expanduser(), bit_depth)
     if isinstance(image, Image.Image):
         with refusing("the Pillow image", "cannot be read"):
             upright = ImageOps.exif_transpose(image)
             if upright.mode in _BY_WAY_OF:
                 upright = upright.convert(_BY_WAY_OF[upright.mode])
-        return rgb_array(upright, "the Pillow image")
+        return rgb_array(upright, "the Pillow image", bit_depth)
     if isinstance(image, torch.Tensor):
-        return _from_array(_channels_last(image), "tensor (C, H, W)", tuple(image.shape))
+        return _from_array(_channels_last(image), "tensor (C, H, W)", tuple(image.shape), bit_depth)
     if isinstance(image, np.ndarray):
-        return _from_array(image, "array (H, W, C)", image.shape)
+        return _from_array(image, "array (H, W, C)", image.shape, bit_depth)
     raise InputError(f"an image must be {_TYPES}, got {type(image).__name__}")
 
 
@@ -52,7 +53,9 @@ def _channels_last(tensor: torch.Tensor) -> NDArray[Any]:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
-def _from_array(array: NDArray[Any], kind: str, shape: tuple[int, ...]) -> Picture:
+def _from_array(
+    array: NDArray[Any], kind: str, shape: tuple[int, ...], bit_depth: int | None
+) -> Picture:
     if array.ndim == 4:
         raise InputError(f"an image {kind} must hold one image, got {shape}; pass a list of images")
     grey = array[..., None] if array.ndim == 2 else array
@@ -63,17 +66,17 @@ def _from_array(array: NDArray[Any], kind: str, shape: tuple[int, ...]) -> Pictu
         elif grey.ndim == 3 and grey.shape[1] in {1, 3, 4}:
             hint = "; move the channels to the first axis: tensor.permute(2, 0, 1)"
         raise InputError(f"an image {kind} must have 1, 3 or 4 channels, got {shape}{hint}")
-    channels = _as_bytes(grey[..., :3], kind)
+    channels = _as_bytes(grey[..., :3], kind, bit_depth)
     # A copy, so that views with negative steps (BGR to RGB, mirrored) can be used everywhere.
     rgb: Picture = np.ascontiguousarray(np.broadcast_to(channels, (*channels.shape[:2], 3)))
     return rgb
 
 
-def _as_bytes(values: NDArray[Any], kind: str) -> NDArray[np.uint8]:
+def _as_bytes(values: NDArray[Any], kind: str, bit_depth: int | None) -> NDArray[np.uint8]:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return (values >> 8).astype(np.uint8)
+        return to_bytes(values, bit_depth, f"an image {kind}")
     if values.dtype.kind != "f":
         raise InputError(
             f"an image {kind} must hold uint8, uint16 or floats in 0..1, got {values.dtype}; "

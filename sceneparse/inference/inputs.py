@@ -89,11 +89,12 @@ def equal_size_batches(
     sources: Sequence[Source],
     images_at_once: Callable[[int, int], int],
     failed: Callable[[Source, InputError], None],
+    bit_depth: int | None = None,
 ) -> Iterator[list[tuple[Source, Picture]]]:
     """Read images (H, W, 3) in batches of equal size.
 
     `images_at_once` gives the batch size for a height and width. `failed` is called for each image
-    that cannot be read.
+    that cannot be read. `bit_depth`: the bits that 16-bit images use, see read_image.
     """
     by_size: dict[tuple[int, int], list[Source]] = {}
     for source in sources:
@@ -104,7 +105,7 @@ def equal_size_batches(
     for (height, width), group in by_size.items():
         at_once = images_at_once(height, width)
         batch: list[tuple[Source, Picture]] = []
-        for source, image in _read_ahead(group, ahead=min(at_once, _MAX_IMAGES_AHEAD)):
+        for source, image in _read_ahead(group, min(at_once, _MAX_IMAGES_AHEAD), bit_depth):
             if isinstance(image, InputError):
                 failed(source, image)
                 continue
@@ -118,13 +119,13 @@ def equal_size_batches(
 
 
 def _read_ahead(
-    sources: Iterable[Source], ahead: int
+    sources: Iterable[Source], ahead: int, bit_depth: int | None
 ) -> Iterator[tuple[Source, Picture | InputError]]:
     """Decode in two threads, at most `ahead` images before they are used; yield in order."""
     waiting: deque[Future[tuple[Source, Picture | InputError]]] = deque()
     with ThreadPoolExecutor(2) as pool:
         for source in sources:
-            waiting.append(pool.submit(_read, source))
+            waiting.append(pool.submit(_read, source, bit_depth))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         # Each is taken out before it is passed on, so that its memory can be freed.
@@ -132,8 +133,8 @@ def _read_ahead(
             yield waiting.popleft().result()
 
 
-def _read(source: Source) -> tuple[Source, Picture | InputError]:
+def _read(source: Source, bit_depth: int | None) -> tuple[Source, Picture | InputError]:
     try:
-        return source, read_image(source.path)
+        return source, read_image(source.path, bit_depth)
     except InputError as error:
         return source, error

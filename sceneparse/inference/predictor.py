@@ -99,7 +99,7 @@ class Predictor:
         """
         if isinstance(image, list | tuple):
             return [self(each) for each in image]
-        return self.batch([load_picture(image)], keep_probabilities=True)[0]
+        return self.batch([load_picture(image, self.model.bit_depth)], keep_probabilities=True)[0]
 
     @property
     def precision(self) -> str:

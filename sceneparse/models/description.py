@@ -41,6 +41,12 @@ class Described:
         red, green, blue = self._described("std")
         return red, green, blue
 
+    @property
+    def bit_depth(self) -> int | None:
+        """Bits that 16-bit images of the training data use; None: all 16, or not known."""
+        depth: int | None = self.meta.get("data", {}).get("bit_depth")
+        return depth
+
     def _described(self, key: str) -> Any:  # noqa: ANN401 - meta holds plain values
         if key not in self.meta:
             raise InputError(f"this model has no {key}: it is not from a training run")
@@ -87,6 +93,7 @@ class _Data(_Part):
     dataset: str = ""
     root: str = ""
     val_split: str = ""
+    bit_depth: Annotated[int, Field(ge=9, le=16)] | None = None
 
 
 class _Protocol(BaseModel):

@@ -118,7 +118,8 @@ def read_study(path: Path, overrides: Sequence[str]) -> Study:
 def open_test_set(study: Study) -> SegmentationDataset:
     """Open the split that all runs are tested on."""
     data = study.runs[0].config.data
-    return create_dataset(data.dataset, data.root, study.config.split, data.classes)
+    split = study.config.split
+    return create_dataset(data.dataset, data.root, split, data.classes, bit_depth=data.bit_depth)
 
 
 def check_runs(study: Study) -> None:

@@ -243,7 +243,9 @@ def _assemble(
             "model": model_arguments(config, table.num_classes),
             "classes": table.names,
             "colors": table.colors,
-            "data": config.data.model_dump(include={"dataset", "root", "val_split", "classes"}),
+            "data": config.data.model_dump(
+                include={"dataset", "root", "val_split", "classes", "bit_depth"}
+            ),
             "eval": _protocol_arguments(config),
         },
         eval_every=config.eval.every,
@@ -261,7 +263,7 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
     start = begin_run(Path(config.output), process, settings.amp, settings.channels_last, **earlier)
     with start.lock.released_on_error():
         train_set, val_set = (
-            create_dataset(data.dataset, data.root, split, data.classes)
+            create_dataset(data.dataset, data.root, split, data.classes, bit_depth=data.bit_depth)
             for split in (data.train_split, data.val_split)
         )
         splits = (data.train_split, train_set), (data.val_split, val_set)

@@ -39,7 +39,7 @@ def page_values(
         "galleries": {
             "Samples that cannot be used": _broken_figures(facts),
             "Images in two splits": [
-                _figure(f, [read_image(f.pair.image)])
+                _figure(f, [read_image(f.pair.image, datasets[f.split].bit_depth)])
                 for first, second, _ in duplicates[: _MAX_FIGURES // 2]
                 for f in (first, second)
             ],

@@ -8,11 +8,10 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base as Tag
 
+from sceneparse.data.decoding import open_image
 from sceneparse.data.pairing import Pair
-from sceneparse.data.reading import open_image
 from sceneparse.errors import InputError
 
-_SIDEWAYS = range(5, 9)
 # A smoothed or compressed mask has many values, most of them in few pixels.
 _MANY_VALUES, _RARE_SHARE = 16, 0.002
 
@@ -59,16 +58,7 @@ def bits_of(path: Path) -> tuple[int, int]:
 def explain(pair: Pair, problem: str) -> str:
     """Add to a problem of a sample what its files show about the cause, if anything."""
     try:
-        with open_image(pair.image) as image, open_image(pair.mask) as mask:
-            if (
-                "mask is" in problem
-                and _orientation(image) in _SIDEWAYS
-                and image.size == mask.size
-            ):
-                return (
-                    f"{problem}; the photo is stored sideways and turned by its EXIF orientation, "
-                    "its mask is not: turn the mask as well, or remove the orientation from both"
-                )
+        with open_image(pair.mask) as mask:
             if "outside the table" in problem and (kinds := _smoothed(mask)):
                 return (
                     f"{problem}; {kinds} values, most in few pixels, look like smoothed edges or "
