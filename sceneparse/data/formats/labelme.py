@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from sceneparse.data.decoding import open_image
 from sceneparse.data.formats.shared.classes import Classes, choose_classes, class_name_at
 from sceneparse.data.formats.shared.drawing import require_near, require_size
 from sceneparse.data.formats.shared.outlines import json_files, outline_of
@@ -23,7 +24,7 @@ from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
 from sceneparse.data.formats.shared.splits import split_in
 from sceneparse.data.labels import Labels
 from sceneparse.data.pairing import find_images
-from sceneparse.data.reading import image_size, open_image
+from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_json
 
