@@ -5,11 +5,19 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from sceneparse.data.datasets import DATASETS
-from sceneparse.data.labels import folder_table, identity_table, load_label_table, palette_color
+from sceneparse.data.labels import (
+    folder_table,
+    identity_table,
+    load_label_table,
+    palette,
+    palette_color,
+)
+from sceneparse.data.labels.palette import is_background
 from sceneparse.errors import InputError
 
 TABLES = sorted(set(DATASETS) - {"folder"})
@@ -85,10 +93,58 @@ def test_over_255_classes_take_16_bits() -> None:
     assert table.ignore_index == 65535
 
 
-def test_palette_colors_differ() -> None:
-    colors = [palette_color(index) for index in range(255)]
-    assert len(set(colors)) == 255
-    assert colors[:2] == [(128, 0, 0), (0, 128, 0)]
+def test_no_two_classes_share_a_colour() -> None:
+    for count in (2, 150, 1000, 65535):
+        names = ["background", *(f"class {k}" for k in range(count - 2)), "void"]
+        colors = palette(names)
+        assert len(set(colors)) == count
+        assert colors[0] == (0, 0, 0)
+    assert (0, 0, 0) not in palette([f"class {k}" for k in range(1000)])
+    assert palette(["road", "car", "bg"]) == [palette_color(0), palette_color(1), (0, 0, 0)]
+
+
+# Viénot, Brettel and Mollon, 1999: RGB to LMS, and what remains without L or M cones.
+TO_LMS = np.array(
+    [[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]]
+)
+BLIND = {
+    "normal": np.eye(3),
+    "protanopia": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]),
+    "deuteranopia": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]]),
+}
+
+
+LEAST = {"normal": 25, "protanopia": 9, "deuteranopia": 9}
+
+
+@pytest.mark.parametrize("eyes", BLIND)
+def test_first_colours_are_told_apart_by_all_eyes(eyes: str) -> None:
+    colors = np.array([palette_color(k) for k in range(8)], dtype=np.float64) / 255
+    linear = np.where(colors > 0.04045, ((colors + 0.055) / 1.055) ** 2.4, colors / 12.92)
+    seen = linear @ TO_LMS.T @ BLIND[eyes].T @ np.linalg.inv(TO_LMS).T
+    seen = np.clip(seen, 0, 1)
+    seen = np.where(seen > 0.0031308, 1.055 * seen ** (1 / 2.4) - 0.055, 12.92 * seen)
+    lab = cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2Lab)[0]
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1000 * np.eye(len(lab))
+    assert apart.min() > LEAST[eyes]  # 2.3 is just noticeable
+
+
+def test_neighbours_of_the_palette_are_distinct() -> None:
+    colors = np.array([palette_color(k) for k in range(150)], dtype=np.float32) / 255
+    lab = cv2.cvtColor(colors[None], cv2.COLOR_RGB2Lab)[0]
+    assert np.linalg.norm(np.diff(lab, axis=0), axis=1).min() > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, True) for name in ("background", "_background_", "Background", "bg", "void")),
+        *((name, True) for name in ("other", "Others", "__ignore__", "clutter/background")),
+        *((name, False) for name in ("road", "backgrounds of doors", "other vehicle", "voids")),
+    ],
+)
+def test_backgrounds_are_known_by_their_names(name: str, expected: bool) -> None:
+    assert is_background(name) == expected
 
 
 def test_folder_without_class_names_says_what_to_do(tmp_path: Path) -> None:

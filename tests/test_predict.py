@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from io import BytesIO, StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from conftest import MakeRun
 from PIL import Image, ImageCms
+from scipy.ndimage import distance_transform_cdt
 from test_inference import EveryPixel, model_of
 from test_train_seg import CITYSCAPES_LABEL_IDS, call, write_cityscapes
 
@@ -23,7 +25,7 @@ import sceneparse
 from sceneparse import Predictor
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import predict as predict_command
-from sceneparse.data.labels import identity_table
+from sceneparse.data.labels import identity_table, palette
 from sceneparse.errors import InputError
 from sceneparse.inference import predictor as predictor_module
 from sceneparse.inference import protocols
@@ -81,7 +83,13 @@ def test_folder_becomes_files_of_every_kind(
         overlay = np.asarray(Image.open(output / f"overlay/{name}.png"))
         assert overlay.shape[0] > image.shape[0]  # the legend below
         blended = overlay[: image.shape[0]].astype(int)
-        assert np.abs(blended - (image.astype(int) + expected) / 2).max() <= 1
+        # a line along the border of each region has its colour, everything else is half of both
+        edges = np.zeros(found.labels.shape, dtype=bool)
+        for dy, dx in product((-1, 0, 1), repeat=2):
+            moved = np.pad(found.labels, 1, mode="edge")[1 + dy :, 1 + dx :]
+            edges |= moved[: edges.shape[0], : edges.shape[1]] != found.labels
+        mixed = np.where(edges[..., None], expected, (image.astype(int) + expected) / 2)
+        assert np.abs(blended - mixed).max() <= 1
 
 
 def test_bad_files_are_reported_and_the_rest_done(
@@ -335,6 +343,46 @@ def test_what_is_no_image_is_named(wrong: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         pointwise_predictor()(wrong)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["background", "_background_", "BG", "void", "Clutter/background"])
+def test_background_stays_as_it_is_in_overlays(name: str) -> None:
+    image, labels = np.full((300, 40, 3), 90, np.uint8), np.zeros((300, 40), np.uint8)
+    labels[100:270, 10:30], labels[280:] = 1, 255
+    table = identity_table([name, "road"], palette([name, "road"]))
+    picture = Prediction(image, labels, table).overlay(0.5)
+    road = labels == 1
+    assert np.array_equal(picture[:300][~road], image[~road])
+    assert (picture[:300][road] != 90).any(axis=1).all()
+    assert picture.shape[0] > 300  # the legend names both
+    red, green, blue = table.colors[1]
+    assert picture[100, 15].tolist() == [red, green, blue]  # the outline
+    assert np.array_equal(Prediction(image, labels, table).overlay(0.0, legend="none"), image)
+    # a class of such a name beside none other is painted
+    both = identity_table(["void", "other"], palette(["void", "other"]))
+    assert not np.array_equal(Prediction(image, labels, both).overlay(legend="none"), image)
+
+
+def test_outlines_are_the_same_in_every_band() -> None:
+    labels = RNG.integers(0, 3, (70, 90)).repeat(10, axis=0).repeat(20, axis=1).astype(np.uint8)
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    table = identity_table(["a", "b", "c"], palette(["a", "b", "c"]))
+    shown = Prediction(image, labels, table).overlay(legend="none").astype(int)
+    # lines of 3 pixels at 1800: by the distance to the next pixel of another class
+    colors = np.array(table.colors)[labels]
+    near = np.zeros(labels.shape, dtype=bool)
+    for number in range(3):
+        apart = distance_transform_cdt(labels == number, metric="chessboard")
+        near |= (labels == number) & (apart <= 3)
+    assert np.abs(shown - np.where(near[..., None], colors, colors / 2)).max() <= 1
+
+
+def test_names_in_legends_are_shortened_to_fit() -> None:
+    names = ["a" * 60, "road"]
+    table = identity_table(names, palette(names))
+    labels = np.repeat(np.arange(2, dtype=np.uint8), 60)[None].repeat(20, axis=0)
+    picture = Prediction(np.zeros((20, 120, 3), np.uint8), labels, table).overlay()
+    assert (picture[20:, -4:] == 255).all()
 
 
 def test_predictions_show_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

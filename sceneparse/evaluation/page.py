@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sceneparse.data.labels import Color
+from sceneparse.data.labels import LabelTable
 from sceneparse.evaluation.dataset import KeptExamples
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import Counts, ratio
 from sceneparse.report.pages import figure_uri, layer_uri, picture_uri, write_page
-from sceneparse.report.pictures import RED, Example
+from sceneparse.report.pictures import RED, Example, without_background
 from sceneparse.report.plots import named_lines, save_plot
 
 _LONGEST = 480
@@ -83,7 +83,7 @@ def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptEx
         figures["calibration"] = draw_calibration(evaluation.calibration)
     for name, figure in figures.items():
         save_plot(figure, folder / "plots" / name)
-    scores, colors = evaluation.image_scores, evaluation.table.colors
+    scores = evaluation.image_scores
     values = {
         "title": title,
         "evaluation": evaluation,
@@ -91,7 +91,7 @@ def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptEx
         "confusions": _most_confused(evaluation.counts, evaluation.table.names),
         "plots": {name: figure_uri(figure) for name, figure in figures.items()},
         "galleries": {
-            heading: [_figure(shown.example(k), scores[k], colors) for k in numbers]
+            heading: [_figure(shown.example(k), scores[k], evaluation.table) for k in numbers]
             for heading, numbers in shown.by_score().items()
         },
     }
@@ -115,13 +115,18 @@ def _most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]
     ]
 
 
-def _figure(example: Example, score: float, colors: Sequence[Color]) -> dict[str, str]:
+def _figure(example: Example, score: float, table: LabelTable) -> dict[str, str]:
     """Encode an image and the layers that the page shows above it."""
+    colors = table.colors
     errors = np.where(example.errors(len(colors)), 0, 255)
+    truth, prediction = (
+        layer_uri(without_background(labels, table), colors, _LONGEST)
+        for labels in (example.truth, example.prediction)
+    )
     return {
         "caption": f"{example.name}: mean IoU {score:.3f}",
         "image": picture_uri(example.image, longest=_LONGEST),
-        "truth": layer_uri(example.truth, colors, _LONGEST),
-        "prediction": layer_uri(example.prediction, colors, _LONGEST),
+        "truth": truth,
+        "prediction": prediction,
         "errors": layer_uri(errors, [RED], _LONGEST),
     }

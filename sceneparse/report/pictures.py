@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sceneparse.data.labels import Color, LabelTable, count_labels
+from sceneparse.data.labels.palette import is_background
 
 if TYPE_CHECKING:  # prediction must not import the loader
     from sceneparse.data.loader import Batch
@@ -23,6 +24,9 @@ _TEXT_SIZE = 15
 _LINE = _TEXT_SIZE + 9
 _INK = (30, 30, 30)
 RED = (220, 30, 30)
+_BAND = 256
+# An outline has a pixel for each of these on the long side.
+_PIXELS_PER_LINE = 640
 
 
 class Example(NamedTuple):
@@ -70,27 +74,56 @@ def overlay(
     opacity: float = 0.5,
     legend: Literal["seen", "all", "none"] = "seen",
 ) -> Picture:
-    """Blend an image with the colours of its labels; ignored pixels stay.
+    """Blend an image with the colours of its labels, and outline their regions.
 
-    Below it is a legend of the classes in the image, of all classes, or none.
+    Background and ignored pixels stay; see is_background. Below the picture is a legend of the
+    classes in the image, of all classes, or none.
     """
     height, width = labels.shape
     counts = count_labels(labels, table.num_classes)
-    named = [
-        (label.name, label.color)
-        for label, count in zip(table.classes, counts, strict=True)
+    clear = transparent_classes(table)
+    named: list[tuple[str, Color | None]] = [
+        (label.name, None if unpainted else label.color)
+        for label, count, unpainted in zip(table.classes, counts, clear, strict=True)
         if legend == "all" or (legend == "seen" and count)
     ]
     strip = _draw_legend(named, width) if named else np.empty((0, width, 3), dtype=np.uint8)
     result = np.empty((height + len(strip), width, 3), dtype=np.uint8)
     result[height:] = strip
+    stays = np.ones(65536, dtype=bool)
+    stays[: table.num_classes] = clear
+    line, solid = max(round(max(height, width) / _PIXELS_PER_LINE), 1), min(2 * opacity, 1)
     # In bands, so that a huge image needs no second array of its size.
-    for top in range(0, height, 256):
-        part, ids = image[top : top + 256], labels[top : top + 256]
-        blended = cv2.addWeighted(part, 1 - opacity, colorize(ids, table.colors), opacity, 0)
-        shown = np.where(ids[..., None] < table.num_classes, blended, part)
-        result[top : top + len(part)] = shown
+    for top in range(0, height, _BAND):
+        part, ids = image[top : top + _BAND], labels[top : top + _BAND]
+        colors = colorize(ids, table.colors)
+        blended = cv2.addWeighted(part, 1 - opacity, colors, opacity, 0)
+        outlined = cv2.addWeighted(part, 1 - solid, colors, solid, 0)
+        around = labels[max(top - line, 0) : top + _BAND + line]
+        edges = _edges(around, line)[min(top, line) :][: len(ids), :, None]
+        painted = np.where(edges, outlined, blended)
+        result[top : top + len(part)] = np.where(stays[ids][..., None], part, painted)
     return result
+
+
+def transparent_classes(table: LabelTable) -> list[bool]:
+    """Return which classes overlays do not paint: backgrounds, unless there is nothing else."""
+    clear = [is_background(name) for name in table.names]
+    return [False] * len(clear) if all(clear) else clear
+
+
+def without_background(labels: NDArray[Any], table: LabelTable) -> NDArray[Any]:
+    """Return labels (H, W) with the pixels of transparent classes ignored."""
+    clear = np.flatnonzero(transparent_classes(table))
+    return np.where(np.isin(labels, clear), table.ignore_index, labels)
+
+
+def _edges(labels: NDArray[Any], line: int) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) that have another label within `line` pixels in x and y."""
+    known = labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
+    square = np.ones((2 * line + 1, 2 * line + 1), dtype=np.uint8)
+    edges: NDArray[np.bool_] = cv2.dilate(known, square) != cv2.erode(known, square)
+    return edges
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
@@ -176,9 +209,13 @@ def _draw_row(example: Example, colors: Sequence[Color], width: int) -> Image.Im
     return row
 
 
-def _draw_legend(legend: Sequence[tuple[str, Color]], width: int) -> Picture:
-    """Draw a coloured box and a name per entry, in as many lines as needed; a margin if empty."""
+def _draw_legend(legend: Sequence[tuple[str, Color | None]], width: int) -> Picture:
+    """Draw a coloured box and a name per entry, in as many lines as needed; a margin if empty.
+
+    A box without a colour is crossed out.
+    """
     font = ImageFont.load_default(_TEXT_SIZE)
+    legend = [(_fitting(name, font, width - 2 * _MARGIN - 22), color) for name, color in legend]
     places, left, top = [], _MARGIN, 0
     for name, _ in legend:
         needed = 22 + int(font.getlength(name)) + 14
@@ -192,5 +229,15 @@ def _draw_legend(legend: Sequence[tuple[str, Color]], width: int) -> Picture:
     for (name, color), (left, top) in zip(legend, places, strict=True):
         box = (left, top + 4, left + 16, top + 20)
         draw.rectangle(box, fill=color, outline=_INK)
+        if color is None:
+            draw.line((box[0], box[3], box[2], box[1]), fill=_INK)
         draw.text((left + 22, top + 3), name, fill=_INK, font=font)
     return np.asarray(strip)
+
+
+def _fitting(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """Return a name that is not wider than `width` pixels, shortened by an ellipsis if needed."""
+    kept = name
+    while kept and font.getlength(f"{kept}..." if kept != name else name) > width:
+        kept = kept[:-1]
+    return name if kept == name else f"{kept.rstrip(' ,;')}..."

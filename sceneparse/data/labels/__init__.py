@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.labels.palette import Color as Color
+from sceneparse.data.labels.palette import palette as palette
+from sceneparse.data.labels.palette import palette_color as palette_color
 from sceneparse.errors import InputError, first_few, one_line
 from sceneparse.files import read_text
 
-Color = tuple[int, int, int]
 Labels = NDArray[np.unsignedinteger[Any]]
 IGNORE_8_BIT, IGNORE_16_BIT = 255, 65535
 _MAX_NAME_LENGTH = 200
@@ -191,14 +193,14 @@ def identity_table(names: Sequence[str], colors: Sequence[Color]) -> LabelTable:
 def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
     """Return the table of a folder dataset: given names, or ROOT/classes.txt (line k names id k).
 
-    Colours come from ROOT/colors.txt ("r g b" per line) or, without it, from a fixed palette.
+    Colours come from ROOT/colors.txt ("r g b" per line) or, without it, from `palette`.
     """
     names = list(classes) if classes is not None else _lines(root / "classes.txt")
     if len(names) < 2:
         raise InputError(f"{root}: a dataset needs at least 2 classes, got {names}")
     color_file = root / "colors.txt"
     if not color_file.is_file():
-        return identity_table(names, [palette_color(index) for index in range(len(names))])
+        return identity_table(names, palette(names))
     colors = [_color(line, color_file) for line in _lines(color_file)]
     if len(colors) != len(names):
         raise InputError(f"{color_file}: {len(colors)} colours for {len(names)} classes")
@@ -228,14 +230,6 @@ def require_own_classes(root: Path, dataset: str, table: LabelTable) -> None:
 
 def _plain(name: str) -> str:
     return re.sub(r"\W|_", "", re.split("[,;]", name)[0]).casefold()
-
-
-def palette_color(index: int) -> Color:
-    """Return colour number `index` of the Pascal VOC palette, shifted so that 0 is not black."""
-    red, green, blue = (
-        sum((index + 1 >> first + 3 * bit & 1) << 7 - bit for bit in range(8)) for first in range(3)
-    )
-    return red, green, blue
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.formats.shared.source import Item, Source
-from sceneparse.data.labels import IGNORE_8_BIT, Labels, count_labels, palette_color
+from sceneparse.data.labels import IGNORE_8_BIT, Labels, count_labels, palette
 from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, first_few
 
@@ -49,7 +49,7 @@ def write_folders(
                 after_item()
         _require_content(counts, source)
         (partial / "classes.txt").write_text("".join(f"{n}\n" for n in source.classes), "utf-8")
-        colors = source.colors or map(palette_color, range(len(source.classes)))
+        colors = source.colors or palette(source.classes)
         (partial / "colors.txt").write_text(
             "".join(f"{r} {g} {b}\n" for r, g, b in colors), "utf-8"
         )
