@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_classification import official_resnet20
 from test_train_cls import CONFIG
 from test_train_seg import call
 from torchvision.datasets import CIFAR10
 
 from sceneparse.cli import classify as classify_command
+from sceneparse.cli import weights as weights_command
 from sceneparse.data.device_loader import evaluation_batches
 from sceneparse.data.image_folders import LabelledImages, load_classes
 from sceneparse.errors import InputError
 from sceneparse.inference.normalization import Normalization
+from sceneparse.runs.checkpoint import load_model
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.loop import evaluate_classifier
 
@@ -87,20 +88,37 @@ def test_an_archive_with_another_checksum_is_not_opened(
 
 
 @pytest.mark.parametrize(
-    ("images", "tolerance"), [(1000, 0.02), pytest.param(10_000, 1e-4, marks=pytest.mark.slow)]
+    ("file", "published", "images", "tolerance"),
+    [
+        ("resnet20-12fca82f.th", 0.9173, 1000, 0.02),
+        ("resnet56-4bfd9763.th", 0.9339, 200, 0.05),
+        pytest.param("resnet20-12fca82f.th", 0.9173, 10_000, 1e-6, marks=pytest.mark.slow),
+        pytest.param("resnet56-4bfd9763.th", 0.9339, 10_000, 1e-6, marks=pytest.mark.slow),
+    ],
 )
 def test_published_weights_are_as_accurate_as_published(
-    cifar: Path, shared: Path, images: int, tolerance: float
+    cifar: Path,
+    shared: Path,
+    tmp_path: Path,
+    file: str,
+    published: float,
+    images: int,
+    tolerance: float,
 ) -> None:
+    target = tmp_path / "ours.safetensors"
+    assert call(weights_command, shared / "data/weights/cifar10_resnet" / file, target) == 0
+    model = load_model(target)
     test = load_classes("cifar10", cifar, "test")
+    assert model.classes == test.classes
     test = LabelledImages(test.images[:images], test.targets[:images], test.classes)
-    _, accuracy = evaluate_classifier(
-        official_resnet20(shared),
-        evaluation_batches(test, 1000),
-        normalize=Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        compute=Compute(torch.device("cpu")),
-    )
-    assert accuracy == pytest.approx(0.9173, abs=tolerance)
+    with torch.inference_mode():
+        _, accuracy = evaluate_classifier(
+            model,
+            evaluation_batches(test, 1000),
+            normalize=Normalization(model.mean, model.std),
+            compute=Compute(torch.device("cpu")),
+        )
+    assert accuracy == pytest.approx(published, abs=tolerance)
 
 
 @pytest.mark.slow

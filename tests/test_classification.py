@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sceneparse import create_classifier
@@ -63,20 +62,6 @@ def test_small_resnets_have_the_published_size(name: str) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert parameters == pytest.approx({**published, "resnet110": 1.7}[name], abs=0.04)
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-
-
-def official_resnet20(shared: Path) -> nn.Module:
-    """Return our network with the published weights, key for key."""
-    path = shared / "data/weights/cifar10_resnet/resnet20-12fca82f.th"
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    ours = {}
-    for key, value in state.items():
-        name = key.removeprefix("module.")
-        owner = "classifier" if name.startswith("linear") else "backbone"
-        ours[name.replace("linear", owner) if owner == "classifier" else f"{owner}.{name}"] = value
-    model = create_classifier("resnet20", 10)
-    model.load_state_dict(ours)
-    return model
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from PIL import Image
 
 import sceneparse
 from benchmarks import __main__ as benchmark
@@ -51,6 +55,28 @@ def test_paths_exist(page: Path) -> None:
 def test_python_compiles(page: Path) -> None:
     for source in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         compile(source, str(page), "exec")
+
+
+def test_own_loop_runs(
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs/how-to/training.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    shutil.copy(next((scenes / "val/images").iterdir()), tmp_path / "photo.jpg")
+    for name, place in (("data/quickstart", scenes), ("imagenet", "resnet18.pth")):
+        source = source.replace(f'"{name}"', f'"{place}"')
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(source.replace("range(10)", "range(2)"), {})
+    first, last = re.findall(r"loss ([\d.]+)", capsys.readouterr().out)
+    assert float(last) < float(first)
+    assert Image.open("photo_overlay.png").size[0] == 96
+    classes = (scenes / "classes.txt").read_text().split("\n")[:-1]
+    assert sceneparse.load_model("runs/mine").classes == classes
 
 
 def test_generated_pages_are_fresh() -> None:
