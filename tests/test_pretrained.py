@@ -217,7 +217,7 @@ def test_a_run_is_fine_tuned_and_resumed(
         assert part in said.out + said.err
     assert call(train_command, "--config", QUICKSTART, *settings, "--resume") == 0
     said = capsys.readouterr()
-    assert "pretrained weights" not in said.out + said.err
+    assert "pretrained weights from" not in said.out + said.err
 
 
 def test_settings_are_checked_before_weights(
