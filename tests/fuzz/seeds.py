@@ -204,6 +204,25 @@ LABELME = {
         {"label": "x", "points": [[3, 2], [6, 3]], "shape_type": "mask", "mask": PNG},
     ],
 }
+VIA_REGIONS = [
+    {"shape_attributes": shape, "region_attributes": {"class": label}}
+    for label, shape in (
+        ("x", {"name": "polygon", "all_points_x": [0, 5, 5], "all_points_y": [1, 1, 5.5]}),
+        ({"y": True, "z": False}, {"name": "rect", "x": 1, "y": 1, "width": 3, "height": 2}),
+        ("z", {"name": "ellipse", "cx": 3, "cy": 3, "rx": 2, "ry": 1, "theta": 0.5}),
+        ("z", {"name": "circle", "cx": 3, "cy": 3, "r": 2}),
+        ("z", {"name": "point", "cx": 3, "cy": 3}),
+    )
+]
+VIA = {"a.png9": {"filename": "a.png", "size": 9, "regions": VIA_REGIONS}}
+VIA_PROJECT = {
+    "_via_img_metadata": {"a.png9": {**VIA["a.png9"], "regions": dict(enumerate(VIA_REGIONS))}}
+}
+VIA_TABLE = b"""\
+filename,file_size,region_count,region_id,region_shape_attributes,region_attributes
+a.png,9,2,0,"{""name"":""rect"",""x"":1,""y"":1,""width"":3,""height"":2}","{""a"":""x""}"
+a.png,9,2,1,"{""name"":""circle"",""cx"":3,""cy"":2,""r"":2}","{""a"":{""y"":true}}"
+"""
 SWEEP = b"""\
 name: x
 config: base.yaml

@@ -239,6 +239,14 @@ TARGETS = {
         lambda: seeds.json_bytes(seeds.LABELME),
         restructure=changed_json,
     ),
+    "via": Target(
+        fuzz_annotations("via", "x.json"),
+        lambda: [*seeds.json_bytes(seeds.VIA), *seeds.json_bytes(seeds.VIA_PROJECT)],
+        restructure=changed_json,
+    ),
+    "via_table": Target(
+        fuzz_annotations("via", "x.csv"), lambda: [seeds.VIA_TABLE], restructure=changed_csv
+    ),
     "pairs": Target(
         fuzz_annotations("pairs", "x.csv"),
         lambda: [b"image,mask\na.png,grey.png\n"],
