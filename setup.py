@@ -31,7 +31,12 @@ setup(
     packages=[*find_packages(include=["sceneparse", "sceneparse.*"]), "sceneparse.configs"],
     package_dir={"sceneparse.configs": "configs"},
     package_data={
-        "sceneparse": ["py.typed", "data/labels/*.csv", "report/*.html"],
+        "sceneparse": [
+            "py.typed",
+            "data/labels/*.csv",
+            "report/*.html",
+            "data/formats/shared/*.txt",
+        ],
         "sceneparse.configs": ["*.yaml", "study/*.yaml"],
     },
     entry_points={"console_scripts": ["sceneparse = sceneparse.cli.main:main"]},

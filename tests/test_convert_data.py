@@ -242,7 +242,7 @@ def test_splits_of_the_source_are_kept_unless_others_are_asked_for(
     [
         (["nowhere.json"], "'nowhere.json' does not exist"),
         (["SOURCE", "--as", "coco"], "choose from"),
-        (["SOURCE", "--as", "voc"], "give the folder of images by --images"),
+        (["SOURCE", "--as", "voc"], "give the folder of images with --images"),
         (["SOURCE", "--unknown-colors", "nearest"], "--unknown-colors would change nothing"),
         (["SOURCE", "--split", "train"], "--split takes e.g. train=0.8"),
         (["SOURCE", "--split", "../a=1"], "--split takes e.g. train=0.8"),
@@ -273,9 +273,9 @@ def test_classes_of_a_file_must_make_sense(
     names = tmp_path / "names.txt"
     for text, expected in (
         ("", "no class; write one name per line"),
-        ("cat\ncat \n", "line 2: class 'cat' occurs twice"),
+        ("cat\ncat \n", "class 'cat' occurs twice"),
         ("cat\ndog = bird\n", "'= bird' names no class"),
-        ("cat,1,2,3\ndog\n", "1 colours for 2 classes"),
+        ("cat,1,2,3\ndog\n", "no colour for dog; give all one, or none"),
     ):
         names.write_text(text)
         assert convert(source, tmp_path / "out", "--classes", names) == 2
@@ -316,3 +316,5 @@ def test_no_format_recognises_what_it_does_not_know(name: str, tmp_path: Path) -
         assert formats.FORMATS[name].recognise(place) is None
     assert set(formats.FORMATS[name].options) <= {"images", "classes", "unknown_colors"}
     assert formats.FORMATS[name].description
+    page = Path(__file__).parents[1] / "docs/how-to/data.md"
+    assert f"\n| `{name}` | " in page.read_text(encoding="utf-8")

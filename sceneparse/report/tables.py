@@ -82,9 +82,7 @@ def four_digits(value: float) -> str:
 
 
 def span(found: Interval | MeanDifference, write: Callable[[float], str] = points) -> str:
-    """Format the interval from `low` to `high`, "-" if there is none."""
-    if math.isnan(found.low):
-        return "-"
+    """Format the interval from `low` to `high`."""
     return f"{write(found.low)} to {write(found.high)}"
 
 

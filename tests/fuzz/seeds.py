@@ -189,6 +189,17 @@ PANOPTIC = {
         {"image_id": 0, "file_name": "a.png", "segments_info": [{"id": 0, "category_id": 1}]}
     ],
 }
+CVAT = b"""<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version>
+<meta><task><labels><label><name>road</name></label></labels></task></meta>
+<image id="0" name="a.png" width="8" height="6">
+<polygon label="road" points="1.0,1.0;6.0,1.0;6.0,4.0" z_order="1"></polygon>
+<box label="road" xtl="1.0" ytl="1.0" xbr="3.0" ybr="4.0" rotation="20.0" z_order="0"></box>
+<ellipse label="road" cx="3.0" cy="3.0" rx="2.0" ry="1.0"></ellipse>
+<mask label="road" rle="2, 3, 1" left="1" top="1" width="3" height="2"></mask>
+<points label="road" points="1.0,1.0"></points>
+</image></annotations>
+"""
 # Of 4x2 pixels.
 PNG = base64.b64encode(encoded(Image.new("1", (4, 2), 1), "PNG")).decode()
 LABELME = {

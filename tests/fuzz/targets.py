@@ -152,7 +152,7 @@ def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
             given["classes"] = place / "classes.csv"
         with suppress(Explained):
             find_format(place)
-        source = FORMATS[kind].read(place / name if kind != "colors" else place, given)
+        source = FORMATS[kind].read(place if kind in {"colors", "yolo"} else place / name, given)
         for item in source.items[:20]:
             item.mask()
 
@@ -256,6 +256,12 @@ TARGETS = {
         fuzz_annotations("colors", "x.csv"),
         lambda: [b"name,r,g,b\nroad,1,2,3\nvoid,0,0,0\n"],
         restructure=changed_csv,
+    ),
+    "cvat": Target(fuzz_annotations("cvat", "x.xml"), lambda: [seeds.CVAT]),
+    "yolo": Target(
+        fuzz_annotations("yolo", "a.txt"),
+        lambda: [b"0 0.1 0.1 0.9 0.2 0.5 0.8\n1 0.5 0.5 0.1 0.1\n"],
+        restructure=changed_lines,
     ),
     "sweep": Target(fuzz_sweep, lambda: [seeds.SWEEP], restructure=changed_yaml),
     "arrays": Target(fuzz_arrays, seeds.arrays, zipped("by_image.npy")),

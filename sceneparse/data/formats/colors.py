@@ -1,24 +1,25 @@
-"""Masks painted in a colour per class, with a table of the colours."""
+"""Folders of images and of masks painted in colours, with a table of the colours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-from sceneparse.data.formats.shared.classes import read_classes
-from sceneparse.data.formats.shared.colors import labels_of_colors, require_rule
+from sceneparse.data.formats.shared.classes import SHIPPED, Classes, read_classes
+from sceneparse.data.formats.shared.colors import color_source
+from sceneparse.data.formats.shared.layouts import find_pairs
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import Item, Source
-from sceneparse.data.labels import Color, Labels, ignore_index_for
-from sceneparse.data.pairing import pair_folders
-from sceneparse.data.reading import read_image
+from sceneparse.data.formats.shared.source import Source
 from sceneparse.errors import InputError
+
+_TABLES = ("*class*dict*.csv", "*colo*r*.csv", "*colo*r*.txt", "*palette*.csv", "*palette*.txt")
 
 
 def recognise(source: Path) -> str | None:
-    """Recognise nothing yet."""
-    return None
+    """Recognise a table of colours, such as class_dict.csv or label_colors.txt, beside masks."""
+    found = _find_table(source)
+    if found is None or (source / "SegmentationClass").exists():
+        return None
+    return f"{found.name} names colours"
 
 
 def read(
@@ -29,22 +30,44 @@ def read(
     classes: Path | None = None,
     unknown_colors: str = "error",
 ) -> Source:
-    """Read RGB masks; the table is a CSV with the columns name,r,g,b and a line per class."""
-    require_rule(unknown_colors)
-    if images is None or classes is None:
-        raise InputError("colors needs --images and --classes with a line NAME,R,G,B per class")
-    table = read_classes(classes)
-    if table.colors is None:
-        raise InputError(f"{classes}: no colours; write NAME,R,G,B per line")
-    ignore = ignore_index_for(len(table.names))
-    label_of: Mapping[Color, int] = {color: k for k, color in enumerate(table.colors)}
+    """Read masks in the colours of a table: of the source, or --classes if it gives colours.
 
-    def draw(mask: Path) -> Labels:
-        picture = read_image(mask)
-        return labels_of_colors(
-            picture, label_of, ignore, unknown_colors=unknown_colors, path=mask, skipped=skipped
+    Colours called void or ignore, and transparent pixels, are ignored.
+    """
+    table = _find_table(source)
+    if classes is not None and (given := read_classes(classes)).colors is not None:
+        table_classes, classes = given, None
+    elif table is not None:
+        table_classes = read_classes(table)
+    else:
+        raise InputError(
+            f"'{source}' holds no table of colours (class_dict.csv, label_colors.txt); write one "
+            "with a line NAME,R,G,B per class and give it with --classes"
         )
+    pairs, notes = find_pairs(source, images, skipped)
+    if classes is None and _is_camvid(table_classes):
+        notes.append("all classes of CamVid; --classes camvid_11 makes the usual 11 of them")
+    return color_source(pairs, table_classes, classes, unknown_colors, skipped, notes)
 
-    pairs = pair_folders(images, source).pairs
-    items = [Item(p.image, p.name, partial(draw, p.mask)) for p in pairs if p.mask.is_file()]
-    return Source(table.names, items, skipped, table.colors)
+
+def _find_table(source: Path) -> Path | None:
+    """Return the first file in a folder that reads as a table of colours."""
+    if not source.is_dir():
+        return None
+    for pattern in _TABLES:
+        for path in sorted(source.glob(pattern)):
+            if path.name != "colors.txt" and _has_colors(path):
+                return path
+    return None
+
+
+def _has_colors(path: Path) -> bool:
+    try:
+        return read_classes(path).colors is not None
+    except InputError:  # some other text
+        return False
+
+
+def _is_camvid(table: Classes) -> bool:
+    grouped = read_classes(Path(next(iter(SHIPPED))))
+    return {*table.names} >= {*grouped.aliases}

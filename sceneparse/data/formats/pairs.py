@@ -1,45 +1,58 @@
-"""A table (CSV, TSV) that lists images and their masks of class numbers."""
+"""A table (CSV, TSV, list) of images and their masks of class numbers."""
 
 from __future__ import annotations
 
-import csv
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
+from sceneparse.data.formats.folders import number_source
 from sceneparse.data.formats.shared.classes import read_classes
+from sceneparse.data.formats.shared.layouts import MaskPair
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import Item, Source
-from sceneparse.data.pairing import relative_name
-from sceneparse.data.reading import read_mask
+from sceneparse.data.formats.shared.source import ImageFinder, Source
+from sceneparse.data.formats.shared.splits import split_named
+from sceneparse.data.tables import TABLE_SUFFIXES, find_columns, read_rows
 from sceneparse.errors import InputError
-from sceneparse.files import inside, read_text
 
-_SUFFIXES = {".csv", ".tsv", ".txt", ".lst"}
+_COLUMNS = {
+    "image": ("img", "images", "image_path", "filename", "file", "input", "photo", "rgb"),
+    "mask": ("label", "labels", "masks", "mask_path", "annotation", "gt", "target", "segmentation"),
+}
 
 
 def recognise(source: Path) -> str | None:
-    """Recognise a table whose first line names the columns image and mask."""
-    if source.suffix.lower() not in _SUFFIXES or not source.is_file():
+    """Recognise a table whose header names the columns image and mask."""
+    if source.suffix.lower() not in TABLE_SUFFIXES or not source.is_file():
         return None
-    head = read_text(source).split("\n", 1)[0].lower()
-    return "its columns are image and mask" if "image" in head and "mask" in head else None
+    try:
+        rows = read_rows(source)
+        found = find_columns(rows[0].cells, _COLUMNS, source) if rows else None
+    except InputError:
+        return None
+    return f"its columns are {', '.join(rows[0].cells)}" if found else None
 
 
-def read(source: Path, skipped: Skipped, *, classes: Path | None = None) -> Source:
-    """Read the columns image,mask (paths relative to the table); masks hold 0..K-1 and 255."""
-    rows = list(csv.DictReader(read_text(source).splitlines()))
-    if not rows or any(not row.get(column) for row in rows for column in ("image", "mask")):
-        raise InputError(f"{source}: expected the columns image,mask, all filled")
-    folder = source.parent
-    files = [[inside(folder, row[column], source) for column in ("image", "mask")] for row in rows]
-    items = [
-        Item(image, relative_name(folder, image), partial(read_mask, mask)) for image, mask in files
-    ]
-    if classes is not None:
-        named = read_classes(classes)
-        return Source(named.names, items, skipped, named.colors)
-    masks = (item.mask() for item in items)
-    largest = [int(mask[mask != np.iinfo(mask.dtype).max].max(initial=0)) for mask in masks]
-    return Source([f"class_{k}" for k in range(max([1, *largest]) + 1)], items, skipped)
+def read(
+    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
+) -> Source:
+    """Read the columns image and mask, and split if it is there; paths below the table's folder.
+
+    Masks hold 0..K-1; 255 is ignored.
+    """
+    header, *rows = read_rows(source)
+    columns = find_columns(header.cells, _COLUMNS, source)
+    if columns is None or not rows:
+        raise InputError(
+            f"{source}: expected the columns image,mask, found {', '.join(header.cells)}"
+        )
+    split = find_columns(header.cells, {"split": ("subset", "set")}, source)
+    finder, masks = ImageFinder(images or source.parent), ImageFinder(source.parent)
+    pairs = []
+    for number, cells in rows:
+        place = f"{source}, line {number}"
+        if len(cells) != len(header.cells) or not all(cells[k] for k in columns.values()):
+            raise InputError(f"{place}: expected {len(header.cells)} cells, all filled")
+        image = finder.find(cells[columns["image"]], place)
+        mask = masks.find(cells[columns["mask"]], place)
+        named = split_named(cells[split["split"]]) if split else None
+        pairs.append(MaskPair(image, mask, finder.name_of(image), named))
+    return number_source(pairs, None if classes is None else read_classes(classes), skipped, [])

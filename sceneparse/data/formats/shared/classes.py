@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
 from sceneparse.data.labels import Color, ignore_index_for, require_name
@@ -15,7 +18,6 @@ BACKGROUND, IGNORE = "background", "__ignore__"
 # What annotation tools call these two.
 _BACKGROUNDS = {"background", "_background_", "__background__"}
 _IGNORED = {"__ignore__", "ignore", "void"}
-_HEADERS = {"name", "name,r,g,b"}
 
 
 def class_name(label: object) -> str:
@@ -43,13 +45,16 @@ class Classes:
     """The classes of a dataset, and what other labels are counted as.
 
     `aliases`: label -> class, `IGNORE` for pixels that are never counted. `file`: where the names
-    come from; None: from the annotations themselves.
+    come from; None: from the annotations themselves. Tables of colours may also say which colours
+    are ignored, and which class transparent pixels are.
     """
 
     names: list[str]
-    aliases: dict[str, str]
+    aliases: dict[str, str] = field(default_factory=dict)
     colors: list[Color] | None = None
     file: Path | None = None
+    ignored_colors: list[Color] = field(default_factory=list)
+    transparent: str | None = None
 
     @property
     def ignore_index(self) -> int:
@@ -78,7 +83,7 @@ def choose_classes(
     With `background`, pixels on which nothing is drawn are a class: index 0, unless the file has
     it elsewhere. Raises InputError for labels that the file lacks.
     """
-    given = Classes([], {}) if file is None else read_classes(file)
+    given = Classes([]) if file is None else read_classes(file)
     found = dict.fromkeys(map(class_name, labels))
     names = given.names or [name for name in found if name != IGNORE]
     if background and (file is None or BACKGROUND not in names):
@@ -94,39 +99,72 @@ def choose_classes(
 
 
 def read_classes(file: Path) -> Classes:
-    """Read --classes: a class per line, in order; "NAME = CLASS" counts NAME as CLASS.
+    """Read the classes in a file, one per line, in order; or those of a name in SHIPPED.
 
-    A line may end in ",R,G,B". `__ignore__` and comments (#) are no classes. Raises InputError.
+    A line may give a colour: "NAME,R,G,B", "R G B NAME" or "NAME:R,G,B"; "NAME,transparent" is the
+    class of transparent pixels. "NAME = CLASS" counts NAME as CLASS. `__ignore__`, comments (#) and
+    a header are no classes. Raises InputError.
     """
-    colors: dict[str, Color | None] = {}
+    rows: list[tuple[str, Color | None]] = []
     aliases: dict[str, str] = {}
-    for number, line in enumerate(read_text(file, MAX_DESCRIPTION).splitlines(), start=1):
-        text, color = _split_color(line.strip())
+    transparent = None
+    for text in _lines(file):
         left, equals, right = text.partition(" = ")
-        name = class_name(left)
+        first, comma, last = text.rpartition(",")
         if equals:
-            aliases[name] = class_name(right)
-        elif name in colors:
-            raise InputError(f"{file}, line {number}: class '{name}' occurs twice")
-        elif text and not text.startswith("#") and text.lower() not in _HEADERS:
-            require_name(name)
-            colors[name] = color
-    colors.pop(IGNORE, None)
-    names, given = list(colors), [color for color in colors.values() if color is not None]
-    if not names:
-        raise InputError(f"{file}: no class; write one name per line")
-    if wrong := [right for right in aliases.values() if right not in {*names, IGNORE}]:
-        raise InputError(f"{file}: '= {wrong[0]}' names no class of this file")
-    if len(given) not in {0, len(names)}:
-        raise InputError(f"{file}: {len(given)} colours for {len(names)} classes; give all or none")
-    return Classes(names, aliases, given or None, file)
+            aliases[class_name(left)] = class_name(right)
+        elif comma and last.strip().lower() == "transparent":
+            transparent = class_name(first)
+            rows.append((transparent, None))
+        else:
+            rows.append(_split_color(text))
+    uncolored = [name for name, color in rows if color is None and name != transparent]
+    if uncolored == [name for name, _ in rows[:1]] and len(rows) > 2:
+        rows, uncolored = rows[1:], []  # a header
+    names = [name for name, _ in rows if name != IGNORE]
+    colors = [color for name, color in rows if name != IGNORE and color is not None]
+    ignored = [color for name, color in rows if name == IGNORE and color is not None]
+    if colors and uncolored:
+        raise InputError(f"{file}: no colour for {first_few(uncolored)}; give all one, or none")
+    classes = Classes(names, aliases, colors or None, file, ignored, transparent)
+    _validate(classes)
+    return classes
+
+
+def _validate(classes: Classes) -> None:
+    """Raise InputError if the classes of a file make no sense."""
+    for name in classes.names:
+        require_name(name)
+    if not classes.names:
+        raise InputError(f"{classes.file}: no class; write one name per line")
+    if twice := [name for name, count in Counter(classes.names).items() if count > 1]:
+        raise InputError(f"{classes.file}: class '{twice[0]}' occurs twice")
+    known = {*classes.names, IGNORE}
+    if wrong := [right for right in classes.aliases.values() if right not in known]:
+        raise InputError(f"{classes.file}: '= {wrong[0]}' names no class of this file")
+
+
+def _lines(file: Path) -> list[str]:
+    if str(file) in SHIPPED and not file.exists():
+        text = (resources.files(__package__) / SHIPPED[str(file)]).read_text(encoding="utf-8")
+    else:
+        text = read_text(file, MAX_DESCRIPTION)
+    return [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
 
 
 def _split_color(text: str) -> tuple[str, Color | None]:
-    """Split "road, 128, 64, 128" into the name and the colour, if there is one."""
-    parts = [part.strip() for part in text.replace("\t", ",").replace(";", ",").split(",")]
-    numbers = parts[-3:]
-    if len(parts) < 4 or not all(part.isdecimal() and int(part) <= 255 for part in numbers):
-        return text, None
-    red, green, blue = map(int, numbers)
-    return ",".join(parts[:-3]), (red, green, blue)
+    """Split "road, 128, 64, 128" into the name of the class and the colour, if there is one."""
+    for pattern in _COLORED:
+        found = pattern.fullmatch(text)
+        if found and max(int(found[key]) for key in "rgb") <= 255:
+            return class_name(found["name"]), (int(found["r"]), int(found["g"]), int(found["b"]))
+    return class_name(text), None
+
+
+_RGB = r"(?P<r>\d+)\s*[,;\s]\s*(?P<g>\d+)\s*[,;\s]\s*(?P<b>\d+)"
+_COLORED = (
+    re.compile(rf"(?P<name>.*\S)\s*[,;:\t]\s*{_RGB}\s*(::.*)?"),
+    re.compile(rf"{_RGB}\s*[,;\s]\s*(?P<name>\S.*)"),
+)
+# What --classes may name instead of a file.
+SHIPPED = {"camvid_11": "camvid_11.txt"}

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.formats.shared.classes import IGNORE, Classes, choose_classes
+from sceneparse.data.formats.shared.layouts import MaskPair
 from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import Color, Labels
+from sceneparse.data.reading import read_colors
 from sceneparse.errors import InputError, first_few, unknown_name
 
 _ROWS_AT_ONCE = 256
@@ -39,43 +45,80 @@ def labels_of_codes(
     return labels, unknown
 
 
-def labels_of_colors(
-    picture: NDArray[np.uint8],
-    label_of: Mapping[Color, int],
-    ignore: int,
-    *,
-    unknown_colors: str,
-    path: Path,
-    skipped: Skipped,
-) -> Labels:
-    """Return the label of every pixel (H, W, 3) by its colour.
+@dataclass(frozen=True)
+class ColorTable:
+    """The class of each colour, and what is done with colours outside the table.
 
-    Colours outside the table are an error, ignored, or of the nearest colour in RGB, as
-    `unknown_colors` says; they are counted in `skipped`. Raises InputError.
+    `transparent`: the index of fully transparent pixels. `unknown_colors`: one of UNKNOWN_COLORS.
     """
-    codes = {code_of(color): label for color, label in label_of.items()}
-    labels, unknown = labels_of_codes(picture, codes)
-    if not unknown:
+
+    label_of: Mapping[Color, int]
+    ignore_index: int
+    transparent: int
+    unknown_colors: str
+    skipped: Skipped
+
+    def __post_init__(self) -> None:
+        if self.unknown_colors not in UNKNOWN_COLORS:
+            raise unknown_name("rule for unknown colours", self.unknown_colors, UNKNOWN_COLORS)
+
+    def labels(self, path: Path) -> Labels:
+        """Read the mask in a file (H, W); raises InputError for colours outside the table."""
+        picture, transparent = read_colors(path)
+        codes = {code_of(color): label for color, label in self.label_of.items()}
+        if transparent.any():  # the colour under transparency is not seen and means nothing
+            seen = np.array(next(iter(self.label_of)), np.uint8)
+            picture = np.where(transparent[..., None], seen, picture)
+        labels, unknown = labels_of_codes(picture, codes)
+        if unknown:
+            codes |= self._codes_of_unknown(unknown, codes, path)
+            labels, _ = labels_of_codes(picture, codes)
+        labels[transparent] = self.transparent
         return labels
-    if unknown_colors == "error":
-        shown = first_few(f"{_color_of(code)} ({n} px)" for code, n in sorted(unknown.items()))
-        raise InputError(
-            f"{path}: colours outside the table: {shown}; add them to the table, or take them as "
-            "ignored or as the nearest colour with --unknown-colors ignore or nearest"
+
+    def _codes_of_unknown(
+        self, unknown: Mapping[int, int], codes: Mapping[int, int], path: Path
+    ) -> dict[int, int]:
+        if self.unknown_colors == "error":
+            ranked = sorted(unknown.items(), key=lambda item: -item[1])
+            raise InputError(
+                f"{path}: {len(unknown)} colours outside the table: "
+                f"{first_few(f'{_color_of(code)} ({count} px)' for code, count in ranked)}; add "
+                "them to the table, or take them as ignored or as the nearest colour with "
+                "--unknown-colors ignore or nearest"
+            )
+        nearest = self.unknown_colors == "nearest"
+        kind = "taken as the nearest colour" if nearest else "ignored"
+        self.skipped.add(
+            f"pixels of colours outside the table, {kind}", path, sum(unknown.values())
         )
-    if unknown_colors == "ignore":
-        codes |= dict.fromkeys(unknown, ignore)
-    else:
-        codes |= {code: codes[_nearest(code, list(codes))] for code in unknown}
-    kind = "ignored" if unknown_colors == "ignore" else "taken as the nearest colour"
-    skipped.add(f"pixels of colours outside the table, {kind}", path, sum(unknown.values()))
-    return labels_of_codes(picture, codes)[0]
+        return {c: codes[_nearest(c, codes)] if nearest else self.ignore_index for c in unknown}
 
 
-def require_rule(unknown_colors: str) -> None:
-    """Raise InputError unless the rule for colours outside the table is known."""
-    if unknown_colors not in UNKNOWN_COLORS:
-        raise unknown_name("rule for unknown colours", unknown_colors, UNKNOWN_COLORS)
+def color_source(
+    pairs: Sequence[MaskPair],
+    table: Classes,
+    classes: Path | None,
+    unknown_colors: str,
+    skipped: Skipped,
+    notes: Sequence[str] = (),
+) -> Source:
+    """Return the source of masks painted in the colours of a table, with the classes of a file."""
+    if table.colors is None:
+        raise InputError(f"{table.file}: no colours; write a line NAME,R,G,B for each class")
+    painted = [name for name in table.names if name != table.transparent]
+    color_of = dict(zip(painted, table.colors, strict=True))
+    chosen = choose_classes(table.names, classes, background=False)
+    label_of = dict.fromkeys(table.ignored_colors, chosen.ignore_index)
+    label_of |= {color: chosen.index(name) for name, color in color_of.items()}
+    if len(label_of) < len(color_of) + len(table.ignored_colors):
+        raise InputError(f"{table.file}: two classes share a colour; give each its own")
+    transparent = chosen.index(table.transparent or IGNORE)
+    decoder = ColorTable(label_of, chosen.ignore_index, transparent, unknown_colors, skipped)
+    items = [Item(p.image, p.name, partial(decoder.labels, p.mask), p.split) for p in pairs]
+    colors = [color_of[name] for name in chosen.names if name in color_of]
+    own = colors if len(colors) == len(chosen.names) else None
+    return Source(chosen.names, items, skipped, chosen.colors or own, notes)
 
 
 def code_of(color: Color) -> int:
@@ -87,7 +130,7 @@ def _color_of(code: int) -> str:
     return f"({code >> 16},{code >> 8 & 255},{code & 255})"
 
 
-def _nearest(code: int, codes: list[int]) -> int:
+def _nearest(code: int, codes: Collection[int]) -> int:
     def distance(other: int) -> int:
         return sum(((code >> shift & 255) - (other >> shift & 255)) ** 2 for shift in (0, 8, 16))
 

@@ -14,6 +14,7 @@ from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
 from sceneparse.data.pairing import find_images, relative_name
 from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import is_file
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Source:
         return ignore_index_for(len(self.classes))
 
 
+def _last(path: str) -> str:
+    """Return the last part of a path with slashes."""
+    return path.rsplit("/", 1)[-1]
+
+
 class ImageFinder:
     """Finds the images that annotations name, below one folder and nowhere else.
 
@@ -69,20 +75,13 @@ class ImageFinder:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """All images by their names and by their paths below the folder, in NFC."""
+        """All images by their names and paths below the folder, with and without suffix, in NFC."""
         found: dict[str, list[Path]] = defaultdict(list)
         for path in find_images(self.folder)[0]:
             below = unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix())
-            for key in {below, below.rsplit("/", 1)[-1]}:
+            bare = below.removesuffix(path.suffix)
+            for key in {below, _last(below), bare, _last(bare)}:
                 found[key].append(path)
-        return found
-
-    @cached_property
-    def _by_stem(self) -> dict[str, list[Path]]:
-        """All images by their names and paths without suffix."""
-        found: dict[str, list[Path]] = defaultdict(list)
-        for name, paths in self._by_name.items():
-            found[name.rpartition(".")[0]] += paths
         return found
 
     def find(self, name: str, source: object, beside: PurePath | None = None) -> Path:
@@ -95,6 +94,9 @@ class ImageFinder:
             raise InputError(f"{source}: expected the name of an image, got '{name}'")
         text = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
         parts = [part for part in text.split("/") if part not in {"", ".", ".."}]
+        direct = self.folder.joinpath(*parts)
+        if beside is None and parts and is_file(direct):  # no walk through a large folder
+            return direct
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
         if beside is not None:
             ends = [_below(beside, text), *(_below(beside, end) for end in ends), *ends]
@@ -114,7 +116,7 @@ class ImageFinder:
     def find_stem(self, stem: str, beside: PurePath) -> Path | None:
         """Return the one image of this name without suffix: in the folder `beside`, or anywhere."""
         for name in (_below(beside, stem), stem):
-            paths = self._by_stem.get(unicodedata.normalize("NFC", name), [])
+            paths = self._by_name.get(unicodedata.normalize("NFC", name), [])
             if len(paths) == 1:
                 return paths[0]
         return None

@@ -1,0 +1,102 @@
+"""Folders of images and of masks that hold class numbers, however they are named and nested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sceneparse.data.decoding import open_image
+from sceneparse.data.formats.shared.classes import Classes, read_classes
+from sceneparse.data.formats.shared.colors import color_source
+from sceneparse.data.formats.shared.layouts import MaskPair, find_pairs
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.source import Item, Source
+from sceneparse.data.labels import Labels
+from sceneparse.data.reading import read_mask
+from sceneparse.errors import InputError, first_few
+
+GENERAL = True
+_NAMES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")
+_BINARY = ("background", "foreground")
+
+
+def recognise(source: Path) -> str | None:
+    """Recognise a folder whose images and masks can be told apart and paired by their names."""
+    if not source.is_dir():
+        return None
+    try:
+        pairs, _ = find_pairs(source, None, Skipped())
+    except InputError:
+        return None
+    return f"{pairs[0].mask.name} is the mask of {pairs[0].image.name}" if pairs else None
+
+
+def read(
+    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
+) -> Source:
+    """Read masks of class numbers 0..K-1; 255 is ignored, but in masks of 0 and 255 it is class 1.
+
+    Names are those of --classes or classes.txt; with colours there, masks may be painted.
+    """
+    pairs, notes = find_pairs(source, images, skipped)
+    file = classes or next((source / n for n in _NAMES if (source / n).is_file()), None)
+    named = None if file is None else read_classes(file)
+    if pairs and _is_colored(pairs[0].mask):
+        if named is None or named.colors is None:
+            raise InputError(
+                f"{pairs[0].mask}: this mask holds colours, not class numbers; write a table with "
+                "a line NAME,R,G,B per class and give it with --classes"
+            )
+        return color_source(pairs, named, None, "error", skipped, notes)
+    return number_source(pairs, named, skipped, notes)
+
+
+def number_source(
+    pairs: Sequence[MaskPair], named: Classes | None, skipped: Skipped, notes: list[str]
+) -> Source:
+    """Return the source of masks that hold class numbers, with these names or numbered ones."""
+    values = np.unique([value for pair in pairs for value in _values_of(pair.mask)])
+    draw: Callable[[Path], Labels] = read_mask
+    if values.tolist() == [0, 255] and (named is None or len(named.names) == 2):
+        draw = _read_binary
+        named = named or Classes([*_BINARY])
+        notes.append(f"masks hold only 0 and 255: 255 becomes class 1, '{named.names[1]}'")
+    elif named is None:
+        named = Classes(_numbered(values, pairs))
+    items = [Item(p.image, p.name, partial(draw, p.mask), p.split) for p in pairs]
+    return Source(named.names, items, skipped, named.colors, notes)
+
+
+def _is_colored(mask: Path) -> bool:
+    with open_image(mask) as image:
+        return image.mode in {"RGB", "RGBA"}
+
+
+def _values_of(mask: Path) -> list[int]:
+    if mask.suffix.lower() in {".jpg", ".jpeg", ".jfif"}:
+        raise InputError(
+            f"{mask}: JPEG changes class numbers; save masks as PNG, or name the greys as colours "
+            "with --as colors --classes TABLE --unknown-colors nearest"
+        )
+    values: list[int] = np.unique(read_mask(mask)).tolist()
+    return values
+
+
+def _read_binary(mask: Path) -> Labels:
+    return (read_mask(mask) > 0).astype(np.uint8)
+
+
+def _numbered(values: Iterable[int], pairs: Sequence[MaskPair]) -> list[str]:
+    """Return names for the class numbers found; InputError if they are no class numbers."""
+    found = [int(value) for value in values if value not in {255, 65535}]
+    largest = max([1, *found])
+    if len(found) * 2 < largest:
+        raise InputError(
+            f"{pairs[0].mask.parent}: masks hold the values {first_few(found, 10)}, which are not "
+            "0, 1, 2, ...; name a class per value in a table NAME,V,V,V and give it with "
+            "--as colors --classes TABLE, or name all classes with --classes FILE"
+        )
+    return [f"class_{number}" for number in range(largest + 1)]

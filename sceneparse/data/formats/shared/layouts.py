@@ -1,0 +1,123 @@
+"""Where the images and masks of a folder are: images/ and masks/, train/ and train_labels/, ..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.splits import split_named
+from sceneparse.data.pairing import Pair, find_images, pair_folders
+from sceneparse.errors import InputError, first_few
+
+_MASKS = r"masks?|labels?|labell?ed|annot(?:ation)?s?|ground[_ -]?truths?|gts?|seg(?:mentation)?s?"
+_IMAGES = r"images?|imgs?|photos?|pictures?|pics?|rgb|inputs?|jpegimages|raw"
+# A word at the start or end of a folder's name, apart from the rest; long ones also glued to it.
+_MASK_WORD = re.compile(
+    rf"^(?:{_MASKS})(?=$|[_\-. ]|[A-Z])[_\-. ]?|(?:^|[_\-. ])(?i:{_MASKS})$"
+    r"|(?i:annot(?:ation)?s?|masks?|labels?)$|^(?:Mask|Label(?:l?ed)?|Annotation)s?(?=[A-Z_])"
+)
+_IMAGE_WORD = re.compile(rf"(?i)^(?:{_IMAGES})(?=$|[_\-. ])[_\-. ]?|(?:^|[_\-. ])(?:{_IMAGES})$")
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MaskPair:
+    """An image and its mask, the name of both, and the split if a folder is named so."""
+
+    image: Path
+    mask: Path
+    name: str
+    split: str | None
+
+
+def find_pairs(
+    source: Path, images: Path | None, skipped: Skipped
+) -> tuple[list[MaskPair], list[str]]:
+    """Return all images with masks of a folder, and lines about how they were paired.
+
+    `images`: the folder of the images, if it is known. Images without a mask are counted as
+    skipped. Raises InputError if the masks cannot be told from the images, or lack images.
+    """
+    pairs: list[MaskPair] = []
+    rules: list[str] = []
+    for image_folder, mask_folder, key in _folders(source, images):
+        pairing = pair_folders(image_folder, mask_folder)
+        split = next((s for part in reversed(key) if (s := split_named(part))), None)
+        rules += [pairing.rule] if pairing.rule else []
+        _require_images(pairing.pairs, image_folder)
+        pairs += [_with_split(pair, split) for pair in pairing.pairs if pair.mask.is_file()]
+    used = {path for pair in pairs for path in (pair.image, pair.mask)}
+    for folder in {source, images or source}:
+        for path in find_images(folder)[0]:
+            if path not in used:
+                skipped.add("image files without a partner", path)
+    return pairs, [f"images and masks are paired by their names: {rule}" for rule in rules[:3]]
+
+
+def _require_images(pairs: tuple[Pair, ...], folder: Path) -> None:
+    alone = [pair.mask.name for pair in pairs if not pair.image.is_file()]
+    if alone:
+        raise InputError(
+            f"{len(alone)} masks have no image in {folder}: {first_few(alone)}; add the images, "
+            "or give their folder with --images"
+        )
+
+
+def _with_split(pair: Pair, split: str | None) -> MaskPair:
+    """Take the split from the first folder of the name, if that is one and no other is known."""
+    first, slash, rest = pair.name.partition("/")
+    if split is None and slash and (named := split_named(first)):
+        return MaskPair(pair.image, pair.mask, rest, named)
+    return MaskPair(pair.image, pair.mask, pair.name, split)
+
+
+def _folders(source: Path, images: Path | None) -> Iterator[tuple[Path, Path, Key]]:
+    """Yield the folders of images and masks that belong together, and what their names share."""
+    holding = sorted({path.parent.relative_to(source) for path in find_images(source)[0]})
+    roots = sorted({root for folder in holding if (root := _mask_root(folder)) is not None})
+    if images is not None:
+        yield images, source / roots[0] if len(roots) == 1 else source, ()
+        return
+    if not roots:
+        yield source, source, ()
+        return
+    others = [folder for folder in holding if _mask_root(folder) is None]
+    for root in roots:
+        key = _key(root)
+        above = {folder for other in others for folder in (other, *other.parents)}
+        fitting = sorted((f for f in above if _key(f) == key), key=lambda f: len(f.parts))
+        if not fitting and len(roots) == 1 and others:
+            fitting = [_common(others)]
+        if not fitting:
+            raise InputError(
+                f"no folder of images belongs to the masks in {source / root}; give it with "
+                "--images, or name both alike, e.g. images/train and masks/train"
+            )
+        yield source / fitting[-1], source / root, key
+
+
+def _mask_root(folder: PurePath) -> Path | None:
+    """Return the part of a path up to the folder whose name says that it holds masks."""
+    for count, part in enumerate(folder.parts, start=1):
+        if _MASK_WORD.search(part):
+            return Path(*folder.parts[:count])
+    return None
+
+
+def _key(folder: PurePath) -> Key:
+    """Return what remains of a path without the words for images and masks."""
+    parts = (_IMAGE_WORD.sub("", _MASK_WORD.sub("", part)).strip("_-. ") for part in folder.parts)
+    return tuple(part for part in parts if part)
+
+
+def _common(folders: list[Path]) -> Path:
+    parts = []
+    for level in zip(*(folder.parts for folder in folders), strict=False):
+        if len(set(level)) > 1:
+            break
+        parts.append(level[0])
+    return Path(*parts)

@@ -1,0 +1,56 @@
+"""The folders of Pascal VOC: JPEGImages, SegmentationClass, lists of splits in ImageSets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sceneparse.data.formats.shared.layouts import MaskPair, find_pairs
+from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.splits import split_named
+from sceneparse.errors import InputError
+from sceneparse.files import MAX_DESCRIPTION, read_text
+
+# Old versions of labelme2voc write arrays to SegmentationClass.
+_MASK_FOLDERS = ("SegmentationClassPNG", "SegmentationClass")
+
+
+def voc_root(source: Path) -> Path | None:
+    """Return the folder with SegmentationClass: the source, or VOCdevkit/VOC2012 below it."""
+    places = [source, *sorted(source.glob("VOC*")), *sorted(source.glob("VOCdevkit/VOC*"))]
+    return next((place for place in places if (place / "SegmentationClass").is_dir()), None)
+
+
+def voc_pairs(
+    source: Path, images: Path | None, skipped: Skipped
+) -> tuple[list[MaskPair], list[str]]:
+    """Return the images with masks and their splits, and notes; raises InputError."""
+    root = voc_root(source) or source
+    masks = next((root / n for n in _MASK_FOLDERS if any((root / n).glob("**/*.png"))), root)
+    images = images or next(
+        (f for f in (root / "JPEGImages", root.parent / "JPEGImages") if f.is_dir()), None
+    )
+    if images is None:
+        raise InputError(f"'{root}' has no JPEGImages; give the folder of images with --images")
+    pairs, notes = find_pairs(masks, images, skipped)
+    split_of = _listed_splits(root / "ImageSets" / "Segmentation")
+    if len(set(split_of.values())) < 2:
+        return pairs, notes
+    for pair in pairs:
+        if pair.name not in split_of:
+            skipped.add("masks that no list in ImageSets/Segmentation names", pair.mask)
+    listed = [replace(p, split=split_of[p.name]) for p in pairs if p.name in split_of]
+    return listed, notes
+
+
+def _listed_splits(folder: Path) -> dict[str, str]:
+    """Return the split of each name in train.txt, val.txt and test.txt."""
+    split_of: dict[str, str] = {}
+    for path in sorted(folder.glob("*.txt")):
+        split = split_named(path.stem)
+        if split is None or split == "trainval":
+            continue
+        for line in read_text(path, MAX_DESCRIPTION).split():
+            if split_of.setdefault(line, split) != split:
+                raise InputError(f"{path}: '{line}' is in split {split_of[line]} too")
+    return split_of
