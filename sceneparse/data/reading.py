@@ -90,7 +90,8 @@ def to_bytes(
             f"{source}: values up to {largest} are more than {bit_depth} bits hold ({white}); set "
             f"data.bit_depth to {largest.bit_length()}, or to null if all 16 bits are used"
         )
-    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    scaled = (values.astype(np.uint32) * 255 + white // 2) // white
+    return np.asarray(scaled, np.uint8)
 
 
 def orientation_of(path: Path) -> int:
