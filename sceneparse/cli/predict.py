@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
 from sceneparse.errors import InputError, first_few, one_line
-from sceneparse.inference.results import KINDS, SHARES_FILE, EarlierResults, ResultList
 
 if TYPE_CHECKING:
     from sceneparse.inference.inputs import Source
@@ -40,6 +39,7 @@ KIND of --save:
 A video becomes OUTPUT/overlay/NAME.mp4; the other kinds get a file per frame.
 Results of earlier predictions among the inputs are skipped and counted.
 Exit code 2: some inputs could not be predicted; all others were."""
+KINDS = ("index", "color", "overlay", "raw", "probabilities")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,9 +66,10 @@ def main(options: argparse.Namespace) -> None:
     """Predict all inputs; raise InputError if some failed."""
     from sceneparse.inference.inputs import find_sources
     from sceneparse.inference.predictor import Predictor
+    from sceneparse.inference.results import EarlierResults
 
     cameras, names = split_inputs(options.inputs)
-    earlier = EarlierResults()
+    earlier = EarlierResults(KINDS)
     sources = find_sources(names, skip=earlier.hold)
     skipped = ", ".join(
         f"{len(of)} results of earlier predictions in '{folder}'"
@@ -120,6 +121,8 @@ class Writer:
     """Writes predictions into the output folder, and records class shares and failures."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        from sceneparse.inference.results import ResultList
+
         self.output, self.save = Path(options.output), options.save
         self.opacity, self.frames = options.opacity, options.frames
         self.keep = "probabilities" in self.save
@@ -148,6 +151,8 @@ class Writer:
 
     def close(self) -> None:
         """Write the shares."""
+        from sceneparse.inference.results import SHARES_FILE
+
         path = self.output / SHARES_FILE
         self.written.add(path)
         path.write_text(json.dumps(self.shares, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -9,7 +10,6 @@ from typing import IO
 from sceneparse.errors import InputError
 from sceneparse.files import is_file, read_json, read_text
 
-KINDS = ("index", "color", "overlay", "raw", "probabilities")
 SHARES_FILE = "shares.json"
 # In an output folder: a JSON string per line, the path of each file that was written there.
 _LIST_FILE = ".sceneparse_results"
@@ -43,9 +43,13 @@ class ResultList:
 
 
 class EarlierResults:
-    """Finds the results of earlier predictions among files; `skipped` collects them by folder."""
+    """Finds the results of earlier predictions among files; `skipped` collects them by folder.
 
-    def __init__(self) -> None:
+    `kinds`: the folders of results that an output folder of an older version may hold.
+    """
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._kinds = kinds
         self._folders: dict[Path, set[str] | None] = {}
         self.skipped: dict[Path, set[Path]] = {}
 
@@ -57,7 +61,7 @@ class EarlierResults:
             return False
         for folder in real.parents:
             if folder not in self._folders:
-                self._folders[folder] = _results_in(folder)
+                self._folders[folder] = _results_in(folder, self._kinds)
             names = self._folders[folder]
             if names and real.relative_to(folder).as_posix() in names:
                 self.skipped.setdefault(folder, set()).add(real)
@@ -65,9 +69,9 @@ class EarlierResults:
         return False
 
 
-def _results_in(folder: Path) -> set[str] | None:
+def _results_in(folder: Path, kinds: Sequence[str]) -> set[str] | None:
     """Return the results in an output folder by their paths in it; None if it is none."""
-    return _listed(folder) or _implied_by_shares(folder)
+    return _listed(folder) or _implied_by_shares(folder, kinds)
 
 
 def _listed(folder: Path) -> set[str] | None:
@@ -78,7 +82,7 @@ def _listed(folder: Path) -> set[str] | None:
     return None
 
 
-def _implied_by_shares(folder: Path) -> set[str] | None:
+def _implied_by_shares(folder: Path, kinds: Sequence[str]) -> set[str] | None:
     """Return the results that shares.json implies, where an older version wrote no list."""
     path = folder / SHARES_FILE
     with suppress(InputError):
@@ -91,6 +95,6 @@ def _implied_by_shares(folder: Path) -> set[str] | None:
         for name, of in shares.items():
             files = [f"{name}.png", f"{name}.mp4"]
             files += [f"{name}/{k:06d}.png" for k in range(len(of))] if isinstance(of, list) else []
-            names |= {f"{kind}/{file}" for kind in KINDS for file in files}
+            names |= {f"{kind}/{file}" for kind in kinds for file in files}
         return names
     return None
