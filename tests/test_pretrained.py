@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,17 @@ def test_scores_follow_the_names_of_classes(
             assert torch.equal(scores(model, part)[row], expected)
     assert equal_parts(model, source, "backbone") and equal_parts(model, source, "head.project")
     assert told in logged[0]
+
+
+def test_a_run_stands_for_its_checkpoint_though_an_export_lies_in_it(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "old", ["a", "b"])
+    new = write_run(tmp_path / "run", ["a", "b"])
+    old.save_pretrained(tmp_path / "saved")
+    shutil.copy(tmp_path / "saved/model.safetensors", tmp_path / "run")
+    assert equal_parts(sceneparse.load_model(tmp_path / "run"), new, "")
+    model = sceneparse.create_segmentation_model(num_classes=2, **SMALL)
+    load(model, tmp_path / "run", ["a", "b"])
+    assert equal_parts(model, new, "")
 
 
 def test_other_head_attention_and_stride_are_told(tmp_path: Path, logged: list[str]) -> None:

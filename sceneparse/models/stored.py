@@ -43,13 +43,22 @@ def read_stored(path: str | Path) -> Stored:
     if path.suffix in {".onnx", ".pt2"}:
         raise InputError(f"'{path}' is a graph, not weights; give its run or a .safetensors file")
     folder = path.parent if path.name == MODEL_FILE else path
-    if path.is_dir() and not (folder / META_FILE).is_file() and (folder / MODEL_FILE).is_file():
-        path = folder / MODEL_FILE  # of save_pretrained
+    if holds_one_model(path):
+        path = path / MODEL_FILE
     if (folder / META_FILE).is_file() or path.is_dir() or not path.suffix:
         folder = resolve_checkpoint(folder)
         meta = read_meta(folder, [MODEL_FILE])
         return Stored(str(folder), read_weights(folder / MODEL_FILE), meta)
     return Stored(str(path), read_weights(path), _description_of(path))
+
+
+def holds_one_model(folder: Path) -> bool:
+    """Return whether a folder is one of `save_pretrained` or the hub, and no run or checkpoint.
+
+    A run folder can hold an exported model.safetensors beside its checkpoints.
+    """
+    is_run = (folder / META_FILE).is_file() or (folder / "checkpoints").is_dir()
+    return (folder / MODEL_FILE).is_file() and not is_run
 
 
 def is_classifier(path: str | Path) -> bool:

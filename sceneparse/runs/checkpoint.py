@@ -30,6 +30,7 @@ from sceneparse.models.stored import (
     MODEL_FILE,
     SUM_FILE,
     TRAINING_FILE,
+    holds_one_model,
     read_stored,
     resolve_checkpoint,
     step_folders,
@@ -90,8 +91,8 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     the whole description. Raises InputError if a file is damaged or missing.
     """
     path = Path(path)
-    is_export = path.suffix == ".safetensors" or (path / MODEL_FILE).is_file()
-    source, weights, meta = read_stored(path if is_export else resolve_checkpoint(path))
+    is_model = path.suffix == ".safetensors" or holds_one_model(path)
+    source, weights, meta = read_stored(path if is_model else resolve_checkpoint(path))
     if not meta:
         raise InputError(f"'{source}' holds weights without a description of their model")
     create: Callable[..., SegmentationModel | Classifier] = create_segmentation_model
