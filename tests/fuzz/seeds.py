@@ -234,6 +234,37 @@ filename,file_size,region_count,region_id,region_shape_attributes,region_attribu
 a.png,9,2,0,"{""name"":""rect"",""x"":1,""y"":1,""width"":3,""height"":2}","{""a"":""x""}"
 a.png,9,2,1,"{""name"":""circle"",""cx"":3,""cy"":2,""r"":2}","{""a"":{""y"":true}}"
 """
+STUDIO_SIZE = {"original_width": 8, "original_height": 6, "image_rotation": 0}
+STUDIO_RESULTS = [
+    {**STUDIO_SIZE, "id": str(number), "type": kind, "value": {**value, kind: ["xyz"[number % 3]]}}
+    for number, (kind, value) in enumerate(
+        {
+            "polygonlabels": {"points": [[0, 10], [50, 10], [50, 99.5]]},
+            "rectanglelabels": {"x": 1, "y": 1, "width": 30, "height": 20, "rotation": 30},
+            "ellipselabels": {"x": 40, "y": 40, "radiusX": 20, "radiusY": 10, "rotation": 5},
+            "brushlabels": {
+                "format": "rle",
+                "rle": [0, 0, 0, 192, 57, 27, 254, 39, 0, 183, 255, 132, 192, 45, 255, 230, 176, 0],
+            },
+            "keypointlabels": {"x": 1, "y": 1, "width": 0.5},
+        }.items()
+    )
+]
+STUDIO = [
+    {
+        "id": 1,
+        "data": {"image": "/data/upload/1/12345678-a.png"},
+        "annotations": [{"result": STUDIO_RESULTS, "created_at": "2024-01-01T00:00:00Z"}],
+    }
+]
+STUDIO_MIN = [
+    {
+        "image": "a.png",
+        "tag": [{**STUDIO_SIZE, **result["value"]} for result in STUDIO_RESULTS[:3]],  # type: ignore[dict-item]
+        "annotator": 1,
+        "annotation_id": 1,
+    }
+]
 SWEEP = b"""\
 name: x
 config: base.yaml

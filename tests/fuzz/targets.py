@@ -247,6 +247,11 @@ TARGETS = {
     "via_table": Target(
         fuzz_annotations("via", "x.csv"), lambda: [seeds.VIA_TABLE], restructure=changed_csv
     ),
+    "label_studio": Target(
+        fuzz_annotations("label-studio", "x.json"),
+        lambda: [*seeds.json_bytes(seeds.STUDIO), *seeds.json_bytes(seeds.STUDIO_MIN)],
+        restructure=changed_json,
+    ),
     "pairs": Target(
         fuzz_annotations("pairs", "x.csv"),
         lambda: [b"image,mask\na.png,grey.png\n"],

@@ -1,5 +1,7 @@
 """What a format skips, counted by reason."""
 
+from __future__ import annotations
+
 from collections import Counter
 
 
@@ -14,6 +16,11 @@ class Skipped:
         """Count something skipped, such as "shapes of one point", found at `place`."""
         self.counts[reason] += count
         self.places.setdefault(reason, str(place))
+
+    def update(self, other: Skipped) -> None:
+        """Add what another one counts."""
+        for reason, count in other.counts.items():
+            self.add(reason, other.places[reason], count)
 
     def lines(self) -> list[str]:
         """Return a line per reason: how many, and where the first one is."""
