@@ -1,7 +1,6 @@
 """Rules by which names of images and masks differ: x with x_mask, image_x with label_x, ..."""
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,6 +25,7 @@ IMAGE_WORDS = _words(
     "input inputs orig original raw src source frame cam camera color colour left bit scan slice "
     "tile patch crop anon ortho orthophoto scene"
 )
+_ALL_WORDS = MASK_WORDS | IMAGE_WORDS
 # Words that are also found where they are written together with another one, as in xmask.
 _LONG_WORDS = ("mask", "label", "image", "annotation", "segmentation")
 _LAST_WORDS = (*_LONG_WORDS, *(f"{word}s" for word in _LONG_WORDS))
@@ -68,7 +68,7 @@ def find_rule(images: Collection[str], masks: Collection[str], *, partial: bool)
 def find_rule_in_one_folder(names: Collection[str]) -> Rule | None:
     """Find the rule that pairs all, or most, names of a folder of images and masks."""
     rules = []
-    for marker in _frequent_markers(names, MASK_WORDS):
+    for marker in filter(None, _cores_by_marker(names, MASK_WORDS)):
         masks = names_with(marker, names)
         found = _rules([name for name in names if name not in masks], masks)
         rules += [rule for rule in found if rule.mask == marker]
@@ -110,18 +110,12 @@ def _best(rules: list[Rule], count: int, *, partial: bool) -> Rule | None:
     return first
 
 
-def _rules(images: Iterable[str], masks: Iterable[str]) -> list[Rule]:
+def _rules(images: Collection[str], masks: Collection[str]) -> list[Rule]:
     """Return all rules by which some names match."""
-    of_images, of_masks = (
-        [
-            (marker, _cores(names, marker, words))
-            for marker in (None, *_frequent_markers(names, words))
-        ]
-        for names, words in ((images, IMAGE_WORDS), (masks, MASK_WORDS))
-    )
     rules = []
-    for image_marker, image_cores in of_images:
-        for mask_marker, mask_cores in of_masks:
+    of_masks = _cores_by_marker(masks, MASK_WORDS)
+    for image_marker, image_cores in _cores_by_marker(images, IMAGE_WORDS).items():
+        for mask_marker, mask_cores in of_masks.items():
             shared = image_cores.keys() & mask_cores.keys()
             if shared and (image_marker or mask_marker):
                 matches = {image_cores[core]: mask_cores[core] for core in shared}
@@ -129,21 +123,20 @@ def _rules(images: Iterable[str], masks: Iterable[str]) -> list[Rule]:
     return rules
 
 
-def _frequent_markers(names: Iterable[str], words: Collection[str]) -> list[Marker]:
-    """Return the markers that at least half of the names have."""
-    found = [markers(name, words) for name in names]
-    count = Counter(marker for markers_of_name in found for marker in markers_of_name)
-    return [marker for marker, number in count.items() if 2 * number >= len(found)]
+def _cores_by_marker(
+    names: Collection[str], words: Collection[str]
+) -> dict[Marker | None, dict[str, str]]:
+    """Return rest of the name -> name, for each marker that at least half of the names have.
 
-
-def _cores(names: Iterable[str], marker: Marker | None, words: Collection[str]) -> dict[str, str]:
-    """Return core -> name for the names that have this marker; empty if a core occurs twice."""
-    cores: dict[str, str] = {}
+    None stands for whole names. A marker without which two names are equal is left out.
+    """
+    found: dict[Marker | None, list[tuple[str, str]]] = {}
     for name in names:
-        core = name.strip(_SEPARATORS) if marker is None else markers(name, words).get(marker)
-        if core is not None and cores.setdefault(core, name) != name:
-            return {}
-    return cores
+        for marker, core in ((None, name.strip(_SEPARATORS)), *markers(name, words).items()):
+            found.setdefault(marker, []).append((core, name))
+    frequent = {marker: pairs for marker, pairs in found.items() if 2 * len(pairs) >= len(names)}
+    cores = {marker: dict(pairs) for marker, pairs in frequent.items()}
+    return {marker: named for marker, named in cores.items() if len(named) == len(frequent[marker])}
 
 
 def _runs(base: str, words: Collection[str]) -> Iterator[tuple[str, int, int]]:
@@ -165,10 +158,12 @@ def _pieces(base: str) -> Iterator[tuple[int, int]]:
     for match in _PIECE.finditer(base):
         start, end = match.span()
         text = match.group().lower()
+        if text in _ALL_WORDS or text.isdecimal():
+            yield start, end
+            continue
         first = next((len(word) for word in _LONG_WORDS if text.startswith(word)), 0)
         last = next((len(word) for word in _LAST_WORDS if text.endswith(word)), 0)
-        if text in MASK_WORDS | IMAGE_WORDS or not (first or last):
-            yield start, end
-        else:
-            middle = end - last if last else start + first
-            yield from ((start, middle), (middle, end))
+        middle = end - last if last else start + first
+        if middle > start:
+            yield start, middle
+        yield middle, end

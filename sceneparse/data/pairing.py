@@ -73,10 +73,13 @@ def _walk(
     folder: Path, above: tuple[Path, ...], suffixes: Collection[str]
 ) -> Iterator[tuple[Path, str | None]]:
     """Yield all files, and the kind of those that are skipped; `above`: real paths on the way."""
-    for path in folder.iterdir():
-        if is_hidden(path.name):
-            yield path, "._*" if path.name.startswith("._") else path.name
-        elif not path.is_dir():
+    with os.scandir(folder) as entries:
+        inside = list(entries)
+    for entry in inside:
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            yield path, "._*" if entry.name.startswith("._") else entry.name
+        elif not entry.is_dir():
             suffix = path.suffix.lower()
             yield path, None if suffix in suffixes else suffix or "without suffix"
         else:
@@ -104,7 +107,7 @@ def relative_name(folder: Path, path: Path) -> str:
     Unicode is normalised (NFC), because macOS may write the same name in another form.
     """
     name = path.relative_to(folder).with_suffix("").as_posix()
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def pair_folders(images: Path, masks: Path) -> Pairing:
@@ -122,7 +125,7 @@ def pair_folders(images: Path, masks: Path) -> Pairing:
     by_name = _by_name(images, found), _by_name(masks, mask_files)
     matches: Mapping[str, str] = {name: name for name in by_name[0] if name in by_name[1]}
     rule = None
-    if by_name[0].keys() != by_name[1].keys():
+    if not matches or len(matches) < len(by_name[0]) == len(by_name[1]):
         rule = find_rule(*by_name, partial=not matches)
     if rule is not None:
         matches = rule.matches

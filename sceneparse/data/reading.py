@@ -192,7 +192,8 @@ def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     content = read_content(path)
     header = read_tiff_header(path, content)
     if header is not None and header.needs_opencv:
-        require_size(path, (header.width, header.height), MAX_IMAGE_PIXELS // 2)
+        for size in ((header.width, header.height), header.tile):
+            require_size(path, size, MAX_IMAGE_PIXELS // 2)
         values = decode_by_opencv(path, content)
         return _whole(values, path), np.zeros(values.shape, bool)
     decoded = decode(path, content)

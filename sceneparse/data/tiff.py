@@ -13,6 +13,7 @@ from sceneparse.errors import InputError, refusing
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 _WIDTH, _HEIGHT, _BITS, _BANDS, _FORMAT = 256, 257, 258, 277, 339
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
 
 
@@ -25,6 +26,7 @@ class TiffHeader(NamedTuple):
     bits: int
     kind: str
     big_endian: bool
+    tile: tuple[int, int]
 
     def __str__(self) -> str:
         bands = "a band" if self.bands == 1 else f"{self.bands} bands"
@@ -57,6 +59,7 @@ def read_tiff_header(path: Path, content: bytes) -> TiffHeader | None:
             max(map(int, tags.get(_BITS, (1,)))),
             _KINDS.get(kind, "numbers of another kind"),
             content.startswith(b"MM"),
+            (int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_HEIGHT, 0))),
         )
 
 
@@ -65,8 +68,13 @@ def decode_by_opencv(path: Path, content: bytes) -> NDArray[Any]:
 
     The size must have been checked. TIFF files are turned upright, PNG files are not.
     """
-    with refusing(path, "cannot be decoded"):
-        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it
+    try:
+        with refusing(path, "cannot be decoded"):
+            values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if values is None:
         raise InputError(f"{path}: cannot be decoded by OpenCV {cv2.__version__}")
     return values if values.ndim == 2 else np.ascontiguousarray(values[..., 2::-1])

@@ -25,6 +25,10 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def opencv_encoded(suffix: str, values: np.ndarray) -> bytes:
+    return cv2.imencode(suffix, values)[1].tobytes()
+
+
 def several(image: Image.Image) -> dict[str, Any]:
     return {"save_all": True, "append_images": [image.rotate(180)]}
 
@@ -59,6 +63,7 @@ def images() -> list[bytes]:
         encoded(deep, "TIFF"),
         encoded(floats, "TIFF"),
         encoded(color.convert("CMYK"), "TIFF", exif=exif, **several(color)),
+        *(opencv_encoded(kind, noise.astype(np.uint16) * 16) for kind in (".png", ".tiff")),
         b"P3 2 2 255 " + b"1 2 3 " * 4,
         b"P5 3 2 65535\n" + bytes(12),
         b"Pf\n2 2\n-1.0\n" + np.full(4, 0.5, np.float32).tobytes(),
@@ -78,6 +83,10 @@ def masks() -> list[bytes]:
         encoded(Image.fromarray(labels.astype(np.uint16) * 300), "PNG"),
         encoded(Image.fromarray(labels.astype(np.int32)), "TIFF"),
         encoded(grey.convert("1"), "PNG"),
+        encoded(grey.convert("LA"), "PNG"),
+        encoded(palette, "GIF", transparency=2),
+        opencv_encoded(".tiff", labels.astype(np.float64)),
+        opencv_encoded(".tiff", labels.astype(np.int8)),
     ]
 
 

@@ -25,7 +25,7 @@ from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.formats import FORMATS, find_format
-from sceneparse.data.reading import image_size, read_image, read_mask
+from sceneparse.data.reading import image_size, read_colors, read_image, read_mask
 from sceneparse.errors import Explained
 from sceneparse.files import MAX_DESCRIPTION, read_arrays, read_json
 from sceneparse.inference.inputs import find_sources
@@ -68,12 +68,17 @@ def fuzz_image(data: bytes) -> None:
     path = written("image", data)
     with suppress(Explained):
         image_size(path)
+    with suppress(Explained):
+        read_image(path, 12)
     read_image(path)
 
 
 def fuzz_mask(data: bytes) -> None:
     """The bytes of a mask."""
-    mask = read_mask(written("mask", data))
+    path = written("mask", data)
+    with suppress(Explained):
+        read_colors(path)
+    mask = read_mask(path)
     assert mask.ndim == 2
     assert mask.dtype in (np.uint8, np.uint16)
 
