@@ -20,6 +20,7 @@ from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, _free_memory
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.labels import identity_table, palette_color
 from sceneparse.data.loader import batches, evaluation_loader
+from sceneparse.data.resizing import Resize, resize_mask
 from sceneparse.errors import InputError
 
 
@@ -64,6 +65,30 @@ def test_samples_are_equal_and_decoded_once(scenes: Path, decodings: list[Path],
     if kind == "disk":
         assert np.array_equal(DiskCache(plain)[0][0], expected[0][0])
         assert len(decodings) == 3
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk", "none", "auto"])
+def test_resized_samples_are_kept_resized(scenes: Path, kind: str) -> None:
+    """The files are 96x64: each new pixel is the mean of four, and the label at its centre."""
+    plain = plain_samples(scenes)
+    half = CACHES[kind](plain.resized(Resize("long", 48)))
+    for _ in range(2):
+        for index in range(3):
+            image, mask, _ = plain[index]
+            blocks = image.reshape(32, 2, 48, 2, 3).mean((1, 3))
+            found, labels, _ = half[index]
+            assert np.abs(found - blocks).max() <= 0.5
+            assert np.array_equal(labels, mask[1::2, 1::2])
+            assert np.array_equal(half.mask(index), labels)
+    assert np.array_equal(CACHES[kind](plain)[0][0], plain[0][0])  # not taken for the resized ones
+
+
+@pytest.mark.parametrize("size", [(30, 41), (7, 100), (129, 193), (64, 96)])
+def test_masks_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
+    # Of odd sizes, no centre lies between two pixels.
+    mask = np.random.default_rng(1).integers(0, 2000, (63, 95)).astype(np.uint16)
+    pillow = Image.fromarray(mask.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST)
+    assert np.array_equal(resize_mask(mask, size), np.asarray(pillow))
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])

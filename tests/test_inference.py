@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import normalize
 
 from benchmarks.eval import plain_test
+from sceneparse.data.resizing import Resize, Side
 from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference import scores as scores_module
 from sceneparse.inference.normalization import Normalization
@@ -83,6 +84,12 @@ def plain_views(protocol: Protocol, model: SegmentationModel, pixels: Tensor) ->
     for scale in protocol.scales:
         size = protocol.scaled(height, width, scale)
         scaled = F.interpolate(image, size, mode="bilinear", align_corners=False)
+        if protocol.rescale == "training":
+            rows = pixels[0].permute(1, 2, 0).contiguous().numpy()
+            smaller = size[0] * size[1] < height * width
+            kind = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+            rows = cv2.resize(rows, size[::-1], interpolation=kind)
+            scaled = normalized(torch.tensor(rows).permute(2, 0, 1)[None])
         if aligned:
             rows = pixels[0].permute(1, 2, 0).contiguous().numpy()
             scaled = normalized(torch.tensor(cv2.resize(rows, size[::-1])).permute(2, 0, 1)[None])
@@ -158,6 +165,37 @@ CHANGES: list[dict[str, Any]] = [
 def test_protocol_is_what_it_says(
     name: str, change: dict[str, Any], size: tuple[int, int], band_bytes: int
 ) -> None:
+    protocol_gives_plain_views(name, change, size)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (90, 60)])
+@pytest.mark.parametrize("resize", [{"long": 40}, {"short": 20}, {"short": 44}], ids=str)
+@pytest.mark.parametrize("name", ["whole", "slide"])
+def test_images_resized_as_in_training_are_scored_at_their_own_size(
+    name: str, resize: dict[Side, int], size: tuple[int, int]
+) -> None:
+    protocol_gives_plain_views(name, {"resize": resize}, size)
+    protocol_gives_plain_views(name, {"resize": resize, "scales": (0.75, 1.25)}, size)
+    protocol = create_protocol(name, resize=resize)
+    ((side, length),) = resize.items()
+    scaled = protocol.scaled(*size, 1.0)
+    assert scaled == Resize(side, length).size(*size)
+    assert (max if side == "long" else min)(scaled) == length
+    assert f"{side} side {length}" in protocol.description
+    assert "resized as in training" in protocol.description
+
+
+def test_two_base_sizes_contradict_each_other() -> None:
+    with pytest.raises(
+        InputError, match=r"base size of 320 .* data.resize \(long side 640\).* 0.5"
+    ):
+        create_protocol("whole", base=320, resize={"long": 640})
+    for name in sorted(set(PROTOCOLS) - {"whole", "slide"}):
+        with pytest.raises(InputError, match=f"{name} scales .* choose protocol whole or slide"):
+            create_protocol(name, resize={"short": 480})
+
+
+def protocol_gives_plain_views(name: str, change: dict[str, Any], size: tuple[int, int]) -> None:
     protocol = create_protocol(name, crop=(16, 24), **change)
     model = model_of(Strided(4))
     pixels = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)

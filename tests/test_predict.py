@@ -568,6 +568,19 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
     assert factors == {0.25, 0.5}
 
 
+def test_a_photo_that_is_resized_as_in_training_needs_no_tiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = pointwise_predictor()
+    predictor.protocol = create_protocol("whole", resize={"long": 30})
+    monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
+    found = predictor(np.zeros((80, 120, 3), np.uint8))
+    assert not found.tiled
+    assert found.labels.shape == (80, 120)
+    predictor.protocol = create_protocol("whole", resize={"long": 100})
+    assert predictor(np.zeros((80, 120, 3), np.uint8)).tiled
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,12 @@ from PIL import Image
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import train as train_command
 from sceneparse.cli.command import run
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.labels import identity_table
+from sceneparse.data.pairing import Pair
+from sceneparse.data.resizing import Resize
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.training.data_check import check_crop
 from tests.conftest import ROOT, RunCommand
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -166,6 +172,61 @@ def test_classes_that_no_mask_shows_are_logged(
         for line in warnings
     )
     assert any("the validation split 'val' shows sky" in line for line in warnings)
+
+
+def test_resized_training_is_validated_and_evaluated_at_the_images_own_size(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*tiny, "data.resize.long=48", "augment.crop=[33,49]", "train.epochs=1"]
+    assert call(train_command, "--config", QUICKSTART, *settings) == 0
+    folder = folder_of(tiny)
+    meta = json.loads((folder / "last/meta.json").read_text())
+    assert meta["data"]["resize"] == {"long": 48}
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (validated,) = [record for record in records if record["kind"] == "val"]
+    assert call(evaluate_command, folder / "last") == 0
+    result = json.loads((folder / "eval_val_last/eval.json").read_text())
+    assert "long side 48, resized as in training" in result["protocol"]
+    assert result["mean_iou"] == validated["mean_iou"]
+    assert sum(row["pixels"] for row in result["classes"]) == 5 * 64 * 96
+    capsys.readouterr()
+    assert call(evaluate_command, folder / "last", "--base", 96) == 2
+    assert "contradicts data.resize (long side 48)" in capsys.readouterr().err
+    assert call(train_command, "--config", QUICKSTART, *settings, "data.resize.short=9") == 2
+    assert "resize takes the long or the short side" in capsys.readouterr().err
+    both = [*settings, "eval.base=96", "--overwrite"]
+    assert call(train_command, "--config", QUICKSTART, *both) == 2
+    assert "contradicts data.resize" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "expected"),
+    [
+        ((161, 241), (3024, 4032), r"241x161 show 0.32% of your 4032x3024 .* data.resize.long=512"),
+        ((480, 480), (160, 240), r"480x480 are 83% padding on your 240x160 .*crop=\[161,241\]"),
+        ((289, 385), (360, 480), None),
+        ((480, 480), (512, 683), None),
+        ((768, 768), (1024, 2048), None),
+    ],
+)
+def test_crops_that_do_not_fit_the_images_are_named(
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    expected: str | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Image.new("RGB", size[::-1]).save(tmp_path / "a.png")
+    table = identity_table(["a", "b"], [(0, 0, 0), (9, 9, 9)])
+    dataset = SegmentationDataset([Pair(tmp_path / "a.png", tmp_path / "a.png", "a")], table)
+    check_crop(dataset, crop, (1.0, 1.0))
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == (expected is not None)
+    if expected is not None:
+        assert re.search(expected, found[0])
+        caplog.clear()
+        check_crop(dataset.resized(Resize("long", 512)), (161, 241), (1.0, 1.0))
+        assert not caplog.records
 
 
 def remove_a_mask(root: Path) -> None:

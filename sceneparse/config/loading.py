@@ -91,7 +91,9 @@ def set_key(settings: dict[str, Any], path: str, value: object) -> None:
     *parents, key = path.split(".")
     section = settings
     for parent in parents:
-        section = section.setdefault(parent, {})
+        if section.get(parent) is None:  # absent, or null: a table that is off
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             raise InputError(f"{path}: '{parent}' is a value, not a section")
     section[key] = value

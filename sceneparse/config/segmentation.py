@@ -25,6 +25,8 @@ class DataSection(types.Section):
     """class names of a folder dataset without classes.txt"""
     bit_depth: Annotated[int, Field(ge=9, le=16, strict=True)] | None = None
     """bits that 16-bit images really use, e.g. 12; null: all 16"""
+    resize: dict[Literal["long", "short"], types.Count] | None = None
+    """size that images are scaled to before all else: {long: 640} or {short: 480}; null: none"""
     mean: types.Color = (0.485, 0.456, 0.406)
     """RGB mean of the images, in 0..1"""
     std: types.Deviations = (0.229, 0.224, 0.225)
@@ -41,6 +43,12 @@ class DataSection(types.Section):
     """longest wait for a batch, in seconds"""
     check: Literal["auto", "all", "none"] = "auto"
     """samples to check before training: all, none, or auto (500 of many)"""
+
+    @model_validator(mode="after")
+    def _one_side(self) -> DataSection:
+        if self.resize is not None and len(self.resize) != 1:
+            raise ValueError("resize takes the long or the short side, e.g. {long: 640}")
+        return self
 
 
 class AugmentSection(types.Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.cache import cache_folder, fingerprint, save_array
+from sceneparse.data.cache import cache_folder, fingerprint, resize_settings, save_array
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import count_labels
 from sceneparse.data.reading import read_all
@@ -52,7 +52,8 @@ def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
     that only the first run reads all masks. Raises InputError for a mask that cannot be used.
     """
     num_classes = dataset.table.num_classes
-    masks = fingerprint((pair.mask for pair in dataset.pairs), dataset.table)
+    files = (pair.mask for pair in dataset.pairs)
+    masks = fingerprint(files, dataset.table, *resize_settings(dataset))
     path = cache_folder() / f"class-pixels-{masks}.npy"
     if path.is_file():
         try:

@@ -64,6 +64,17 @@ def fingerprint(files: Iterable[Path], *settings: object) -> str:
     return digest.hexdigest()[:40]
 
 
+def resize_settings(dataset: SegmentationDataset) -> tuple[object, ...]:
+    """Return what a fingerprint needs of the resizing: nothing without, so that old names hold."""
+    return () if dataset.resize is None else (dataset.resize,)
+
+
+def stored_sizes(dataset: SegmentationDataset) -> list[tuple[int, int]]:
+    """Return the heights and widths of samples, from the headers of images."""
+    sizes = [image_size(pair.image) for pair in dataset.pairs]
+    return sizes if dataset.resize is None else [dataset.resize.size(*size) for size in sizes]
+
+
 def _fields(labels: np.dtype[Any], size: tuple[int, ...]) -> list[Any]:
     """Return the fields of a stored sample. The mask comes first, so that 16 bits are aligned."""
     return [("mask", labels, size), ("image", "u1", (*size, 3))]
@@ -78,7 +89,7 @@ class DiskCache(SegmentationDataset):
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        super().__init__(dataset.pairs, dataset.table, dataset.bit_depth)
+        super().__init__(dataset.pairs, dataset.table, dataset.bit_depth, dataset.resize)
         self._folder = cache_folder() / "decoded"
         self._checked: set[Path] = set()
         with _explained_write(self._folder):
@@ -86,7 +97,7 @@ class DiskCache(SegmentationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        settings = PIL.__version__, self.table, self.bit_depth
+        settings = PIL.__version__, self.table, self.bit_depth, *resize_settings(self)
         path = self._folder / f"{fingerprint((pair.image, pair.mask), *settings)}.npy"
         record = self._load(path)
         if record is not None:
@@ -136,12 +147,12 @@ class MemoryCache(SegmentationDataset):
     def __init__(
         self, dataset: SegmentationDataset, sizes: list[tuple[int, int]] | None = None
     ) -> None:
-        super().__init__(dataset.pairs, dataset.table, dataset.bit_depth)
+        super().__init__(dataset.pairs, dataset.table, dataset.bit_depth, dataset.resize)
         if not _processes_fork():
             raise InputError(
                 "data.cache: ram needs Linux and processes that fork; set data.cache: disk"
             )
-        self._sizes = sizes or [image_size(pair.image) for pair in dataset.pairs]
+        self._sizes = sizes or stored_sizes(dataset)
         pixel_bytes = 3 + dataset.table.dtype.itemsize
         # Samples start at multiples of 8, so that 16-bit masks are aligned.
         lengths = [-(-h * w * pixel_bytes // 8) * 8 for h, w in self._sizes]
@@ -190,7 +201,7 @@ def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
     if not _processes_fork():
         logger.info("decoded images are not kept (data.cache: auto): processes do not fork here")
         return dataset
-    sizes = [image_size(pair.image) for pair in dataset.pairs]
+    sizes = stored_sizes(dataset)
     needed = sum(h * w for h, w in sizes) * (3 + dataset.table.dtype.itemsize)
     fits = needed <= _free_memory() / 8
     logger.info(

@@ -1,5 +1,7 @@
 """Dataset layouts: functions (root, split) -> image and mask pairs, and a table of their names."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from sceneparse.data.pairing import (
     relative_name,
 )
 from sceneparse.data.reading import orientation_of, read_image, read_labels
+from sceneparse.data.resizing import Resize, resize_image, resize_mask
 from sceneparse.data.tables import TABLE_SUFFIXES
 from sceneparse.errors import InputError, first_few, unknown_name
 from sceneparse.files import inside, is_file, read_text
@@ -35,14 +38,22 @@ Sample = tuple[NDArray[np.uint8], Labels, str]
 
 
 class SegmentationDataset:
-    """Pairs read on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name."""
+    """Pairs read on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name.
+
+    With `resize`, both have another size than the files.
+    """
 
     def __init__(
-        self, pairs: Iterable[Pair], table: LabelTable, bit_depth: int | None = None
+        self,
+        pairs: Iterable[Pair],
+        table: LabelTable,
+        bit_depth: int | None = None,
+        resize: Resize | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
         self.table = table
         self.bit_depth = bit_depth
+        self.resize = resize
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -52,12 +63,21 @@ class SegmentationDataset:
         image, (raw, transparent) = read_image(pair.image, self.bit_depth), read_labels(pair.mask)
         if image.shape[:2] != raw.shape:
             raise _sizes_differ(pair, image.shape[:2], raw.shape)
-        return image, self._encode(raw, transparent, pair.mask), pair.name
+        mask = self._encode(raw, transparent, pair.mask)
+        if self.resize is not None:
+            size = self.resize.size(*mask.shape)
+            image, mask = resize_image(image, size), resize_mask(mask, size)
+        return image, mask, pair.name
 
     def mask(self, index: int) -> Labels:
         """Read only the mask of a sample: train ids (H, W)."""
         path = self.pairs[index].mask
-        return self._encode(*read_labels(path), path)
+        mask = self._encode(*read_labels(path), path)
+        return mask if self.resize is None else resize_mask(mask, self.resize.size(*mask.shape))
+
+    def resized(self, resize: Resize | None) -> SegmentationDataset:
+        """Return the same samples, resized."""
+        return SegmentationDataset(self.pairs, self.table, self.bit_depth, resize)
 
     def _encode(self, raw: Labels, transparent: NDArray[np.bool_], path: Path) -> Labels:
         """Map raw labels to train ids; transparent pixels are ignored."""

@@ -121,14 +121,23 @@ class Predictor:
         height, width = images[0].shape[:2]
         if any(image.shape != images[0].shape for image in images):
             raise InputError("images of a batch must be of equal size")
-        if height * width > MAX_WHOLE:
-            return [Prediction(i, self._labels_by_tiles(i), self.table) for i in images]
+        if self._needs_tiles(height, width):
+            return [
+                Prediction(image, self._labels_by_tiles(image), self.table, tiled=True)
+                for image in images
+            ]
         scores = self.score(np.stack(images))
         labels = scores.labels().cpu().numpy()
         return [
             Prediction(image, label, self.table, scores if keep_probabilities else None, index)
             for index, (image, label) in enumerate(zip(images, labels, strict=True))
         ]
+
+    def _needs_tiles(self, height: int, width: int) -> bool:
+        # A photo that is resized as in training is small when it comes to the network.
+        resized = self.protocol.rescale == "training"
+        size = self.protocol.largest_scaled(height, width) if resized else height * width
+        return size > MAX_WHOLE
 
     def images_at_once(self, height: int, width: int) -> int:
         """Return a batch size for images of a size, in pixels."""
@@ -162,21 +171,25 @@ class Predictor:
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """The prediction of an image: `labels` (H, W), a class number for each pixel."""
+    """The prediction of an image: `labels` (H, W), a class number for each pixel.
+
+    `tiled`: whether the image was so large that it was predicted in tiles.
+    """
 
     image: Picture
     labels: Labels
     table: LabelTable
     _scores: PixelScores | None = None
     _index: int = 0
+    tiled: bool = False
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         """Probabilities of all classes (K, H, W), computed at the first use.
 
-        Raises InputError if they were not kept, or the image was predicted in tiles.
+        Raises InputError if they were not kept, or the image is too large.
         """
-        if self.tiled:
+        if self.labels.size > MAX_WHOLE:
             raise InputError(
                 f"probabilities of an image of over {MAX_WHOLE / 1e6:.0f} million pixels would "
                 "not fit in memory; cut the image first"
@@ -185,11 +198,6 @@ class Prediction:
             raise InputError("the probabilities were not kept; pass keep_probabilities=True")
         found: NDArray[np.float32] = self._scores.probabilities()[self._index].cpu().numpy()
         return found
-
-    @property
-    def tiled(self) -> bool:
-        """Whether the image was so large that it was predicted in tiles."""
-        return self.labels.size > MAX_WHOLE
 
     @property
     def shares(self) -> dict[str, float]:
@@ -285,5 +293,6 @@ def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings:
             "give --protocol slide, spnet or mmseg_slide with it"
         )
     given = {key: value for key, value in settings.items() if value is not None}
-    dataset = model.meta.get("data", {}).get("dataset")
-    return create_protocol(**{"dataset": dataset, **trained, **given})
+    data = model.meta.get("data", {})
+    kept = {"dataset": data.get("dataset"), "resize": data.get("resize")}
+    return create_protocol(**{**kept, **trained, **given})

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from sceneparse.data.resizing import Side, resize_image
 from sceneparse.errors import InputError, NumericalError, unknown_name
 from sceneparse.inference.scores import PixelScores, View, Window
 from sceneparse.inference.windows import WEIGHTINGS, Span, place_windows
@@ -59,7 +61,8 @@ class Protocol:
     one, so that feature i lies exactly at pixel i * stride, where resizing with aligned corners
     puts it. `stride_of`: how many pixels windows of a size are apart. `rescale`: "float" scales
     normalised images, and scores with aligned centres; "uint8" is mmsegmentation's: it scales
-    pixels by OpenCV before they are normalised, and scores with the network's own corners.
+    pixels by OpenCV before they are normalised, and scores with the network's own corners;
+    "training" scales pixels as data.resize does in training.
 
     If a network takes some sizes only, whole images and windows are extended to the right and
     bottom to the next of them, and the scores are cut back; "align" then adds nothing else.
@@ -74,7 +77,7 @@ class Protocol:
     average: Literal["softmax", "logits"] = "softmax"
     weighting: str = "uniform"
     padding: Literal["align", "after", "around", "none"] = "none"
-    rescale: Literal["float", "uint8"] = "float"
+    rescale: Literal["float", "uint8", "training"] = "float"
     stride_of: Callable[[int], int] = two_thirds
 
     @property
@@ -83,10 +86,11 @@ class Protocol:
         parts = ["whole image"]
         if self.crop is not None:
             weighting = "" if self.weighting == "uniform" else f", {self.weighting} weights"
+            mmseg = self.rescale == "uint8"
             strides = "x".join(str(self.stride_of(size)) for size in self.crop)
             parts = [
                 f"sliding window {self.crop[0]}x{self.crop[1]}, "
-                f"stride {'2/3' if self.rescale == 'float' else strides}, "
+                f"stride {strides if mmseg else '2/3'}, "
                 f"{self.average} averaged{weighting}"
             ]
         single = self.scales == (1.0,)
@@ -99,6 +103,7 @@ class Protocol:
             parts.append(f"{self.side} side {'' if single else 'of scale 1 '}{self.base}")
         if self.rescale == "uint8" and not (single and self.base is None):
             parts.append("pixels rescaled as uint8 before normalising")
+        parts += ["resized as in training"] if self.rescale == "training" else []
         return f"{self.name}: " + ", ".join(parts)
 
     def __call__(
@@ -114,8 +119,9 @@ class Protocol:
         """
         height, width = images.shape[-2:]
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
-        if self.rescale == "uint8":
-            scaled = (normalize(_resize_pixels(images, size)) for size in sizes)
+        if self.rescale != "float":
+            resize = _resize_by_opencv if self.rescale == "uint8" else resize_image
+            scaled = (normalize(_resize_pixels(images, size, resize)) for size in sizes)
         else:
             normalized = normalize(images)
             scaled = (_resize_images(normalized, size) for size in sizes)
@@ -126,18 +132,20 @@ class Protocol:
         """Return the size an image is scaled to."""
         factor = self._factor(height, width, scale)
         # The public SPNet code and mmsegmentation round halves differently.
-        rounded = round if self.side == "long" else lambda size: int(size + 0.5)
+        rounded = (lambda size: int(size + 0.5)) if self.rescale == "uint8" else round
         return max(rounded(height * factor), 1), max(rounded(width * factor), 1)
 
     def _factor(self, height: int, width: int, scale: float) -> float:
         if self.base is None:
-            if self.rescale == "float":
+            if self.rescale != "uint8":
                 return scale
             # mmcv rounds the sides of the scaled image, then fits the image into them.
             sides = [(max(int(side * scale + 0.5), 1), side) for side in (height, width)]
             return min(scaled / side for scaled, side in sides)
         if self.side == "long":
             return round(self.base * scale) / max(height, width)
+        if self.rescale == "training":
+            return self.base * scale / min(height, width)
         longest = _MMSEG_MAX_SIDE * scale / max(height, width)
         return min(self.base * scale / min(height, width), longest)
 
@@ -148,8 +156,12 @@ class Protocol:
 
     def largest_size(self, height: int, width: int) -> int:
         """Return the number of pixels of an image at its own or the largest scale, if larger."""
+        return max(height * width, self.largest_scaled(height, width))
+
+    def largest_scaled(self, height: int, width: int) -> int:
+        """Return the number of pixels of an image at its largest scale."""
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
-        return max(height * width, *(rows * columns for rows, columns in sizes))
+        return max(rows * columns for rows, columns in sizes)
 
     def input_size(self, model: SegmentationNetwork, height: int, width: int) -> tuple[int, int]:
         """Return the size of what the network gets of a scaled image of this size."""
@@ -224,15 +236,24 @@ def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def _resize_pixels(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize uint8 images to whole numbers by OpenCV, as mmcv.imrescale does."""
+def _resize_by_opencv(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize as mmcv.imrescale does."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _resize_pixels(
+    images: Tensor,
+    size: tuple[int, int],
+    resize: Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[Any]],
+) -> Tensor:
+    """Resize uint8 images (B, 3, H, W) to whole numbers, each by `resize`."""
     if images.shape[-2:] == size:
         return images
     if images.dtype != torch.uint8:
         raise InputError("this protocol rescales pixels: give uint8 images and a normalisation")
     pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
-    resized = [cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR) for image in pixels]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device)
+    resized = np.stack([resize(image, size) for image in pixels])
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).to(images.device)
 
 
 def _run(model: SegmentationNetwork, parts: Sequence[tuple[Tensor, bool]]) -> Iterator[Tensor]:
@@ -257,7 +278,7 @@ def _mirror(maps: Tensor, flip: bool) -> Tensor:
     return maps.flip(-1) if flip else maps
 
 
-def create_protocol(
+def create_protocol(  # noqa: PLR0913 - keyword-only settings
     name: str,
     *,
     dataset: str | None = None,
@@ -266,11 +287,14 @@ def create_protocol(
     scales: Sequence[float] | None = None,
     mirror: bool | None = None,
     weighting: str | None = None,
+    resize: Mapping[Side, int] | None = None,
 ) -> Protocol:
     """Return an entry of PROTOCOLS with changed settings; None keeps the protocol's own value.
 
     `crop` affects only protocols with windows. If `base` is None, it is the one the protocol has
-    for the `dataset`, if any. Raises InputError for an unknown name, size or scale.
+    for the `dataset`, if any. `resize` is data.resize of the training, {side: length}: whole and
+    slide then scale images to it. Raises InputError for an unknown name, size or scale, and for a
+    second base size beside `resize`.
     """
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS)
@@ -285,14 +309,34 @@ def create_protocol(
         raise InputError(f"scales must be positive, up to {_MAX_SCALE}, got {list(scales)}")
     if weighting is not None and weighting not in WEIGHTINGS:
         raise unknown_name("weighting of windows", weighting, WEIGHTINGS)
+    if resize is not None:
+        protocol = _resized_as_in_training(protocol, resize, base)
     return replace(
         protocol,
         crop=protocol.crop and (crop or protocol.crop),
-        base=base or BASES.get((name, dataset)),
+        base=base or protocol.base or BASES.get((name, dataset)),
         scales=tuple(scales or protocol.scales),
         mirror=protocol.mirror if mirror is None else mirror,
         weighting=weighting or protocol.weighting,
     )
+
+
+def _resized_as_in_training(
+    protocol: Protocol, resize: Mapping[Side, int], base: int | None
+) -> Protocol:
+    ((side, length),) = resize.items()
+    if protocol.name in {name for name, _ in BASES}:
+        raise InputError(
+            f"protocol {protocol.name} scales images to a base size of its own, but the training "
+            f"resizes them ({side} side {length}); choose protocol whole or slide, or train with "
+            "data.resize: null"
+        )
+    if base is not None:
+        raise InputError(
+            f"a base size of {base} contradicts data.resize ({side} side {length}), which sets the "
+            f"size of images here too; remove it, or set scales, e.g. {base / length:.2g}"
+        )
+    return replace(protocol, base=length, side=side, rescale="training")
 
 
 # The sizes that published results were tested at.

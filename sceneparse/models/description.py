@@ -94,6 +94,13 @@ class _Data(_Part):
     root: str = ""
     val_split: str = ""
     bit_depth: Annotated[int, Field(ge=9, le=16)] | None = None
+    resize: (
+        Annotated[
+            dict[Literal["long", "short"], Annotated[int, Field(ge=1, le=65_535)]],
+            Field(min_length=1, max_length=1),
+        ]
+        | None
+    ) = None
 
 
 class _Protocol(BaseModel):

@@ -1,16 +1,22 @@
 """Check the data before the first step: samples that cannot be used, classes that nothing shows."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 from sceneparse.data.datasets import SegmentationDataset, spread
 from sceneparse.data.quick_check import absent_classes, check_samples, describe_absent
+from sceneparse.data.reading import image_size
 from sceneparse.errors import first_few
 
 logger = logging.getLogger(__name__)
 
 # Of larger splits, some evenly spread samples are checked.
 _MAX_ALL, _SOME = 2000, 500
+# Headers that are read for the size of images, and what crops should at least show and hold.
+_SIZES, _MIN_SHOWN, _MIN_FILLED = 51, 0.1, 0.4
+
+Size = tuple[int, int]
 
 
 def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, check: str) -> None:
@@ -44,6 +50,45 @@ def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, c
             f"the validation split '{val_name}' shows {first_few(only_later)}, {where} does not; "
             "move images that show them to the training split"
         )
+
+
+def check_crop(dataset: SegmentationDataset, crop: Size, scale: tuple[float, float]) -> None:
+    """Log a warning if crops show little of the training images, or are mostly padding.
+
+    `crop`: height and width. `scale`: range of the random scale, of which the middle counts.
+    """
+    sizes = [_size(dataset, index) for index in spread(len(dataset), _SIZES)]
+    # The middle one by area, at the middle scale.
+    height, width = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+    middle = sum(scale) / 2
+    rows, columns = height * middle, width * middle
+    common = min(crop[0], rows) * min(crop[1], columns)
+    shown, filled = common / (rows * columns), common / (crop[0] * crop[1])
+    crops, images = f"crops of {crop[1]}x{crop[0]}", f"{width}x{height} images"
+    if shown < _MIN_SHOWN:
+        long = math.ceil(2 * max(crop) / middle / 32) * 32
+        logger.warning(
+            f"{crops} show {100 * shown:.2g}% of your {images}; "
+            f"set data.resize.long={long} (the network then sees them {long} pixels long, in "
+            "validation and prediction too), or a larger augment.crop"
+        )
+    elif filled < _MIN_FILLED:
+        fitting = min(crop[0], _aligned(rows)), min(crop[1], _aligned(columns))
+        logger.warning(
+            f"{crops} are {100 * (1 - filled):.0f}% padding on your {images}; "
+            f"set augment.crop=[{fitting[0]},{fitting[1]}], or data.resize.long={max(crop)} to "
+            "enlarge the images"
+        )
+
+
+def _size(dataset: SegmentationDataset, index: int) -> Size:
+    size = image_size(dataset.pairs[index].image)
+    return size if dataset.resize is None else dataset.resize.size(*size)
+
+
+def _aligned(length: float) -> int:
+    """Return the next size of a multiple of 16 plus one, where features lie on pixels."""
+    return math.ceil((length - 1) / 16) * 16 + 1
 
 
 def _limit(dataset: SegmentationDataset, check: str) -> int:

@@ -16,6 +16,7 @@ from sceneparse.data.balance import class_weights, count_pixels
 from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.loader import TensorSamples, batches, evaluation_loader, training_loader
+from sceneparse.data.resizing import Resize
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.data.transforms import training_transform
 from sceneparse.errors import InputError
@@ -28,7 +29,7 @@ from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
-from sceneparse.training.data_check import check_data
+from sceneparse.training.data_check import check_crop, check_data
 from sceneparse.training.ema import MovingAverage
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.pictures import draw_data
@@ -195,7 +196,8 @@ def _protocol_arguments(config: SegConfig) -> dict[str, Any]:
 
 
 def _create_protocol(config: SegConfig) -> Protocol:
-    return create_protocol(dataset=config.data.dataset, **_protocol_arguments(config))
+    data = config.data.model_dump(include={"dataset", "resize"})
+    return create_protocol(**data, **_protocol_arguments(config))
 
 
 def _assemble(
@@ -244,7 +246,7 @@ def _assemble(
             "classes": table.names,
             "colors": table.colors,
             "data": config.data.model_dump(
-                include={"dataset", "root", "val_split", "classes", "bit_depth"}
+                include={"dataset", "root", "val_split", "classes", "bit_depth", "resize"}
             ),
             "eval": _protocol_arguments(config),
         },
@@ -259,7 +261,7 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
     `earlier`: how to treat an earlier run, see `begin_run`. Raises InputError before anything is
     written.
     """
-    data, settings = config.data, config.train
+    data, augment, settings = config.data, config.augment, config.train
     start = begin_run(Path(config.output), process, settings.amp, settings.channels_last, **earlier)
     with start.lock.released_on_error():
         train_set, val_set = (
@@ -268,6 +270,8 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
         )
         splits = (data.train_split, train_set), (data.val_split, val_set)
         from_main(process, lambda: check_data(splits, data.dataset, data.check))
+        train_set = train_set.resized(Resize.of(data.resize))
+        from_main(process, lambda: check_crop(train_set, augment.crop, augment.scale))
         training = _assemble(config, start, train_set, val_set)
         open_run(training, config, render_config(config))
         if process.is_main:

@@ -13,7 +13,7 @@ from sceneparse.errors import first_few
 
 # Splits of these names are not trained on.
 _HELD_OUT = ("val", "test", "holdout", "eval", "dev")
-_FEW_BITS = 14
+_BYTE, _FEW_BITS = 8, 14
 
 
 def training_split(splits: Sequence[str]) -> str | None:
@@ -99,8 +99,10 @@ def _bit_depths(facts: Sequence[SampleFacts]) -> list[dict[str, Any]]:
         f"{len(deep)} images are stored with 16 bits but use only {used}: "
         f"read as 16 bits they are almost black (1/{2 ** (16 - used)} of the brightness)"
     )
-    depth = next(depth for depth in (8, 9, 10, 12, 14) if depth >= used)
-    return [note(text, f"set data.bit_depth={depth} for training", [f.pair.image for f in deep])]
+    depth = next(depth for depth in (9, 10, 12, 14) if depth >= used)
+    remedy = f"set data.bit_depth={depth} for training (check: --bit-depth {depth})"
+    files = [f.pair.image for f in deep]
+    return [note(text, remedy if used > _BYTE else "save them with 8 bits", files)]
 
 
 def _look_alikes(split: str, facts: Sequence[SampleFacts], trained: bool) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> Sampl
         color_sums=mask.size * np.stack([means, means**2 + deviations**2]),
         fingerprint=fingerprint_of(image),
         traits=traits_of(pair),
-        bits=bits_of(pair.image),
+        bits=bits_of(pair.image) if dataset.bit_depth is None else (8, 8),
     )
 
 

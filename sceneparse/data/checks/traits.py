@@ -10,6 +10,7 @@ from PIL.ExifTags import Base as Tag
 
 from sceneparse.data.decoding import open_image
 from sceneparse.data.pairing import Pair
+from sceneparse.data.reading import largest_value
 from sceneparse.errors import InputError
 
 # A smoothed or compressed mask has many values, most of them in few pixels.
@@ -47,12 +48,9 @@ def bits_of(path: Path) -> tuple[int, int]:
     """
     with open_image(path) as image:
         raw_mode = str(image.tile[0][3]) if image.tile else ""
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format != "PPM"):
-            return 16, max(int(np.asarray(image).max()).bit_length(), 1)
-        if ";16" in raw_mode:  # Pillow keeps the high bytes of colours
-            largest = int(np.asarray(image).max())
-            return 16, 8 + largest.bit_length()
-    return 8, 8
+        deep = image.mode.startswith("I") or ";16" in raw_mode
+    largest = largest_value(path) if deep else None
+    return (8, 8) if largest is None else (16, max(largest.bit_length(), 1))
 
 
 def explain(pair: Pair, problem: str) -> str:
