@@ -211,6 +211,32 @@ CVAT = b"""<?xml version="1.0" encoding="utf-8"?>
 """
 # Of 4x2 pixels.
 PNG = base64.b64encode(encoded(Image.new("1", (4, 2), 1), "PNG")).decode()
+SUPERVISELY = {
+    "size": {"height": 6, "width": 8},
+    "objects": [
+        {
+            "id": 1,
+            "classTitle": "road",
+            "geometryType": "polygon",
+            "points": {
+                "exterior": [[1, 1], [6, 1], [6, 4]],
+                "interior": [[[2, 1], [3, 1], [3, 2]]],
+            },
+        },
+        {
+            "id": 2,
+            "classTitle": "car",
+            "geometryType": "rectangle",
+            "points": {"exterior": [[1, 1], [3, 4]], "interior": []},
+        },
+        {
+            "id": 3,
+            "classTitle": "car",
+            "geometryType": "bitmap",
+            "bitmap": {"data": PNG, "origin": [1, 1]},
+        },
+    ],
+}
 LABELME = {
     "imagePath": "a.png",
     "imageHeight": 6,

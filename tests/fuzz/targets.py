@@ -144,7 +144,8 @@ def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
 
     def fuzz(data: bytes) -> None:
         place = folder() / kind
-        (place / "x").mkdir(parents=True, exist_ok=True)
+        for inner in ("x", "ann"):
+            (place / inner).mkdir(parents=True, exist_ok=True)
         for path in (place / "a.png", place / "x" / "a.png"):
             Image.new("RGB", (8, 6)).save(path)
         Image.new("L", (8, 6)).save(place / "grey.png")
@@ -157,7 +158,8 @@ def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
             given["classes"] = place / "classes.csv"
         with suppress(Explained):
             find_format(place)
-        source = FORMATS[kind].read(place if kind in {"colors", "yolo"} else place / name, given)
+        in_folder = kind in {"colors", "supervisely", "yolo"}
+        source = FORMATS[kind].read(place if in_folder else place / name, given)
         for item in source.items[:20]:
             item.mask()
 
@@ -268,6 +270,11 @@ TARGETS = {
         restructure=changed_csv,
     ),
     "cvat": Target(fuzz_annotations("cvat", "x.xml"), lambda: [seeds.CVAT]),
+    "supervisely": Target(
+        fuzz_annotations("supervisely", "ann/a.png.json"),
+        lambda: seeds.json_bytes(seeds.SUPERVISELY),
+        restructure=changed_json,
+    ),
     "yolo": Target(
         fuzz_annotations("yolo", "a.txt"),
         lambda: [b"0 0.1 0.1 0.9 0.2 0.5 0.8\n1 0.5 0.5 0.1 0.1\n"],

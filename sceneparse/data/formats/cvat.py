@@ -7,15 +7,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from sceneparse.data.formats.shared.canvas import Canvas
 from sceneparse.data.formats.shared.classes import Classes, choose_classes
-from sceneparse.data.formats.shared.drawing import blank_mask, polygon_mask, require_near
+from sceneparse.data.formats.shared.drawing import require_near
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
 from sceneparse.data.formats.shared.splits import split_named
@@ -27,7 +26,6 @@ from sceneparse.files import read_text
 _ROOT = re.compile(r"<annotations>\s*<version>")
 
 Shape = Mapping[str, str]
-Mask = NDArray[Any]
 
 
 def recognise(source: Path) -> str | None:
@@ -98,63 +96,61 @@ def _draw(
     classes: Classes,
     skipped: Skipped,
 ) -> Labels:
-    height, width = int(entry["height"]), int(entry["width"])
-    mask = blank_mask(height, width, classes.index("background"))
+    canvas = Canvas(int(entry["height"]), int(entry["width"]), classes.index("background"))
     for tag, shape in sorted(shapes, key=lambda pair: int(pair[1].get("z_order", 0))):
         place = f"{path}: {tag} of '{shape.get('label')}' in image {entry.get('name')}"
         if tag not in _DRAW:
             skipped.add(f"shapes without area ({tag})", place)
             continue
         with refusing(place, "it cannot be drawn"):
-            mask[_DRAW[tag](shape, height, width)] = classes.index(shape["label"])
-    return mask
+            _DRAW[tag](canvas, shape, classes.index(shape["label"]))
+    return canvas.mask
 
 
-def _polygon(shape: Shape, height: int, width: int) -> Mask:
-    points = [
-        [float(number) for number in point.split(",")] for point in shape["points"].split(";")
-    ]
+def _polygon(canvas: Canvas, shape: Shape, label: int) -> None:
+    points = [list(map(float, point.split(","))) for point in shape["points"].split(";")]
     if len(points) < 3:
         raise ValueError(f"a polygon of {len(points)} points")
-    return polygon_mask(np.array(points), height, width)
+    canvas.polygons([np.array(points)], label)
 
 
-def _box(shape: Shape, height: int, width: int) -> Mask:
+def _box(canvas: Canvas, shape: Shape, label: int) -> None:
     """Fill a box, turned clockwise about its centre."""
     left, top, right, bottom = (float(shape[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     angle = math.radians(float(shape.get("rotation", 0)))
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    center = np.array([(left + right) / 2, (top + bottom) / 2])
-    return polygon_mask(center + (corners - center) @ turn.T if angle else corners, height, width)
+    if angle:
+        center = np.array([(left + right) / 2, (top + bottom) / 2])
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        corners = center + (corners - center) @ turn.T
+    canvas.polygons([corners], label)
 
 
-def _ellipse(shape: Shape, height: int, width: int) -> Mask:
+def _ellipse(canvas: Canvas, shape: Shape, label: int) -> None:
     """Fill an ellipse as CVAT does: OpenCV's, with centre and axes rounded."""
     values = [float(shape[key]) for key in ("cx", "cy", "rx", "ry")]
-    require_near(np.array(values), height, width)
+    require_near(np.array(values), *canvas.size)
     x, y, across, down = (round(value) for value in values)
-    mask = np.zeros((height, width), np.uint8)
-    angle = float(shape.get("rotation", 0))
-    return cv2.ellipse(mask, (x, y), (across, down), angle, 0, 360, 1, thickness=-1).astype(bool)
+    mask, angle = np.zeros(canvas.size, np.uint8), float(shape.get("rotation", 0))
+    cv2.ellipse(mask, (x, y), (across, down), angle, 0, 360, 1, thickness=-1)
+    canvas.region(mask.astype(bool), 0, 0, label)
 
 
-def _runs(shape: Shape, height: int, width: int) -> Mask:
+def _runs(canvas: Canvas, shape: Shape, label: int) -> None:
     """Decode runs of zeros and ones along the rows of a box."""
     left, top, columns, rows = (int(shape[key]) for key in ("left", "top", "width", "height"))
     runs = np.array([int(run) for run in shape["rle"].split(",")])
-    if runs.min() < 0 or columns <= 0 or rows <= 0 or runs.sum() > rows * columns:
-        raise ValueError(f"runs of {runs.sum()} pixels for a box of {columns}x{rows}")
+    height, width = canvas.size
     if left < 0 or top < 0 or left + columns > width or top + rows > height:
         raise ValueError(f"a box {left},{top} {columns}x{rows} outside the image {width}x{height}")
+    if runs.min() < 0 or columns <= 0 or rows <= 0 or runs.sum() > rows * columns:
+        raise ValueError(f"runs of {runs.sum()} pixels for a box of {columns}x{rows}")
     box = np.zeros(rows * columns, bool)
     box[: runs.sum()] = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    mask = np.zeros((height, width), bool)
-    mask[top : top + rows, left : left + columns] = box.reshape(rows, columns)
-    return mask
+    canvas.region(box.reshape(rows, columns), left, top, label)
 
 
-_DRAW: dict[str, Callable[[Shape, int, int], Mask]] = {
+_DRAW: dict[str, Callable[[Canvas, Shape, int], None]] = {
     "polygon": _polygon,
     "box": _box,
     "ellipse": _ellipse,

@@ -22,12 +22,6 @@ _MAX_RUN_CHARACTERS = 12
 Runs = NDArray[np.int64]
 
 
-def blank_mask(height: int, width: int, label: int) -> Labels:
-    """Return a mask (H, W) of one label; raises ValueError for a size that no image has."""
-    require_size(height, width)
-    return np.full((height, width), label, np.uint16)
-
-
 def require_size(height: int, width: int) -> None:
     """Raise ValueError for a size that no image has."""
     if not (min(height, width) > 0 and height * width <= MAX_IMAGE_PIXELS):
@@ -77,12 +71,6 @@ def decode_runs(text: str) -> Runs:
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()
     return runs
-
-
-def polygon_mask(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
-    """Fill a polygon of points x, y (N, 2) as pycocotools does: (H, W)."""
-    mask = paint_runs([coco_runs([points], height, width)], [1], height, width, 0)
-    return mask.astype(bool)
 
 
 def paint_runs(
