@@ -150,3 +150,9 @@ def test_backgrounds_are_known_by_their_names(name: str, expected: bool) -> None
 def test_folder_without_class_names_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"classes\.txt is missing: write one class name"):
         folder_table(tmp_path, None)
+
+
+def test_classes_of_equal_names_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("road\nsky\nroad \n")
+    with pytest.raises(InputError, match="class names occur twice: road; give each class its own"):
+        folder_table(tmp_path, None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -198,6 +199,11 @@ def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
     names = list(classes) if classes is not None else _lines(root / "classes.txt")
     if len(names) < 2:
         raise InputError(f"{root}: a dataset needs at least 2 classes, got {names}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(
+            f"{root}: class names occur twice: {first_few(twice)}; give each class its own name, "
+            "because scores and shares are stored by name"
+        )
     color_file = root / "colors.txt"
     if not color_file.is_file():
         return identity_table(names, palette(names))
