@@ -15,7 +15,7 @@ from sceneparse.studies.segmentation import read_study
 from sceneparse.studies.sweep.plan import read_plan
 
 # Files that pages make by `sceneparse recipes NAME > FILE`.
-OWN_RECIPES = {"mine.yaml": "quickstart"}
+OWN_RECIPES = {"mine.yaml": "own_data"}
 
 
 def commands_in(text: str) -> dict[str, list[list[str]]]:

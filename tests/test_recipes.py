@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from sceneparse.cli.main import main
+from sceneparse.config.loading import load_config
 from sceneparse.config.recipes import find_config, list_recipes, recipe_paths
+from sceneparse.config.segmentation import SegConfig
 from sceneparse.errors import InputError
+from tests.commands import check_commands, commands_in
 from tests.conftest import ROOT
 
 
@@ -29,6 +32,21 @@ def test_every_recipe_is_listed_and_copied(capsys: pytest.CaptureFixture[str]) -
         path = recipe_paths()[recipe.name]
         assert path == ROOT / f"configs/{recipe.name}.yaml"
         assert printed(capsys, "recipes", recipe.name) == path.read_text(encoding="utf-8")
+
+
+def test_recipe_for_own_data_is_what_the_doctor_names(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = str(tmp_path / "report")
+    lines = printed(capsys, "check", str(scenes), "--allow-twins", "--output", report)
+    train = commands_in(lines)["train"]
+    assert train == [["--config", "own_data", f"data.root={scenes}", "output=runs/mine"]]
+    check_commands({"train": train})
+    config = load_config(find_config("own_data"), (), SegConfig)
+    assert (config.data.dataset, config.loss.class_weights) == ("folder", "auto")
+    assert (config.model.pretrained, config.model.backbone) == ("imagenet", "mobilenetv2_100")
+    # crops whose features lie on pixels
+    assert all((side - 1) % config.model.output_stride == 0 for side in config.augment.crop)
 
 
 def test_a_file_comes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

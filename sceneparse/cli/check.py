@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -81,6 +82,9 @@ def main(options: argparse.Namespace) -> None:
     print(f"\nreport       {output / 'data.html'}, {output / 'data.json'}")
     if failures:
         raise InputError(f"{len(failures)} problems, the first: {failures[0]}")
+    if options.dataset == "folder" and {"train", "val"} <= datasets.keys():
+        root = shlex.quote(f"data.root={options.root}")
+        print(f"train it     sceneparse train --config own_data {root} output=runs/mine")
 
 
 def open_splits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -171,6 +172,9 @@ def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: 
         print(f"{'skipped' if number == 0 else '':<12} {line}")
     print(f"dataset      {target}")
     print(f"check it     sceneparse check {target} --splits {' '.join(counts)}")
+    if {"train", "val"} <= counts.keys():
+        root = shlex.quote(f"data.root={target}")
+        print(f"train it     sceneparse train --config own_data {root} output=runs/mine")
 
 
 def split_shares(texts: Sequence[str]) -> dict[str, float]:

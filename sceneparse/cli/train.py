@@ -8,6 +8,7 @@ from sceneparse.runtime.signals import leave_at_signals
 
 EXAMPLES = """\
   sceneparse train --config quickstart
+  sceneparse train --config own_data data.root=/data/mine output=runs/mine
   sceneparse train --config camvid_mobilenet data.root=/data/camvid
   sceneparse train --config ade20k_spnet50 train.batch_size=8 optim.lr=5e-3
   sceneparse train --config quickstart --print-config

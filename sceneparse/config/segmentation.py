@@ -132,7 +132,7 @@ class LossSection(types.Section):
         str | list[types.NotNegative] | None,
         NameIn("rule for class weights", "sceneparse.data.balance.CLASS_WEIGHTS", ("auto",)),
     ] = None
-    """a weight per class, or a rule of data/balance.py for them; auto: median_frequency"""
+    """a weight per class, or a rule of data/balance.py for them; auto: damped"""
     label_smoothing: types.Decay = 0.0
     """label smoothing of cross_entropy"""
     ohem_threshold: types.Fraction = 0.7

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +82,10 @@ class Curves:
 
     folder: Path
     steps_per_epoch: int
-    drawn: float = -math.inf
+    drawn: float = field(default_factory=time.monotonic)
 
     def draw(self, *, finished: bool) -> None:
-        """Draw the curves if they are a minute old, or if the run is `finished`."""
+        """Draw the curves if the last time was a minute ago, or if the run is `finished`."""
         if not finished and time.monotonic() - self.drawn < _CURVES_EVERY:
             return
         with drawing(self.folder / "curves.png"):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.data.balance import class_weights, count_pixels
+from sceneparse.data.balance import class_weights, count_pixels, log_weights
 from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.loader import TensorSamples, batches, evaluation_loader, training_loader
@@ -85,21 +85,27 @@ def _create_loader(
     return training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
 
 
-def _loss_settings(
-    config: SegConfig, dataset: SegmentationDataset, process: Process
-) -> LossSettings:
-    section = config.loss
+def _auto_class_weights(start: Start) -> str:
+    """Return the rule that "auto" stands for; a resumed run keeps the one that it began with."""
+    if start.saved is None:
+        return "damped"
+    return str(start.saved.meta.get("auto_class_weights", "median_frequency"))
+
+
+def _loss_settings(config: SegConfig, dataset: SegmentationDataset, start: Start) -> LossSettings:
+    section, process = config.loss, start.process
     weights = section.class_weights
     if isinstance(weights, str):
-        rule = "median_frequency" if weights == "auto" else weights
+        rule = _auto_class_weights(start) if weights == "auto" else weights
+        logger.info(f"class weights by the rule {rule}")
         weights = class_weights(rule, from_main(process, lambda: count_pixels(dataset)))
-        named = zip(dataset.table.names, weights, strict=True)
-        logger.info("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
     if weights is not None and len(weights) != dataset.table.num_classes:
         raise InputError(
             f"loss.class_weights has {len(weights)} numbers, "
             f"the dataset has {dataset.table.num_classes} classes"
         )
+    if weights is not None:
+        log_weights(dataset.table.names, weights)
     return LossSettings(
         ignore_index=dataset.table.ignore_index,
         class_weights=None if weights is None else torch.tensor(weights, device=process.device),
@@ -207,7 +213,7 @@ def _assemble(
     settings, table = config.train, train_set.table
     # First what depends on settings and data alone; weights, which may be large or far, come last.
     sampler = _create_sampler(config, train_set, start.process)
-    loss = _loss_settings(config, train_set, start.process)
+    loss = _loss_settings(config, train_set, start)
     loader = _create_loader(config, train_set, sampler)
     normalize = Normalization(config.data.mean, config.data.std)
     validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
@@ -249,6 +255,7 @@ def _assemble(
                 include={"dataset", "root", "val_split", "classes", "bit_depth", "resize"}
             ),
             "eval": _protocol_arguments(config),
+            "auto_class_weights": _auto_class_weights(start),
         },
         eval_every=config.eval.every,
         **settings.model_dump(include={"epochs", "accumulate", "save_every", "most_bad_steps"}),
