@@ -90,6 +90,7 @@ RULES = [  # names of an image and its mask; * is what differs between the sampl
     ("a_camera_*.jpg", "a_label_*.png"),
     ("run_*.jpg", "run_gt_*.png"),
     ("*.jpg", "*_mask.gif"),
+    ("*_training.tif", "*_manual1.gif"),
 ]
 STEMS = {
     "numbers": ["1", "2", "11", "111", "12"],
@@ -186,14 +187,30 @@ def test_a_rule_that_pairs_most_names_what_is_missing(tmp_path: Path) -> None:
     assert "'a' with 'a_mask'" in pairing.rule
 
 
+def test_few_masks_among_many_images(tmp_path: Path) -> None:
+    names = [f"{number:03d}" for number in range(30)]
+    images = fill(tmp_path / "i", *(f"{name}.jpg" for name in names))
+    masks = fill(tmp_path / "m", *(f"{name}_mask.png" for name in names[::6]))
+    for folders in ((images, masks), (masks, masks)):
+        pairs = pair_folders(*folders).pairs
+        assert [p.name for p in pairs if p.mask.is_file()] == names[::6]
+        assert [p.name for p in pairs if p.image.is_file()] == names
+        fill(masks, *(f"{name}.jpg" for name in names))
+
+
 FAULTS: list[tuple[list[str], list[str], str]] = [
     (["a.jpg", "a.png"], ["a.png"], r"i: 1 names occur twice: a \(a\.jpg, a\.png\)"),
     ([f"{NFC}.jpg", f"{NFD}.jpg"], [f"{NFC}.png"], "1 names occur twice"),
     (["a.jpg"], ["a.png", "a_mask.png"], r"two masks fit .*a\.jpg: a\.png and a_mask\.png"),
-    (["a.jpg"], ["a_L.png", "a_mask.png"], r"two masks fit .*a\.jpg: a_L\.png and a_mask\.png"),
+    (["a.jpg"], ["a_L.png", "a_mask.png"], r"two rules .*: 'a' with 'a_L', or 'a' with 'a_mask'"),
     (
         ["1.jpg", "2.jpg"],
         ["1_gt.png", "1_mask.png", "2_gt.png", "2_mask.png"],
+        r"two rules .*: '1' with '1_gt', or '1' with '1_mask'",
+    ),
+    (
+        ["1.jpg", "2.jpg"],
+        ["1_gt.png", "2_gt.png", "1_mask.png"],
         r"two masks fit .*1\.jpg: 1_gt\.png and 1_mask\.png",
     ),
 ]

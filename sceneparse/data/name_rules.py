@@ -17,13 +17,13 @@ MASK_WORDS = _words(
     "mask masks masked label labels labeled labelled labelid labelids labeltrainids lbl lab l "
     "gt ground truth groundtruth fine coarse seg segs segm segment segments segmented segmap "
     "segmentation segmentations annot annots anno annos ann annotation annotations annotated "
-    "target targets manual semantic semantics sem parsing matte class classes index indices id "
-    "ids train trainid trainids pixel color colour binary bin palette map"
+    "target targets manual semantic semantics sem parse parsing matte class classes index indices "
+    "id ids train trainid trainids pixel color colour binary bin palette map"
 )
 IMAGE_WORDS = _words(
     "image images img imgs im rgb bgr sat satellite photo photos foto pic pics picture pictures "
     "input inputs orig original raw src source frame cam camera color colour left bit scan slice "
-    "tile patch crop anon ortho orthophoto scene"
+    "tile patch crop anon ortho orthophoto scene training test"
 )
 _ALL_WORDS = MASK_WORDS | IMAGE_WORDS
 # Words that are also found where they are written together with another one, as in xmask.
@@ -59,20 +59,24 @@ class Rule:
 def find_rule(images: Collection[str], masks: Collection[str], *, partial: bool) -> Rule | None:
     """Find the rule that pairs all names; None without one.
 
-    `partial`: if there is none, find the one that pairs more than half of the names. Raises
-    InputError for two rules that pair the names differently.
+    `partial`: if there is none, find the one that pairs most names, more than half of the images or
+    of the masks. Raises InputError for two rules that pair the names differently.
     """
-    return _best(_rules(images, masks), max(len(images), len(masks)), partial=partial)
+    rules = _rules(images, masks)
+    complete = [rule for rule in rules if len(rule.matches) == len(images) == len(masks)]
+    fewer = min(len(images), len(masks))
+    most = [rule for rule in rules if partial and 2 * len(rule.matches) > fewer]
+    return _best(complete or most)
 
 
 def find_rule_in_one_folder(names: Collection[str]) -> Rule | None:
-    """Find the rule that pairs all, or most, names of a folder of images and masks."""
+    """Find the rule that pairs most names of a folder of images and masks."""
     rules = []
-    for marker in filter(None, _cores_by_marker(names, MASK_WORDS)):
+    for marker in filter(None, _cores_by_marker(names, MASK_WORDS, len(names) // 20)):
         masks = names_with(marker, names)
         found = _rules([name for name in names if name not in masks], masks)
-        rules += [rule for rule in found if rule.mask == marker]
-    return _best(rules, (len(names) + 1) // 2, partial=True)
+        rules += [r for r in found if r.mask == marker and 2 * len(r.matches) > len(masks)]
+    return _best(rules)
 
 
 def names_with(marker: Marker | None, names: Iterable[str]) -> set[str]:
@@ -96,25 +100,25 @@ def markers(name: str, words: Collection[str]) -> dict[Marker, str]:
     return found
 
 
-def _best(rules: list[Rule], count: int, *, partial: bool) -> Rule | None:
+def _best(rules: list[Rule]) -> Rule | None:
+    """Return the rule that pairs the most names; InputError for two that pair them differently."""
     most = max((len(rule.matches) for rule in rules), default=0)
-    if most == 0 or (most < count and not (partial and 2 * most > count)):
-        return None
-    first, *others = (rule for rule in rules if len(rule.matches) == most)
-    for other in others:
-        if other.matches != first.matches:
+    best = [rule for rule in rules if len(rule.matches) == most]
+    for other in best[1:]:
+        if other.matches != best[0].matches:
             raise InputError(
-                f"two rules pair the images and masks differently: {first}, or {other}; "
+                f"two rules pair the images and masks differently: {best[0]}, or {other}; "
                 "give each mask the name of its image"
             )
-    return first
+    return best[0] if best else None
 
 
 def _rules(images: Collection[str], masks: Collection[str]) -> list[Rule]:
     """Return all rules by which some names match."""
     rules = []
-    of_masks = _cores_by_marker(masks, MASK_WORDS)
-    for image_marker, image_cores in _cores_by_marker(images, IMAGE_WORDS).items():
+    of_images = _cores_by_marker(images, IMAGE_WORDS, len(images) // 2)
+    of_masks = _cores_by_marker(masks, MASK_WORDS, len(masks) // 2)
+    for image_marker, image_cores in of_images.items():
         for mask_marker, mask_cores in of_masks.items():
             shared = image_cores.keys() & mask_cores.keys()
             if shared and (image_marker or mask_marker):
@@ -124,9 +128,9 @@ def _rules(images: Collection[str], masks: Collection[str]) -> list[Rule]:
 
 
 def _cores_by_marker(
-    names: Collection[str], words: Collection[str]
+    names: Collection[str], words: Collection[str], at_least: int
 ) -> dict[Marker | None, dict[str, str]]:
-    """Return rest of the name -> name, for each marker that at least half of the names have.
+    """Return rest of the name -> name, for each marker that `at_least` so many names have.
 
     None stands for whole names. A marker without which two names are equal is left out.
     """
@@ -134,7 +138,7 @@ def _cores_by_marker(
     for name in names:
         for marker, core in ((None, name.strip(_SEPARATORS)), *markers(name, words).items()):
             found.setdefault(marker, []).append((core, name))
-    frequent = {marker: pairs for marker, pairs in found.items() if 2 * len(pairs) >= len(names)}
+    frequent = {marker: pairs for marker, pairs in found.items() if len(pairs) >= at_least}
     cores = {marker: dict(pairs) for marker, pairs in frequent.items()}
     return {marker: named for marker, named in cores.items() if len(named) == len(frequent[marker])}
 

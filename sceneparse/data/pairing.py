@@ -129,8 +129,7 @@ def pair_folders(images: Path, masks: Path) -> Pairing:
         rule = find_rule(*by_name, partial=not matches)
     if rule is not None:
         matches = rule.matches
-    else:
-        _require_one_mask(*by_name, matches)
+    _require_one_mask(*by_name, matches)
     pairs = _pairs((images, masks), *by_name, matches)
     return Pairing(pairs, None if rule is None else str(rule), skipped + skipped_masks)
 
