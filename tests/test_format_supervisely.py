@@ -76,6 +76,23 @@ def test_shapes_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "1 shapes that are not drawn (line)" in output
 
 
+def test_points_are_rounded_down_and_boxes_cut_at_the_image(tmp_path: Path) -> None:
+    """As supervisely 6.74 draws them: PointLocation takes the floor of its numbers."""
+    outer = [[2.9, 3.5], [20.99, 4.0], [9.5, 15.7]]
+    shapes = [
+        shape("polygon", **points(outer)),
+        shape("rectangle", "car", **points([[25.9, 18.6], [300.0, 200.0]])),
+        shape("rectangle", "car", **points([[200, 200], [300, 200]])),
+    ]
+    root = write_project(tmp_path / "project", shapes)
+    (root / "ds/ann/a.jpg.json").rename(root / "ds/ann/a.json")  # as in old projects
+    assert convert(root, tmp_path / "out", *ALL) == 0
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.fillPoly(expected, [np.array([[2, 3], [20, 4], [9, 15]], np.int32)], 2)
+    expected[18:, 25:] = 1
+    assert np.array_equal(masks_of(tmp_path / "out")["ds/a"], expected)
+
+
 def test_datasets_of_a_project_are_splits(tmp_path: Path) -> None:
     for dataset, label in (("train", "road"), ("val", "car")):
         square = shape("rectangle", label, **points([[2, 3], [9, 9]]))
@@ -94,6 +111,11 @@ HARMFUL: dict[str, tuple[Any, str]] = {
     "no points": ([shape("rectangle")], "object 5: its rectangle cannot be drawn"),
     "far": ([shape("rectangle", **points([[0, 0], [1e9, 1]]))], "far outside"),
     "nan": ([shape("polygon", **points([[0, 0], [float("nan"), 1], [4, 4]]))], "far outside"),
+    "three numbers": (
+        [shape("polygon", **points([[1, 2, 3], [4, 5, 6]]))],
+        "its points are no list of x, y",
+    ),
+    "one corner": ([shape("rectangle", **points([[1, 2]]))], "a rectangle of 1 points"),
     "class": ([shape("rectangle", None, **SQUARE)], "object 5: expected the name of a class"),
     "bomb": (
         [shape("bitmap", bitmap={"data": BOMB, "origin": [0, 0]})],

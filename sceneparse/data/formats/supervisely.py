@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import cv2
@@ -72,12 +72,23 @@ def read(
     chosen = choose_classes(labels, classes)
     items = []
     for path, size, shapes in found:
-        folder = f"/{path.relative_to(source).parent.as_posix()}/"
-        folder = "/img/".join(folder.rsplit("/ann/", 1))
-        image = finder.find(folder + path.name.removesuffix(".json"), path)
+        image = _image_of(path, source, finder)
         split = split_named(path.parent.parent.name)
         items.append(Item(image, _name(finder, image), partial(_draw, size, shapes, chosen), split))
     return Source(chosen.names, items, skipped, chosen.colors)
+
+
+def _image_of(path: Path, source: Path, finder: ImageFinder) -> Path:
+    """Return the image of ann/NAME.jpg.json or, in old projects, ann/NAME.json: below img."""
+    folder = f"/{path.relative_to(source).parent.as_posix()}/"
+    beside = PurePath("/img/".join(folder.rsplit("/ann/", 1)).strip("/"))
+    try:
+        return finder.find(path.stem, path, beside)
+    except InputError:
+        image = finder.find_stem(path.stem, beside)
+        if image is None:
+            raise
+        return image
 
 
 def _read_file(path: Path, skipped: Skipped) -> tuple[tuple[int, int], list[_Shape]]:
@@ -115,9 +126,12 @@ def _draw(size: tuple[int, int], shapes: Sequence[_Shape], classes: Classes) -> 
 
 
 def _points(canvas: Canvas, points: Any) -> NDArray[np.int32]:  # noqa: ANN401 - JSON
-    numbers = np.array(points, np.float64).reshape(-1, 2)
+    """Return points as pixels; Supervisely rounds them down."""
+    numbers = np.array(points, np.float64)
+    if len(numbers) and numbers.shape[1:] != (2,):
+        raise ValueError("its points are no list of x, y")
     require_near(numbers, *canvas.size)
-    return np.asarray(numbers.round(), np.int32)
+    return np.asarray(np.floor(numbers), np.int32)
 
 
 def _polygon(canvas: Canvas, shape: _Shape, label: int) -> None:
@@ -135,10 +149,15 @@ def _polygon(canvas: Canvas, shape: _Shape, label: int) -> None:
 
 def _rectangle(canvas: Canvas, shape: _Shape, label: int) -> None:
     """Fill a rectangle of two opposite corners, which are pixels inside."""
-    first, second = _points(canvas, shape.content["points"]["exterior"])
-    left, top = np.minimum(first, second).tolist()
-    width, height = (np.abs(first - second) + 1).tolist()
-    canvas.region(np.ones((height, width), bool), left, top, label)
+    corners = _points(canvas, shape.content["points"]["exterior"])
+    if len(corners) != 2:
+        raise ValueError(f"a rectangle of {len(corners)} points")
+    height, width = canvas.size
+    # Cut at the image, because it may be a hundred times as large.
+    left, top = np.maximum(corners.min(axis=0), 0).tolist()
+    right, bottom = np.minimum(corners.max(axis=0) + 1, [width, height]).tolist()
+    if left < right and top < bottom:
+        canvas.region(np.ones((bottom - top, right - left), bool), left, top, label)
 
 
 def _bitmap(canvas: Canvas, shape: _Shape, label: int) -> None:
