@@ -304,6 +304,33 @@ def test_pictures_of_few_bits_in_sixteen_are_noted(tmp_path: Path, bits: int) ->
     assert (f"data.bit_depth={bits}" in text) is (bits < 16)
 
 
+def test_names_and_files_that_reading_sorted_out_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_set(tmp_path / "mine")
+    for split in ("train", "val"):
+        for part, ending in (("images", "_image"), ("labels", "_mask")):
+            (root / split / part / "site").mkdir()
+            for path in (root / split / part).glob("*.png"):
+                path.rename(path.parent / "site" / f"{path.stem}{ending}.png")
+    (root / "train/images/notes.txt").write_text("x")
+    assert check(root) == 0
+    text = notes_of(root)
+    assert "names of images and masks differ" in text
+    assert "1 .txt" in text
+    assert "8 images lie in sub-folders" in text
+    assert "What to do: " in capsys.readouterr().out
+    masks = sorted((root / "train/labels/site").iterdir())
+    save_mask(masks[0], lambda mask: np.where(mask == 1, 255, 0).astype(np.uint8))
+    save_mask(masks[1], lambda mask: np.stack([mask * 200, mask, mask], -1))
+    save_mask(masks[2], lambda mask: np.stack([mask, mask, mask], -1))
+    assert check(root) == 2
+    printed = capsys.readouterr().out
+    assert "if ignored ones are class 1, store them as 1" in printed
+    assert "it has 2 colours: sceneparse convert DATA NEW --classes colors.csv" in printed
+    assert "its channels are equal, so save one of them as 8-bit grey" in printed
+
+
 def test_a_fixed_camera_is_told_from_a_few_repeated_pictures(tmp_path: Path) -> None:
     root = small_set(tmp_path / "mine", train=10)
     folder = root / "train/images"

@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
     failures += [f"{p['split']}: {p['problem']}" for p in summary["problems"]]
     failures += class_problems(summary, table, options.dataset)
     summary["notes"] = [
-        *(note(message, "see the folders if this is not what you expect") for message in messages),
+        *(note(message, remedy_of(message)) for message in messages),
         *notes(facts, summary, table, options.dataset),
     ]
     print_summary(summary, failures)
@@ -107,6 +107,13 @@ def open_splits(
             except InputError as error:
                 problems.append(f"{split}: {error}")
     return datasets, problems, messages
+
+
+def remedy_of(message: str) -> str:
+    """Return what to do about a message of reading."""
+    if "skipped" in message:
+        return "nothing, unless these are images: save those as PNG or JPEG"
+    return "nothing, if these belong together; else give each mask the name of its image"
 
 
 @contextmanager

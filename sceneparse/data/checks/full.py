@@ -47,6 +47,8 @@ class SampleFacts:
             return "every pixel is ignored"
         if len(present) == 1 and not self.ignored:
             return f"every pixel is of class {present[0]}"
+        if present == [0] and self.counts[1:] == (0,):
+            return "only class 0 and ignored pixels; if ignored ones are class 1, store them as 1"
         return None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base as Tag
 
@@ -14,7 +15,7 @@ from sceneparse.data.reading import largest_value
 from sceneparse.errors import InputError
 
 # A smoothed or compressed mask has many values, most of them in few pixels.
-_MANY_VALUES, _RARE_SHARE = 16, 0.002
+_MANY_VALUES, _RARE_SHARE, _MAX_COLORS = 16, 0.002, 300
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,33 @@ def bits_of(path: Path) -> tuple[int, int]:
 
 
 def explain(pair: Pair, problem: str) -> str:
-    """Add to a problem of a sample what its files show about the cause, if anything."""
+    """Add to a problem of a sample what its mask shows about the cause, if anything."""
     try:
         with open_image(pair.mask) as mask:
+            cause = ""
             if "outside the table" in problem and (kinds := _smoothed(mask)):
-                return (
-                    f"{problem}; {kinds} values, most in few pixels, look like smoothed edges or "
-                    "JPEG noise: export the mask again as PNG without smoothing, and resize masks "
-                    "with nearest neighbour only"
+                cause = (
+                    f"{kinds} values, most in few pixels, look like smoothed edges or JPEG noise: "
+                    "export the mask again as PNG without smoothing, and resize masks with nearest "
+                    "neighbour only"
                 )
+            elif "one label value per pixel" in problem:
+                cause = _describe_colors(np.asarray(mask.convert("RGB")).reshape(-1, 3))
     except (InputError, OSError, ValueError):
         return problem
-    return problem
+    return f"{problem}; {cause}" if cause else problem
+
+
+def _describe_colors(pixels: NDArray[np.uint8]) -> str:
+    """Return what the colours (N, 3) of a mask are, and the command that makes them labels."""
+    if (pixels == pixels[:, :1]).all():
+        return "its channels are equal, so save one of them as 8-bit grey"
+    count = len(np.unique(pixels @ np.array([1 << 16, 1 << 8, 1])))
+    noise = " (so many are smoothed edges or JPEG noise)" if count > _MAX_COLORS else ""
+    return (
+        f"it has {count} colours{noise}: sceneparse convert DATA NEW --classes colors.csv, a line "
+        "name,r,g,b per class, with --unknown-colors nearest if colours are noisy"
+    )
 
 
 def _orientation(image: Image.Image) -> int:
