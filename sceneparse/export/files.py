@@ -83,7 +83,7 @@ def export_pt2(
     package loads only the one that it has just written, to compare it with the model.
     """
     graph, meta = _prepare(model, normalize, argmax)
-    images, free = example(None)
+    images, free = example(graph, None)
     with written_aside(path) as aside, _quiet():
         program = torch.export.export(graph, (images,), dynamic_shapes=free)
         # The guards reject sizes that need no padding, or all others; both are compared below.
@@ -114,7 +114,13 @@ def _prepare(
     """Return the graph to export and the description to store in the file."""
     _ = model.classes, model.colors  # raises InputError if the model is not from a training run
     graph = ExportedGraph(model, normalize=normalize, argmax=argmax)
-    facts = {"normalize": normalize, "argmax": argmax, "output_stride": graph.stride}
+    facts = {
+        "normalize": normalize,
+        "argmax": argmax,
+        "output_stride": graph.stride,
+        "size_multiple": 1 if argmax else model.size_multiple,  # labels come from padded images
+        "min_size": model.min_size,
+    }
     return graph, {**model.meta, "export": facts}
 
 
@@ -125,7 +131,7 @@ def _write_onnx(
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
             raise InputError(f"{name} is not installed; run: pip install 'sceneparse[export]'")
-    images, free = example(fixed)
+    images, free = example(graph, fixed)
     with _quiet(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
         program = torch.onnx.export(
             graph,

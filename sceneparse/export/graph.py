@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from sceneparse.errors import InputError
 from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.layers.blocks import resize
 from sceneparse.models.segmentation import SegmentationModel
@@ -57,16 +58,42 @@ class ExportedGraph(nn.Module):
         labels = resize(logits, padded.shape[-2:]).argmax(dim=1)
         return labels[:, : images.shape[-2], : images.shape[-1]]
 
+    def fitting_size(self, height: int, width: int) -> Size:
+        """Return the size next above this one that the graph takes, or its largest."""
+        if self.argmax:
+            return height, width
+        largest = self.model.max_size or max(height, width)
+        return self.model.fitting_size(min(height, largest), min(width, largest))
+
+    def extend(self, images: Tensor) -> Tensor:
+        """Extend images (B, 3, H, W) to a size that the graph takes."""
+        height, width = images.shape[-2:]
+        rows, columns = self.fitting_size(height, width)
+        return F.pad(images, (0, columns - width, 0, rows - height))
+
     def pad(self, images: Tensor) -> Tensor:
         """Pad images (B, 3, H, W) at the right and bottom, as the protocol "whole" does."""
         height, width = images.shape[-2:]
+        if (unit := self.model.size_multiple) > 1:
+            return F.pad(images, (0, -width % unit, 0, -height % unit))
         return F.pad(images, (0, (1 - width) % self.stride, 0, (1 - height) % self.stride))
 
 
-def example(fixed: Size | None) -> tuple[Tensor, dict[str, Any] | None]:
-    """Return images to trace a graph with, and which of their axes may vary (None: none)."""
-    batch, height, width = _TRACED_SIZE if fixed is None else (1, *fixed)
-    return torch.rand(batch, 3, height, width), {"images": _FREE} if fixed is None else None
+def example(graph: ExportedGraph, fixed: Size | None) -> tuple[Tensor, dict[str, Any] | None]:
+    """Return images to trace a graph with, and which of their axes may vary (None: none).
+
+    Raises InputError if the network does not take images of size `fixed`, or only one size.
+    """
+    if fixed is not None:
+        graph.model.fitting_size(*fixed)  # raises InputError if there is none
+        if not graph.argmax:
+            graph.model.require_fit(*fixed, "--fixed")
+        return torch.rand(1, 3, *fixed), None
+    if side := graph.model.max_size:
+        raise InputError(f"the network takes images of one size only; give --fixed {side} {side}")
+    batch, height, width = _TRACED_SIZE
+    size = graph.fitting_size(height, width)
+    return torch.rand(batch, 3, *size), {"images": _FREE}
 
 
 def as_taken(graph: ExportedGraph, image: NDArray[np.uint8], fixed: Size | None) -> Tensor:

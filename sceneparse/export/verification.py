@@ -56,7 +56,8 @@ def compare(graph: ExportedGraph, load: Callable[[], Run], path: Path, sizes: Si
     labels in more than a thousandth of the pixels.
     """
     generator, cases = torch.Generator().manual_seed(0), {}
-    for batch, height, width in sizes:
+    for batch, *size in sizes:
+        height, width = graph.fitting_size(*size)
         images = torch.rand(batch, 3, height, width, generator=generator) * 255
         images = images if graph.normalize else (images - graph.mean) / graph.std
         cases[f"{batch} x {height} x {width}"] = [images]
@@ -81,7 +82,7 @@ def compare_labels(
 
     Raises ExportMismatchError if fewer than 95% of the pixels agree.
     """
-    cases = {scale: [_scaled(image, scale) for image in images] for scale in scales}
+    cases = {scale: [graph.extend(_scaled(image, scale)) for image in images] for scale in scales}
     agreements = _measure(graph, load, path, cases, _agreement)
     lines = [f"equal labels at scale {scale}: {value:.2%}" for scale, value in agreements.items()]
     if not all(value >= _MIN_AGREEMENT for value in agreements.values()):

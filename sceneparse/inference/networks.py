@@ -50,6 +50,8 @@ class OnnxNetwork(SegmentationNetwork):
         self._session, self.meta = _open_session(self.path)
         self._input = self._session.get_inputs()[0]
         self._export = self.meta["export"]
+        self.size_multiple = self._export.get("size_multiple", 1)
+        self.min_size = self._export.get("min_size", 1)
         self.precision = f"{'int8' if self._export.get('int8') else 'float32'}, by ONNX Runtime"
 
     @property
@@ -133,8 +135,10 @@ def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
         for name, kind in (("normalize", bool), ("argmax", bool), ("output_stride", int)):
             if not isinstance(meta["export"][name], kind):
                 raise InputError(f"'{path}': export.{name} must be {kind.__name__}")
-        if not 1 <= meta["export"]["output_stride"] <= 256:
-            raise InputError(f"'{path}': export.output_stride must be in 1..256")
+        for name, largest in (("output_stride", 256), ("size_multiple", 4096), ("min_size", 4096)):
+            value = meta["export"].get(name, 1)  # older files lack the last two
+            if not isinstance(value, int) or not 1 <= value <= largest:
+                raise InputError(f"'{path}': export.{name} must be in 1..{largest}")
     return meta
 
 

@@ -41,8 +41,9 @@ class SegmentationNetwork(nn.Module, Described):
     precision: str | None = None
     device_types: tuple[str, ...] = ("cpu", "cuda")
     align_corners: bool = True
-    # Heights and widths of images must be multiples of the first and at most the second, if any.
+    # Heights and widths of images must be multiples of the first, and within the others.
     size_multiple: int = 1
+    min_size: int = 1
     max_size: int | None = None
 
     @property
@@ -61,7 +62,8 @@ class SegmentationNetwork(nn.Module, Described):
                 f"the network takes images of {largest}x{largest} at most, got {height}x{width}; "
                 f"use crops and windows (protocol slide) of {largest}x{largest} or another backbone"
             )
-        return -(-height // unit) * unit, -(-width // unit) * unit
+        rows, columns = (max(side, self.min_size) for side in (height, width))
+        return -(-rows // unit) * unit, -(-columns // unit) * unit
 
     def require_fit(self, height: int, width: int, what: str) -> None:
         """Raise InputError if the network does not take images of a size; `what` has this size."""
@@ -69,11 +71,12 @@ class SegmentationNetwork(nn.Module, Described):
         if (rows, columns) == (height, width):
             return
         unit = self.size_multiple
-        smaller = [max(side // unit, 1) * unit for side in (height, width)]
+        smaller = self.fitting_size(*(max(side // unit, 1) * unit for side in (height, width)))
         sizes = {f"{smaller[0]}x{smaller[1]}": None, f"{rows}x{columns}": None}
+        least = f" from {self.min_size}" if self.min_size > unit else ""
         raise InputError(
-            f"{what} {height}x{width} does not fit the network, whose sizes are multiples of "
-            f"{unit}: use {' or '.join(sizes)}"
+            f"{what} {height}x{width} does not fit the network, which takes multiples of "
+            f"{unit}{least}: use {' or '.join(sizes)}"
         )
 
 
@@ -95,6 +98,7 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
         self.head = head
         self.aux_head = aux_head
         self.size_multiple = getattr(backbone, "size_multiple", 1)
+        self.min_size = getattr(backbone, "min_size", 1)
         self.max_size = getattr(backbone, "max_size", None)
         self.meta = {}
         self._frozen: list[nn.Module] = []
@@ -161,7 +165,7 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
         return int(self.backbone.output_stride)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor, upsample: bool = True) -> dict[str, Tensor]:
-        if self.size_multiple > 1 and not torch.compiler.is_exporting():
+        if max(self.size_multiple, self.min_size) > 1 and not torch.compiler.is_exporting():
             self.require_fit(images.shape[-2], images.shape[-1], "an image of")
         maps = self.backbone(images)
         outputs: dict[str, Tensor] = {"out": self.head(maps)}

@@ -5,6 +5,7 @@ sizes that are odd multiples of 1, 2, 4 ... 64 and of its own input size, until 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,8 +29,8 @@ _TRIED = (193, 321)
 class TimmBackbone(nn.Module):
     """The last four feature maps of a timm model. Raises InputError if it has fewer.
 
-    `size_multiple`: heights and widths must be multiples of it. `max_size`: the longest side, None
-    if there is no limit.
+    `size_multiple`: heights and widths must be multiples of it. `min_size`, `max_size`: the
+    shortest and longest side, None if there is no limit.
     Shape: (B, 3, H, W) -> four maps (B, channels[i], H_i, W_i)
     """
 
@@ -41,7 +42,8 @@ class TimmBackbone(nn.Module):
         self.name = name
         self.channels: tuple[int, ...] = tuple(info.channels()[-4:])
         self.output_stride = output_stride
-        self.size_multiple, self.max_size = needs.multiple, needs.largest
+        self.size_multiple = needs.multiple
+        self.min_size, self.max_size = needs.smallest, needs.largest
         self._stage_ends: list[str] = info.module_name()[-4:]
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -77,6 +79,7 @@ class _Needs:
 
     options: Mapping[str, Any]
     multiple: int
+    smallest: int
     largest: int | None = None
 
 
@@ -129,13 +132,14 @@ def _try_sizes(name: str, output_stride: int) -> _Needs:
         for multiple in _MULTIPLES:
             reason = _try_multiple(features, multiple, output_stride)
             if not reason:
-                return _Needs(options, multiple)
+                smallest = _smallest(features, multiple)
+                return _Needs(options, multiple, smallest)
     features = _create_features(name, output_stride).eval()
     own = (timm.get_pretrained_cfg_value(name, "input_size") or _USUAL_INPUT)[1]
     if not _try_multiple(features, own, output_stride):
-        return _Needs({}, own)
-    if not _try_size(features, own, own, output_stride):
         return _Needs({}, own, own)
+    if not _try_size(features, own, own, output_stride):
+        return _Needs({}, own, own, own)
     raise InputError(
         f"backbone '{name}' runs at none of the sizes that were tried ({reason}); "
         "choose another backbone"
@@ -151,8 +155,18 @@ def _try_multiple(features: nn.Module, multiple: int, output_stride: int) -> str
     )
 
 
-def _try_size(features: nn.Module, height: int, width: int, output_stride: int) -> str:
-    """Return why a model cannot run at a size; "" if it can."""
+def _smallest(features: nn.Module, multiple: int) -> int:
+    """Return the smallest side that a model runs at, of those that a number divides."""
+    sides = range(multiple, _TRIED[1], multiple)
+    if not _try_size(features, multiple, multiple):
+        return multiple
+    return sides[bisect_left(sides, True, key=lambda side: not _try_size(features, side, side))]
+
+
+def _try_size(
+    features: nn.Module, height: int, width: int, output_stride: int | None = None
+) -> str:
+    """Return why a model cannot run at a size, with an output stride if given; "" if it can."""
     info: Any = features.feature_info
     try:
         with torch.no_grad():
@@ -162,9 +176,11 @@ def _try_size(features: nn.Module, height: int, width: int, output_stride: int) 
     found = [x.shape[1] for x in maps]
     if found != info.channels()[-4:]:
         return f"its maps have {found} channels, not {info.channels()[-4:]}"
+    if not all(x.numel() for x in maps):
+        return "its maps are empty"
     # Convolutions without padding and roundings shrink maps by less than a factor of two.
     stride = max(height, width) / max(maps[-1].shape[-2:])
-    if round(math.log2(stride)) != round(math.log2(output_stride)):
+    if output_stride and round(math.log2(stride)) != round(math.log2(output_stride)):
         return f"its last map has a stride of {stride:.0f}, not {output_stride}"
     return ""
 
