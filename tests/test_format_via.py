@@ -199,6 +199,18 @@ def test_regions_without_attributes_are_one_class(folder: Path, tmp_path: Path) 
     assert classes_of(tmp_path / "named") == ["background", "balloon"]
 
 
+def test_options_of_a_project_have_names(folder: Path, tmp_path: Path) -> None:
+    """VIA's export to COCO calls its categories by the texts of the options, not by their ids."""
+    path = write_json(folder / "via.json", [region(value="1"), region(RECT, "dog")], project=True)
+    content = json.loads(path.read_text())
+    options = {"1": "tabby cat", "dog": "", "7": "unused"}
+    content["_via_attributes"] = {"region": {"class": {"type": "radio", "options": options}}}
+    path.write_text(json.dumps(content))
+    assert convert(folder, tmp_path / "out", *ALL) == 0
+    assert classes_of(tmp_path / "out") == ["background", "dog", "tabby cat"]
+    assert masks_of(tmp_path / "out")["a"][15, 10] == 2
+
+
 def test_a_file_per_split(tmp_path: Path) -> None:
     for split, value in (("train", "cat"), ("val", "dog")):
         save_images(tmp_path / "in" / split, ["a.jpg", "b.jpg"])

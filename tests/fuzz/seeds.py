@@ -262,7 +262,8 @@ VIA_REGIONS = [
 ]
 VIA = {"a.png9": {"filename": "a.png", "size": 9, "regions": VIA_REGIONS}}
 VIA_PROJECT = {
-    "_via_img_metadata": {"a.png9": {**VIA["a.png9"], "regions": dict(enumerate(VIA_REGIONS))}}
+    "_via_attributes": {"region": {"class": {"type": "radio", "options": {"x": "cat", "y": ""}}}},
+    "_via_img_metadata": {"a.png9": {**VIA["a.png9"], "regions": dict(enumerate(VIA_REGIONS))}},
 }
 VIA_TABLE = b"""\
 filename,file_size,region_count,region_id,region_shape_attributes,region_attributes

@@ -137,13 +137,41 @@ def _entries(path: Path) -> Iterator[tuple[str, Iterable[_Region]]]:
     content = read_json(path)
     with refusing(path, "not a file of VIA"):
         entries = content.get(_PROJECT, content).values()
+        options = _options(content)
     for entry in entries:
         with refusing(path, "not a file of VIA"):
             regions = entry["regions"]
             # A list since version 2.
             regions = regions.values() if isinstance(regions, Mapping) else regions
-            found = [(r.get("shape_attributes"), r.get("region_attributes")) for r in regions]
+            found = [
+                (r.get("shape_attributes"), _named(r.get("region_attributes") or {}, options))
+                for r in regions
+            ]
             yield entry["filename"], found
+
+
+def _options(project: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """Return the names of an attribute's options by their ids, for those that have names."""
+    attributes = project.get("_via_attributes", {}).get("region", {}) if _PROJECT in project else {}
+    return {
+        attribute: {key: name for key, name in entry["options"].items() if name}
+        for attribute, entry in attributes.items()
+        if entry.get("options")
+    }
+
+
+def _named(
+    attributes: Mapping[str, Any], options: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Put the names of options in place of their ids, as VIA's own export to COCO does."""
+    named: dict[str, Any] = {}
+    for attribute, value in attributes.items():
+        names = options.get(attribute, {})
+        if isinstance(value, Mapping):
+            named[attribute] = {names.get(key, key): checked for key, checked in value.items()}
+        else:
+            named[attribute] = names.get(value, value)
+    return named
 
 
 def _table_entries(path: Path) -> Iterator[tuple[str, Iterable[_Region]]]:
