@@ -22,7 +22,12 @@ MAX_ARRAYS = 2**29  # counts of 150 classes in 100,000 images
 def read_bytes(path: Path, limit: int) -> bytes:
     """Read a file of at most `limit` bytes; raises InputError."""
     with refusing(path, "cannot be read"), path.open("rb") as file:
-        content = file.read(limit + 1)  # a device or pipe may have no end
+        # Python sets aside what is asked for, so the limit is only asked of a device or pipe, whose
+        # size is not known and which may have no end.
+        size = min(os.fstat(file.fileno()).st_size, limit)
+        content = file.read(size + 1)
+        if len(content) > size:
+            content += file.read(limit - size)
     if len(content) > limit:
         raise InputError(f"{path}: larger than {limit:,} bytes, the limit for such a file")
     return content

@@ -229,6 +229,18 @@ def test_names_of_images(image: str, tmp_path: Path) -> None:
     assert not masks["b"].any()
 
 
+def test_uploads_change_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Django's get_valid_filename, by which uploads are stored: no spaces, no brackets."""
+    save_images(tmp_path / "in", ["my photo (1).jpg", "b+c.jpg", "d e.jpg", "d_(e).jpg"])
+    uploads = ["/data/upload/3/0123abcd-my_photo_1.jpg", "/data/upload/3/0123abcd-bc.jpg"]
+    write(tmp_path / "in", [task([polygon()], uploads[0]), task([], uploads[1])])
+    assert convert(tmp_path / "in", tmp_path / "out", *ALL) == 0
+    assert set(masks_of(tmp_path / "out")) == {"my photo (1)", "b+c"}
+    write(tmp_path / "in", [task([polygon()], "/data/upload/3/0123abcd-d_e.jpg")])
+    assert convert(tmp_path / "in", tmp_path / "no", *ALL) == 2
+    assert "0123abcd-d_e.jpg' is not in" in capsys.readouterr().err
+
+
 def test_what_is_skipped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_images(folder, ["c.jpg"])
     results = [

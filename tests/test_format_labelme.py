@@ -97,6 +97,15 @@ def test_shapes_are_those_of_labelme(kind: str, folder: Path) -> None:
         assert np.array_equal(mask, drawn(kind, points)), points
 
 
+def test_rectangles_of_other_tools(folder: Path) -> None:
+    """AnyLabeling and its kin write four corners, and rectangles that are turned."""
+    corners = [[4, 3], [15, 3], [15, 11], [4, 11]]
+    mask = mask_of(folder, [shape(corners, "x", "rectangle")])
+    assert np.array_equal(mask, drawn("rectangle", [[4, 3], [15, 11]]))
+    turned = [[10.0, 2.0], [25.0, 9.5], [20.0, 19.0], [5.0, 11.5]]
+    assert np.array_equal(mask_of(folder, [shape(turned, "x", "rotation")]), drawn("", turned))
+
+
 def test_later_shapes_cover_earlier_ones_and_equal_labels_are_one_class(folder: Path) -> None:
     shapes = [
         shape(label=" cat "),
@@ -225,10 +234,11 @@ def test_images_inside_of_the_files_are_not_kept(tmp_path: Path) -> None:
         write_labelme(path, [shape()], imageData="A" * 2**20)
     tracemalloc.start()
     source = FORMATS["labelme"].read(tmp_path, {})
-    kept, _ = tracemalloc.get_traced_memory()
+    kept, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(source.items) == 12
     assert kept < 2**19
+    assert most < 8 * 2**20
 
 
 # Name: shapes, changes of the file, and what the error says.

@@ -230,7 +230,7 @@ def _file_of(text: str) -> str:
 
 
 def _find(text: str, place: str, finder: ImageFinder) -> Path:
-    """Find an image by its path, with and without what Label Studio puts before the name."""
+    """Find an image by its path, with and without what Label Studio changes when it is uploaded."""
     path = _file_of(text)
     names = dict.fromkeys([path, unquote(path)])
     shorter = [
@@ -241,7 +241,7 @@ def _find(text: str, place: str, finder: ImageFinder) -> Path:
             return finder.find(name, place)
         except InputError:
             continue
-    return finder.find(path, place)
+    return finder.find_stored(shorter[-1]) or finder.find(path, place)
 
 
 def _draw(image: Path, regions: Sequence[_Region], classes: Classes) -> Labels:

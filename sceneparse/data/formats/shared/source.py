@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -120,6 +121,22 @@ class ImageFinder:
             if len(paths) == 1:
                 return paths[0]
         return None
+
+    def find_stored(self, name: str) -> Path | None:
+        """Return the one image that a web server stores by this name.
+
+        Django and others put "_" in place of spaces and drop most signs: x (1).jpg is x_1.jpg.
+        """
+        paths = self._by_stored_name.get(name, [])
+        return paths[0] if len(paths) == 1 else None
+
+    @cached_property
+    def _by_stored_name(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = defaultdict(list)
+        for path in find_images(self.folder)[0]:
+            name = unicodedata.normalize("NFC", path.name).strip().replace(" ", "_")
+            found[re.sub(r"[^-\w.]", "", name)].append(path)
+        return found
 
     def name_of(self, image: Path) -> str:
         """Return the name of an image in the result: its path below the folder, no suffix."""
