@@ -166,9 +166,9 @@ def test_resume_with_other_settings_is_refused_unless_asked(
     assert code == 0
     assert "died" not in said  # none of the refused starts did
     assert "changed: optim.lr was 0.05, is 0.3" in said
-    # after 6 and 9 of 9 steps, by the new rate; momenta are kept, settings are the new ones
+    # of steps 6 and 9 of 9, by the new rate; momenta are kept, settings are the new ones
     rates = [record["lr"] for record in records(folder_of(tiny), "train")][1:]
-    assert rates == pytest.approx([0.3 * (1 - 6 / 9) ** 0.9, 0.0])
+    assert rates == pytest.approx([0.3 * (1 - 5 / 9) ** 0.9, 0.3 * (1 - 8 / 9) ** 0.9])
     state = torch.load(folder_of(tiny) / "last" / "training.pt", weights_only=True)
     optimizer = state["stepper"]["optimizer"]
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5}

@@ -93,7 +93,7 @@ SCHEDULES: dict[str, Callable[[int, Schedule], float]] = {
 
 
 class Stepped(NamedTuple):
-    """The loss of a step, and whether it changed the weights.
+    """The loss of a step, whether it changed the weights, and its learning rates, head's last.
 
     A step is skipped if the loss or a gradient is not finite. `overflow`: the gradients overflowed
     in float16 only, which the scaler corrects in later steps.
@@ -101,6 +101,7 @@ class Stepped(NamedTuple):
 
     loss: float
     moved: bool
+    rates: Sequence[float]
     overflow: bool = False
 
 
@@ -127,6 +128,7 @@ class Stepper:
         All processes decide the same, since their gradients are sums over all. `loss`: a scalar.
         """
         self.scaler.unscale_(self.optimizer)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         # The only read from the device in a step. Reading one step later would be too late: the
@@ -135,7 +137,7 @@ class Stepper:
         # first kernels of the optimiser.
         read_loss, read_norm = torch.stack([loss, norm.to(loss)]).tolist()
         if not math.isfinite(read_norm):
-            return self._skip_step(model, read_loss)
+            return self._skip_step(model, read_loss, rates)
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(model.parameters(), self.clip_norm, norm)
         self.scaler.step(self.optimizer)
@@ -144,16 +146,16 @@ class Stepper:
         self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(getattr(model, "module", model))
-        return Stepped(read_loss, moved=True)
+        return Stepped(read_loss, moved=True, rates=rates)
 
-    def _skip_step(self, model: nn.Module, loss: float) -> Stepped:
+    def _skip_step(self, model: nn.Module, loss: float, rates: Sequence[float]) -> Stepped:
         """Keep weights, momenta, schedule, averages and batch norm statistics."""
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         _copy(self._buffers, model.buffers())
         # With a scale below 1 the cause is not an overflow of float16.
         overflow = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() >= 1
-        return Stepped(loss, moved=False, overflow=overflow)
+        return Stepped(loss, moved=False, rates=rates, overflow=overflow)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs, as tensors and plain values."""

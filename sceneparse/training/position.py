@@ -67,7 +67,7 @@ class Record:
                 position.bad_in_row = 0
         is_due = training.steps_done % _STEPS_PER_RECORD == 0 or training.epoch_done
         if position.losses and is_due:
-            self._log_mean_loss()
+            self._log_mean_loss(stepped.rates)
         note = f"epoch {position.epoch + 1}/{training.epochs}{self.loss}"
         self.progress.advance(training.sampler.batch_size, note)
 
@@ -92,14 +92,13 @@ class Record:
                 "intact)"
             )
 
-    def _log_mean_loss(self) -> None:
-        """Log the mean loss since the last record."""
+    def _log_mean_loss(self, rates: Sequence[float]) -> None:
+        """Log the mean loss since the last record, and the learning rates of the last step."""
         position = self.training.position
         mean = sum(position.losses) / len(position.losses)
         position.losses.clear()
         self.loss = f"  loss {mean:.3f}"
         if self.log is not None:
-            rates = [group["lr"] for group in self.training.stepper.optimizer.param_groups]
             values = {"epoch": position.epoch + 1, "loss": mean, "lr": rates[0]}
             values |= {"head_lr": rates[-1], "images_per_second": self.progress.rate}
             self.log.write("train", self.training.steps_done, values)
