@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -31,7 +32,13 @@ from sceneparse.metrics.confusion import (
     mean_iou,
     scores_from_counts,
 )
-from sceneparse.metrics.intervals import bootstrap_mean_iou, compare_paired
+from sceneparse.metrics.intervals import (
+    bootstrap_mean_iou,
+    compare_paired,
+    few_images_note,
+    mean_iou_intervals,
+)
+from sceneparse.report.tables import span
 
 
 def random_labels(seed: int = 0, shape: tuple[int, ...] = (3, 17, 23)) -> tuple[Tensor, Tensor]:
@@ -236,15 +243,70 @@ def test_bootstrap_equals_resampling_one_by_one() -> None:
     )
 
 
+def test_jackknife_equals_leaving_out_one_by_one() -> None:
+    by_image, other = counts_by_image(9, 0), counts_by_image(9, 1, skill=0.8)
+    other[:, 1] = by_image[:, 1]
+
+    def ious(images: list[int], counts: np.ndarray[Any, Any]) -> list[float]:
+        each = [
+            counts[images, 0, k].sum()
+            / sum(counts[i, 1, k] + counts[i, 2, k] - counts[i, 0, k] for i in images)
+            for k in range(4)
+        ]
+        return [sum(each) / 4, *each]
+
+    def ends(scores: Callable[[list[int]], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        left = np.array([scores([i for i in range(9) if i != out]) for out in range(9)])
+        reach = 2.306004135 * np.sqrt(8 / 9 * ((left - left.mean(axis=0)) ** 2).sum(axis=0))  # t, 8
+        middle = scores([*range(9)])
+        return np.stack([middle - reach, middle + reach], axis=1)
+
+    gain = ends(lambda images: np.subtract(ious(images, other), ious(images, by_image)))
+    overall, classes = compare_paired(by_image, other, 100)
+    found = [[d.interval.low, d.interval.high] for d in (overall, *classes)]
+    np.testing.assert_allclose(found, gain, rtol=1e-6)
+    # on the logit scale, by the slope of the logit
+    middle = np.array(ious([*range(9)], by_image))[:, None]
+    linear = ends(lambda images: np.array(ious(images, by_image))) - middle
+    logits = np.log(middle / (1 - middle)) + linear / (middle * (1 - middle))
+    overall_interval, each = mean_iou_intervals(by_image)
+    found = [[i.low, i.high] for i in (overall_interval, *each)]
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), rtol=1e-6)
+
+
 def test_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     everything = counts_by_image(4000, 1)
     right, truth, predicted = everything.sum(axis=0)
     actual = float(mean_iou(right, truth, predicted))
-    held = 0
-    for start in range(0, 4000, 40):
-        interval, _ = bootstrap_mean_iou(everything[start : start + 40], 400, seed=start)
+    held = held_by_draws = 0
+    for start in range(0, 4000, 10):
+        images = everything[start : start + 10]
+        interval, _ = mean_iou_intervals(images)
         held += interval.low <= actual <= interval.high
-    assert 86 <= held <= 100
+        drawn, _ = bootstrap_mean_iou(images, 200, seed=start)
+        held_by_draws += drawn.low <= actual <= drawn.high
+    assert 370 <= held <= 392  # of 400
+    assert held_by_draws < held - 8
+
+
+def test_images_that_do_not_suffice_have_no_interval() -> None:
+    alone, classes = mean_iou_intervals(counts_by_image(1, 0))
+    assert all(np.isnan(i.low) and np.isnan(i.high) for i in (alone, *classes))
+    by_image = counts_by_image(5, 0)
+    by_image[1:, 1, 2] = 0  # one image shows class 2
+    by_image[1:, 0, 2] = 0
+    by_image[:, :, 3] = by_image[:, 1:2, 3]  # class 3 is right everywhere
+    overall, classes = mean_iou_intervals(by_image)
+    assert [np.isnan(i.low) for i in classes] == [False, False, True, False]
+    assert (classes[3].low, classes[3].high) == (1, 1)
+    assert 0 < overall.low < overall.high < 1
+    assert span(classes[2]) == "-"
+
+
+def test_few_images_are_mentioned() -> None:
+    assert "only 30 images" in few_images_note(30)
+    assert "91 to 95%" in few_images_note(30)
+    assert few_images_note(50) == ""
 
 
 def test_comparison_separates_what_differs_and_only_that() -> None:

@@ -54,7 +54,10 @@ def parser() -> argparse.ArgumentParser:
     add("--data FOLDER", "folder of the dataset; default as in training")
     add("--dataset NAME", "layout of the dataset; default as in training")
     add("--split SPLIT", "split, or list file in the folder; default the validation split")
-    resamples = "bootstrap draws for 95% intervals; 0: none; default 1000, with --compare 10000"
+    resamples = (
+        "95% intervals by a bootstrap of N draws instead of the jackknife, 0: none; "
+        "with --compare: permutations of the test, default 10000"
+    )
     add("--bootstrap N", resamples, type=number(int, 0))
     add("--boundary", "also compute boundary IoU and boundary F1")
     add("--rule RULE", "classes that count in the mean", choices=RULES, default=RULES[0])
@@ -166,7 +169,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
             dataset,
             process,
             rule=options.rule,
-            resamples=1000 if options.bootstrap is None else options.bootstrap,
+            resamples=options.bootstrap,
             with_boundary=options.boundary,
             with_calibration=options.report,
             workers=options.workers,

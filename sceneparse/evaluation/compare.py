@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE, Stored
 from sceneparse.metrics.confusion import TRUTH
-from sceneparse.metrics.intervals import Interval, compare_paired
+from sceneparse.metrics.intervals import Interval, compare_paired, few_images_note
 from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.plots import draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
@@ -118,10 +118,12 @@ def verdict(comparison: Comparison) -> str:
             f"B by {comparison.second.protocol}."
         )
     lines.append(
-        f"Intervals by paired bootstrap, p by paired permutation test, {comparison.resamples} "
-        f"resamples of {images} images. They hold for other images, not for other seeds: train "
-        "several runs for that."
+        f"Intervals by the paired jackknife over {images} images, p by a paired permutation test "
+        f"with {comparison.resamples} permutations. They hold for other images, not for other "
+        "seeds: train several runs for that."
     )
+    if note := few_images_note(images):
+        lines.append(f"{note[0].upper()}{note[1:]}.")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from sceneparse.inference.predictor import Predictor
 from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
 from sceneparse.metrics.confusion import ConfusionMatrix, Counts
-from sceneparse.metrics.intervals import Interval, bootstrap_mean_iou
+from sceneparse.metrics.intervals import Interval, bootstrap_mean_iou, mean_iou_intervals
 from sceneparse.report.pictures import Example, Picture
 from sceneparse.runtime.distributed import Process, gather
 from sceneparse.runtime.progress import Progress
@@ -67,7 +67,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     process: Process,
     *,
     rule: str = "cityscapes",
-    resamples: int = 1000,
+    resamples: int | None = None,
     with_boundary: bool = False,
     with_calibration: bool = False,
     workers: int = 2,
@@ -79,10 +79,10 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
 ) -> Evaluation:
     """Evaluate this process's share of a dataset and sum the counts of all processes.
 
-    `rule`: one of ABSENT_CLASS_RULES. `resamples`: of the bootstrap; 0: no intervals. `facts` are
-    printed beside the scores; `excluded`, `settings`: see Evaluation. `kept` keeps predictions for
-    pictures. `after_image` is called with each image (H, W, 3), its name and its predicted labels
-    (H, W).
+    `rule`: one of ABSENT_CLASS_RULES. `resamples`: of bootstrap intervals; None: intervals by the
+    jackknife; 0: none. `facts` are printed beside the scores; `excluded`, `settings`: see
+    Evaluation. `kept` keeps predictions for pictures. `after_image` is called with each image
+    (H, W, 3), its name and its predicted labels (H, W).
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)
@@ -103,7 +103,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
-    intervals = _intervals(by_image, resamples, rule, excluded) if resamples else (None, None)
+    intervals = (None, None) if resamples == 0 else _intervals(by_image, resamples, rule, excluded)
     return Evaluation(
         protocol=predictor.protocol.description,
         rule=rule,
@@ -115,20 +115,33 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
         class_intervals=intervals[1],
         boundary=boundary if with_boundary else None,
         calibration=calibration.curve() if with_calibration else None,
-        facts=facts,
+        facts={**facts, **_interval_rule(resamples)},
         excluded=excluded,
         settings=settings or {},
     )
 
 
+def _interval_rule(resamples: int | None) -> dict[str, str]:
+    """Return how intervals are computed, by heading."""
+    if resamples is None:
+        return {"intervals": "95%, jackknife over images with Student's t"}
+    draws = f"95%, percentile bootstrap over images, {resamples} draws"
+    return {"intervals": draws} if resamples else {}
+
+
 def _intervals(
-    by_image: Counts, resamples: int, rule: str, excluded: Sequence[int]
+    by_image: Counts, resamples: int | None, rule: str, excluded: Sequence[int]
 ) -> tuple[Interval, list[Interval]]:
     """Return the intervals of the mean IoU without excluded classes, and of the IoU per class."""
-    mean, classes = bootstrap_mean_iou(by_image, resamples, rule)
+
+    def both(counts: Counts) -> tuple[Interval, list[Interval]]:
+        if resamples is None:
+            return mean_iou_intervals(counts, rule)
+        return bootstrap_mean_iou(counts, resamples, rule)
+
+    mean, classes = both(by_image)
     if excluded:  # the mean of the others needs nothing but their counts
-        others = np.delete(by_image, list(excluded), axis=2)
-        mean, _ = bootstrap_mean_iou(others, resamples, rule)
+        mean, _ = both(np.delete(by_image, list(excluded), axis=2))
     return mean, classes
 
 

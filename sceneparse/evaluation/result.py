@@ -26,7 +26,7 @@ from sceneparse.metrics.confusion import (
     mean_iou,
     scores_from_counts,
 )
-from sceneparse.metrics.intervals import Interval
+from sceneparse.metrics.intervals import Interval, few_images_note
 from sceneparse.report.tables import (
     plain,
     score_table,
@@ -81,6 +81,11 @@ class Evaluation:
             )
         return {**self.facts, "protocol": self.protocol, "counting": counting, **boundary}
 
+    @property
+    def interval_note(self) -> str:
+        """What to know of the intervals if there are few images."""
+        return few_images_note(len(self.image_names)) if self.interval else ""
+
     @cached_property
     def scores(self) -> Scores:
         """Scores per class and over all classes."""
@@ -128,7 +133,9 @@ def text(evaluation: Evaluation) -> str:
     names = [f"{n} (excluded)" if n in excluded else n for n in evaluation.table.names]
     intervals = {"mean IoU": evaluation.interval} if evaluation.interval else {}
     classes = score_table(evaluation.scores, names, evaluation.class_intervals)
-    return "\n\n".join([head, classes, totals_table(evaluation.totals, intervals)])
+    totals = totals_table(evaluation.totals, intervals)
+    note = [evaluation.interval_note] if evaluation.interval_note else []
+    return "\n\n".join([head, classes, "\n".join([totals, *note])])
 
 
 def as_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -139,6 +146,7 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
     result |= {"excluded": evaluation.excluded_names, "settings": evaluation.settings}
     if evaluation.interval is not None:
         result["mean_iou_interval"] = [evaluation.interval.low, evaluation.interval.high]
+        result["interval_note"] = evaluation.interval_note
     for row, interval in zip(result["classes"], evaluation.class_intervals or [], strict=False):
         row |= {"iou_low": interval.low, "iou_high": interval.high}
     if evaluation.categories is not None:

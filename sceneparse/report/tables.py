@@ -82,7 +82,9 @@ def four_digits(value: float) -> str:
 
 
 def span(found: Interval | MeanDifference, write: Callable[[float], str] = points) -> str:
-    """Format the interval from `low` to `high`."""
+    """Format the interval from `low` to `high`, "-" if there is none."""
+    if math.isnan(found.low):
+        return "-"
     return f"{write(found.low)} to {write(found.high)}"
 
 
