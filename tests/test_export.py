@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sceneparse.cli import export as export_command
 from sceneparse.cli import predict as predict_command
 from sceneparse.errors import InputError
 from sceneparse.export.quantization import quantize
+from sceneparse.inference.predictor import load_picture
 from sceneparse.layers.pooling import pooling_matrix
 from tests.conftest import MakeRun
 
@@ -213,13 +215,44 @@ def test_int8_labels_nearly_alike(
     run = make_run(head="fcn")
     given = ("--format", "onnx", "--int8", "--calibrate", scenes, "--images", 8)
     assert call(export_command, run, *given) == 0
-    assert capsys.readouterr().out.count("equal labels at scale") == 3
+    assert capsys.readouterr().out.count("equal labels at scale") >= 4
     assert call(export_command, run, "--format", "onnx") == 0
     whole, small = run / "model.onnx", run / "model_int8.onnx"
     assert small.stat().st_size < 0.6 * whole.stat().st_size
     assert operators(small) >= {"QuantizeLinear", "DequantizeLinear"}
     assert mean_iou_of(small) == pytest.approx(mean_iou_of(run), abs=0.02)
     assert sceneparse.Predictor(small).precision == "int8, by ONNX Runtime"
+
+
+def test_int8_file_warns_of_images_smaller_than_it_was_checked_with(
+    tmp_path: Path, scenes: Path
+) -> None:
+    model, path = described("head fcn"), tmp_path / "model.onnx"
+    photos = sorted((scenes / "train/images").glob("*"))[:8]
+    images = [load_picture(photo) for photo in photos]
+    lines = export.export_onnx(model, path, int8_images=images)
+    assert [line.split(":")[0] for line in lines[:5]] == [
+        *(f"equal labels at scale {k}" for k in ("1.25 (81 x 121)", "1 (65 x 97)")),
+        *(f"equal labels at scale {k}" for k in ("0.9 (59 x 87)", "0.75 (49 x 73)")),
+        "equal labels at scale 0.5 (33 x 49)",
+    ]
+    predictor = sceneparse.Predictor(path)
+    checked = predictor.model.meta["export"]["checked"]
+    assert [size[:2] for size in checked[1:3]] == [[65, 97], [59, 87]]
+    small = images[-1][:22, :30]
+    whole = sceneparse.Predictor(model, amp="off")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = predictor(images[-1])
+        # the share that was measured is that of the four images kept out of calibration
+        equal = (found.labels == whole(images[-1]).labels).mean()
+        assert abs(equal - checked[1][2]) < 0.05
+        predictor(images[-1].transpose(1, 0, 2))  # upright
+    with pytest.warns(UserWarning, match=r"int8 file for images of \d+ x \d+ or more, got 25 x 33"):
+        predictor(small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor(small)  # once
 
 
 def operators(path: Path) -> set[str]:

@@ -24,15 +24,15 @@ from sceneparse.errors import InputError
 from sceneparse.export.graph import ExportedGraph, Size, as_taken, example
 from sceneparse.export.quantization import quantize
 from sceneparse.export.verification import (
-    UNSEEN_SCALES,
     UNSEEN_SIZES,
+    CheckedSize,
     Run,
     Sizes,
     compare,
     compare_labels,
     written_aside,
 )
-from sceneparse.inference.networks import OnnxNetwork, load_safetensors
+from sceneparse.inference.networks import MIN_AGREEMENT, OnnxNetwork, load_safetensors
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.stored import META_KEY
 
@@ -70,8 +70,11 @@ def export_onnx(  # noqa: PLR0913 - keyword-only settings
         _write_onnx(graph, aside, path, fixed, meta)
         with _quiet():
             quantize(aside, taken, advance, float_layers)
-        scales = UNSEEN_SCALES if fixed is None else (1.0,)
-        return compare_labels(graph, lambda: OnnxNetwork(aside).run, path, others, scales)
+        found = compare_labels(
+            graph, lambda: OnnxNetwork(aside).run, path, others, own_size_only=fixed is not None
+        )
+        _store_checked_sizes(aside, meta, found)
+        return _lines_of(found)
 
 
 def export_pt2(
@@ -147,6 +150,28 @@ def _write_onnx(
     program.save(str(aside))
     sizes: Sizes = UNSEEN_SIZES if fixed is None else [(1, *fixed)]
     return compare(graph, lambda: OnnxNetwork(aside).run, path, sizes)
+
+
+def _store_checked_sizes(path: Path, meta: dict[str, Any], found: Sequence[CheckedSize]) -> None:
+    """Add to the description of an int8 file at which sizes its labels were compared."""
+    import onnx  # noqa: PLC0415 - an optional package
+
+    meta["export"]["checked"] = [[size.height, size.width, size.equal] for size in found]
+    file = onnx.load(path)
+    (entry,) = (entry for entry in file.metadata_props if entry.key == META_KEY)
+    entry.value = json.dumps(meta)
+    onnx.save(file, path)
+
+
+def _lines_of(found: Sequence[CheckedSize]) -> list[str]:
+    """Return a line per size, and one about sizes at which too few labels are equal."""
+    lines = [str(size) for size in found]
+    if few := [size for size in found if not size.agrees]:
+        lines.append(
+            f"at {few[0].height} x {few[0].width} and below, fewer than {MIN_AGREEMENT:.0%} are "
+            "equal: prediction of such images warns; use a float32 file for them"
+        )
+    return lines
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Load networks to predict with, from a run, a checkpoint or an exported file."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from sceneparse.runs.checkpoint import load_segmentation_model
 _NOT_OURS = "is damaged, or not an export of this package"
 # Logit of a label, 0 for all others: their probability is tiny, its logarithm still finite.
 _CERTAIN = 30.0
+# Share of labels of an int8 file that equal the model's; below it, a file or a size is not good.
+MIN_AGREEMENT = 0.95
 
 
 class OnnxNetwork(SegmentationNetwork):
@@ -52,6 +55,7 @@ class OnnxNetwork(SegmentationNetwork):
         self._export = self.meta["export"]
         self.size_multiple = self._export.get("size_multiple", 1)
         self.min_size = self._export.get("min_size", 1)
+        self._checked = _checked_sizes(self._export, self.path)
         self.precision = f"{'int8' if self._export.get('int8') else 'float32'}, by ONNX Runtime"
 
     @property
@@ -73,6 +77,7 @@ class OnnxNetwork(SegmentationNetwork):
 
     def run(self, images: Tensor) -> Tensor:
         """Run the graph of the file: pixels or normalised images -> labels or logits."""
+        self._warn_if_small(*images.shape[-2:])
         batch, _, *size = self._input.shape
         if not isinstance(size[0], str) and size != list(images.shape[-2:]):
             raise InputError(
@@ -87,6 +92,24 @@ class OnnxNetwork(SegmentationNetwork):
             except Exception as error:  # of many types, none of them public
                 raise InputError(f"'{self.path}' cannot run: {reason_of(error)}") from error
         return torch.cat([torch.from_numpy(part) for part in found])
+
+    def _warn_if_small(self, height: int, width: int) -> None:
+        """Warn, once, of images smaller than those that an int8 file was checked with."""
+        checked, self._checked = self._checked, []
+        good = [size for size in checked if size[2] >= MIN_AGREEMENT]
+        if not good:
+            return
+        least, given = sorted(good[-1][:2]), sorted((height, width))
+        if all(side >= smallest for side, smallest in zip(given, least, strict=True)):
+            self._checked = checked
+            return
+        shares = ", ".join(f"{share:.1%} at {h} x {w}" for h, w, share in checked)
+        warnings.warn(
+            f"'{self.path}' is an int8 file for images of {good[-1][0]} x {good[-1][1]} or more, "
+            f"got {height} x {width}: more labels than usual may differ from the model's (equal "
+            f"when it was exported: {shares}); use a float32 file for such images",
+            stacklevel=2,
+        )
 
 
 def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -107,6 +130,13 @@ def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
         )
         text = session.get_modelmeta().custom_metadata_map[META_KEY]
     return session, _read_description(text, path)
+
+
+def _checked_sizes(export: dict[str, Any], path: Path) -> list[tuple[int, int, float]]:
+    """Return at which sizes an int8 file was compared, the largest first: equal labels at each."""
+    with refusing(f"'{path}'", _NOT_OURS):
+        found = [(int(h), int(w), float(share)) for h, w, share in export.get("checked", [])]
+    return found
 
 
 def load_safetensors(path: str | Path) -> SegmentationModel:
