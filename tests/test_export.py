@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -222,6 +223,20 @@ def test_int8_labels_nearly_alike(
     assert operators(small) >= {"QuantizeLinear", "DequantizeLinear"}
     assert mean_iou_of(small) == pytest.approx(mean_iou_of(run), abs=0.02)
     assert sceneparse.Predictor(small).precision == "int8, by ONNX Runtime"
+
+
+@all_networks("head strip_pooling", "head psp")
+def test_opencv_runs_files_of_a_fixed_size(name: str, tmp_path: Path) -> None:
+    if not name.startswith("head "):
+        pytest.skip("OpenCV 5 cannot run some attention blocks; it says so")
+    model, path = described(name), tmp_path / "model.onnx"
+    export.export_onnx(model, path, fixed=(65, 97))
+    images = torch.randn(1, 3, 65, 97)
+    net = cv2.dnn.readNetFromONNX(str(path))
+    net.setInput(images.numpy())
+    with torch.inference_mode():
+        expected = model(images, upsample=False)["out"].numpy()
+    np.testing.assert_allclose(net.forward(), expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_int8_file_warns_of_images_smaller_than_it_was_checked_with(

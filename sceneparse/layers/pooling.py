@@ -22,7 +22,8 @@ def pool_to_grid(x: Tensor, grid: int) -> Tensor:
     if not torch.compiler.is_exporting():
         return F.adaptive_avg_pool2d(x, grid)
     rows, columns = (pooling_matrix(size, grid, x) for size in x.shape[-2:])
-    return rows @ x @ columns.T
+    # OpenCV's dnn multiplies maps by a matrix, but not a matrix by maps.
+    return ((x @ columns.T).mT @ rows.T).mT
 
 
 def pooling_matrix(size: int, grid: int, like: Tensor) -> Tensor:
@@ -44,6 +45,14 @@ def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
     return rows.permute(0, 3, 1, 2), columns.permute(0, 3, 1, 2)
 
 
+def add_strips(rows: Tensor, columns: Tensor) -> Tensor:
+    """Add a column of means to each row of means: (B, C, H, 1), (B, C, 1, W) -> (B, C, H, W)."""
+    if not torch.compiler.is_exporting():
+        return rows + columns
+    # OpenCV 5 fuses additions into the convolution before them as if nothing were broadcast.
+    return rows - (-columns)
+
+
 class StripPooling(nn.Module):
     """Strip pooling module (SPM), section 3.1: gates each pixel by the means of its row and column.
 
@@ -60,7 +69,7 @@ class StripPooling(nn.Module):
         row_means, column_means = strip_means(x)
         rows = self.rows(row_means)  # (B, C, H, 1)
         columns = self.columns(column_means)  # (B, C, 1, W)
-        gate = self.fuse(F.relu(rows + columns)).sigmoid()  # (B, C, H, W)
+        gate = self.fuse(F.relu(add_strips(rows, columns))).sigmoid()  # (B, C, H, W)
         return x * gate
 
 
@@ -121,7 +130,7 @@ class _LongRange(nn.Module):
         row_means, column_means = strip_means(self.reduce(x))
         columns = self.columns(column_means)  # (B, C/4, 1, W)
         rows = self.rows(row_means)  # (B, C/4, H, 1)
-        return self.fuse(F.relu(columns + rows))
+        return self.fuse(F.relu(add_strips(rows, columns)))
 
 
 class PyramidPooling(nn.Module):
@@ -137,11 +146,13 @@ class PyramidPooling(nn.Module):
         self.pooled = nn.ModuleList(ConvNormAct(channels, inner, 1) for _ in self.grids)
 
     def forward(self, x: Tensor) -> Tensor:
-        pyramid = [
-            resize(conv(pool_to_grid(x, grid)), x.shape[-2:])
-            for grid, conv in zip(self.grids, self.pooled, strict=True)
+        pooled = [
+            conv(pool_to_grid(x, grid)) for grid, conv in zip(self.grids, self.pooled, strict=True)
         ]
-        return torch.cat([x, *pyramid], dim=1)
+        size = x.shape[-2:]
+        if torch.compiler.is_exporting():  # the same; OpenCV 5 enlarges maps of one pixel wrongly
+            pooled[0] = pooled[0].expand(-1, -1, *size)
+        return torch.cat([x, *(resize(maps, size) for maps in pooled)], dim=1)
 
 
 class AtrousPyramid(nn.Module):

@@ -49,7 +49,7 @@ def few_images_note(images: int) -> str:
     """Return what to know of intervals over few images; nothing if there are enough."""
     if images >= _FEW_IMAGES:
         return ""
-    shares = "88 to 95%" if images < 10 else "91 to 95%"
+    shares = "83 to 94%" if images <= 10 else "85 to 95%" if images < 30 else "92 to 95%"
     return (
         f"only {images} image{'s' if images != 1 else ''}: in simulations, 95% intervals over so "
         f"few images hold the true mean IoU in {shares} of cases"
