@@ -16,7 +16,7 @@ from sceneparse.inference.networks import MIN_AGREEMENT
 # Sizes (B, H, W) that no graph is traced at: odd ones, small ones, one high, one wide.
 UNSEEN_SIZES = ((1, 97, 161), (3, 200, 133), (1, 301, 77))
 # Scales of real images for int8: those that a file must serve, and those that it may.
-NEEDED_SCALES, SMALLER_SCALES = (1.25, 1.0, 0.9, 0.75), (0.5, 0.25, 0.125)
+NEEDED_SCALES, SMALLER_SCALES = (1.25, 1.0, 0.9), (0.75, 0.5, 0.25, 0.125)
 _MIN_SIDE = 32
 # Share of the largest logit.
 _LOGIT_TOLERANCE = 1e-3

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class OnnxNetwork(SegmentationNetwork):
     def _warn_if_small(self, height: int, width: int) -> None:
         """Warn, once, of images smaller than those that an int8 file was checked with."""
         checked, self._checked = self._checked, []
-        good = [size for size in checked if size[2] >= MIN_AGREEMENT]
+        good = list(takewhile(lambda size: size[2] >= MIN_AGREEMENT, checked))
         if not good:
             return
         least, given = sorted(good[-1][:2]), sorted((height, width))
