@@ -208,6 +208,19 @@ def test_images_of_one_name_in_folders_that_are_splits(tmp_path: Path) -> None:
     assert [int(mask.max()) for mask in (*train.values(), *val.values())] == [1, 1, 2, 1]
 
 
+@pytest.mark.parametrize("image_path", ["a.jpg", "..\\images\\a.jpg", "D:\\all\\a.jpg", None])
+def test_folders_of_images_and_files_in_each_split(image_path: str | None, tmp_path: Path) -> None:
+    """Of images with one name the nearest is meant."""
+    for split in ("train", "val"):
+        save_images(tmp_path / "in" / split / "images", ["a.jpg", "b.jpg"])
+        shapes = [shape(label=f"of {split}")]
+        write_labelme(tmp_path / "in" / split / "labels/a.json", shapes, imagePath=image_path)
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    for number, split in ((1, "train"), (2, "val")):
+        mask = masks_of(tmp_path / "out", split)[f"{split}/images/a"]
+        assert np.array_equal(mask, drawn("polygon", TRIANGLE) * np.uint8(number))
+
+
 def test_what_is_skipped_is_counted(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,7 +89,8 @@ class ImageFinder:
         """Return the image called `name` in the annotation `source`; raises InputError.
 
         `beside`: the folder of the annotation, below the one of this finder; the image is looked
-        for there first. Then the whole path below the folder is tried, then ever shorter ends.
+        for there first. Then the whole path below the folder is tried, then ever shorter ends; of
+        several images the nearest to `beside`, which shares the most folders with it.
         """
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{source}: expected the name of an image, got '{name}'")
@@ -102,7 +103,7 @@ class ImageFinder:
         if beside is not None:
             ends = [_below(beside, text), *(_below(beside, end) for end in ends), *ends]
         for end in ends:
-            paths = self._by_name.get(end, [])
+            paths = self._nearest(self._by_name.get(end, []), beside)
             if len(paths) > 1:
                 raise InputError(
                     f"{source}: image '{name}' may be {first_few(paths)}; give a folder that holds "
@@ -117,10 +118,20 @@ class ImageFinder:
     def find_stem(self, stem: str, beside: PurePath) -> Path | None:
         """Return the one image of this name without suffix: in the folder `beside`, or anywhere."""
         for name in (_below(beside, stem), stem):
-            paths = self._by_name.get(unicodedata.normalize("NFC", name), [])
+            paths = self._nearest(self._by_name.get(unicodedata.normalize("NFC", name), []), beside)
             if len(paths) == 1:
                 return paths[0]
         return None
+
+    def _nearest(self, paths: Sequence[Path], beside: PurePath | None) -> Sequence[Path]:
+        """Return the paths that share the most folders with `beside`."""
+        if beside is None or len(paths) < 2:
+            return paths
+        shared = [
+            len(posixpath.commonprefix([path.relative_to(self.folder).parts, beside.parts]))
+            for path in paths
+        ]
+        return [path for path, n in zip(paths, shared, strict=True) if n == max(shared)]
 
     def find_stored(self, name: str) -> Path | None:
         """Return the one image that a web server stores by this name.
