@@ -17,6 +17,7 @@ from sceneparse.cli import train as train_command
 from sceneparse.cli.command import run
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError
+from sceneparse.export import export_onnx
 from sceneparse.export.graph import ExportedGraph
 from sceneparse.inference.protocols import PROTOCOLS, create_protocol
 from sceneparse.models.segmentation import SegmentationModel
@@ -179,6 +180,21 @@ def test_exported_labels_are_those_of_the_protocol() -> None:
     labels = create_protocol("whole")(model, images).labels()
     found = ExportedGraph(model, normalize=False, argmax=True)(images)
     assert (found == labels).float().mean() > 0.999  # up to rounding by folded norms
+
+
+def test_a_graph_of_any_size_that_torch_cannot_make_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = create("dla46_c", 32).eval()
+    model.meta |= {"mean": [0.5] * 3, "std": [0.25] * 3, "classes": ["a"], "colors": [[0, 0, 0]]}
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("size must be 4")
+
+    monkeypatch.setattr("torch.onnx.export", fail)
+    with pytest.raises(InputError, match=r"any size \(size must be 4\); give --fixed H W"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def call(tool: Any, *arguments: object) -> int:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, reason_of
 from sceneparse.export.graph import ExportedGraph, Size, as_taken, example
 from sceneparse.export.quantization import quantize
 from sceneparse.export.verification import (
@@ -135,16 +135,24 @@ def _write_onnx(
         if find_spec(name) is None:
             raise InputError(f"{name} is not installed; run: pip install 'sceneparse[export]'")
     images, free = example(graph, fixed)
-    with _quiet(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
-        program = torch.onnx.export(
-            graph,
-            (images,),
-            dynamo=True,
-            opset_version=_OPSET,
-            dynamic_shapes=free,
-            input_names=["images"],
-            output_names=["labels" if graph.argmax else "logits"],
-        )
+    try:
+        with _quiet(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
+            program = torch.onnx.export(
+                graph,
+                (images,),
+                dynamo=True,
+                opset_version=_OPSET,
+                dynamic_shapes=free,
+                input_names=["images"],
+                output_names=["labels" if graph.argmax else "logits"],
+            )
+    except Exception as error:  # some networks compute in ways that only one size allows
+        if fixed is not None:
+            raise
+        raise InputError(
+            f"torch cannot export this network for images of any size ({reason_of(error)}); "
+            "give --fixed H W"
+        ) from error
     assert program is not None  # None is returned by the older exporter
     program.model.metadata_props[META_KEY] = json.dumps(meta)
     program.save(str(aside))
