@@ -351,18 +351,31 @@ def test_bad_options_are_named(
     assert message in capsys.readouterr().err
 
 
+def test_weights_of_a_checkpoint_are_not_overwritten(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = make_run() / "last"
+    before = (last / "model.safetensors").read_bytes()
+    assert call(export_command, last, "--format", "safetensors") == 2
+    assert "the checkpoint's own weights; give another --output" in capsys.readouterr().err
+    assert (last / "model.safetensors").read_bytes() == before
+
+
 def test_network_from_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this model has no classes"):
         export.export_onnx(trained(NETWORKS["head fcn"]), tmp_path / "model.onnx")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
-def test_damaged_files_are_named(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [(".onnx", "is damaged, or not an export"), (".safetensors", "damaged or not a weights file")],
+)
+def test_damaged_files_are_named(tmp_path: Path, suffix: str, message: str) -> None:
     path = tmp_path / f"model{suffix}"
     with pytest.raises(InputError, match="does not exist"):
         sceneparse.Predictor(path)
     path.write_bytes(b"no network")
-    with pytest.raises(InputError, match="is damaged, or not an export"):
+    with pytest.raises(InputError, match=message):
         sceneparse.Predictor(path)
 
 

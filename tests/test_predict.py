@@ -402,7 +402,7 @@ def test_predictions_show_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folder_of_save_pretrained_predicts_as_its_run(
-    make_run: MakeRun, scenes: Path, photos: Path, tmp_path: Path
+    make_run: MakeRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run()
     expected = Predictor(run)(photos / "a.jpg")
@@ -412,6 +412,12 @@ def test_folder_of_save_pretrained_predicts_as_its_run(
     assert call(predict_command, tmp_path / "saved", photos, "--output", tmp_path / "out") == 0
     assert call(evaluate_command, tmp_path / "saved", "--workers", 0) == 0
     assert (tmp_path / "saved/eval_val/eval.json").is_file()
+    model = sceneparse.load_model(run)
+    del model.meta["data"]
+    model.save_pretrained(tmp_path / "hub")  # type: ignore[union-attr]
+    capsys.readouterr()
+    assert call(evaluate_command, tmp_path / "hub", "--dataset", "folder") == 2
+    assert "does not name the data it was trained on; give --data" in capsys.readouterr().err
     create_segmentation_model("fcn", "resnet18", 3, base_width=8).save_pretrained(tmp_path / "new")
     with pytest.raises(InputError, match="no classes: it is not from a training run"):
         Predictor(tmp_path / "new")

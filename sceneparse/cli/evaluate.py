@@ -105,10 +105,8 @@ def evaluate_images(options: argparse.Namespace) -> None:
     trained = {"root": "data", **model.meta.get("data", {})}
     trained |= model.meta.get("config", {}).get("data", {})
     name = options.dataset or trained.get("dataset", "folder")
-    root, split = (
-        options.data or trained["root"],
-        options.split or trained.get("test_split", "test"),
-    )
+    root = options.data or trained["root"]
+    split = options.split or trained.get("test_split", "test")
     images = load_classes(name, root, split, trained.get("size", 32))
     count, names = model.meta["model"]["num_classes"], model.meta.get("classes", [])
     if len(images.classes) != count or (names and names != images.classes):
@@ -146,9 +144,11 @@ def evaluate_one(options: argparse.Namespace) -> None:
     for name in ("dataset", "data", "split"):
         if getattr(options, name) is None:
             setattr(options, name, usual[name])
+        if getattr(options, name) is None:
+            raise InputError(f"the model does not name the {name} it was trained on; give --{name}")
     dataset = open_dataset(options, model)
-    excluded = excluded_classes(options.exclude, model.meta["classes"])
-    settings, variant = settings_of(options, model, excluded)
+    excluded = excluded_classes(options.exclude, model.classes)
+    settings, variant = settings_of(options, model, usual)
     output = Path(
         options.output or default_folder(Path(options.checkpoint), usual, settings, variant)
     )
@@ -207,39 +207,39 @@ def usual_settings(model: SegmentationNetwork) -> dict[str, Any]:
     """Return the settings of an evaluation without options: as the model was validated."""
     from sceneparse.inference.predictor import protocol_of
 
-    data = model.meta["data"]
+    data = model.meta.get("data", {})
+    root = data.get("root")
     return {
-        "dataset": data["dataset"],
-        "data": str(Path(data["root"]).expanduser().resolve()),
-        "split": data["val_split"],
+        "dataset": data.get("dataset", "folder"),
+        "data": None if root is None else str(Path(root).expanduser().resolve()),
+        "split": data.get("val_split"),
         "protocol": protocol_of(model).description,
         "excluded": [],
     }
 
 
 def settings_of(
-    options: argparse.Namespace, model: SegmentationNetwork, excluded: Sequence[int]
+    options: argparse.Namespace, model: SegmentationNetwork, usual: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what is evaluated and how, and words for what differs from the usual settings."""
     from sceneparse.evaluation.folders import excluded_variant, protocol_variant
     from sceneparse.inference.predictor import protocol_of
 
-    chosen = protocol_settings(options)
-    asked = {key: chosen[key] for key in chosen if key not in {"amp", "dtype", "compile"}}
+    asked = protocol_settings(options)
+    asked = {key: asked[key] for key in asked if key not in {"amp", "dtype", "compile"}}
     protocol = protocol_of(model, asked.pop("protocol"), **asked)
-    usual, names = usual_settings(model), [model.meta["classes"][number] for number in excluded]
     settings = {
         "dataset": options.dataset,
         "data": str(Path(options.data).expanduser().resolve()),
         "split": options.split,
         "protocol": protocol.description,
-        "excluded": names,
+        "excluded": [name for name in model.classes if name in options.exclude],
     }
     variant = [options.dataset] if settings["dataset"] != usual["dataset"] else []
     variant += [Path(settings["data"]).name] if settings["data"] != usual["data"] else []
     plain = protocol_of(model, protocol.name)
     variant += protocol_variant(protocol, plain, protocol_of(model).name)
-    return settings, variant + excluded_variant(names)
+    return settings, variant + excluded_variant(settings["excluded"])
 
 
 def excluded_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:

@@ -75,12 +75,16 @@ def main(options: argparse.Namespace) -> None:
 
 
 def output_of(options: argparse.Namespace) -> Path:
-    """Return the file to write; raise InputError if its suffix is wrong."""
+    """Return the file to write; raise InputError for a wrong suffix, or a checkpoint's weights."""
+    from sceneparse.models.stored import META_FILE, MODEL_FILE
+
     suffix = SUFFIXES[options.format]
     name = f"model_int8{suffix}" if options.int8 else f"model{suffix}"
     path = Path(options.output or Path(options.checkpoint) / name)
     if path.suffix != suffix:
         raise InputError(f"--output must end in {suffix}, got '{path}'")
+    if path.name == MODEL_FILE and (path.parent / META_FILE).is_file():
+        raise InputError(f"'{path}' holds the checkpoint's own weights; give another --output FILE")
     return path
 
 

@@ -156,7 +156,6 @@ class Writer:
         path = self.output / SHARES_FILE
         self.written.add(path)
         path.write_text(json.dumps(self.shares, indent=1) + "\n", encoding="utf-8")
-        self.written.close()
 
     def write(self, prediction: Prediction, name: str, kinds: Sequence[str]) -> None:
         """Write the files of one image."""

@@ -32,7 +32,7 @@ from sceneparse.export.verification import (
     compare_labels,
     written_aside,
 )
-from sceneparse.inference.networks import MIN_AGREEMENT, OnnxNetwork, load_safetensors
+from sceneparse.inference.networks import MIN_AGREEMENT, OnnxNetwork, load_network
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.stored import META_KEY
 
@@ -103,7 +103,7 @@ def export_safetensors(model: SegmentationModel, path: Path) -> list[str]:
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
     def load() -> Run:
-        loaded = load_safetensors(aside)
+        loaded = load_network(aside)
         return lambda images: loaded(images, upsample=False)["out"]
 
     with written_aside(path) as aside:

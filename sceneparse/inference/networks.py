@@ -2,30 +2,19 @@
 
 import json
 import warnings
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
 from sceneparse.errors import InputError, reason_of, refusing
 from sceneparse.files import MAX_DESCRIPTION
-from sceneparse.models import create_segmentation_model
 from sceneparse.models.description import check_description
-from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
-from sceneparse.models.stored import (
-    CONFIG_FILE,
-    META_FILE,
-    META_KEY,
-    MODEL_FILE,
-    resolve_checkpoint,
-)
-from sceneparse.models.tensor_files import read_safetensors
-from sceneparse.models.weights import rebuild
+from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.models.stored import META_KEY, holds_one_model, resolve_checkpoint
 from sceneparse.runs.checkpoint import load_segmentation_model
 
 _NOT_OURS = "is damaged, or not an export of this package"
@@ -120,7 +109,8 @@ def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
         raise InputError(
             "onnxruntime is not installed; run: pip install 'sceneparse[export]'"
         ) from error
-    _require_file(path)
+    if not path.is_file():
+        raise InputError(f"'{path}' does not exist")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Errors are in the exception; they need not be on standard error too.
@@ -140,23 +130,7 @@ def _checked_sizes(export: dict[str, Any], path: Path) -> list[tuple[int, int, f
     return found
 
 
-def load_safetensors(path: str | Path) -> SegmentationModel:
-    """Rebuild a model from an exported file, in eval mode; raises InputError."""
-    path = Path(path)
-    _require_file(path)
-    with refusing(f"'{path}'", _NOT_OURS), safe_open(path, framework="pt") as file:
-        meta = _read_description(file.metadata()[META_KEY], path)
-    model = rebuild(create_segmentation_model, meta["model"], read_safetensors(path), str(path))
-    model.meta = meta
-    return model.eval()
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"'{path}' does not exist")
-
-
-def _read_description(text: str | bytes, path: Path) -> dict[str, Any]:
+def _read_description(text: str, path: Path) -> dict[str, Any]:
     """Parse the description of the model in a file; raises InputError if parts are missing."""
     with refusing(f"'{path}'", _NOT_OURS):
         if len(text) > MAX_DESCRIPTION:
@@ -179,29 +153,16 @@ def load_network(source: str | Path) -> SegmentationNetwork:
     Raises InputError. .pt2 files are rejected, because loading one runs code that the file names.
     """
     path = Path(source).expanduser()
-    if _is_saved_pretrained(path):
-        return SegmentationModel.from_pretrained(path)
     if path.suffix == ".pt2":
         raise InputError(
             f"'{path}': .pt2 files are for other programs; use an ONNX file instead: "
             "sceneparse export RUN --format onnx"
         )
-    return FILES.get(path.suffix, load_segmentation_model)(path)
-
-
-def _is_saved_pretrained(path: Path) -> bool:
-    return all((path / name).is_file() for name in (CONFIG_FILE, MODEL_FILE)) and not (
-        (path / META_FILE).is_file()
-    )
+    return OnnxNetwork(path) if path.suffix == ".onnx" else load_segmentation_model(path)
 
 
 def source_of(source: str | Path) -> Path:
     """Return the file or checkpoint folder that `load_network` reads."""
     path = Path(source).expanduser()
-    return path if path.suffix in FILES or _is_saved_pretrained(path) else resolve_checkpoint(path)
-
-
-FILES: dict[str, Callable[[Path], SegmentationNetwork]] = {
-    ".onnx": OnnxNetwork,
-    ".safetensors": load_safetensors,
-}
+    is_model = path.suffix in {".onnx", ".safetensors"} or holds_one_model(path)
+    return path if is_model else resolve_checkpoint(path)

@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from sceneparse.errors import InputError
 from sceneparse.files import is_file, read_json, read_text
@@ -21,25 +20,15 @@ class ResultList:
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._known: set[str] | None = None
-        self._file: IO[str] | None = None
+        self._known = _listed(output) or set()
 
     def add(self, path: Path) -> None:
         """Add a file in the output folder, which must exist."""
-        if self._known is None:
-            self._known = _listed(self._output) or set()
         if (name := path.relative_to(self._output).as_posix()) in self._known:
             return
         self._known.add(name)
-        if self._file is None:
-            self._file = (self._output / _LIST_FILE).open("a", encoding="utf-8")
-        self._file.write(json.dumps(name) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the list."""
-        if self._file is not None:
-            self._file.close()
+        with (self._output / _LIST_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(name) + "\n")
 
 
 class EarlierResults:
@@ -50,7 +39,7 @@ class EarlierResults:
 
     def __init__(self, kinds: Sequence[str]) -> None:
         self._kinds = kinds
-        self._folders: dict[Path, set[str] | None] = {}
+        self._folders: dict[Path, set[str]] = {}
         self.skipped: dict[Path, set[Path]] = {}
 
     def hold(self, path: Path) -> bool:
@@ -61,40 +50,30 @@ class EarlierResults:
             return False
         for folder in real.parents:
             if folder not in self._folders:
-                self._folders[folder] = _results_in(folder, self._kinds)
-            names = self._folders[folder]
-            if names and real.relative_to(folder).as_posix() in names:
+                self._folders[folder] = _listed(folder) or _implied_by_shares(folder, self._kinds)
+            if real.relative_to(folder).as_posix() in self._folders[folder]:
                 self.skipped.setdefault(folder, set()).add(real)
                 return True
         return False
 
 
-def _results_in(folder: Path, kinds: Sequence[str]) -> set[str] | None:
-    """Return the results in an output folder by their paths in it; None if it is none."""
-    return _listed(folder) or _implied_by_shares(folder, kinds)
-
-
-def _listed(folder: Path) -> set[str] | None:
+def _listed(folder: Path) -> set[str]:
+    """Return the results in an output folder by their paths in it; empty without a list."""
+    path = folder / _LIST_FILE
     with suppress(InputError, ValueError):
-        if is_file(folder / _LIST_FILE):
-            lines = read_text(folder / _LIST_FILE, _MAX_SIZE).splitlines()
-            return {_LIST_FILE, *(str(json.loads(line)) for line in lines)}
-    return None
+        lines = read_text(path, _MAX_SIZE).splitlines() if is_file(path) else []
+        return {str(json.loads(line)) for line in lines} | ({_LIST_FILE} if lines else set())
+    return set()
 
 
-def _implied_by_shares(folder: Path, kinds: Sequence[str]) -> set[str] | None:
+def _implied_by_shares(folder: Path, kinds: Sequence[str]) -> set[str]:
     """Return the results that shares.json implies, where an older version wrote no list."""
     path = folder / SHARES_FILE
     with suppress(InputError):
         shares = read_json(path, _MAX_SIZE) if is_file(path) else None
-        if not isinstance(shares, dict) or not all(
-            isinstance(of, dict | list) for of in shares.values()
-        ):
-            return None
-        names = {SHARES_FILE}
-        for name, of in shares.items():
-            files = [f"{name}.png", f"{name}.mp4"]
-            files += [f"{name}/{k:06d}.png" for k in range(len(of))] if isinstance(of, list) else []
-            names |= {f"{kind}/{file}" for kind in kinds for file in files}
-        return names
-    return None
+        if isinstance(shares, dict) and all(isinstance(of, dict | list) for of in shares.values()):
+            ends = [f"{name}{suffix}" for name in shares for suffix in (".png", ".mp4")]
+            videos = [(name, len(of)) for name, of in shares.items() if isinstance(of, list)]
+            ends += [f"{name}/{k:06d}.png" for name, count in videos for k in range(count)]
+            return {SHARES_FILE, *(f"{kind}/{end}" for kind in kinds for end in ends)}
+    return set()
