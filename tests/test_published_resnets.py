@@ -109,7 +109,7 @@ def test_colors_can_be_given_and_commands_read_the_file(
             right += split == "test" and found == number % 3
     capsys.readouterr()
     arguments = (target, "--data", tmp_path / "data")
-    assert call(evaluate_command, *arguments) == 0
+    assert call(evaluate_command, *arguments, "--debug") == 0
     assert f"accuracy     {right / 12:.4f}" in capsys.readouterr().out
     assert call(evaluate_command, *arguments, "--boundary") == 2
     assert "--boundary has no effect on a classifier" in capsys.readouterr().err

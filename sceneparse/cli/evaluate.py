@@ -85,6 +85,13 @@ def main(options: argparse.Namespace) -> None:
         evaluate_one(options)
 
 
+def given_besides(options: argparse.Namespace, used: set[str]) -> list[str]:
+    """Return the options that were given and are not `used`, as "--name"."""
+    defaults = parser()
+    changed = [name for name, v in vars(options).items() if v != defaults.get_default(name)]
+    return [f"--{name}" for name in changed if name not in used | {"debug"}]
+
+
 def evaluate_images(options: argparse.Namespace) -> None:
     """Print the accuracy of an image classifier; raise InputError for options of segmentation."""
     import torch
@@ -96,11 +103,8 @@ def evaluate_images(options: argparse.Namespace) -> None:
     from sceneparse.runtime.precision import Compute
     from sceneparse.training.loop import evaluate_classifier
 
-    defaults = parser()
-    used = {"checkpoint", "data", "dataset", "split"}
-    for name, value in vars(options).items():
-        if name not in used and value != defaults.get_default(name):
-            raise InputError(f"--{name} has no effect on a classifier; omit it")
+    if useless := given_besides(options, {"checkpoint", "data", "dataset", "split"}):
+        raise InputError(f"{useless[0]} has no effect on a classifier; omit it")
     model = load_model(options.checkpoint)
     trained = {"root": "data", **model.meta.get("data", {})}
     trained |= model.meta.get("config", {}).get("data", {})
@@ -289,9 +293,7 @@ def compare_two(options: argparse.Namespace) -> None:
     from sceneparse.evaluation.folders import find_scores
     from sceneparse.evaluation.result import read_evaluation
 
-    allowed, defaults = {"compare", "split", "bootstrap", "output", "debug"}, parser()
-    given = [n for n, value in vars(options).items() if value != defaults.get_default(n)]
-    if useless := [f"--{name}" for name in given if name not in allowed]:
+    if useless := given_besides(options, {"compare", "split", "bootstrap", "output"}):
         raise InputError(
             f"--compare reads finished evaluations, so {first_few(useless)} would change nothing; "
             "use it when evaluating each run"

@@ -204,7 +204,9 @@ def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
 
     Without labelIds, the *_labelTrainIds.png of the official scripts are used.
     """
-    images, masks = _folder(root / "leftImg8bit" / split), root / "gtFine" / split
+    images, masks = root / "leftImg8bit" / split, root / "gtFine" / split
+    if not images.is_dir():
+        raise InputError(f"folder '{images}' does not exist; check data.root and the split")
     used = (end for end in _CITYSCAPES_MASKS if any(masks.glob(f"*/*{end}")))
     ending = next(used, _CITYSCAPES_MASKS[0])
     stems = {
@@ -234,7 +236,7 @@ def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
     root = _inner(root, "VOCdevkit/VOC2010", "VOC2010")
     split_file = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
     pairs = []
-    for name in _read_lines(split_file):
+    for name in filter(None, map(str.strip, read_text(split_file, MAX_LIST_SIZE).splitlines())):
         image = inside(root / "JPEGImages", f"{name}.jpg", split_file)
         mask = inside(root / "SegmentationClassContext", f"{name}.png", split_file)
         pairs.append(Pair(image, mask, relative_name(root / "JPEGImages", image)))
@@ -257,16 +259,6 @@ def _paired_in_one(folder: Path, missing: str) -> list[Pair]:
         return _paired(folder, folder)
     except InputError as error:
         raise InputError(f"{missing}; {error}") from error
-
-
-def _read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path, MAX_LIST_SIZE).splitlines() if line.strip()]
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise InputError(f"folder '{path}' does not exist; check data.root and the split")
-    return path
 
 
 def _inner(root: Path, *candidates: str) -> Path:

@@ -23,9 +23,8 @@ MAX_IMAGE_PIXELS = 120_000_000
 _MAX_PROGRESSIVE_PIXELS, _MAX_WEBP_PIXELS = 80_000_000, 50_000_000
 _MAX_SIDE = 65_535
 _MAX_FILE_SIZE = 2**30
-# The EXIF orientations of images that are not stored upright, and a tag of TIFF.
+# The EXIF orientations of images that are not stored upright.
 _TURNED = range(2, 9)
-_EXTRA_SAMPLES = 338
 DAMAGED = "damaged or truncated"
 
 
@@ -129,7 +128,7 @@ def _warn_once(text: str) -> None:
 def _bits_of_tiff(image: TiffImageFile) -> int:
     """Return the bits per value of a TIFF image, and warn of bands that are not used."""
     bands, used = image.tag_v2.get(Tag.SamplesPerPixel, 1), len(image.getbands())
-    if image.mode == "RGBA" and _EXTRA_SAMPLES not in image.tag_v2:
+    if image.mode == "RGBA" and Tag.ExtraSamples not in image.tag_v2:
         used = 3  # nothing says that the fourth is alpha
     if bands > used:
         _warn_once(f"images have {bands} bands; only the first {used} are used")

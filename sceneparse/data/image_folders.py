@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from sceneparse.data.decoding import MAX_IMAGE_PIXELS
 from sceneparse.data.labels import require_name
 from sceneparse.data.pairing import describe_skipped, find_images, is_hidden
 from sceneparse.data.reading import read_all, read_image
+from sceneparse.data.resizing import resize_image
 from sceneparse.errors import InputError, first_few, reason_of, refusing, unknown_name
 from sceneparse.files import inside
 
@@ -135,12 +135,11 @@ def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
     image = read_image(path)
     height, width = image.shape[:2]
     factor = size / min(height, width)
-    new = max(round(width * factor), size), max(round(height * factor), size)
+    new = max(round(height * factor), size), max(round(width * factor), size)
     if new[0] * new[1] > MAX_IMAGE_PIXELS:
         raise InputError(f"{path}: {width}x{height} is too long for a square of {size}")
-    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    scaled = np.asarray(cv2.resize(image, new, interpolation=kind))
-    top, left = (new[1] - size) // 2, (new[0] - size) // 2
+    scaled = resize_image(image, new)
+    top, left = (new[0] - size) // 2, (new[1] - size) // 2
     return np.ascontiguousarray(scaled[top : top + size, left : left + size])
 
 

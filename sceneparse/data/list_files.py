@@ -33,7 +33,9 @@ def listed_pairs(root: Path, list_file: Path) -> list[Pair]:
                 f"{list_file}, line {row.line}: '{cells[0]}' is a folder; expected an image"
             )
         pairs.append(Pair(image, mask, relative_name(root, image)))
-    _require_distinct(list_file, [pair.name for pair in pairs])
+    count_of = Counter(pair.name for pair in pairs)
+    if repeated := [name for name, count in count_of.items() if count > 1]:
+        raise InputError(f"{list_file}: {len(repeated)} names occur twice: {first_few(repeated)}")
     return pairs
 
 
@@ -53,9 +55,3 @@ _LIST_COLUMNS = {
         "mask": ("mask", "label", "annotation", "segmentation", "seg", "gt", "target"),
     }.items()
 }
-
-
-def _require_distinct(source: Path, names: Sequence[str]) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise InputError(f"{source}: {len(repeated)} names occur twice: {first_few(repeated)}")

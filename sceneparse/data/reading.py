@@ -30,6 +30,9 @@ _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _PIXELS_AT_ONCE = 2**22
 
+# Modes of values that were multiplied by alpha, which Pillow converts to these only.
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -111,7 +114,7 @@ def largest_value(path: Path) -> int | None:
 def _raw_values(decoded: Decoded, path: Path) -> NDArray[np.uint16]:
     """Return the stored numbers of a 16-bit image, upright: (H, W) or (H, W, 3)."""
     if decoded.image.mode in _SIXTEEN_BIT:
-        return _in_bands(decoded.image, lambda band: _sixteen_bit(band, path))
+        return _in_bands(decoded.image, lambda band: _in_16_bits(band, path))
     if decoded.image.mode not in {"RGB", "RGBA", "LA"}:
         raise InputError(f"{path}: 16-bit {decoded.image.mode}; save it as RGB")
     values = decode_by_opencv(path, decoded.content)  # Pillow keeps 8 bits of colours
@@ -140,8 +143,8 @@ def rgb_array(
 
 
 def _as_rgb(image: Image.Image, path: Path | str, bit_depth: int | None) -> NDArray[np.uint8]:
-    if image.mode == "La":  # of a TIFF: values multiplied by alpha
-        image = image.convert("LA")
+    if image.mode in _STRAIGHT:
+        image = image.convert(_STRAIGHT[image.mode])
     if image.mode == "F":
         values = np.asarray(image)
         if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
@@ -152,7 +155,7 @@ def _as_rgb(image: Image.Image, path: Path | str, bit_depth: int | None) -> NDAr
         image = Image.fromarray((values * 255).round().astype(np.uint8))
     if image.mode in _SIXTEEN_BIT:
         # Pillow's own conversion would clip at 255.
-        image = Image.fromarray(to_bytes(_sixteen_bit(image, path), bit_depth, path))
+        image = Image.fromarray(to_bytes(_in_16_bits(image, path), bit_depth, path))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -197,11 +200,7 @@ def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         values = decode_by_opencv(path, content)
         return _whole(values, path), np.zeros(values.shape, bool)
     decoded = decode(path, content)
-    alpha = _alpha(decoded)
-    labels = _labels_of(decoded, path)
-    if alpha is None:
-        return labels, np.zeros(labels.shape, bool)
-    return labels, _transparent(alpha, path)
+    return _labels_of(decoded, path), _transparent(decoded, path)
 
 
 def read_colors(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -210,11 +209,7 @@ def read_colors(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     Raises InputError naming the file, also for partly transparent pixels.
     """
     decoded = decode(path)
-    alpha = _alpha(decoded)
-    colors = rgb_array(decoded.image, path)
-    if alpha is None:
-        return colors, np.zeros(colors.shape[:2], bool)
-    return colors, _transparent(alpha, path)
+    return rgb_array(decoded.image, path), _transparent(decoded, path)
 
 
 def _labels_of(decoded: Decoded, path: Path) -> NDArray[Any]:
@@ -227,7 +222,7 @@ def _labels_of(decoded: Decoded, path: Path) -> NDArray[Any]:
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in _SIXTEEN_BIT:
-        return _in_bands(image, lambda band: _sixteen_bit(band, path))
+        return _in_bands(image, lambda band: _in_16_bits(band, path))
     if image.mode == "F":
         return _in_bands(image, lambda band: _whole(np.asarray(band), path))
     raise InputError(
@@ -265,7 +260,11 @@ def _alpha(decoded: Decoded) -> NDArray[np.uint8] | None:
     return np.where(same.all(axis=2) if same.ndim == 3 else same, 0, 255).astype(np.uint8)
 
 
-def _transparent(alpha: NDArray[np.uint8], path: Path) -> NDArray[np.bool_]:
+def _transparent(decoded: Decoded, path: Path) -> NDArray[np.bool_]:
+    """Return the transparent pixels (H, W); raise InputError for partly transparent ones."""
+    alpha = _alpha(decoded)
+    if alpha is None:
+        return np.zeros((decoded.image.height, decoded.image.width), bool)
     transparent: NDArray[np.bool_] = alpha == 0
     partly = np.count_nonzero(alpha < 255) - np.count_nonzero(transparent)
     if partly:
@@ -276,11 +275,8 @@ def _transparent(alpha: NDArray[np.uint8], path: Path) -> NDArray[np.bool_]:
     return transparent
 
 
-def _sixteen_bit(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
-    return _in_16_bits(np.asarray(image), path)
-
-
-def _in_16_bits(values: NDArray[Any], path: Path | str) -> NDArray[np.uint16]:
+def _in_16_bits(image: Image.Image | NDArray[Any], path: Path | str) -> NDArray[np.uint16]:
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise InputError(f"{path}: values {values.min():g}..{values.max():g} outside 0..65535")
     return values.astype(np.uint16)

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sceneparse.errors import InputError, refusing
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-_WIDTH, _HEIGHT, _BITS, _BANDS, _FORMAT = 256, 257, 258, 277, 339
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
 
 
@@ -51,15 +50,15 @@ def read_tiff_header(path: Path, content: bytes) -> TiffHeader | None:
         file = io.BytesIO(content)
         file.seek(tags.next)
         tags.load(file)
-        kind = int(tags.get(_FORMAT, (1,))[0])
+        kind = int(tags.get(Tag.SampleFormat, (1,))[0])
         return TiffHeader(
-            int(tags[_WIDTH]),
-            int(tags[_HEIGHT]),
-            int(tags.get(_BANDS, 1)),
-            max(map(int, tags.get(_BITS, (1,)))),
+            int(tags[Tag.ImageWidth]),
+            int(tags[Tag.ImageLength]),
+            int(tags.get(Tag.SamplesPerPixel, 1)),
+            max(map(int, tags.get(Tag.BitsPerSample, (1,)))),
             _KINDS.get(kind, "numbers of another kind"),
             content.startswith(b"MM"),
-            (int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_HEIGHT, 0))),
+            (int(tags.get(Tag.TileWidth, 0)), int(tags.get(Tag.TileLength, 0))),
         )
 
 

@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sceneparse.data.tables import TABLE_SUFFIXES
 from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE
 from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.inference.protocols import Protocol
 
-_LIST_SUFFIXES = {".txt", ".csv", ".tsv", ".lst"}
 # Class names in the name of a folder; more of them are counted.
 _MAX_NAMED = 3
 
@@ -60,7 +60,7 @@ def _settings_in(folder: Path) -> dict[str, Any]:
 def split_name(split: str) -> str:
     """Return the name of a split, or of a list file without its folders and suffix."""
     path = Path(split)
-    return path.stem if path.suffix.lower() in _LIST_SUFFIXES else path.name
+    return path.stem if path.suffix.lower() in TABLE_SUFFIXES else path.name
 
 
 def protocol_variant(protocol: Protocol, usual: Protocol, trained: str) -> list[str]:

@@ -17,8 +17,6 @@ ImageLike = str | Path | Image.Image | NDArray[Any] | torch.Tensor
 _TYPES = "a file name, a Pillow image, an array or a tensor"
 # Floats that were computed may leave 0..1 by rounding.
 _ROUNDING = 1e-4
-# Pillow converts these to RGB by way of another mode only.
-_BY_WAY_OF = {"RGBa": "RGBA", "La": "LA"}
 
 
 def load_picture(image: ImageLike, bit_depth: int | None = None) -> Picture:
@@ -34,8 +32,6 @@ def load_picture(image: ImageLike, bit_depth: int | None = None) -> Picture:
     if isinstance(image, Image.Image):
         with refusing("the Pillow image", "cannot be read"):
             upright = ImageOps.exif_transpose(image)
-            if upright.mode in _BY_WAY_OF:
-                upright = upright.convert(_BY_WAY_OF[upright.mode])
         return rgb_array(upright, "the Pillow image", bit_depth)
     if isinstance(image, torch.Tensor):
         return _from_array(_channels_last(image), "tensor (C, H, W)", tuple(image.shape), bit_depth)

@@ -52,10 +52,11 @@ def load_pretrained(
     """
     stored = _read(model, arguments, pretrained, setting)
     theirs = stored.meta.get("model", {})
-    state = _renamed(model, _name_of(arguments), stored.weights, stored.source)
+    weights = _without_counters(stored.weights)
+    state = _renamed(model, _name_of(arguments), weights, stored.source)
     if theirs.get("head", arguments.get("head")) != arguments.get("head"):
         state = {f"its {key}" if key.startswith("head.") else key: state[key] for key in state}
-    own = {key: value for key, value in model.state_dict().items() if not _is_counter(key)}
+    own = _without_counters(model.state_dict())
     scores = _score_keys(model, own, arguments["num_classes"])
     problems = misfits(_of_backbone(own, scores), _of_backbone(state, scores))
     if problems:
@@ -72,7 +73,7 @@ def load_pretrained(
         model.load_state_dict({**model.state_dict(), **taken})
     notes = {
         "new": _by_part(_with_sizes(key, own, state) for key in own if key not in taken),
-        "left out": _by_part(key for key in state if key not in own and not _is_counter(key)),
+        "left out": _by_part(key for key in state if key not in own),
         "built differently": _changes(theirs, arguments),
         **_about_classes(before, classes),
     }
@@ -152,8 +153,8 @@ def _of_timm_features(backbone: TimmBackbone, state: State, source: str) -> Stat
     state = _as_timm_has_them(backbone.name, state, source)
     # timm's wrapper for features flattens nested names: stages.0 becomes stages_0.
     flat = {key.replace(".", "_"): key for key in state}
-    own = backbone.features.state_dict()
-    found = {key: flat.get(key.replace(".", "_")) for key in own if not _is_counter(key)}
+    own = _without_counters(backbone.features.state_dict())
+    found = {key: flat.get(key.replace(".", "_")) for key in own}
     unknown = [key for key, name in found.items() if name is None]
     if unknown:
         raise InputError(f"{source}: no weights for {first_few(unknown)} of {backbone.name}")
@@ -171,14 +172,10 @@ def _as_timm_has_them(name: str, state: State, source: str) -> State:
     names = whole.default_cfg["classifier"]  # type: ignore[index]
     prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
-    def features(tensors: Mapping[str, Tensor]) -> State:
-        return {
-            key: value
-            for key, value in tensors.items()
-            if not key.startswith(prefixes) and not _is_counter(key)
-        }
+    def features(tensors: State) -> State:
+        return {key: value for key, value in tensors.items() if not key.startswith(prefixes)}
 
-    problems = misfits(features(whole.state_dict()), features(state))
+    problems = misfits(features(_without_counters(whole.state_dict())), features(state))
     if not problems:
         return state
     overlay = {"state_dict": dict(state), "custom_load": False}
@@ -186,23 +183,21 @@ def _as_timm_has_them(name: str, state: State, source: str) -> State:
         whole = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # of many types; the tensors are of another network
         raise InputError(f"{source} does not fit {name}: {problems}") from error
-    return dict(whole.state_dict())
+    return _without_counters(whole.state_dict())
 
 
-def _of_backbone(tensors: Mapping[str, Tensor], scores: Sequence[str]) -> State:
-    """Return the tensors that must fit: those of the backbone, without attention and counters."""
+def _of_backbone(tensors: State, scores: Sequence[str]) -> State:
+    """Return the tensors that must fit: those of the backbone, without attention."""
     return {
         key: value
         for key, value in tensors.items()
-        if key.startswith((_BACKBONE, _TIMM))
-        and key not in scores
-        and not (_is_counter(key) or ".attention." in key)
+        if key.startswith((_BACKBONE, _TIMM)) and key not in scores and ".attention." not in key
     }
 
 
-def _is_counter(key: str) -> bool:
-    """Return whether a tensor is the counter of a batch norm, which nothing reads."""
-    return key.endswith("num_batches_tracked")
+def _without_counters(tensors: Mapping[str, Tensor]) -> State:
+    """Return the tensors without the counters of batch norms, which nothing reads."""
+    return {k: tensors[k] for k in tensors if not k.endswith("num_batches_tracked")}
 
 
 def _architecture(arguments: Mapping[str, Any]) -> str:

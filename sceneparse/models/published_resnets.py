@@ -37,8 +37,9 @@ def convert_resnet_classifier(state_dict: Mapping[str, Any]) -> State:
     They may be inside a `state_dict` or `net` key and have `module.` before every name. Raises
     InputError for tensors of another network.
     """
+    state = unwrap_state(state_dict, "the state dict")
     converted, unknown = State(), []
-    for name, tensor in unwrap_state(state_dict, "the state dict").items():
+    for name, tensor in state.items():
         own = name.replace(".shortcut.", ".downsample.")
         if name.startswith(_CLASSIFIERS):
             converted[f"classifier.{name.partition('.')[2]}"] = tensor
@@ -46,7 +47,7 @@ def convert_resnet_classifier(state_dict: Mapping[str, Any]) -> State:
             converted[f"backbone.{own}"] = tensor
         else:
             unknown.append(name)
-    if unknown or not is_resnet_classifier(unwrap_state(state_dict, "the state dict")):
+    if unknown or not is_resnet_classifier(state):
         raise InputError(
             f"not a published ResNet classifier: {first_few(unknown) or 'it has no classifier'}"
         )
