@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -195,7 +196,7 @@ def test_a_failed_conversion_leaves_nothing_and_can_be_repeated(
     (target.with_name(".out.partial") / "train").mkdir(parents=True)  # of a killed conversion
     whole = (source.with_name("b.jpg")).read_bytes()
     source.with_name("b.jpg").write_bytes(b"no image")
-    assert convert(source, target, "--split", "all=1", "--near-duplicates", "keep") == 2
+    assert convert(source, target, "--split", "all=1") == 2
     assert "b.jpg: not an image file" in capsys.readouterr().err
     assert not list(tmp_path.glob("*out*"))
     source.with_name("b.jpg").write_bytes(whole)
@@ -244,8 +245,13 @@ def test_splits_of_the_source_are_kept_unless_others_are_asked_for(
         (["SOURCE", "--as", "coco"], "choose from"),
         (["SOURCE", "--as", "voc"], "give the folder of images with --images"),
         (["SOURCE", "--unknown-colors", "nearest"], "--unknown-colors would change nothing"),
-        (["SOURCE", "--split", "train"], "--split takes e.g. train=0.8"),
-        (["SOURCE", "--split", "../a=1"], "--split takes e.g. train=0.8"),
+        (["SOURCE", "--split", "train"], "e.g. train=0.8 val=0.2; got 'train'"),
+        (["SOURCE", "--split", "../a=1"], "--split takes different names"),
+        (["SOURCE", "--split", "val=1", "Val=2"], "--split takes different names"),
+        (["SOURCE", "--split", "a=1", "--seed", "3"], "--seed would change nothing"),
+        (["SOURCE", "--split", "a=1", "--near-duplicates", "keep"], "would change nothing: all"),
+        (["SOURCE", "--seed", "-1"], "--seed: must be 0 or more"),
+        (["x" * 300], "does not exist"),
         (["SOURCE", "--near-duplicates", "some"], "unknown near_duplicates 'some'"),
         (["SOURCE", "--classes", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["SOURCE", "--images", "nowhere"], "'nowhere' of the images does not exist"),
@@ -318,3 +324,30 @@ def test_no_format_recognises_what_it_does_not_know(name: str, tmp_path: Path) -
     assert formats.FORMATS[name].description
     page = Path(__file__).parents[1] / "docs/how-to/data.md"
     assert f"\n| `{name}` | " in page.read_text(encoding="utf-8")
+
+
+def test_no_file_of_others_stops_the_recognition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = save_images(tmp_path / "source", ["photos/a.jpg"])
+    names = (
+        "x.json",
+        "meta.json",
+        "c.xml",
+        "data.yaml",
+        "labels/t.txt",
+        "_classes.csv",
+        "colors.csv",
+    )
+    for name in names:
+        place = root / name
+        place.mkdir(parents=True)
+        os.mkfifo(place / name.rsplit("/", 1)[-1])  # opening a pipe would wait for ever
+        (root / f"binary {place.name}").write_bytes(bytes(range(256)) * 20)
+        (root / f"lost {place.name}").symlink_to("nowhere")
+    (root / "itself").symlink_to("itself")
+    (root / "above").symlink_to(root)
+    for place in (*root.rglob("*"), root):
+        assert convert(place, tmp_path / "out") == 2
+        (text,) = capsys.readouterr().err.splitlines()
+        assert "of no known format" in text or "does not exist" in text or "not UTF-8" in text

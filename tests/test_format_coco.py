@@ -140,6 +140,7 @@ def test_what_exporters_leave_out_or_write_differently(
         annotate([]),
         {"id": 9, "image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4]},
         annotate([[4.0, 4.0], TRIANGLE], 3, image="1"),  # a click, and an id as text
+        annotate([[2, 12], [9, 12], [9, 20]], 7.0, image=0.0),  # points, and ids as floats
     ]
     path = write_coco(tmp_path / "c.json", annotations, height=None, file_name="C:\\x\\a.jpg")
     assert convert(path, tmp_path / "out", "--images", photos, *ALL) == 0
@@ -147,9 +148,22 @@ def test_what_exporters_leave_out_or_write_differently(
     assert "3 annotations without a segmentation" in output
     assert "1 polygons of fewer than three points" in output
     masks = masks_of(tmp_path / "out")
-    both = drawn([TRIANGLE]) | drawn([[20, 2, 28, 2, 28, 9]])
-    assert np.array_equal(masks["a"], both * np.uint8(2))
+    all_three = drawn([TRIANGLE, [20, 2, 28, 2, 28, 9], [2, 12, 9, 12, 9, 20]])
+    assert np.array_equal(masks["a"], all_three * np.uint8(2))
     assert np.array_equal(masks["b"], drawn([TRIANGLE]))
+
+
+def test_ids_and_sizes_as_texts(photos: Path, tmp_path: Path) -> None:
+    """As data bases and VIA write them; classes keep the order of the file."""
+    rows = [{"id": "c-9", "name": "cat"}, {"id": "a-1", "name": "dog"}]
+    path = write_coco(
+        tmp_path / "c.json",
+        [annotate([TRIANGLE], "a-1", "6f")],  # type: ignore[arg-type]
+        categories=rows, id="6f", height=f"{HEIGHT}.0".split(".")[0], width=float(WIDTH),
+    )  # fmt: skip
+    assert convert(path, tmp_path / "out", "--images", photos, *ALL) == 0
+    assert classes_of(tmp_path / "out") == ["background", "cat", "dog"]
+    assert np.array_equal(masks_of(tmp_path / "out")["a"], drawn([TRIANGLE]) * np.uint8(2))
 
 
 def test_files_of_splits_become_one_dataset(tmp_path: Path) -> None:
@@ -163,6 +177,10 @@ def test_files_of_splits_become_one_dataset(tmp_path: Path) -> None:
             path = root / layout.format(split)
             path.parent.mkdir(exist_ok=True)
             write_coco(path, [annotate([TRIANGLE], label)])
+            if "instances" in layout:  # COCO has files of other kinds beside them
+                other = path.with_name(path.name.replace("instances", "person_keypoints"))
+                write_coco(other, [annotate([TRIANGLE], 7, keypoints=[0] * 51)])
+                path.with_name(f"captions_{split}2017.json").write_text('{"images": []}')
         target = root / "out"
         assert convert(root, target) == 0
         train, val = masks_of(target, "train"), masks_of(target, "val")
@@ -259,7 +277,7 @@ HARMFUL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "size": (image(height=10**9, width=10**9), "no image is of 1000000000x"),
     "negative size": (image(height=-1, width=-5), "no image is of"),
     "other size": (image(height=HEIGHT + 1), "is 32x24, its mask 32x25"),
-    "size in words": (image(height="24"), "cannot be drawn"),
+    "size in words": (image(height="tall"), "cannot be drawn"),
     "far polygon": (shape([[0, -2e9, 9, 2e9, 5, 5]]), "annotation 41: its segmentation cannot"),
     "polygon": (shape([[1e400, 1, 2, 3, 4, 5]]), "far outside"),
     "text": (shape("polygon"), "annotation 41"),
@@ -268,13 +286,14 @@ HARMFUL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "odd": (shape([[1, 2, 3, 4, 5, 6, 7]]), "annotation 41: a polygon of 7 numbers"),
     "endless run": (shape({"counts": "o" * 10**6}), "a run length has too many digits"),
     "runs": (shape({"counts": [-1, WIDTH * HEIGHT + 1]}), "run lengths of -1..769 pixels"),
+    "turned runs": (shape({"counts": [768], "size": [WIDTH, HEIGHT]}), "run lengths of size [32"),
     "many pixels": (shape({"counts": [2**60]}), "run lengths of"),
     "category": (shape(category=99), "annotation 41 has category_id 99, but there is no such"),
     "image": (shape(image=99), "annotation 41 has image_id 99, but there is no such image"),
     "class over lines": (categories("a\nb\x1b[2J"), "printable characters"),
     "class that is none": (categories(["a"]), "expected the name of a class"),
     "equal names": (categories("cat", "cat "), "categories 7, 8 have the same name 'cat'"),
-    "nothing drawn": (shape(None), "show background only"),
+    "nothing drawn": (shape(None), "skipped: 1 annotations without a segmentation, e.g."),
 }
 
 

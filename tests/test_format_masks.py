@@ -63,15 +63,17 @@ def test_voc_with_its_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     root = tmp_path / "VOCdevkit/VOC2012"
     save_images(root / "JPEGImages", ["a.jpg", "b.jpg", "c.jpg", "without mask.jpg"])
     masks = save_masks(root / "SegmentationClass", [0, 5, 20, 255], mode="P")
+    for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+        (root / folder / f"b{suffix}").rename(root / folder / f"b b{suffix}")
     lists = root / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
-    for name, lines in (("train", "a\n"), ("val", "b\n"), ("trainval", "a\nb\n")):
+    for name, lines in (("train", "a\n"), ("val", '"b b"\r\n'), ("trainval", "a\nb b\n")):
         (lists / f"{name}.txt").write_text(lines)
     for number, source in enumerate((tmp_path / "VOCdevkit", root)):
         target = tmp_path / f"out{number}"
         assert convert(source, target) == 0
         assert_equal(masks_of(target, "train"), {"a": masks["a"]})
-        assert_equal(masks_of(target, "val"), {"b": masks["b"]})
+        assert_equal(masks_of(target, "val"), {"b b": masks["b"]})
         assert classes_of(target)[15] == "person"
     output = capsys.readouterr().out
     assert "1 masks that no list in ImageSets/Segmentation names" in output
@@ -179,7 +181,7 @@ def test_the_color_under_transparency_counts_for_nothing(
     assert "2 pixels" in capsys.readouterr().err
 
 
-def test_cvat_masks(tmp_path: Path) -> None:
+def test_cvat_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "source"
     photos = save_images(tmp_path / "photos", [f"{name}.jpg" for name in NAMES])
     (root / "ImageSets/Segmentation").mkdir(parents=True)
@@ -190,6 +192,8 @@ def test_cvat_masks(tmp_path: Path) -> None:
     )
     colors = {0: (0, 0, 0), 1: (52, 209, 183), 255: (224, 224, 192)}
     masks = paint(root / "SegmentationClass", colors)
+    assert convert(tmp_path, tmp_path / "out") == 2
+    assert f"of no known format; give '{root}'" in capsys.readouterr().err
     assert convert(root, tmp_path / "out", "--images", photos, *ALL) == 0
     assert classes_of(tmp_path / "out") == ["background", "wide road"]
     assert_equal(masks_of(tmp_path / "out"), masks)
@@ -201,6 +205,8 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "one folder": ("{}_image.png", "{}_annotation.png"),
     "ground truth": ("photos/{}.jpg", "GT/{}_gt.png"),
     "sub-folders": ("images/north/{}.jpg", "labels/north/{}.png"),
+    "in a labelled folder": ("seg_data/images/{}.jpg", "seg_data/masks/{}.png"),
+    "deeper masks": ("images/{}.jpg", "annotations/trimaps/{}.png"),
     "any name": ("pictures of today/{}.jpeg", "my_labels/{}.png"),
 }
 
@@ -254,10 +260,31 @@ def test_binary_masks_have_two_classes(tmp_path: Path, capsys: pytest.CaptureFix
     assert_equal(masks_of(tmp_path / "two"), expected)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_transparent_pixels_of_binary_masks_are_ignored(mode: str, tmp_path: Path) -> None:
+    root = save_images(tmp_path / "source", [f"images/{name}.jpg" for name in NAMES])
+    grey = {0: (0, 255), 1: (255, 255), 255: (0, 0)}
+    colors = {value: (*pair[:1] * len(mode), pair[1]) for value, pair in grey.items()}
+    masks = paint(root / "masks", colors)
+    assert convert(root / "masks", tmp_path / "out", "--images", root / "images", *ALL) == 0
+    assert_equal(masks_of(tmp_path / "out"), masks)
+    assert classes_of(tmp_path / "out") == ["background", "foreground"]
+
+
+def test_a_table_of_greys_names_values(tmp_path: Path) -> None:
+    root = save_images(tmp_path / "source", [f"images/{name}.jpg" for name in NAMES])
+    masks = save_masks(root / "masks", [0, 128, 255])
+    (tmp_path / "t.csv").write_text("soil,0,0,0\ncrop,128,128,128\nweed,255,255,255\n")
+    assert convert(root, tmp_path / "out", "--classes", tmp_path / "t.csv", *ALL) == 0
+    assert_equal(
+        masks_of(tmp_path / "out"), {k: (m.astype(int) + 1) // 128 for k, m in masks.items()}
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "suffix", "expected"),
     [
-        ([0, 128, 255], ".png", "masks hold the values 0, 128, which are not 0, 1, 2"),
+        ([0, 128, 255], ".png", "masks hold the values 0, 128, 255, which are not 0, 1, 2"),
         ([0, 1], ".jpg", "JPEG changes class numbers"),
     ],
 )
@@ -280,7 +307,7 @@ def test_colors_without_a_table_are_explained(
     root = save_images(tmp_path / "source", [f"images/{name}.jpg" for name in NAMES])
     masks = paint(root / "masks", {0: (9, 9, 9), 1: (1, 2, 3)})
     assert convert(root, tmp_path / "out", *ALL) == 2
-    assert "this mask holds colours, not class numbers" in capsys.readouterr().err
+    assert "this mask holds colours, not class numbers: (1,2,3) (407 px)" in capsys.readouterr().err
     (tmp_path / "table.csv").write_text("road,9,9,9\ntree,1,2,3\n")
     assert convert(root, tmp_path / "out", "--classes", tmp_path / "table.csv", *ALL) == 0
     assert_equal(masks_of(tmp_path / "out"), masks)
@@ -300,10 +327,25 @@ def test_pairs_of_a_table(separator: str, tmp_path: Path) -> None:
     assert classes_of(tmp_path / "out") == ["class_0", "class_1", "class_2"]
 
 
+def test_splits_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = save_images(tmp_path / "source", [f"photos/{name}.jpg" for name in NAMES])
+    masks = save_masks(root / "masks", [0, 1])
+    table, splits = root / "table.csv", ["fold1", "valid", "fold1"]
+    lines = [f"photos/{n}.jpg,masks/{n}.png,{s}" for n, s in zip(NAMES, splits, strict=True)]
+    table.write_text("\n".join(["image,mask,split", *lines]))
+    assert convert(table, tmp_path / "out") == 0
+    assert_equal(masks_of(tmp_path / "out", "fold1"), {f"photos/{n}": masks[n] for n in "ac"})
+    assert [*masks_of(tmp_path / "out", "val")] == ["photos/b"]
+    table.write_text("\n".join(["image,mask,split", *lines[:2], "photos/c.jpg,masks/c.png,"]))
+    assert convert(table, tmp_path / "no") == 2
+    assert "1 of 3 images are in none of the source's splits" in capsys.readouterr().err
+
+
 HARMFUL: dict[str, tuple[str, str]] = {
     "columns": ("a,b\n1,2\n", "expected the columns image,mask, found a, b"),
     "empty": ("", "not valid pairs"),
     "cells": ("image,mask\nphotos/a.jpg\n", "line 2"),
+    "split": ("image,mask,split\nphotos/a.jpg,photos/a.jpg,../x\n", "line 2: a split is named by"),
     "outside": ("image,mask\nphotos/a.jpg,../../etc/passwd\n", "passwd' is not in"),
     "twice": ("image,label,gt\na,b,c\n", "two columns could be 'mask'"),
 }

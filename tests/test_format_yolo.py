@@ -73,6 +73,18 @@ def test_labels_beside_images_without_names(tmp_path: Path) -> None:
     assert np.array_equal(masks_of(tmp_path / "out")["a"], drawn(shape) * np.uint8(2))
 
 
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt", "obj.names"])
+def test_names_in_a_text_file(place: str, tmp_path: Path) -> None:
+    shape = polygon()
+    root = save_images(tmp_path / "source", ["images/a.jpg"])
+    (root / "labels").mkdir()
+    (root / "labels/a.txt").write_text(line(1, shape))
+    (root / place).write_bytes(b"car\r\ndog\r\n")
+    assert convert(root, tmp_path / "out", *ALL) == 0
+    assert classes_of(tmp_path / "out") == ["background", "car", "dog"]
+    assert np.array_equal(masks_of(tmp_path / "out")["images/a"], drawn(shape) * np.uint8(2))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option
+from sceneparse.cli.options import add_option, number
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--unknown-colors RULE", "colours outside the table: error (default), ignore or nearest")
     add("--split NAME=SHARE...", f"splits and their shares; default {' '.join(SHARES)}")
     add("--near-duplicates RULE", "images that look alike: together (default), drop or keep")
-    add("--seed N", "random seed of the splits; default 0", type=int)
+    add("--seed N", "random seed of the splits; default 0", type=number(int, 0))
     add("--link", "link to the images instead of copying them")
     return result
 
@@ -63,9 +64,10 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.runtime.progress import Progress
 
     target: Path = options.target
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"'{target}' exists and is no empty folder; choose another folder")
-    kind, why = find_format(options.source, vars(options)["as"])
+    with writing(target):
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise InputError(f"'{target}' exists and is no empty folder; choose another folder")
+    kind, why = find_format(options.source, vars(options)["as"], options.images)
     print(f"format       {kind.name} ({why})")
     source = kind.read(options.source, given(options, SOURCE_OPTIONS))
     check_images(source.items)
@@ -108,7 +110,11 @@ def distinctly_named(items: Sequence[Item], plan: SplitPlan) -> list[Item]:
         return list(items)
     longer = [replace(item, name=f"{item.image.parent.name}/{item.name}") for item in items]
     if repeated := repeated_names(longer, plan):
-        raise InputError(f"{len(repeated)} names of images occur twice: {first_few(repeated)}")
+        paths = [item.image for item in longer if item.name == repeated[0]]
+        raise InputError(
+            f"{len(repeated)} names of images occur twice: {first_few(paths)}; rename one of each, "
+            "or convert their folders one by one"
+        )
     return longer
 
 
@@ -123,16 +129,20 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
     from sceneparse.data.checks.splits import SplitPlan, plan_splits
 
     own = {item.image: item.split for item in items if item.split is not None}
-    if len(own) == len(items) and len(set(own.values())) > 1 and options.split is None:
-        useless = [f"--{name.replace('_', '-')}" for name in given(options, SPLIT_OPTIONS)]
-        if useless:
+    if len(set(own.values())) > 1 and options.split is None:
+        if alone := [item.image for item in items if item.split is None]:
             raise InputError(
-                f"the source has its own splits, so {' and '.join(useless)} would change nothing; "
-                "give --split too, or leave it out"
+                f"{len(alone)} of {len(items)} images are in none of the source's splits, "
+                f"{', '.join(dict.fromkeys(own.values()))}: {first_few(alone)}; give --split to "
+                "split all images anew, or remove these"
             )
+        refuse_useless(options, SPLIT_OPTIONS, "the source has its own splits; give --split too")
         return SplitPlan(own, [], [])
-    rule = options.near_duplicates or "together"
     shares = split_shares(options.split or SHARES)
+    rule = options.near_duplicates or "together"
+    if len(shares) == 1:
+        useless = SPLIT_OPTIONS if rule in {"together", "keep"} else SPLIT_OPTIONS[:1]
+        refuse_useless(options, useless, "all images are in one split")
     images = [item.image for item in items]
     prints = (
         None
@@ -140,6 +150,12 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
         else fingerprints_of(images)
     )
     return plan_splits(images, prints, shares, options.seed or 0, rule)
+
+
+def refuse_useless(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raise InputError if one of these options was given, because it would change nothing."""
+    if useless := [f"--{name.replace('_', '-')}" for name in given(options, names)]:
+        raise InputError(f"{' and '.join(useless)} would change nothing: {why}, or leave it out")
 
 
 def fingerprints_of(images: Sequence[Path]) -> list[Any]:
@@ -163,13 +179,13 @@ def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: 
     sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"images       {len(plan.split_of)} ({sizes})")
     total, wide = max(int(pixels.sum()), 1), max(len(name) for name in source.classes)
-    for number, (name, count) in enumerate(zip(source.classes, pixels.tolist(), strict=True)):
-        head = "classes" if number == 0 else ""
-        print(f"{head:<12} {number:>3} {name:<{wide}} {count:>13,} px {100 * count / total:7.3f}%")
+    for k, (name, count) in enumerate(zip(source.classes, pixels.tolist(), strict=True)):
+        head = "classes" if k == 0 else ""
+        print(f"{head:<12} {k:>3} {name:<{wide}} {count:>13,} px {100 * count / total:7.3f}%")
     if plan.dropped:
         source.skipped.add("near-duplicate images", plan.dropped[0], len(plan.dropped))
-    for number, line in enumerate(source.skipped.lines() or ["nothing"]):
-        print(f"{'skipped' if number == 0 else '':<12} {line}")
+    for k, line in enumerate(source.skipped.lines() or ["nothing"]):
+        print(f"{'skipped' if k == 0 else '':<12} {line}")
     print(f"dataset      {target}")
     print(f"check it     sceneparse check {target} --splits {' '.join(counts)}")
     if {"train", "val"} <= counts.keys():
@@ -179,13 +195,17 @@ def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: 
 
 def split_shares(texts: Sequence[str]) -> dict[str, float]:
     """Read arguments NAME=SHARE; raise InputError for a wrong name or share."""
-    shares = {}
+    shares: dict[str, float] = {}
     for text in texts:
         name, _, share = text.partition("=")
+        is_new = name.casefold() not in map(str.casefold, shares)  # also for disks of Windows
         try:
             shares[name] = float(share)
         except ValueError:
             shares[name] = -1.0
-        if name in {"", ".", ".."} or "/" in name or not 0 < shares[name] < float("inf"):
-            raise InputError(f"--split takes e.g. train=0.8 val=0.2, got '{text}'")
+        if not (is_new and re.fullmatch(r"[\w-]+", name) and 0 < shares[name] < float("inf")):
+            raise InputError(
+                f"--split takes different names of letters and digits, each with a share above 0, "
+                f"e.g. train=0.8 val=0.2; got '{text}'"
+            )
     return shares

@@ -79,7 +79,7 @@ def _walk(
         path = folder / entry.name
         if is_hidden(entry.name):
             yield path, "._*" if entry.name.startswith("._") else entry.name
-        elif not entry.is_dir():
+        elif not (os.path.isdir(path) if entry.is_symlink() else entry.is_dir()):  # noqa: PTH112
             suffix = path.suffix.lower()
             yield path, None if suffix in suffixes else suffix or "without suffix"
         else:

@@ -4,7 +4,8 @@ A module has two functions. `recognise(source)` returns how it knows the format,
 at the content, and is strict: it must not take the files of another tool. `read(source, skipped)`
 returns the images, classes and how the masks are drawn; its keyword parameters are the options that
 the format takes: `images` is --images. A module with `GENERAL = True` is asked only if no other
-recognises the source. The format's name is the module's, with "-" for "_".
+recognises the source; its `recognise` takes `images` too. The format's name is the module's, with
+"-" for "_".
 """
 
 from __future__ import annotations
@@ -15,14 +16,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sceneparse.data.formats.shared.outlines import json_files
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.errors import InputError, refusing, unknown_name
+from sceneparse.files import exists, read_json
 
 if TYPE_CHECKING:
     from sceneparse.data.formats.shared.source import Source
+
+
+# Files and folders in a source that are tried if it is of no format.
+_MAX_INNER = 20
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,10 @@ class Format:
         parameters = inspect.signature(self._module.read).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
-    def recognise(self, source: Path) -> str | None:
+    def recognise(self, source: Path, images: Path | None = None) -> str | None:
         """Return how the format knows that `source` is of its kind; None if it is not."""
-        found: str | None = self._module.recognise(source)
+        given = (source, images) if self.is_general else (source,)
+        found: str | None = self._module.recognise(*given)
         return found
 
     def read(self, source: Path, options: Mapping[str, object]) -> Source:
@@ -64,15 +73,17 @@ class Format:
                 f"{' and '.join(sorted(foreign))} would change nothing: format {self.name} does "
                 "not use it; leave it out"
             )
-        if not source.exists():
+        if not exists(source):
             raise InputError(f"'{source}' does not exist; give the annotation file or its folder")
         with refusing(source, f"not valid {self.name}"):
             result: Source = self._module.read(source, Skipped(), **options)
             return result
 
 
-def find_format(source: Path, name: str | None = None) -> tuple[Format, str]:
-    """Return the format of a source and how it is known; `name` forces one.
+def find_format(
+    source: Path, name: str | None = None, images: Path | None = None
+) -> tuple[Format, str]:
+    """Return the format of a source and how it is known; `name` forces one, `images` helps.
 
     Raises InputError if no format, or more than one, recognises the source.
     """
@@ -80,20 +91,31 @@ def find_format(source: Path, name: str | None = None) -> tuple[Format, str]:
         if name not in FORMATS:
             raise unknown_name("format", name, FORMATS)
         return FORMATS[name], "--as"
-    if not source.exists():
+    if not exists(source):
         raise InputError(f"'{source}' does not exist; give the annotation file or its folder")
     for general in (False, True):
         group = [kind for kind in FORMATS.values() if kind.is_general == general]
-        found = [(kind, why) for kind in group if (why := kind.recognise(source)) is not None]
+        found = [(kind, why) for kind in group if (why := kind.recognise(source, images))]
         if len(found) > 1:
             reasons = "; ".join(f"{kind.name} ({why})" for kind, why in found)
             raise InputError(f"'{source}' may be of several formats: {reasons}; choose with --as")
         if found:
             return found[0]
+    for path in json_files(source):
+        read_json(path)  # raises InputError if damage is why nothing was recognised
     raise InputError(
-        f"'{source}' is of no known format; give the annotation file or the folder that holds it, "
-        f"or force one with --as: {', '.join(FORMATS)}"
+        f"'{source}' is of no known format; give {_inner_source(source)}, or force a format with "
+        f"--as: {', '.join(FORMATS)}"
     )
+
+
+def _inner_source(source: Path) -> str:
+    """Return what to convert instead of a folder of no format: something in it that has one."""
+    inner = sorted(islice(source.iterdir(), _MAX_INNER)) if source.is_dir() else []
+    for path in inner:
+        if exists(path) and any(kind.recognise(path) for kind in FORMATS.values()):
+            return f"'{path}'"
+    return "the annotation file or the folder that holds it"
 
 
 # From the files' names, because `convert --help` must not import what the readers need.

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sceneparse.data.formats.shared.classes import Classes, choose_classes
-from sceneparse.data.formats.shared.coco_files import CocoFile, CocoImage, coco_paths, read_coco
+from sceneparse.data.formats.shared.coco_files import (
+    CocoFile,
+    CocoImage,
+    coco_paths,
+    id_text,
+    read_coco,
+)
 from sceneparse.data.formats.shared.drawing import coco_runs, paint_runs
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Item, Source
@@ -40,7 +46,7 @@ def _items(file: CocoFile, classes: Classes, skipped: Skipped) -> list[Item]:
         file.image_of(annotation)
         file.category_of(annotation, annotation)
         if annotation.get("segmentation"):
-            shapes[str(annotation["image_id"])].append(annotation)
+            shapes[id_text(annotation["image_id"])].append(annotation)
         else:
             skipped.add(
                 "annotations without a segmentation", f"{file.path}: {annotation.get('id')}"
@@ -61,6 +67,7 @@ def _draw(
     height, width = image.entry.get("height"), image.entry.get("width")
     if not height or not width:
         height, width = image_size(image.path)
+    height, width = int(height), int(width)
     regions, labels = [], []
     for annotation in annotations:
         place = f"{file.path}: annotation {annotation.get('id')}"
@@ -76,21 +83,27 @@ def _polygons(segmentation: Any, place: str, skipped: Skipped) -> Any:  # noqa: 
     """Return run lengths as they are, and polygons as a list of lists of x, y, ..."""
     if isinstance(segmentation, Mapping):
         return segmentation
-    if not isinstance(segmentation[0], Sequence):
-        segmentation = [segmentation]
-    polygons = []
-    for polygon in segmentation:
-        if polygon and not isinstance(polygon, str) and isinstance(polygon[0], Sequence):
-            polygon = [number for point in polygon for number in point]  # noqa: PLW2901
-        if len(polygon) == 4:
-            raise InputError(
-                f"{place}: a segmentation of four numbers {polygon} is no polygon; if it is a box, "
-                "write its four corners"
-            )
-        if len(polygon) % 2:
-            raise InputError(f"{place}: a polygon of {len(polygon)} numbers, expected x, y, ...")
-        if len(polygon) < 6:
-            skipped.add("polygons of fewer than three points", place)
-        else:
-            polygons.append(polygon)
-    return polygons
+    if not isinstance(segmentation, list):
+        raise InputError(f"{place}: expected polygons or run lengths, got '{segmentation}'")
+    if not isinstance(segmentation[0], list) or all(len(part) == 2 for part in segmentation):
+        segmentation = [segmentation]  # a single polygon: x, y, ... or points
+    polygons = [_numbers(polygon, place) for polygon in segmentation]
+    if short := [polygon for polygon in polygons if len(polygon) < 6]:
+        skipped.add("polygons of fewer than three points", place, len(short))
+    return [polygon for polygon in polygons if len(polygon) >= 6]
+
+
+def _numbers(polygon: Any, place: str) -> list[Any]:  # noqa: ANN401 - JSON
+    """Return a polygon, a list of x, y, ... or of points, as x, y, ...; raises InputError."""
+    if not isinstance(polygon, list):
+        raise InputError(f"{place}: expected a polygon x, y, ..., got '{polygon}'")
+    if polygon and isinstance(polygon[0], list):
+        polygon = [number for point in polygon for number in point]
+    if len(polygon) == 4:
+        raise InputError(
+            f"{place}: a segmentation of four numbers {polygon} is no polygon; if it is a box, "
+            "write its four corners"
+        )
+    if len(polygon) % 2:
+        raise InputError(f"{place}: a polygon of {len(polygon)} numbers, expected x, y, ...")
+    return list(polygon)

@@ -56,7 +56,7 @@ def _find_table(source: Path) -> Path | None:
         return None
     for pattern in _TABLES:
         for path in sorted(source.glob(pattern)):
-            if path.name != "colors.txt" and _has_colors(path):
+            if path.name != "colors.txt" and path.is_file() and _has_colors(path):
                 return path
     return None
 

@@ -10,25 +10,29 @@ import numpy as np
 
 from sceneparse.data.decoding import open_image
 from sceneparse.data.formats.shared.classes import Classes, read_classes
-from sceneparse.data.formats.shared.colors import color_source
+from sceneparse.data.formats.shared.colors import color_source, colors_in, describe_colors
 from sceneparse.data.formats.shared.layouts import MaskPair, find_pairs
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Item, Source
-from sceneparse.data.labels import Labels
-from sceneparse.data.reading import read_mask
+from sceneparse.data.labels import IGNORE_8_BIT, Labels
+from sceneparse.data.reading import read_labels, read_mask
 from sceneparse.errors import InputError, first_few
 
 GENERAL = True
 _NAMES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")
 _BINARY = ("background", "foreground")
+_BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))
 
 
-def recognise(source: Path) -> str | None:
-    """Recognise a folder whose images and masks can be told apart and paired by their names."""
+def recognise(source: Path, images: Path | None = None) -> str | None:
+    """Recognise a folder of images and masks that can be told apart and paired by their names.
+
+    With the folder of the `images`, the source holds masks alone.
+    """
     if not source.is_dir():
         return None
     try:
-        pairs, _ = find_pairs(source, None, Skipped())
+        pairs, _ = find_pairs(source, images, Skipped())
     except InputError:
         return None
     return f"{pairs[0].mask.name} is the mask of {pairs[0].image.name}" if pairs else None
@@ -45,13 +49,23 @@ def read(
     file = classes or next((source / n for n in _NAMES if (source / n).is_file()), None)
     named = None if file is None else read_classes(file)
     if pairs and _is_colored(pairs[0].mask):
-        if named is None or named.colors is None:
-            raise InputError(
-                f"{pairs[0].mask}: this mask holds colours, not class numbers; write a table with "
-                "a line NAME,R,G,B per class and give it with --classes"
-            )
+        return color_source(pairs, _table(named, pairs[0].mask), None, "error", skipped, notes)
+    if pairs and named and named.colors and all(len({*color}) == 1 for color in named.colors):
         return color_source(pairs, named, None, "error", skipped, notes)
     return number_source(pairs, named, skipped, notes)
+
+
+def _table(named: Classes | None, mask: Path) -> Classes:
+    """Return a table of colours: the one given, or that of black and white masks."""
+    if named is not None and named.colors is not None:
+        return named
+    names = _BINARY if named is None else named.names
+    if len(names) == 2 and {*colors_in(mask)} <= {*_BLACK_AND_WHITE}:
+        return Classes([*names], colors=[*_BLACK_AND_WHITE])
+    raise InputError(
+        f"{mask}: this mask holds colours, not class numbers: {describe_colors(colors_in(mask))}; "
+        "write a table with a line NAME,R,G,B per class and give it with --classes"
+    )
 
 
 def number_source(
@@ -81,21 +95,23 @@ def _values_of(mask: Path) -> list[int]:
             f"{mask}: JPEG changes class numbers; save masks as PNG, or name the greys as colours "
             "with --as colors --classes TABLE --unknown-colors nearest"
         )
-    values: list[int] = np.unique(read_mask(mask)).tolist()
+    labels, transparent = read_labels(mask)
+    values: list[int] = np.unique(labels[~transparent]).tolist()
     return values
 
 
 def _read_binary(mask: Path) -> Labels:
-    return (read_mask(mask) > 0).astype(np.uint8)
+    labels, transparent = read_labels(mask)
+    return np.where(transparent, IGNORE_8_BIT, labels > 0).astype(np.uint8)
 
 
 def _numbered(values: Iterable[int], pairs: Sequence[MaskPair]) -> list[str]:
     """Return names for the class numbers found; InputError if they are no class numbers."""
     found = [int(value) for value in values if value not in {255, 65535}]
     largest = max([1, *found])
-    if len(found) * 2 < largest:
+    if len(found) * 2 < largest or not found:
         raise InputError(
-            f"{pairs[0].mask.parent}: masks hold the values {first_few(found, 10)}, which are not "
+            f"{pairs[0].mask.parent}: masks hold the values {first_few(values, 10)}, which are not "
             "0, 1, 2, ...; name a class per value in a table NAME,V,V,V and give it with "
             "--as colors --classes TABLE, or name all classes with --classes FILE"
         )

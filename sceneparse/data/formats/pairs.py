@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sceneparse.data.formats.folders import number_source
@@ -53,6 +54,13 @@ def read(
             raise InputError(f"{place}: expected {len(header.cells)} cells, all filled")
         image = finder.find(cells[columns["image"]], place)
         mask = masks.find(cells[columns["mask"]], place)
-        named = split_named(cells[split["split"]]) if split else None
+        named = _split(cells[split["split"]], place) if split else None
         pairs.append(MaskPair(image, mask, finder.name_of(image), named))
     return number_source(pairs, None if classes is None else read_classes(classes), skipped, [])
+
+
+def _split(cell: str, place: str) -> str | None:
+    """Return the split that a cell names, "valid" or "fold 1"; raises InputError."""
+    if not re.fullmatch(r"[\w-]*", cell):
+        raise InputError(f"{place}: a split is named by letters and digits, got '{cell}'")
+    return split_named(cell) or cell or None

@@ -56,7 +56,8 @@ def read(
 
 
 def _tables(source: Path) -> list[Path]:
-    return sorted([*source.glob(_FILE), *source.glob(f"*/{_FILE}")]) if source.is_dir() else []
+    found = [*source.glob(_FILE), *source.glob(f"*/{_FILE}")] if source.is_dir() else []
+    return sorted(filter(Path.is_file, found))
 
 
 def _read_names(path: Path) -> dict[int, str]:

@@ -24,6 +24,8 @@ from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, refusing
 from sceneparse.files import MAX_DESCRIPTION, read_text
 
+# LabelImg and others write classes.txt among the labels.
+_LISTS = ("classes.txt", "*.names", "labels/classes.txt", "labels/*/classes.txt")
 _YAML = ("data.yaml", "dataset.yaml", "*.yaml", "*.yml")
 # Coordinates are shares of the image; tools round them.
 _MAX_SHARE = 1.01
@@ -73,8 +75,10 @@ def read(
 def _label_files(root: Path) -> dict[Path, str]:
     """Return the label files and the names of their images: labels/x.txt belongs to images/x."""
     named = {}
-    for path in sorted(root.glob("**/*.txt")):
+    for path in sorted(filter(Path.is_file, root.glob("**/*.txt"))):
         folders = list(path.relative_to(root).parent.parts)
+        if path.name == "classes.txt":
+            continue
         if "labels" in folders:
             folders[len(folders) - 1 - folders[::-1].index("labels")] = "images"
         elif not _is_label(path):
@@ -84,7 +88,12 @@ def _label_files(root: Path) -> dict[Path, str]:
 
 
 def _is_label(path: Path) -> bool:
-    numbers = read_text(path, MAX_DESCRIPTION).partition("\n")[0].split()
+    if not path.is_file():  # a folder, or a pipe that would not end
+        return False
+    try:
+        numbers = read_text(path, MAX_DESCRIPTION).partition("\n")[0].split()
+    except InputError:  # some other file
+        return False
     has_shares = all(_share(number) is not None for number in numbers[1:])
     return len(numbers) >= 5 and len(numbers) % 2 == 1 and numbers[0].isdecimal() and has_shares
 
@@ -116,8 +125,9 @@ def _names(source: Path) -> list[str]:
             return names
         if names is not None:
             raise InputError(f"{path}: names must be a list, or numbers 0..K-1 with a name each")
-    found = [p for name in ("classes.txt", "*.names") for p in sorted(root.glob(name))]
-    return read_text(found[0], MAX_DESCRIPTION).split("\n") if found else []
+    found = [p for name in _LISTS for p in sorted(root.glob(name)) if p.is_file()]
+    text = read_text(found[0], MAX_DESCRIPTION) if found else ""
+    return [line.strip() for line in text.rstrip().splitlines()]
 
 
 def _read_polygons(path: Path, skipped: Skipped) -> list[Polygon]:

@@ -164,7 +164,7 @@ def count_labels(labels: Labels, num_classes: int) -> NDArray[np.int64]:
     # In bands, because counting needs 8 bytes per pixel.
     for top in range(0, len(labels), 256):
         band = labels[top : top + 256]
-        counts += np.bincount(band[band < num_classes], minlength=num_classes)
+        counts += np.bincount(band.ravel(), minlength=num_classes)[:num_classes]
     return counts
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sceneparse.data.formats.shared.classes import class_name
+from sceneparse.data.formats.shared.classes import class_name_at
 from sceneparse.data.formats.shared.outlines import json_files, outline_of
 from sceneparse.data.formats.shared.source import ImageFinder
 from sceneparse.data.formats.shared.splits import split_in
@@ -39,37 +39,47 @@ class CocoFile:
 
     def image_of(self, annotation: Mapping[str, Any]) -> CocoImage:
         """Return the image of an annotation; raises InputError naming the annotation."""
-        self._require(annotation, "image_id", annotation, self.images)
-        return self.images[str(annotation["image_id"])]
+        return self.images[self._key(annotation, "image_id", annotation, self.images)]
 
     def category_of(self, part: Mapping[str, Any], annotation: Mapping[str, Any]) -> str:
         """Return the category's name of an annotation, or of a part of one."""
-        self._require(part, "category_id", annotation, self.category_names)
-        return self.category_names[str(part["category_id"])]
+        key = self._key(part, "category_id", annotation, self.category_names)
+        return self.category_names[key]
 
-    def _require(
+    def _key(
         self,
         part: Mapping[str, Any],
         key: str,
         annotation: Mapping[str, Any],
         table: Mapping[str, object],
-    ) -> None:
-        if str(part.get(key)) not in table:
+    ) -> str:
+        number = id_text(part.get(key))
+        if number not in table:
             raise InputError(
                 f"{self.path}: annotation {annotation.get('id', '(without id)')} has {key} "
                 f"{part.get(key)}, but there is no such {key.removesuffix('_id')}; the file lists "
                 f"{len(table)}"
             )
+        return number
+
+
+def id_text(number: object) -> str:
+    """Return an id as text; some tools write 7 as 7.0."""
+    return str(int(number) if isinstance(number, float) and number.is_integer() else number)
 
 
 def coco_paths(source: Path, *, panoptic: bool) -> list[Path]:
-    """Return the COCO files of one kind in a source: a file, or those of a folder."""
-    return [
-        path
+    """Return the COCO files of one kind in a source: a file, or those of a folder.
+
+    COCO's files of keypoints repeat the instances of persons; they are only taken alone.
+    """
+    inner = {
+        path: outline_of(path).inner["annotations"]
         for path in json_files(source)
         if outline_of(path).keys >= _KEYS
-        and ("segments_info" in outline_of(path).inner["annotations"]) == panoptic
-    ]
+    }
+    found = [path for path, keys in inner.items() if ("segments_info" in keys) == panoptic]
+    return [path for path in found if "keypoints" not in inner[path]] or found
 
 
 def read_coco(source: Path, images: Path | None, *, panoptic: bool) -> Iterator[CocoFile]:
@@ -98,9 +108,10 @@ def _read_file(path: Path, source: Path, images: Path | None, split: str | None)
     found: dict[str, CocoImage] = {}
     for entry, name in zip(entries, names, strict=True):
         image = finder.find(name, path)
-        if str(entry["id"]) in found:
-            raise InputError(f"{path}: two images have the id {entry['id']}")
-        found[str(entry["id"])] = CocoImage(entry, image, finder.name_of(image), split)
+        key = id_text(entry["id"])
+        if key in found:
+            raise InputError(f"{path}: two images have the id {key}")
+        found[key] = CocoImage(entry, image, finder.name_of(image), split)
     annotations = content["annotations"]
     return CocoFile(path, found, annotations, _categories(path, content["categories"], annotations))
 
@@ -126,21 +137,27 @@ def _image_folder(path: Path, source: Path, images: Path | None, names: Sequence
 def _categories(
     path: Path, categories: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
-    """Return the name of each category by id, in the order of ids.
+    """Return the name of each category by id, in the order of ids if those are numbers.
 
     A category that only groups the others, as Roboflow writes it, is dropped.
     """
     parts = [part for a in annotations for part in a.get("segments_info", [a])]
-    used = {str(part.get("category_id")) for part in parts}
+    used = {id_text(part.get("category_id")) for part in parts}
+    if all(id_text(category["id"]).isdecimal() for category in categories):
+        categories = sorted(categories, key=lambda category: int(category["id"]))
     groups = {category.get("supercategory") for category in categories}
     kept = [
         category
-        for category in sorted(categories, key=lambda category: int(category["id"]))
-        if str(category["id"]) in used
+        for category in categories
+        if id_text(category["id"]) in used
         or category["name"] not in groups
         or category.get("supercategory") not in {None, "", "none"}
     ]
-    names = {str(category["id"]): class_name(category["name"]) for category in kept}
+    names = {
+        number: class_name_at(category.get("name"), f"{path}: category {number}")
+        for category in kept
+        for number in [id_text(category["id"])]
+    }
     repeated = [name for name, count in Counter(names.values()).items() if count > 1]
     if repeated:
         ids = ", ".join(key for key, name in names.items() if name == repeated[0])

@@ -80,10 +80,9 @@ class ColorTable:
         self, unknown: Mapping[int, int], codes: Mapping[int, int], path: Path
     ) -> dict[int, int]:
         if self.unknown_colors == "error":
-            ranked = sorted(unknown.items(), key=lambda item: -item[1])
+            described = describe_colors({_color_of(code): n for code, n in unknown.items()})
             raise InputError(
-                f"{path}: {len(unknown)} colours outside the table: "
-                f"{first_few(f'{_color_of(code)} ({count} px)' for code, count in ranked)}; add "
+                f"{path}: {len(unknown)} colours outside the table: {described}; add "
                 "them to the table, or take them as ignored or as the nearest colour with "
                 "--unknown-colors ignore or nearest"
             )
@@ -121,13 +120,26 @@ def color_source(
     return Source(chosen.names, items, skipped, chosen.colors or own, notes)
 
 
+def colors_in(path: Path) -> dict[Color, int]:
+    """Return the colours of a mask and their pixels, without transparent ones."""
+    picture, transparent = read_colors(path)
+    codes = labels_of_codes(picture[~transparent][None], {})[1]
+    return {_color_of(code): count for code, count in codes.items()}
+
+
+def describe_colors(counts: Mapping[Color, int]) -> str:
+    """Return the most frequent colours and their pixels, as text."""
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return first_few(f"{color} ({count} px)".replace(", ", ",") for color, count in ranked)
+
+
 def code_of(color: Color) -> int:
     """Return the code of a colour: red << 16 | green << 8 | blue."""
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def _color_of(code: int) -> str:
-    return f"({code >> 16},{code >> 8 & 255},{code & 255})"
+def _color_of(code: int) -> Color:
+    return code >> 16, code >> 8 & 255, code & 255
 
 
 def _nearest(code: int, codes: Collection[int]) -> int:

@@ -42,7 +42,9 @@ def coco_runs(segmentation: Any, height: int, width: int) -> Runs:  # noqa: ANN4
     """
     require_size(height, width)
     if isinstance(segmentation, Mapping):
-        counts = segmentation["counts"]
+        counts, size = segmentation["counts"], segmentation.get("size", [height, width])
+        if list(size) != [height, width]:
+            raise ValueError(f"run lengths of size {size} for a {width}x{height} image")
         runs = decode_runs(counts) if isinstance(counts, str) else np.array(counts, np.int64)
     else:
         polygons = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]

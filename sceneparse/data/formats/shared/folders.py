@@ -110,8 +110,9 @@ def _require_content(counts: NDArray[np.int64], source: Source) -> None:
     """Raise InputError if the masks show fewer than two classes."""
     shown = [name for name, count in zip(source.classes, counts, strict=True) if count]
     if len(shown) < 2:
+        skipped = "".join(f"; skipped: {line}" for line in source.skipped.lines())
         raise InputError(
             f"the masks of all {len(source.items)} images show {first_few(shown) or 'no class'} "
             f"only, of {len(source.classes)} classes ({first_few(source.classes)}); a dataset "
-            "needs two: is the format right (--as), and are the class names (--classes)?"
+            f"needs two: is the format right (--as), and are the class names (--classes)?{skipped}"
         )

@@ -97,14 +97,21 @@ def _folders(source: Path, images: Path | None) -> Iterator[tuple[Path, Path, Ke
                 f"no folder of images belongs to the masks in {source / root}; give it with "
                 "--images, or name both alike, e.g. images/train and masks/train"
             )
-        yield source / fitting[-1], source / root, key
+        inner = _common([folder for folder in holding if _mask_root(folder) == root])
+        nested = all(_key(other) != _key(inner) for other in others)  # annotations/trimaps
+        yield source / fitting[-1], source / (inner if nested else root), key
 
 
 def _mask_root(folder: PurePath) -> Path | None:
-    """Return the part of a path up to the folder whose name says that it holds masks."""
-    for count, part in enumerate(folder.parts, start=1):
-        if _MASK_WORD.search(part):
+    """Return the part of a path up to the last folder called as those of masks are.
+
+    A folder below it that is called as those of images are holds images: labelled/images.
+    """
+    for count in range(len(folder.parts), 0, -1):
+        if _MASK_WORD.search(folder.parts[count - 1]):
             return Path(*folder.parts[:count])
+        if _IMAGE_WORD.search(folder.parts[count - 1]):
+            return None
     return None
 
 

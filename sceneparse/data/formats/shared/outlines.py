@@ -37,13 +37,15 @@ def json_files(source: Path) -> list[Path]:
     """Return a JSON file itself, or the first JSON files in a folder and below."""
     if source.is_dir():
         found = (path for path in source.rglob("*.json") if not path.name.startswith("."))
-        return sorted(islice(found, _MAX_FILES))
-    return [source] if source.suffix.lower() == ".json" else []
+        return sorted(islice(filter(Path.is_file, found), _MAX_FILES))
+    return [source] if source.suffix.lower() == ".json" and source.is_file() else []
 
 
 @lru_cache(maxsize=2 * _MAX_FILES)
 def outline_of(path: Path) -> Outline:
     """Return the outline of a JSON file; an empty one if it is damaged, which its reader names."""
+    if not path.is_file():  # a pipe would not end
+        return Outline()
     try:
         content = read_json(path)
     except InputError:

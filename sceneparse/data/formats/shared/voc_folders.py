@@ -50,7 +50,8 @@ def _listed_splits(folder: Path) -> dict[str, str]:
         split = split_named(path.stem)
         if split is None or split == "trainval":
             continue
-        for line in read_text(path, MAX_DESCRIPTION).split():
-            if split_of.setdefault(line, split) != split:
-                raise InputError(f"{path}: '{line}' is in split {split_of[line]} too")
+        for line in read_text(path, MAX_DESCRIPTION).splitlines():
+            name = line.strip().strip('"')  # CVAT quotes names with spaces
+            if name and split_of.setdefault(name, split) != split:
+                raise InputError(f"{path}: '{name}' is in split {split_of[name]} too")
     return split_of
