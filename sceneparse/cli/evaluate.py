@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -259,10 +260,8 @@ def excluded_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:
 def predict_instead(checkpoint: str, dataset: SegmentationDataset) -> str:
     """Return the command for images whose labels are withheld."""
     folder = os.path.commonpath([pair.image.parent for pair in dataset.pairs])
-    return (
-        "if the labels are withheld, write predictions for the submission server: "
-        f"sceneparse predict {checkpoint} {folder} --save raw"
-    )
+    command = shlex.join(["sceneparse", "predict", checkpoint, folder, "--save", "raw"])
+    return f"if the labels are withheld, write predictions for the submission server: {command}"
 
 
 def write_results(

@@ -41,8 +41,8 @@ def find_sources(
     """Find the files that files, folders (searched recursively) and globs name.
 
     Folders and globs give images and videos by their suffix; a file is taken whatever its suffix.
-    Files for which `skip` is true are left out.
-    Raises InputError for an input without any image or video.
+    Files for which `skip` is true are left out. Raises InputError for an input without any image or
+    video.
     """
     found: dict[Path, Path] = {}  # file -> its name below the folder that was given
     for text in inputs:

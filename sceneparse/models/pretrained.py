@@ -50,7 +50,11 @@ def load_pretrained(
     the name of `pretrained` in messages. Returns the description of the source, {} if it has none.
     Raises InputError if the backbone does not fit.
     """
-    stored = _read(model, arguments, pretrained, setting)
+    if pretrained == IMAGENET:
+        source = _imagenet_name(model, arguments)
+        stored = Stored(source, imagenet_weights(source, setting), {})
+    else:
+        stored = read_stored(pretrained)
     theirs = stored.meta.get("model", {})
     weights = _without_counters(stored.weights)
     state = _renamed(model, _name_of(arguments), weights, stored.source)
@@ -82,18 +86,6 @@ def load_pretrained(
     return stored.meta
 
 
-def _read(
-    model: nn.Module, arguments: Mapping[str, Any], pretrained: str | Path, setting: str
-) -> Stored:
-    """Read the weights from where `pretrained` says."""
-    if pretrained != IMAGENET:
-        return read_stored(pretrained)
-    if arguments.get("norm") == "group":
-        raise InputError("ImageNet weights come with batch norm; use norm: frozen or batch")
-    source = _imagenet_name(model, arguments)
-    return Stored(source, imagenet_weights(source, setting), {})
-
-
 def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Name the arguments of two builders that differ although all tensors fit."""
     return [
@@ -109,7 +101,9 @@ def _name_of(arguments: Mapping[str, Any]) -> str:
 
 
 def _imagenet_name(model: nn.Module, arguments: Mapping[str, Any]) -> str:
-    """Return timm's name of the weights for a model of ours."""
+    """Return timm's name of the weights for a model of ours; raises InputError without any."""
+    if arguments.get("norm") == "group":
+        raise InputError("ImageNet weights come with batch norm; use norm: frozen or batch")
     name = _name_of(arguments)
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, ResNet):
