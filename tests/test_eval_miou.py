@@ -328,7 +328,8 @@ def test_split_with_withheld_labels_names_the_command_instead(
     assert call(evaluate_command, run, "--split", "test", "--save", "raw") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"all pixels of all {len(masks)} masks (" in line
-    assert line.endswith(f"sceneparse predict {run} '{root}/leftImg8bit/test' --save raw")
+    assert f"sceneparse predict {run} '{root}/leftImg8bit/test" in line
+    assert line.endswith("' --save raw")
     assert sorted(run.rglob("*")) == before
     # one labelled pixel in the last mask is enough
     labelled = np.asarray(Image.open(masks[-1])).copy()
