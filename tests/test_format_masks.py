@@ -67,7 +67,7 @@ def test_voc_with_its_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (root / folder / f"b{suffix}").rename(root / folder / f"b b{suffix}")
     lists = root / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
-    for name, lines in (("train", "a\n"), ("val", '"b b"\r\n'), ("trainval", "a\nb b\n")):
+    for name, lines in (("train", "a\nz\n"), ("val", '"b b"\r\n'), ("trainval", "a\nb b\n")):
         (lists / f"{name}.txt").write_text(lines)
     for number, source in enumerate((tmp_path / "VOCdevkit", root)):
         target = tmp_path / f"out{number}"
@@ -78,6 +78,7 @@ def test_voc_with_its_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     output = capsys.readouterr().out
     assert "1 masks that no list in ImageSets/Segmentation names" in output
     assert "1 image files without a partner" in output
+    assert "1 names in ImageSets/Segmentation without a mask, e.g. z" in output
     assert "classes are the 21 of Pascal VOC" in output
 
 

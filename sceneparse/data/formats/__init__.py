@@ -105,15 +105,16 @@ def find_format(
         read_json(path)  # raises InputError if damage is why nothing was recognised
     raise InputError(
         f"'{source}' is of no known format; give {_inner_source(source)}, or force a format with "
-        f"--as: {', '.join(FORMATS)}"
+        f"--as, which also says why it does not fit: {', '.join(FORMATS)}"
     )
 
 
 def _inner_source(source: Path) -> str:
     """Return what to convert instead of a folder of no format: something in it that has one."""
     inner = sorted(islice(source.iterdir(), _MAX_INNER)) if source.is_dir() else []
+    special = [kind for kind in FORMATS.values() if not kind.is_general]
     for path in inner:
-        if exists(path) and any(kind.recognise(path) for kind in FORMATS.values()):
+        if exists(path) and any(kind.recognise(path) for kind in special):
             return f"'{path}'"
     return "the annotation file or the folder that holds it"
 

@@ -39,6 +39,8 @@ def voc_pairs(
     for pair in pairs:
         if pair.name not in split_of:
             skipped.add("masks that no list in ImageSets/Segmentation names", pair.mask)
+    for name in sorted(split_of.keys() - {pair.name for pair in pairs}):
+        skipped.add("names in ImageSets/Segmentation without a mask", name)
     listed = [replace(p, split=split_of[p.name]) for p in pairs if p.name in split_of]
     return listed, notes
 
