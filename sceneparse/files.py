@@ -1,17 +1,19 @@
 """Reading of files that others made: text, JSON and arrays of limited size, or InputError."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sceneparse.errors import InputError, refusing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Limits in bytes.
 MAX_TEXT = 2**30  # a list of a million images, the annotations of a large dataset
@@ -49,6 +51,8 @@ def read_json(path: Path, limit: int = MAX_TEXT) -> Any:  # noqa: ANN401 - JSON 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read an .npz file; raises InputError."""
+    import numpy as np  # noqa: PLC0415 - the help of commands must not wait for it
+
     with refusing(path, "damaged or no arrays"):
         check_unpacked_size(path, MAX_ARRAYS)
         with np.load(path, allow_pickle=False) as arrays:
