@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sceneparse.cli import train as train_command
 from sceneparse.cli.command import run
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError
-from sceneparse.export import export_onnx
+from sceneparse.export import export_onnx, export_pt2
 from sceneparse.export.graph import ExportedGraph
 from sceneparse.inference.protocols import PROTOCOLS, create_protocol
 from sceneparse.models.segmentation import SegmentationModel
@@ -182,18 +183,35 @@ def test_exported_labels_are_those_of_the_protocol() -> None:
     assert (found == labels).float().mean() > 0.999  # up to rounding by folded norms
 
 
+def fail(*_: object, **__: object) -> None:
+    raise RuntimeError("size must be 4")
+
+
+def hang(*_: object, **__: object) -> None:
+    while True:
+        with suppress(Exception):  # torch catches errors and tries other ways
+            sum(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("export", "behave", "reason"),
+    [
+        (export_onnx, fail, "size must be 4"),
+        (export_pt2, fail, "size must be 4"),
+        (export_onnx, hang, "tracing took more than 0.2 s"),
+        (export_pt2, hang, "tracing took more than 0.2 s"),
+    ],
+)
 def test_a_graph_of_any_size_that_torch_cannot_make_names_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: Any, behave: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = create("dla46_c", 32).eval()
     model.meta |= {"mean": [0.5] * 3, "std": [0.25] * 3, "classes": ["a"], "colors": [[0, 0, 0]]}
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("size must be 4")
-
-    monkeypatch.setattr("torch.onnx.export", fail)
-    with pytest.raises(InputError, match=r"any size \(size must be 4\); give --fixed H W"):
-        export_onnx(model, tmp_path / "model.onnx")
+    monkeypatch.setattr("torch.onnx.export", behave)
+    monkeypatch.setattr("torch.export.export", behave)
+    monkeypatch.setattr("sceneparse.export.files._MAX_TRACING", 0.2)
+    with pytest.raises(InputError, match=rf"any size \({reason}\); give .* --fixed H W"):
+        export(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 

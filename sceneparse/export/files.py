@@ -8,9 +8,11 @@ ExportMismatchError if the file computes something else than the model; then the
 import io
 import json
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.stored import META_KEY
 
 _OPSET = 18
+# Processor time in seconds; most networks take less than 30. Swin Transformers do not end: they pad
+# every stage to whole windows, and torch simplifies ever longer formulas of the image's size.
+_MAX_TRACING = 180
 # Number of calibration images that are kept for the comparison.
 COMPARED = 4
 
@@ -88,7 +93,8 @@ def export_pt2(
     graph, meta = _prepare(model, normalize, argmax)
     images, free = example(graph, None)
     with written_aside(path) as aside, _quiet():
-        program = torch.export.export(graph, (images,), dynamic_shapes=free)
+        with _refusing_untraceable():
+            program = torch.export.export(graph, (images,), dynamic_shapes=free)
         # The guards reject sizes that need no padding, or all others; both are compared below.
         program._guards_code = []
         content = io.BytesIO()
@@ -135,29 +141,53 @@ def _write_onnx(
         if find_spec(name) is None:
             raise InputError(f"{name} is not installed; run: pip install 'sceneparse[export]'")
     images, free = example(graph, fixed)
-    try:
-        with _quiet(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
-            program = torch.onnx.export(
-                graph,
-                (images,),
-                dynamo=True,
-                opset_version=_OPSET,
-                dynamic_shapes=free,
-                input_names=["images"],
-                output_names=["labels" if graph.argmax else "logits"],
-            )
-    except Exception as error:  # some networks compute in ways that only one size allows
-        if fixed is not None:
-            raise
-        raise InputError(
-            f"torch cannot export this network for images of any size ({reason_of(error)}); "
-            "give --fixed H W"
-        ) from error
+    traced = _refusing_untraceable() if fixed is None else nullcontext()
+    with traced, _quiet(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
+        program = torch.onnx.export(
+            graph,
+            (images,),
+            dynamo=True,
+            opset_version=_OPSET,
+            dynamic_shapes=free,
+            input_names=["images"],
+            output_names=["labels" if graph.argmax else "logits"],
+        )
     assert program is not None  # None is returned by the older exporter
     program.model.metadata_props[META_KEY] = json.dumps(meta)
     program.save(str(aside))
     sizes: Sizes = UNSEEN_SIZES if fixed is None else [(1, *fixed)]
     return compare(graph, lambda: OnnxNetwork(aside).run, path, sizes)
+
+
+class _TooSlowError(BaseException):
+    """Tracing takes too long. No Exception, because torch catches those and starts again."""
+
+
+@contextmanager
+def _refusing_untraceable() -> Iterator[None]:
+    """Raise InputError if a network cannot be traced for all sizes, or not within a few minutes.
+
+    The time is limited in the main thread only, because other threads get no signals.
+    """
+
+    def stop(*_: object) -> None:
+        raise _TooSlowError(f"tracing took more than {_MAX_TRACING} s")
+
+    timed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if timed:
+        earlier = signal.signal(signal.SIGVTALRM, stop)
+        signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_TRACING)
+    try:
+        yield
+    except (Exception, _TooSlowError) as error:  # some networks compute in ways of one size only
+        raise InputError(
+            f"torch cannot export this network for images of any size ({reason_of(error)}); "
+            "give --format onnx --fixed H W"
+        ) from error
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, earlier)
 
 
 def _store_checked_sizes(path: Path, meta: dict[str, Any], found: Sequence[CheckedSize]) -> None:
