@@ -58,7 +58,7 @@ def test_splits_keep_duplicates_together_and_shares() -> None:
     assert set(one_of_each.split_of) == set(paths[::4])
     assert one_of_each.dropped == [path for i, path in enumerate(paths) if i % 4]
     assert counts_of(one_of_each) == {"train": 35, "val": 10, "test": 5}
-    ignored = plan_splits(paths, None, shares, 1, "keep")
+    ignored = plan_splits(paths, (), shares, 1, "keep")
     assert counts_of(ignored) == {"train": 140, "val": 40, "test": 20}
     assert not ignored.dropped
     assert not ignored.notes
@@ -110,16 +110,16 @@ def test_every_image_gets_a_split_near_its_share(rule: str) -> None:
 
 def test_splits_that_cannot_be_are_explained() -> None:
     shares = {"train": 0.8, "val": 0.2}
-    assert counts_of(plan_splits(frames(range(2)), None, shares, 0, "keep")) == {
+    assert counts_of(plan_splits(frames(range(2)), (), shares, 0, "keep")) == {
         "train": 1,
         "val": 1,
     }
     with pytest.raises(InputError, match=r"1 images for 2 splits \(train, val\); at least 2 are"):
-        plan_splits(frames(range(1)), None, shares, 0, "keep")
+        plan_splits(frames(range(1)), (), shares, 0, "keep")
     with pytest.raises(InputError, match=r"1 images \(of 30: the others look like them"):
         plan_splits(frames(range(30)), [fingerprint(0)] * 30, shares, 0, "drop")
     with pytest.raises(InputError, match="unknown near_duplicates 'some'"):
-        plan_splits(frames(range(30)), None, shares, 0, "some")
+        plan_splits(frames(range(30)), (), shares, 0, "some")
 
 
 def test_groups_of_look_alikes_are_those_of_all_pairs() -> None:

@@ -144,11 +144,8 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
         useless = SPLIT_OPTIONS if rule in {"together", "keep"} else SPLIT_OPTIONS[:1]
         refuse_useless(options, useless, "all images are in one split")
     images = [item.image for item in items]
-    prints = (
-        None
-        if rule == "keep" or (rule, len(shares)) == ("together", 1)
-        else fingerprints_of(images)
-    )
+    needed = rule == "drop" or (rule == "together" and len(shares) > 1)
+    prints = fingerprints_of(images) if needed else ()
     return plan_splits(images, prints, shares, options.seed or 0, rule)
 
 

@@ -16,9 +16,9 @@ from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
-    from sceneparse.evaluation.dataset import KeptExamples
     from sceneparse.evaluation.result import Evaluation
     from sceneparse.models.segmentation import SegmentationNetwork
+    from sceneparse.training.examples import KeptExamples
 
 EXAMPLES = """\
   sceneparse evaluate runs/quickstart
@@ -137,12 +137,13 @@ def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
     from sceneparse.data.datasets import spread
     from sceneparse.data.quick_check import require_labels
-    from sceneparse.evaluation.dataset import KeptExamples, evaluate_dataset
+    from sceneparse.evaluation.dataset import evaluate_dataset
     from sceneparse.evaluation.folders import default_folder
     from sceneparse.inference.networks import load_network, source_of
     from sceneparse.inference.predictor import Predictor
     from sceneparse.report.pictures import save_labels
     from sceneparse.runtime.distributed import join_processes
+    from sceneparse.training.examples import KeptExamples
 
     model = load_network(options.checkpoint)
     usual = usual_settings(model)

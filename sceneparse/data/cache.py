@@ -22,7 +22,6 @@ import psutil
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import Sample, SegmentationDataset
-from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, reason_of, refusing
 
 logger = logging.getLogger(__name__)
@@ -67,12 +66,6 @@ def fingerprint(files: Iterable[Path], *settings: object) -> str:
 def resize_settings(dataset: SegmentationDataset) -> tuple[object, ...]:
     """Return what a fingerprint needs of the resizing: nothing without, so that old names hold."""
     return () if dataset.resize is None else (dataset.resize,)
-
-
-def stored_sizes(dataset: SegmentationDataset) -> list[tuple[int, int]]:
-    """Return the heights and widths of samples, from the headers of images."""
-    sizes = [image_size(pair.image) for pair in dataset.pairs]
-    return sizes if dataset.resize is None else [dataset.resize.size(*size) for size in sizes]
 
 
 def _fields(labels: np.dtype[Any], size: tuple[int, ...]) -> list[Any]:
@@ -152,7 +145,7 @@ class MemoryCache(SegmentationDataset):
             raise InputError(
                 "data.cache: ram needs Linux and processes that fork; set data.cache: disk"
             )
-        self._sizes = sizes or stored_sizes(dataset)
+        self._sizes = sizes or dataset.sizes(range(len(dataset)))
         pixel_bytes = 3 + dataset.table.dtype.itemsize
         # Samples start at multiples of 8, so that 16-bit masks are aligned.
         lengths = [-(-h * w * pixel_bytes // 8) * 8 for h, w in self._sizes]
@@ -201,7 +194,7 @@ def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
     if not _processes_fork():
         logger.info("decoded images are not kept (data.cache: auto): processes do not fork here")
         return dataset
-    sizes = stored_sizes(dataset)
+    sizes = dataset.sizes(range(len(dataset)))
     needed = sum(h * w for h, w in sizes) * (3 + dataset.table.dtype.itemsize)
     fits = needed <= _free_memory() / 8
     logger.info(

@@ -24,7 +24,7 @@ from sceneparse.data.pairing import (
     pair_folders,
     relative_name,
 )
-from sceneparse.data.reading import orientation_of, read_image, read_labels
+from sceneparse.data.reading import image_size, orientation_of, read_image, read_labels
 from sceneparse.data.resizing import Resize, resize_image, resize_mask
 from sceneparse.data.tables import TABLE_SUFFIXES
 from sceneparse.errors import InputError, first_few, unknown_name
@@ -74,6 +74,11 @@ class SegmentationDataset:
         path = self.pairs[index].mask
         mask = self._encode(*read_labels(path), path)
         return mask if self.resize is None else resize_mask(mask, self.resize.size(*mask.shape))
+
+    def sizes(self, indices: Iterable[int]) -> list[tuple[int, int]]:
+        """Return the heights and widths of samples, from the headers of images."""
+        sizes = [image_size(self.pairs[index].image) for index in indices]
+        return sizes if self.resize is None else [self.resize.size(*size) for size in sizes]
 
     def resized(self, resize: Resize | None) -> SegmentationDataset:
         """Return the same samples, resized."""

@@ -12,8 +12,6 @@ from sceneparse.errors import InputError, first_few
 # Fewer masks of a public dataset may well show only the first classes of its table.
 _MIN_MASKS = 4
 
-_MASKS_AT_ONCE = 64
-
 
 def check_samples(
     dataset: SegmentationDataset, indices: Sequence[int], layout: str = "folder"
@@ -33,22 +31,12 @@ def check_samples(
 
 def require_labels(dataset: SegmentationDataset, remedy: str) -> None:
     """Read masks until one has a pixel of a class; raise InputError if all pixels are ignored."""
-
-    def has_labels(index: int) -> bool:
-        return bool((dataset.mask(index) != dataset.table.ignore_index).any())
-
-    # One mask is enough, except where labels are rare or withheld.
-    size = len(dataset)
-    for start, stop in (
-        (0, 1),
-        *((k, min(k + _MASKS_AT_ONCE, size)) for k in range(1, size, _MASKS_AT_ONCE)),
-    ):
-        if any(read_all(has_labels, range(start, stop))):
-            return
-    raise InputError(
-        f"all pixels of all {size} masks ({dataset.pairs[0].mask.parent}, ...) are ignored, so "
-        f"there is nothing to score; {remedy}"
-    )
+    masks = map(dataset.mask, range(len(dataset)))
+    if all((mask == dataset.table.ignore_index).all() for mask in masks):
+        raise InputError(
+            f"all pixels of all {len(dataset)} masks ({dataset.pairs[0].mask.parent}, ...) are "
+            f"ignored, so there is nothing to score; {remedy}"
+        )
 
 
 def why_useless(found: Set[int], table: LabelTable) -> str | None:

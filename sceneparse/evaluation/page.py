@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sceneparse.data.labels import LabelTable
-from sceneparse.evaluation.dataset import KeptExamples
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import Counts, ratio
 from sceneparse.report.pages import figure_uri, layer_uri, picture_uri, write_page
 from sceneparse.report.pictures import RED, Example, without_background
 from sceneparse.report.plots import named_lines, save_plot
+from sceneparse.training.examples import KeptExamples
 
 _LONGEST = 480
 _MAX_CONFUSIONS = 15

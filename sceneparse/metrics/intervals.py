@@ -8,6 +8,7 @@ the images, at random; if neither is better, the difference changes by chance on
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +72,15 @@ def bootstrap_mean_iou(
     by_image: Counts, resamples: int, rule: str = "cityscapes", seed: int = 0
 ) -> tuple[Interval, list[Interval]]:
     """Return percentile bootstrap intervals of mean IoU and of IoU per class."""
-    scores = _scores(_sums(by_image, _draws(len(by_image), resamples, seed)), rule)
-    overall, *classes = map(_interval, scores.T)
+    images = len(by_image)
+    draws = np.random.default_rng(seed).multinomial(
+        images, np.full(images, 1 / images), size=resamples
+    )
+    scores = _scores(_sums(by_image, draws.astype(float)), rule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class without a score in any draw has no interval
+        ends = np.nanquantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    overall, *classes = map(Interval, *ends.tolist())
     return overall, classes
 
 
@@ -124,13 +132,7 @@ def _jackknife(
         with np.errstate(divide="ignore", invalid="ignore"):
             reach = np.where(reach == 0, 0, reach / (values * (1 - values)))
             low, high = expit(logit(values) - reach), expit(logit(values) + reach)
-    return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-
-
-def _draws(images: int, resamples: int, seed: int) -> Floats:
-    """Return how often each image is in each draw: (resamples, images)."""
-    shares = np.full(images, 1 / images)
-    return np.random.default_rng(seed).multinomial(images, shares, size=resamples).astype(float)
+    return list(map(Interval, low.tolist(), high.tolist()))
 
 
 def _sums(by_image: Counts, weights: Floats) -> Floats:
@@ -149,14 +151,6 @@ def _scores(sums: Floats, rule: str) -> Floats:
     return np.column_stack(
         [mean_iou(right, truth, predicted, rule), class_iou(right, truth, predicted)]
     )
-
-
-def _interval(values: Floats) -> Interval:
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return Interval(math.nan, math.nan)
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high))
 
 
 def _p_value(value: float, by_chance: Floats) -> float:

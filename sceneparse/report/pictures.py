@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from sceneparse.data.labels import Color, LabelTable, count_labels
 from sceneparse.data.labels.palette import is_background
-
-if TYPE_CHECKING:  # prediction must not import the loader
-    from sceneparse.data.loader import Batch
 
 Picture = NDArray[np.uint8]
 _MARGIN = 8
@@ -41,22 +37,6 @@ class Example(NamedTuple):
         """Return the pixels (H, W) of a class whose prediction differs from the truth."""
         wrong: NDArray[np.bool_] = self.truth != self.prediction
         return wrong & (self.truth < num_classes)
-
-
-class ExampleCollector:
-    """Collects the examples of the given names from the batches of an evaluation."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = names
-        self.examples: list[Example] = []
-
-    def add(self, batch: Batch, labels: Tensor) -> None:
-        """Keep the wanted samples of a batch, with their predicted labels (B, H, W)."""
-        for index, name in enumerate(batch.names):
-            if name in self._names:
-                image = batch.images[index].permute(1, 2, 0).numpy()
-                truth, prediction = batch.targets[index].numpy(), labels[index].cpu().numpy()
-                self.examples.append(Example(name, image, truth, prediction))
 
 
 def colorize(labels: NDArray[Any], colors: Sequence[Color]) -> Picture:

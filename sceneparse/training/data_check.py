@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from sceneparse.data.datasets import SegmentationDataset, spread
 from sceneparse.data.quick_check import absent_classes, check_samples, describe_absent
-from sceneparse.data.reading import image_size
 from sceneparse.errors import first_few
 
 logger = logging.getLogger(__name__)
@@ -15,8 +14,6 @@ logger = logging.getLogger(__name__)
 _MAX_ALL, _SOME = 2000, 500
 # Headers that are read for the size of images, and what crops should at least show and hold.
 _SIZES, _MIN_SHOWN, _MIN_FILLED = 51, 0.1, 0.4
-
-Size = tuple[int, int]
 
 
 def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, check: str) -> None:
@@ -36,10 +33,9 @@ def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, c
     (train_name, train_set), (val_name, _) = splits
     table, limit = train_set.table, _limit(train_set, check)
     absent = absent_classes(shown[0], table)
+    where = f"the training split '{train_name}'"
     if limit < len(train_set):
         where = f"the {limit} of {len(train_set)} training samples that were checked"
-    else:
-        where = f"the training split '{train_name}'"
     if absent and layout == "folder":
         logger.warning(describe_absent(absent, table, where))
     elif absent:
@@ -52,12 +48,14 @@ def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, c
         )
 
 
-def check_crop(dataset: SegmentationDataset, crop: Size, scale: tuple[float, float]) -> None:
+def check_crop(
+    dataset: SegmentationDataset, crop: tuple[int, int], scale: tuple[float, float]
+) -> None:
     """Log a warning if crops show little of the training images, or are mostly padding.
 
     `crop`: height and width. `scale`: range of the random scale, of which the middle counts.
     """
-    sizes = [_size(dataset, index) for index in spread(len(dataset), _SIZES)]
+    sizes = dataset.sizes(spread(len(dataset), _SIZES))
     # The middle one by area, at the middle scale.
     height, width = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
     middle = sum(scale) / 2
@@ -79,11 +77,6 @@ def check_crop(dataset: SegmentationDataset, crop: Size, scale: tuple[float, flo
             f"set augment.crop=[{fitting[0]},{fitting[1]}], or data.resize.long={max(crop)} to "
             "enlarge the images"
         )
-
-
-def _size(dataset: SegmentationDataset, index: int) -> Size:
-    size = image_size(dataset.pairs[index].image)
-    return size if dataset.resize is None else dataset.resize.size(*size)
 
 
 def _aligned(length: float) -> int:

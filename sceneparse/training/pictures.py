@@ -9,19 +9,19 @@ import itertools
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from sceneparse.data.datasets import SegmentationDataset, spread
+from sceneparse.data.datasets import spread
 from sceneparse.data.labels import count_labels
 from sceneparse.data.loader import TensorSamples
 from sceneparse.data.reading import read_all
 from sceneparse.data.sampling import EpochSampler
-from sceneparse.report.pictures import Picture, save_png
+from sceneparse.report.pictures import save_png
 from sceneparse.report.run_pictures import augmented_grid
 from sceneparse.runs.log import read_records
 
@@ -46,7 +46,10 @@ def drawing(path: Path) -> Iterator[None]:
 
 
 def draw_data(folder: Path, samples: TensorSamples, sampler: EpochSampler) -> None:
-    """Write augmented.png, the first training crops, and labels.png, the labels per class."""
+    """Write augmented.png, the first training crops, and labels.png, the labels per class.
+
+    labels.png counts at most 500 masks.
+    """
     with drawing(folder / "augmented.png"):
         sampler.start_at(0, 0)
         draws = itertools.islice(itertools.chain.from_iterable(sampler), _CROPS)
@@ -54,26 +57,17 @@ def draw_data(folder: Path, samples: TensorSamples, sampler: EpochSampler) -> No
         crops = [(image.permute(1, 2, 0).numpy(), mask.numpy()) for image, mask, _ in loaded]
         save_png(augmented_grid(crops, samples.dataset.table), folder / "augmented.png")
     with drawing(folder / "labels.png"):
-        draw_labels(folder / "labels.png", samples.dataset)
+        # Imported here since matplotlib takes half a second, and its failure must not end a run.
+        from sceneparse.report.run_plots import draw_label_shares  # noqa: PLC0415
 
-
-def draw_labels(path: Path, dataset: SegmentationDataset) -> None:
-    """Write the share of pixels and the number of images per class, from at most 500 masks."""
-    # Imported here since matplotlib takes half a second, and its failure must not end a run.
-    from sceneparse.report.run_plots import draw_label_shares  # noqa: PLC0415
-
-    numbers, table = spread(len(dataset), _MAX_MASKS), dataset.table
-    counts = read_all(lambda i: count_labels(dataset.mask(i), table.num_classes), numbers)
-    title = f"Labels of the {len(dataset)} training images"
-    if len(numbers) < len(dataset):
-        title += f", counted in {len(numbers)} of them"
-    draw_label_shares(np.stack(counts), table, title).savefig(path, dpi=100)
-
-
-def draw_picture(path: Path, draw: Callable[[], Picture]) -> None:
-    """Write what `draw` returns."""
-    with drawing(path):
-        save_png(draw(), path)
+        dataset, table = samples.dataset, samples.dataset.table
+        numbers = spread(len(dataset), _MAX_MASKS)
+        counts = read_all(lambda i: count_labels(dataset.mask(i), table.num_classes), numbers)
+        title = f"Labels of the {len(dataset)} training images"
+        if len(numbers) < len(dataset):
+            title += f", counted in {len(numbers)} of them"
+        figure = draw_label_shares(np.stack(counts), table, title)
+        figure.savefig(folder / "labels.png", dpi=100)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from sceneparse.runtime.distributed import any_process, share_buffers
 from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
 from sceneparse.training.loop import Forward, train_one_epoch
 from sceneparse.training.optim import Stepped, Stepper
-from sceneparse.training.pictures import Curves, draw_picture
+from sceneparse.training.pictures import Curves, drawing
 from sceneparse.training.position import Position, Record
 from sceneparse.training.start import Start
 from sceneparse.training.validation import Validated
@@ -193,7 +193,8 @@ def _validate(record: Record) -> Validated:
         log.picture("val", training.steps_done, found.picture)
         save_png(found.picture, training.folder / f"pictures/epoch-{position.epoch:04d}.png")
     if found.draw_worst is not None and found.score > position.best:
-        draw_picture(training.folder / "worst.png", found.draw_worst)
+        with drawing(training.folder / "worst.png"):
+            save_png(found.draw_worst(), training.folder / "worst.png")
     record.curves.draw(finished=training.finished)
     if training.finished and found.table:
         logger.info(found.table)

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
@@ -35,12 +34,7 @@ from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.pictures import draw_data
 from sceneparse.training.run import Training
 from sceneparse.training.sizes import validate_sizes
-from sceneparse.training.start import (
-    Start,
-    begin_run,
-    open_run,
-    warn_of_other_colors,
-)
+from sceneparse.training.start import Start, begin_run, open_run, warn_of_other_colors
 from sceneparse.training.validation import Validated, validate_segmentation
 
 logger = logging.getLogger(__name__)
@@ -75,14 +69,6 @@ def _training_samples(config: SegConfig, dataset: SegmentationDataset) -> Tensor
         ignore_index=dataset.table.ignore_index,
     )
     return TensorSamples(dataset, transform, config.seed)
-
-
-def _create_loader(
-    config: SegConfig, dataset: SegmentationDataset, sampler: EpochSampler
-) -> DataLoader[Any]:
-    data = config.data
-    samples = _training_samples(config, CACHES[data.cache](dataset))
-    return training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
 
 
 def _auto_class_weights(start: Start) -> str:
@@ -210,12 +196,13 @@ def _assemble(
     config: SegConfig, start: Start, train_set: SegmentationDataset, val_set: SegmentationDataset
 ) -> Training:
     """Build all parts of the run; raises InputError if they do not fit each other."""
-    settings, table = config.train, train_set.table
+    data, settings, table = config.data, config.train, train_set.table
     # First what depends on settings and data alone; weights, which may be large or far, come last.
     sampler = _create_sampler(config, train_set, start.process)
     loss = _loss_settings(config, train_set, start)
-    loader = _create_loader(config, train_set, sampler)
-    normalize = Normalization(config.data.mean, config.data.std)
+    samples = _training_samples(config, CACHES[data.cache](train_set))
+    loader = training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
+    normalize = Normalization(data.mean, data.std)
     validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
     model = _create_model(config, table.num_classes, start.compute)
     validate_sizes(
@@ -251,7 +238,7 @@ def _assemble(
             "model": model_arguments(config, table.num_classes),
             "classes": table.names,
             "colors": table.colors,
-            "data": config.data.model_dump(
+            "data": data.model_dump(
                 include={"dataset", "root", "val_split", "classes", "bit_depth", "resize"}
             ),
             "eval": _protocol_arguments(config),

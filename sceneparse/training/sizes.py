@@ -8,7 +8,6 @@ from operator import itemgetter
 import torch
 
 from sceneparse.data.datasets import SegmentationDataset, spread
-from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, reason_of
 from sceneparse.inference.protocols import Protocol
 from sceneparse.models.segmentation import SegmentationModel
@@ -51,6 +50,5 @@ def validate_sizes(
 
 def extreme_sizes(dataset: SegmentationDataset) -> list[tuple[int, int]]:
     """Return the sizes (H, W) of the lowest, narrowest, highest and widest of up to 500 images."""
-    chosen = spread(len(dataset), _MAX_IMAGES)
-    sizes = [image_size(dataset.pairs[index].image) for index in chosen]
+    sizes = dataset.sizes(spread(len(dataset), _MAX_IMAGES))
     return sorted({pick(sizes, key=itemgetter(axis)) for pick in (min, max) for axis in (0, 1)})

@@ -1,6 +1,5 @@
 """Validate networks of both tasks: the score, and the values, table and picture to log."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,18 +10,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sceneparse.data.datasets import SegmentationDataset, spread
+from sceneparse.data.labels import LabelTable
 from sceneparse.data.loader import Batch, batches
 from sceneparse.errors import Preempted
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.protocols import Protocol
 from sceneparse.metrics.confusion import ConfusionMatrix, mean_iou, scores_from_counts
 from sceneparse.models.segmentation import SegmentationNetwork
-from sceneparse.report.pictures import Example, ExampleCollector, Picture, example_grid
+from sceneparse.report.pictures import Picture, example_grid
 from sceneparse.report.run_pictures import worst_grid
 from sceneparse.report.tables import plain, score_table, scores_as_dict, totals_of, totals_table
-from sceneparse.runtime.distributed import Process, any_process, gather
+from sceneparse.runtime.distributed import Process, any_process
 from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.examples import KeptExamples
 from sceneparse.training.loop import MeanLoss, evaluate, evaluate_classifier
 
 _EXAMPLES = 4
@@ -43,34 +44,6 @@ class Validated:
     table: str = ""
     picture: Picture | None = None
     draw_worst: Callable[[], Picture] | None = None
-
-
-class _Worst:
-    """Keeps the images with the lowest mean IoU, from the batches and counts of an evaluation."""
-
-    def __init__(self, matrix: ConfusionMatrix, numbers: Sequence[int]) -> None:
-        self._matrix, self._numbers = matrix, iter(numbers)
-        self._kept: list[tuple[float, int, Example]] = []
-
-    def add(self, batch: Batch, labels: Tensor) -> None:
-        """Keep the images of a counted batch that are among the worst; `labels`: predicted."""
-        for index, name in enumerate(batch.names):
-            number = next(self._numbers)
-            score = float(mean_iou(*self._matrix.by_image[number].cpu().numpy()))
-            full = len(self._kept) == _EXAMPLES
-            if math.isnan(score) or (full and score >= self._kept[-1][0]):
-                continue
-            image = batch.images[index].permute(1, 2, 0).numpy()
-            truth, predicted = batch.targets[index].numpy(), labels[index].cpu().numpy()
-            self._keep([*self._kept, (score, number, Example(name, image, truth, predicted))])
-
-    def gather(self) -> list[tuple[float, Example]]:
-        """Return mean IoU and example of the worst images of all processes, the worst first."""
-        self._keep([kept for part in gather(self._kept) for kept in part])
-        return [(score, example) for score, _, example in self._kept]
-
-    def _keep(self, found: list[tuple[float, int, Example]]) -> None:
-        self._kept = sorted(found, key=lambda kept: kept[:2])[:_EXAMPLES]
 
 
 def until_stopped(
@@ -103,17 +76,20 @@ def validate_segmentation(  # noqa: PLR0913 - all it uses
     The loss is the cross entropy of the protocol's probabilities, with `class_weights` (K,).
     Raises Preempted on all processes after a signal.
     """
-    table, pairs, device = dataset.table, dataset.pairs, compute.device
-    collector = ExampleCollector({pairs[index].name for index in spread(len(pairs), _EXAMPLES)})
+    table, device = dataset.table, compute.device
+    some = spread(len(dataset), _EXAMPLES)
+    kept = KeptExamples(dataset, some, worst=_EXAMPLES, best=0)
     numbers = range(process.rank, len(dataset), process.world_size)
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
-    worst = _Worst(matrix, numbers)
+    remaining = iter(numbers)
     ones = torch.ones(table.num_classes, device=device)
     loss = MeanLoss(ones if class_weights is None else class_weights)
 
-    def after_batch(batch: Batch, labels: Tensor) -> None:
-        collector.add(batch, labels)
-        worst.add(batch, labels)
+    def after_batch(_: Batch, labels: Tensor) -> None:
+        for found in labels:
+            number = next(remaining)
+            counts = matrix.by_image[number].cpu().numpy()
+            kept.add(number, found, float(mean_iou(*counts)))
 
     evaluate(
         cast("SegmentationNetwork", model),
@@ -126,7 +102,10 @@ def validate_segmentation(  # noqa: PLR0913 - all it uses
         loss=loss,
     )
     scores = scores_from_counts(matrix.counts.cpu().numpy())
-    score, accuracy, examples = scores.mean_iou, scores.pixel_accuracy, worst.gather()
+    score, accuracy = scores.mean_iou, scores.pixel_accuracy
+    kept.gather()
+    examples = [kept.example(number) for number in some]
+    worst = kept.by_score()["Worst images"]
     named = scores_as_dict(scores, table.names, protocol.description)
     return Validated(
         score=score,
@@ -134,9 +113,13 @@ def validate_segmentation(  # noqa: PLR0913 - all it uses
         f"loss {loss.value:.3f}",
         values={"loss": plain(loss.value), **named},
         table=score_table(scores, table.names) + "\n\n" + totals_table(totals_of(scores), {}),
-        picture=example_grid(collector.examples, table.names, table.colors),
-        draw_worst=partial(worst_grid, examples, table) if examples else None,
+        picture=example_grid(examples, table.names, table.colors),
+        draw_worst=partial(_draw_worst, kept, worst, table) if worst else None,
     )
+
+
+def _draw_worst(kept: KeptExamples, numbers: Sequence[int], table: LabelTable) -> Picture:
+    return worst_grid([(kept.scores[k], kept.example(k)) for k in numbers], table)
 
 
 def validate_classifier(

@@ -81,8 +81,8 @@ def notes(
     if below and layout == "folder":
         text = f"{len(below)} images lie in sub-folders; results are named by their path"
         found.append(note(text, "nothing: masks lie in sub-folders of the same names", below))
-    for split, part in by_split(facts).items():
-        found += _look_alikes(split, part, split == training_split(list(summary["splits"])))
+    if trained := training_split(list(summary["splits"])):
+        found += _look_alikes(trained, by_split(facts)[trained])
     absent = absent_classes(_train_ids(next(iter(summary["splits"].values())), table), table)
     if absent and layout != "folder":
         text = f"no pixel of {len(absent)} of {table.num_classes} classes: {first_few(absent)}"
@@ -105,22 +105,18 @@ def _bit_depths(facts: Sequence[SampleFacts]) -> list[dict[str, Any]]:
     return [note(text, remedy if used > _BYTE else "save them with 8 bits", files)]
 
 
-def _look_alikes(split: str, facts: Sequence[SampleFacts], trained: bool) -> list[dict[str, Any]]:
+def _look_alikes(split: str, facts: Sequence[SampleFacts]) -> list[dict[str, Any]]:
     groups = similar_groups([f.fingerprint for f in facts])
     largest = max(groups, key=len)
     similar = sum(len(group) for group in groups if len(group) > 1)
-    if len(largest) == 1 or not trained:
+    if len(largest) == 1:
         return []
-    files = [facts[i].pair.image for i in largest]
-    if len(largest) >= len(facts) / 2:
-        return [
-            note(
-                f"{split}: {len(largest)} of {len(facts)} images look alike: a fixed camera or a "
-                "video? The network will know this view well and others badly",
-                "add images of other places, or keep one of each: sceneparse convert ... "
-                "--near-duplicates drop",
-                files,
-            )
-        ]
     text = f"{split}: {similar} of {len(facts)} images look like another one of the split"
-    return [note(text, "keep one of each: sceneparse convert ... --near-duplicates drop", files)]
+    remedy = "keep one of each: sceneparse convert ... --near-duplicates drop"
+    if len(largest) >= len(facts) / 2:
+        text = (
+            f"{split}: {len(largest)} of {len(facts)} images look alike: a fixed camera or a "
+            "video? The network will know this view well and others badly"
+        )
+        remedy = f"add images of other places, or {remedy}"
+    return [note(text, remedy, [facts[i].pair.image for i in largest])]

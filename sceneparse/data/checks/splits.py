@@ -28,7 +28,7 @@ class SplitPlan:
 
 def plan_splits(
     images: Sequence[Path],
-    fingerprints: Sequence[Fingerprint] | None,
+    fingerprints: Sequence[Fingerprint],
     shares: Mapping[str, float],
     seed: int,
     near_duplicates: str,
@@ -43,7 +43,7 @@ def plan_splits(
       names (which is time for videos), becomes one block per split, in the order of `shares`, and
       its blocks fill what the splits lack.
     - drop: an image that looks like one that stays is dropped, in natural order of names.
-    - keep: look-alikes are ignored. Only this, or a single split, works without `fingerprints`.
+    - keep: look-alikes are ignored, and no `fingerprints` are needed, as for a single split.
 
     Raises InputError for fewer images than splits.
     """
@@ -55,18 +55,12 @@ def plan_splits(
     order = sorted(range(len(images)), key=lambda i: images[i].as_posix())
     groups = [[i] for i in order]
     if near_duplicates == "together" and len(shares) > 1:
-        similar = similar_groups([_given(fingerprints)[i] for i in order])
+        similar = similar_groups([fingerprints[i] for i in order])
         groups = [[order[i] for i in group] for group in similar]
     names = [image.as_posix() for image in images]
     cut, split_at = _assign(groups, names, shares, seed)
     split_of = {images[i]: split_at[i] for group in groups for i in group}
     return SplitPlan(split_of, notes=_notes(images, groups, cut, split_at))
-
-
-def _given(fingerprints: Sequence[Fingerprint] | None) -> Sequence[Fingerprint]:
-    if fingerprints is None:
-        raise ValueError("look-alikes cannot be found without fingerprints")
-    return fingerprints
 
 
 def _require_images(count: int, shares: Mapping[str, float], why: str = "") -> None:
@@ -79,17 +73,17 @@ def _require_images(count: int, shares: Mapping[str, float], why: str = "") -> N
 
 def _plan_without_look_alikes(
     images: Sequence[Path],
-    fingerprints: Sequence[Fingerprint] | None,
+    fingerprints: Sequence[Fingerprint],
     shares: Mapping[str, float],
     seed: int,
 ) -> SplitPlan:
     order = sorted(range(len(images)), key=lambda i: natural_order(images[i].as_posix()))
-    kept = [images[order[i]] for i in distinct([_given(fingerprints)[i] for i in order])]
+    kept = [images[order[i]] for i in distinct([fingerprints[i] for i in order])]
     chosen = set(kept)
     dropped = [images[i] for i in order if images[i] not in chosen]
     why = f" (of {len(images)}: the others look like them and were dropped)" if dropped else ""
     _require_images(len(kept), shares, why)
-    plan = plan_splits(kept, None, shares, seed, "keep")
+    plan = plan_splits(kept, (), shares, seed, "keep")
     notes = [f"{len(dropped)} of {len(images)} images are dropped: each looks like one that stays"]
     return SplitPlan(plan.split_of, dropped, notes if dropped else [])
 
