@@ -235,6 +235,8 @@ def test_folders_are_found_and_paired(
         ("images/{}", "annotations/{}"),
         ("{}", "{}annot"),
         ("{}_img", "{}_masks"),
+        ("img_dir/{}", "ann_dir/{}"),
+        ("seg_data/{}/rgb", "seg_data/{}/semantic"),
     ],
 )
 def test_splits_of_folders_are_kept(images: str, masks: str, tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.data.pairing import Pair, find_images, pair_folders
 from sceneparse.errors import InputError, first_few
 
-_MASKS = r"masks?|labels?|labell?ed|annot(?:ation)?s?|ground[_ -]?truths?|gts?|seg(?:mentation)?s?"
+_MASKS = (
+    r"masks?|labels?|labell?ed|ann(?:ot(?:ation)?)?s?|ground[_ -]?truths?|gts?|seg(?:mentation)?s?"
+    r"|semantics?|targets?|trimaps?"
+)
 _IMAGES = r"images?|imgs?|photos?|pictures?|pics?|rgb|inputs?|jpegimages|raw"
 # A word at the start or end of a folder's name, apart from the rest; long ones also glued to it.
 _MASK_WORD = re.compile(
