@@ -207,6 +207,8 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "ground truth": ("photos/{}.jpg", "GT/{}_gt.png"),
     "sub-folders": ("images/north/{}.jpg", "labels/north/{}.png"),
     "in a labelled folder": ("seg_data/images/{}.jpg", "seg_data/masks/{}.png"),
+    "images of a kind": ("original_images/{}.jpg", "label_images_semantic/{}.png"),
+    "unnamed images": ("aerial/{}.jpg", "masks/{}.png"),
     "deeper masks": ("images/{}.jpg", "annotations/trimaps/{}.png"),
     "any name": ("pictures of today/{}.jpeg", "my_labels/{}.png"),
 }

@@ -91,17 +91,18 @@ def _folders(source: Path, images: Path | None) -> Iterator[tuple[Path, Path, Ke
     others = [folder for folder in holding if _mask_root(folder) is None]
     for root in roots:
         key = _key(root)
+        inner = _common([folder for folder in holding if _mask_root(folder) == root])
+        nested = all(_key(other) != _key(inner) for other in others)  # annotations/trimaps
         above = {folder for other in others for folder in (other, *other.parents)}
         fitting = sorted((f for f in above if _key(f) == key), key=lambda f: len(f.parts))
-        if not fitting and len(roots) == 1 and others:
+        is_sure = fitting and (fitting[-1] in others or not nested)
+        if not is_sure and len(roots) == 1 and others:
             fitting = [_common(others)]
         if not fitting:
             raise InputError(
                 f"no folder of images belongs to the masks in {source / root}; give it with "
                 "--images, or name both alike, e.g. images/train and masks/train"
             )
-        inner = _common([folder for folder in holding if _mask_root(folder) == root])
-        nested = all(_key(other) != _key(inner) for other in others)  # annotations/trimaps
         yield source / fitting[-1], source / (inner if nested else root), key
 
 
