@@ -556,13 +556,13 @@ def test_tiles_are_scaled_as_the_whole_image_would_be(monkeypatch: pytest.Monkey
     predictor = pointwise_predictor()
     predictor.protocol = create_protocol("spnet", crop=(8, 8), base=60, scales=[0.5, 1.0])
     shown: list[tuple[int, ...]] = []
-    resize = protocols._resize_images
+    rescale = protocols.rescale_images
 
-    def look(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        shown.append((*images.shape[2:], *size))
-        return resize(images, size)
+    def look(images: torch.Tensor, sizes: list[tuple[int, int]], *settings: Any) -> Any:
+        shown.extend((*images.shape[2:], *size) for size in sizes)
+        return rescale(images, sizes, *settings)
 
-    monkeypatch.setattr(protocols, "_resize_images", look)
+    monkeypatch.setattr(protocols, "rescale_images", look)
     monkeypatch.setattr(predictor_module, "MAX_WHOLE", 5000)
     monkeypatch.setattr(predictor_module, "TILE", 40)
     monkeypatch.setattr(predictor_module, "MARGIN", 8)

@@ -7,25 +7,27 @@ prediction differ only in the protocol they are given, and print it beside the s
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sceneparse.data.resizing import Side, resize_image
+from sceneparse.data.resizing import Side
 from sceneparse.errors import InputError, NumericalError, unknown_name
+from sceneparse.inference.rescaling import Normalize, Rescale, rescale_images
 from sceneparse.inference.scores import PixelScores, View, Window
-from sceneparse.inference.windows import WEIGHTINGS, Span, place_windows
+from sceneparse.inference.windows import (
+    WEIGHTINGS,
+    Span,
+    place_windows,
+    two_thirds,
+    two_thirds_of_mmseg,
+)
 from sceneparse.models.segmentation import SegmentationNetwork
 
-Normalize = Callable[[Tensor], Tensor]
 Infer = Callable[[SegmentationNetwork, Tensor, Normalize], PixelScores]
 # Pixels in one pass of the network: bounds its memory, and fills the device.
 _PIXELS_IN_A_PASS = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
@@ -33,20 +35,6 @@ _PIXELS_IN_A_PASS = {"cpu": 768 * 768, "cuda": 16 * 768 * 768}
 _MMSEG_MAX_SIDE = 2048
 _MAX_SIDE = 65_535
 _MAX_SCALE = 16
-
-
-def two_thirds(crop: int) -> int:
-    """Return two thirds of a window's size, rounded up."""
-    return math.ceil(crop * 2 / 3)
-
-
-def two_thirds_of_mmseg(crop: int) -> int:
-    """Return the stride that mmsegmentation's configurations have for a window's size.
-
-    They round down, e.g. 426 for 640, but sizes of a multiple of eight plus one (769) keep the one.
-    """
-    aligned = int(crop % 8 == 1)
-    return (crop - aligned) * 2 // 3 + aligned
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,7 @@ class Protocol:
     average: Literal["softmax", "logits"] = "softmax"
     weighting: str = "uniform"
     padding: Literal["align", "after", "around", "none"] = "none"
-    rescale: Literal["float", "uint8", "training"] = "float"
+    rescale: Rescale = "float"
     stride_of: Callable[[int], int] = two_thirds
 
     @property
@@ -119,12 +107,7 @@ class Protocol:
         """
         height, width = images.shape[-2:]
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
-        if self.rescale != "float":
-            resize = _resize_by_opencv if self.rescale == "uint8" else resize_image
-            scaled = (normalize(_resize_pixels(images, size, resize)) for size in sizes)
-        else:
-            normalized = normalize(images)
-            scaled = (_resize_images(normalized, size) for size in sizes)
+        scaled = rescale_images(images, sizes, self.rescale, normalize)
         views = [view for images in scaled for view in self._views(model, images)]
         return PixelScores(views, (height, width), self.average)
 
@@ -228,32 +211,6 @@ class Protocol:
 def _extend(spans: list[Span], extra: int) -> list[Span]:
     """Extend windows by pixels without a share in the scores."""
     return [replace(span, shares=F.pad(span.shares, (0, extra))) for span in spans]
-
-
-def _resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if images.shape[-2:] == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-
-
-def _resize_by_opencv(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize as mmcv.imrescale does."""
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _resize_pixels(
-    images: Tensor,
-    size: tuple[int, int],
-    resize: Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[Any]],
-) -> Tensor:
-    """Resize uint8 images (B, 3, H, W) to whole numbers, each by `resize`."""
-    if images.shape[-2:] == size:
-        return images
-    if images.dtype != torch.uint8:
-        raise InputError("this protocol rescales pixels: give uint8 images and a normalisation")
-    pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
-    resized = np.stack([resize(image, size) for image in pixels])
-    return torch.from_numpy(resized).permute(0, 3, 1, 2).to(images.device)
 
 
 def _run(model: SegmentationNetwork, parts: Sequence[tuple[Tensor, bool]]) -> Iterator[Tensor]:

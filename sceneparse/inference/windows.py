@@ -28,6 +28,20 @@ class Span:
         return Span(size - self.start - len(self), self.shares.flip(0))
 
 
+def two_thirds(crop: int) -> int:
+    """Return two thirds of a window's size, rounded up."""
+    return math.ceil(crop * 2 / 3)
+
+
+def two_thirds_of_mmseg(crop: int) -> int:
+    """Return the stride that mmsegmentation's configurations have for a window's size.
+
+    They round down, e.g. 426 for 640, but sizes of a multiple of eight plus one (769) keep the one.
+    """
+    aligned = int(crop % 8 == 1)
+    return (crop - aligned) * 2 // 3 + aligned
+
+
 def place_windows(size: int, crop: int, stride: int, weighting: str = "uniform") -> list[Span]:
     """Place the fewest windows of `crop` pixels over `size` >= crop, at most `stride` apart.
 

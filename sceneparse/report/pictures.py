@@ -16,6 +16,8 @@ from sceneparse.data.labels.palette import is_background
 
 Picture = NDArray[np.uint8]
 _MARGIN = 8
+# Of the pictures in a grid.
+_WIDTH = 360
 _TEXT_SIZE = 15
 _LINE = _TEXT_SIZE + 9
 _INK = (30, 30, 30)
@@ -151,11 +153,11 @@ def save_labels(
 
 
 def example_grid(
-    examples: Sequence[Example], names: Sequence[str], colors: Sequence[Color], width: int = 360
+    examples: Sequence[Example], names: Sequence[str], colors: Sequence[Color]
 ) -> Picture:
     """Draw a row per example (image, truth, prediction, errors) above a legend of its classes."""
-    total_width = 4 * (width + _MARGIN) + _MARGIN
-    rows = [_draw_row(example, colors, width) for example in examples]
+    total_width = 4 * (_WIDTH + _MARGIN) + _MARGIN
+    rows = [_draw_row(example, colors) for example in examples]
     seen = {int(i) for e in examples for i in (*np.unique(e.truth), *np.unique(e.prediction))}
     shown = sorted(index for index in seen if index < len(names))
     legend = Image.fromarray(_draw_legend([(names[i], colors[i]) for i in shown], total_width))
@@ -163,7 +165,7 @@ def example_grid(
     canvas = Image.new("RGB", (total_width, height + legend.height), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT_SIZE)
     for column, title in enumerate(("image", "truth", "prediction", "wrong pixels")):
-        draw.text((_MARGIN + column * (width + _MARGIN), 5), title, fill=_INK, font=font)
+        draw.text((_MARGIN + column * (_WIDTH + _MARGIN), 5), title, fill=_INK, font=font)
     top = _LINE
     for row in rows:
         canvas.paste(row, (_MARGIN, top))
@@ -172,7 +174,7 @@ def example_grid(
     return np.asarray(canvas)
 
 
-def _draw_row(example: Example, colors: Sequence[Color], width: int) -> Image.Image:
+def _draw_row(example: Example, colors: Sequence[Color]) -> Image.Image:
     wrong = example.errors(len(colors))[..., None]
     pictures = (
         example.image,
@@ -180,12 +182,12 @@ def _draw_row(example: Example, colors: Sequence[Color], width: int) -> Image.Im
         colorize(example.prediction, colors),
         np.where(wrong, RED, example.image // 3 + 160).astype(np.uint8),
     )
-    height = max(round(example.image.shape[0] * width / example.image.shape[1]), 1)
-    row = Image.new("RGB", (4 * width + 3 * _MARGIN, height), "white")
+    height = max(round(example.image.shape[0] * _WIDTH / example.image.shape[1]), 1)
+    row = Image.new("RGB", (4 * _WIDTH + 3 * _MARGIN, height), "white")
     for column, picture in enumerate(pictures):
         kind = Image.Resampling.NEAREST if column else Image.Resampling.BILINEAR
-        small = Image.fromarray(picture).resize((width, height), kind)
-        row.paste(small, (column * (width + _MARGIN), 0))
+        small = Image.fromarray(picture).resize((_WIDTH, height), kind)
+        row.paste(small, (column * (_WIDTH + _MARGIN), 0))
     return row
 
 

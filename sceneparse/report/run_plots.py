@@ -1,6 +1,5 @@
 """Plots of a training run: its curves, and the labels of its images."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,12 +30,12 @@ def draw_curves(records: Sequence[Mapping[str, Any]], steps_per_epoch: int) -> F
     loss.plot(epochs, losses, color="tab:blue", alpha=0.35, linewidth=1, label="training, each log")
     means = _means_by_epoch(training)
     loss.plot(*means, color="tab:blue", marker=".", label="training, mean of the epoch")
-    colors = itertools.count(1)
-    for name in dict.fromkeys(key for record in tested for key in record if _is_loss(key)):
-        tested_epochs = [record["epoch"] for record in tested]
+    tested_epochs = [record["epoch"] for record in tested]
+    names = dict.fromkeys(key for record in tested for key in record if key.endswith("loss"))
+    for number, name in enumerate(names, 1):
         values = np.array([record.get(name) for record in tested], dtype=float)
         label = "validation, cross entropy" if name == "loss" else name.replace("_", " ")
-        loss.plot(tested_epochs, values, color=f"C{next(colors)}", marker="o", label=label)
+        loss.plot(tested_epochs, values, color=f"C{number}", marker="o", label=label)
     loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
     loss.legend()
@@ -51,10 +50,6 @@ def draw_curves(records: Sequence[Mapping[str, Any]], steps_per_epoch: int) -> F
     for axes in (loss, score, rate):
         axes.grid(alpha=0.3)
     return figure
-
-
-def _is_loss(key: str) -> bool:
-    return key == "loss" or key.endswith("_loss")
 
 
 def _means_by_epoch(training: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
