@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from sceneparse.data.checks.duplicates import (
     similar_groups,
 )
 from sceneparse.data.checks.splits import NEAR_DUPLICATES, SplitPlan, natural_order, plan_splits
+from sceneparse.data.formats.shared.source import ImageFinder
 from sceneparse.errors import InputError
 from tests.conversion import HEIGHT, WIDTH, classes_of, convert, masks_of, save_images
 from tests.test_format_coco import TRIANGLE, annotate, drawn, write_coco
@@ -351,3 +352,19 @@ def test_no_file_of_others_stops_the_recognition(
         assert convert(place, tmp_path / "out") == 2
         (text,) = capsys.readouterr().err.splitlines()
         assert "of no known format" in text or "does not exist" in text or "not UTF-8" in text
+
+
+def test_the_surest_of_several_images_is_found(tmp_path: Path) -> None:
+    """The whole path before the name alone, and a name with suffix before one without."""
+    save_images(tmp_path, ["a.png", "x/a.png", "x/b.png", "y/b.png", "c.png", "c.png.jpg"])
+    finder = ImageFinder(tmp_path)
+    for name, found in {
+        "a.png": "a.png",
+        "a": "a.png",
+        "x\\a": "x/a.png",
+        "c.png": "c.png",
+    }.items():
+        assert finder.find(name, "annotation") == tmp_path / found
+    assert finder.find("b.png", "annotation", PurePath("y")) == tmp_path / "y/b.png"
+    with pytest.raises(InputError, match=r"annotation: image 'b' may be .*x/b.png, .*y/b.png"):
+        finder.find("b", "annotation")

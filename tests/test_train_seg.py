@@ -51,8 +51,8 @@ def test_train_and_evaluate(tiny: list[str], capsys: pytest.CaptureFixture[str])
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "train"] == [3, 6]
     rates = [record["lr"] for record in records if record["kind"] == "train"]
-    # the schedule after steps 3 and 6 of 6
-    assert rates == pytest.approx([0.05 * 0.5**0.9, 0.0])
+    # what the third and the last of six steps used
+    assert rates == pytest.approx([0.05 * (1 - 2 / 6) ** 0.9, 0.05 * (1 - 5 / 6) ** 0.9])
     final = next(record for record in records if record["kind"] == "val" and record["epoch"] == 2)
 
     capsys.readouterr()

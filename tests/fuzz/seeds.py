@@ -76,7 +76,7 @@ def masks() -> list[bytes]:
     palette.putpalette(bytes(range(0, 150, 10)))
     return [
         *(encoded(grey, kind) for kind in ("PNG", "BMP", "GIF", "TIFF", "PPM")),
-        encoded(palette, "PNG", transparency=bytes([0, 9, 255])),
+        encoded(palette, "PNG", transparency=bytes([0, 255, 255])),
         encoded(palette, "PNG", bits=4),
         encoded(grey.point(lambda x: x * 60), "PNG", bits=2),
         encoded(palette, "TIFF", compression="tiff_lzw"),
@@ -189,7 +189,12 @@ COCO = {
     "annotations": [
         {"image_id": 0, "category_id": 1, "area": 9.5, "segmentation": [[1.0, 1, 5, 1, 5, 5]]},
         {"image_id": 0, "category_id": 7, "area": 4, "segmentation": {"counts": [3, 2, 43]}},
-        {"image_id": 0, "category_id": 7, "area": 2, "segmentation": {"counts": "32[1", "size": 1}},
+        {
+            "image_id": 0,
+            "category_id": 7,
+            "area": 2,
+            "segmentation": {"counts": "32[1", "size": [6, 8]},
+        },
     ],
 }
 PANOPTIC = {

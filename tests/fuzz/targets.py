@@ -155,11 +155,12 @@ def fuzz_annotations(kind: str, name: str) -> Callable[[bytes], None]:
         if kind == "pairs":
             given = {}
         elif kind == "colors":
-            given["classes"] = place / "classes.csv"
+            Image.new("RGB", (8, 6), (1, 2, 3)).save(place / "ann/a.png")
+            given = {"images": place / "x", "classes": place / "classes.csv"}
         with suppress(Explained):
             find_format(place)
-        in_folder = kind in {"colors", "supervisely", "yolo"}
-        source = FORMATS[kind].read(place if in_folder else place / name, given)
+        inputs = {"colors": place / "ann", "supervisely": place, "yolo": place}
+        source = FORMATS[kind].read(inputs.get(kind, place / name), given)
         for item in source.items[:20]:
             item.mask()
 

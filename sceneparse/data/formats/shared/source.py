@@ -75,14 +75,17 @@ class ImageFinder:
         self.folder = folder
 
     @cached_property
-    def _by_name(self) -> dict[str, list[Path]]:
-        """All images by their names and paths below the folder, with and without suffix, in NFC."""
-        found: dict[str, list[Path]] = defaultdict(list)
+    def _by_name(self) -> dict[str, dict[Path, int]]:
+        """All images by whole path, path without suffix, name, and name without suffix, in NFC.
+
+        The number tells in which of these ways an image has a name; the smallest is the surest.
+        """
+        found: dict[str, dict[Path, int]] = defaultdict(dict)
         for path in find_images(self.folder)[0]:
             below = unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix())
             bare = below.removesuffix(path.suffix)
-            for key in {below, _last(below), bare, _last(bare)}:
-                found[key].append(path)
+            for way, key in enumerate((below, bare, _last(below), _last(bare))):
+                found[key].setdefault(path, way)
         return found
 
     def find(self, name: str, source: object, beside: PurePath | None = None) -> Path:
@@ -103,7 +106,7 @@ class ImageFinder:
         if beside is not None:
             ends = [_below(beside, text), *(_below(beside, end) for end in ends), *ends]
         for end in ends:
-            paths = self._nearest(self._by_name.get(end, []), beside)
+            paths = self._candidates(end, beside)
             if len(paths) > 1:
                 raise InputError(
                     f"{source}: image '{name}' may be {first_few(paths)}; give a folder that holds "
@@ -118,20 +121,19 @@ class ImageFinder:
     def find_stem(self, stem: str, beside: PurePath) -> Path | None:
         """Return the one image of this name without suffix: in the folder `beside`, or anywhere."""
         for name in (_below(beside, stem), stem):
-            paths = self._nearest(self._by_name.get(unicodedata.normalize("NFC", name), []), beside)
+            paths = self._candidates(unicodedata.normalize("NFC", name), beside)
             if len(paths) == 1:
                 return paths[0]
         return None
 
-    def _nearest(self, paths: Sequence[Path], beside: PurePath | None) -> Sequence[Path]:
-        """Return the paths that share the most folders with `beside`."""
-        if beside is None or len(paths) < 2:
-            return paths
-        shared = [
-            len(posixpath.commonprefix([path.relative_to(self.folder).parts, beside.parts]))
-            for path in paths
-        ]
-        return [path for path, n in zip(paths, shared, strict=True) if n == max(shared)]
+    def _candidates(self, name: str, beside: PurePath | None) -> Sequence[Path]:
+        """Return the images of a name: those nearest to `beside`, of these the surest."""
+        ways, parts = self._by_name.get(name, {}), () if beside is None else beside.parts
+        ranks = {
+            path: (-len(posixpath.commonprefix([path.relative_to(self.folder).parts, parts])), way)
+            for path, way in ways.items()
+        }
+        return [path for path, rank in ranks.items() if rank == min(ranks.values())]
 
     def find_stored(self, name: str) -> Path | None:
         """Return the one image that a web server stores by this name.
