@@ -175,8 +175,10 @@ def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: 
     counts = Counter(plan.split_of.values())
     sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"images       {len(plan.split_of)} ({sizes})")
-    total, wide = max(int(pixels.sum()), 1), max(len(name) for name in source.classes)
-    for k, (name, count) in enumerate(zip(source.classes, pixels.tolist(), strict=True)):
+    numbers = [*range(len(source.classes)), source.ignore_index]
+    names = [*source.classes, "(ignored)"]
+    total, wide = max(int(pixels.sum()), 1), max(map(len, names))
+    for k, name, count in zip(numbers, names, pixels.tolist(), strict=True):
         head = "classes" if k == 0 else ""
         print(f"{head:<12} {k:>3} {name:<{wide}} {count:>13,} px {100 * count / total:7.3f}%")
     if plan.dropped:

@@ -31,23 +31,24 @@ def write_folders(
     link: bool,
     after_item: Callable[[], None],
 ) -> NDArray[np.int64]:
-    """Write TARGET/SPLIT/images and labels, classes.txt and colors.txt; return pixels per class.
+    """Write TARGET/SPLIT/images and labels, classes.txt and colors.txt.
 
-    Images are copied as they are, or linked. `split_of` gives the split of each image; images
+    Returns the pixels per class, and last those that are ignored (K + 1,). Images are copied as they are, or linked. `split_of` gives the split of each image; images
     without one are skipped. All is written beside the target and renamed when whole. Raises
     InputError for a mask that does not fit its image, and OSError if a file cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    counts = np.zeros(len(source.classes), np.int64)
+    counts = np.zeros(len(source.classes) + 1, np.int64)
     try:
         for item in source.items:
             if item.image in split_of:
                 mask = _draw_checked(item, source)
-                counts += count_labels(mask, len(source.classes))
+                known = count_labels(mask, len(source.classes))
+                counts += np.append(known, mask.size - known.sum())
                 _write_item(item, mask, partial / split_of[item.image], link=link)
                 after_item()
-        _require_content(counts, source)
+        _require_content(counts[:-1], source)
         (partial / "classes.txt").write_text("".join(f"{n}\n" for n in source.classes), "utf-8")
         colors = source.colors or palette(source.classes)
         (partial / "colors.txt").write_text(
