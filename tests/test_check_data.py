@@ -276,11 +276,12 @@ def test_files_that_surprise_are_noted_with_a_remedy(tmp_path: Path) -> None:
         alpha = picture.convert("RGBA")
         alpha.putpixel((3, 3), (9, 9, 9, 0))
         alpha.save(images[0])
-    with Image.open(images[1]) as picture:
-        exif = picture.getexif()
-        exif[274] = 3  # upside down
-        picture.save(images[1].with_suffix(".jpg"), exif=exif)
-        images[1].unlink()
+    for path, orientation in ((images[1], 3), (images[3], 0)):  # upside down; unknown
+        with Image.open(path) as picture:
+            exif = picture.getexif()
+            exif[274] = orientation
+            picture.save(path.with_suffix(".jpg"), exif=exif)
+        path.unlink()
     for path in (images[2], masks[2]):
         path.rename(path.with_name("cafe\u0301.png"))  # as macOS stores it
     assert check(root) == 0

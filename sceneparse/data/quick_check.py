@@ -21,10 +21,7 @@ def check_samples(
     `layout` is the name of the dataset. Raises InputError with the first problems.
     """
     found = set[int]().union(*read_all(lambda i: np.unique(dataset[i][1]).tolist(), indices))
-    reason = why_useless(found, dataset.table) or why_foreign(
-        found, dataset.table, layout, len(indices)
-    )
-    if reason is not None:
+    if reason := why_unusable(found, dataset.table, layout, len(indices)):
         raise InputError(f"{dataset.pairs[0].mask.parent}: {reason}")
     return found
 
@@ -39,8 +36,12 @@ def require_labels(dataset: SegmentationDataset, remedy: str) -> None:
         )
 
 
-def why_useless(found: Set[int], table: LabelTable) -> str | None:
-    """Return why masks with only the train ids `found` cannot be trained on; None if they can."""
+def why_unusable(found: Set[int], table: LabelTable, layout: str, count: int) -> str | None:
+    """Return why `count` masks of the train ids `found` cannot be trained on; None if they can.
+
+    Masks that seem not to be of the public dataset `layout` cannot: those of someone's own classes
+    hold 0, 1, 2, ..., of a public table only the first few ids.
+    """
     ignore = table.ignore_index
     if found <= {ignore}:
         return "every pixel of the masks is ignored; nothing to learn"
@@ -49,17 +50,9 @@ def why_useless(found: Set[int], table: LabelTable) -> str | None:
             f"the masks hold only 0 and {ignore}, and {ignore} means ignore; "
             "if it is the second class, store it as 1"
         )
-    return None
-
-
-def why_foreign(found: Set[int], table: LabelTable, layout: str, count: int) -> str | None:
-    """Return why `count` masks seem not to be of the public dataset `layout`; None if they may be.
-
-    Masks of someone's own classes hold 0, 1, 2, ...: of a public table only the first few ids.
-    """
-    classes = sorted(found - {table.ignore_index})
+    classes = sorted(found - {ignore})
     few = len(classes) <= table.num_classes / 2 and classes == list(range(len(classes)))
-    if layout == "folder" or count < _MIN_MASKS or not few or not classes:
+    if layout == "folder" or count < _MIN_MASKS or not few:
         return None
     return (
         f"{count} masks hold only the first {len(classes)} of the {table.num_classes} classes of "

@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -132,8 +131,7 @@ def _try_sizes(name: str, output_stride: int) -> _Needs:
         for multiple in _MULTIPLES:
             reason = _try_multiple(features, multiple, output_stride)
             if not reason:
-                smallest = _smallest(features, multiple)
-                return _Needs(options, multiple, smallest)
+                return _Needs(options, multiple, _smallest(features, multiple))
     features = _create_features(name, output_stride).eval()
     own = (timm.get_pretrained_cfg_value(name, "input_size") or _USUAL_INPUT)[1]
     if not _try_multiple(features, own, output_stride):
@@ -186,7 +184,7 @@ def _try_size(
 
 
 def _create_features(
-    name: str, output_stride: int, options: Mapping[str, Any] = MappingProxyType({})
+    name: str, output_stride: int, options: Mapping[str, Any] = _OPTIONS[0]
 ) -> nn.Module:
     # Not all models know the argument; without it nearly all have 32.
     strides: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}

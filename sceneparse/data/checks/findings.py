@@ -8,7 +8,7 @@ from sceneparse.data.checks.duplicates import similar_groups
 from sceneparse.data.checks.full import SampleFacts, by_split
 from sceneparse.data.checks.traits import TRAITS
 from sceneparse.data.labels import LabelTable
-from sceneparse.data.quick_check import absent_classes, describe_absent, why_foreign, why_useless
+from sceneparse.data.quick_check import absent_classes, describe_absent, why_unusable
 from sceneparse.errors import first_few
 
 # Splits of these names are not trained on.
@@ -33,10 +33,7 @@ def class_problems(summary: Mapping[str, Any], table: LabelTable, layout: str) -
     problems, useless = [], set()
     for split, facts in splits.items():
         usable = facts["usable"]
-        reason = why_useless(found[split], table) or why_foreign(
-            found[split], table, layout, usable
-        )
-        if usable and reason:
+        if usable and (reason := why_unusable(found[split], table, layout, usable)):
             problems.append(f"{split}: {reason}")
             useless.add(split)
     trained = training_split(list(splits))

@@ -31,7 +31,7 @@ def traits_of(pair: Pair) -> frozenset[str]:
     try:
         with open_image(pair.image) as image, open_image(pair.mask) as mask:
             found = {
-                "turned": _orientation(image) != 1,
+                "turned": _is_turned(image),
                 "transparent": _is_transparent(image),
                 "transparent mask": mask.mode in {"RGBA", "LA", "PA"} and _is_transparent(mask),
                 "lossy mask": mask.format in {"JPEG", "MPO"},
@@ -84,10 +84,11 @@ def _describe_colors(pixels: NDArray[np.uint8]) -> str:
     )
 
 
-def _orientation(image: Image.Image) -> int:
+def _is_turned(image: Image.Image) -> bool:
     # Pillow would decode all pixels of a PNG to find EXIF data behind them.
     known = image.format != "PNG" or "exif" in image.info
-    return int(image.getexif().get(Tag.Orientation, 1)) if known else 1
+    # Some cameras write 0: unknown.
+    return known and image.getexif().get(Tag.Orientation) in range(2, 9)
 
 
 def _is_transparent(image: Image.Image) -> bool:
