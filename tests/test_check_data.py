@@ -254,7 +254,7 @@ def test_classes_without_a_training_pixel_are_a_problem(
     assert "remove their lines from classes.txt" in line
     assert "('val' shows person)" in line
     assert check(root, "--splits", "val") == 0  # held-out images alone need not show all
-    (root / "classes.txt").write_text("floor\nrobot\nbackground\n")
+    (root / "classes.txt").write_text("floor\nrobot\nVoid\n")
     assert check(root) == 0
 
 

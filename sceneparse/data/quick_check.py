@@ -6,6 +6,7 @@ import numpy as np
 
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.data.labels import LabelTable
+from sceneparse.data.labels.palette import is_background
 from sceneparse.data.reading import read_all
 from sceneparse.errors import InputError, first_few
 
@@ -63,8 +64,8 @@ def why_unusable(found: Set[int], table: LabelTable, layout: str, count: int) ->
 
 def absent_classes(found: Set[int], table: LabelTable) -> list[str]:
     """Return the names of classes that are not among the train ids `found`, but for background."""
-    absent = [name for k, name in enumerate(table.names) if k not in found]
-    return [name for name in absent if name.strip("_ ").casefold() != "background"]
+    names = enumerate(table.names)
+    return [name for k, name in names if k not in found and not is_background(name)]
 
 
 def describe_absent(absent: Sequence[str], table: LabelTable, where: str) -> str:

@@ -51,11 +51,10 @@ def _train_ids(facts: Mapping[str, Any], table: LabelTable) -> set[int]:
 
 
 def _elsewhere(absent: Sequence[str], found: Mapping[str, set[int]], table: LabelTable) -> str:
-    shown = {
-        split: [name for name in absent if table.names.index(name) in ids]
-        for split, ids in found.items()
-    }
-    parts = [f"'{split}' shows {first_few(names)}" for split, names in shown.items() if names]
+    parts = []
+    for split, ids in found.items():
+        if names := [name for name in absent if table.names.index(name) in ids]:
+            parts.append(f"'{split}' shows {first_few(names)}")
     return f" ({'; '.join(parts)})" if parts else ""
 
 
