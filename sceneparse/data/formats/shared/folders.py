@@ -33,9 +33,10 @@ def write_folders(
 ) -> NDArray[np.int64]:
     """Write TARGET/SPLIT/images and labels, classes.txt and colors.txt.
 
-    Returns the pixels per class, and last those that are ignored (K + 1,). Images are copied as they are, or linked. `split_of` gives the split of each image; images
-    without one are skipped. All is written beside the target and renamed when whole. Raises
-    InputError for a mask that does not fit its image, and OSError if a file cannot be written.
+    Returns the pixels per class, and last those that are ignored (K + 1,). Images are copied as
+    they are, or linked. `split_of` gives the split of each image; images without one are skipped.
+    All is written beside the target and renamed when whole. Raises InputError for a mask that does
+    not fit its image, and OSError if a file cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
