@@ -194,8 +194,20 @@ def test_mask_of_0_and_255_is_recognised(
 
 
 def test_unreadable_layout_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(tmp_path) == 2
-    assert "classes.txt" in capsys.readouterr().err
+    def error() -> str:
+        assert check(tmp_path) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    convert = f"sceneparse convert {tmp_path} NEW_FOLDER"
+    line = error()
+    assert "classes.txt is missing" in line
+    assert convert in line
+    (tmp_path / "classes.txt").write_text("floor\nrobot\n")
+    (tmp_path / "images").mkdir()
+    assert convert in error()
+    (tmp_path / "training/images").mkdir(parents=True)
+    assert "there are training; expected train/images" in error()
 
 
 def small_set(root: Path, train: int = 6, classes: str = "floor\nrobot\n") -> Path:

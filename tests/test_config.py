@@ -81,6 +81,8 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     ("overrides", "expected"),
     [
         (["optim.lrr=0.1"], ["the command line: optim.lrr", "did you mean 'lr'"]),
+        (["optim.lr=-1"], ["the command line: optim.lr", "greater than", "got -1"]),
+        (["data.resize=640"], ["the command line: data.resize", "data.resize.KEY=VALUE", "640"]),
         (["optm.lr=0.1"], ["the command line: optm", "did you mean 'optim'"]),
         (["data.worker=1"], ["the command line: data.worker", "did you mean 'workers'"]),
         (["train.epochs=5.7"], ["train.epochs", "integer", "5.7"]),

@@ -336,6 +336,12 @@ def test_split_with_withheld_labels_names_the_command_instead(
     labelled[0, 0] = 7
     Image.fromarray(labelled).save(masks[-1])
     assert call(evaluate_command, run, "--split", "test", "--workers", 0) == 0
+    # 7 is road, class 0: with ignored pixels alone it may be a mask of 0/255
+    assert "the masks hold only 0 and 255" in capsys.readouterr().out
+    labelled[0, 0] = 8
+    Image.fromarray(labelled).save(masks[-1])
+    assert call(evaluate_command, run, "--split", "test", "--workers", 0) == 0
+    assert "the masks hold only" not in capsys.readouterr().out
 
 
 def test_categories_of_cityscapes(make_run: MakeRun, tmp_path: Path) -> None:

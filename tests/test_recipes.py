@@ -40,7 +40,7 @@ def test_recipe_for_own_data_is_what_the_doctor_names(
     report = str(tmp_path / "report")
     lines = printed(capsys, "check", str(scenes), "--allow-twins", "--output", report)
     train = commands_in(lines)["train"]
-    assert train == [["--config", "own_data", f"data.root={scenes}", "output=runs/mine"]]
+    assert train == [["--config", "own_data", f"data.root={scenes}", f"output=runs/{scenes.name}"]]
     check_commands({"train": train})
     config = load_config(find_config("own_data"), (), SegConfig)
     assert (config.data.dataset, config.loss.class_weights) == ("folder", "auto")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, number
+from sceneparse.cli.options import add_option, number, train_command
 from sceneparse.errors import InputError, first_few, one_line
 
 if TYPE_CHECKING:
@@ -83,8 +82,7 @@ def main(options: argparse.Namespace) -> None:
     if failures:
         raise InputError(f"{len(failures)} problems, the first: {failures[0]}")
     if options.dataset == "folder" and {"train", "val"} <= datasets.keys():
-        root = shlex.quote(f"data.root={options.root}")
-        print(f"train it     sceneparse train --config own_data {root} output=runs/mine")
+        print(f"train it     {train_command(Path(options.root))}")
 
 
 def open_splits(

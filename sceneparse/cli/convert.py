@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, number
+from sceneparse.cli.options import add_option, number, train_command
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
@@ -186,10 +186,10 @@ def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: 
     for k, line in enumerate(source.skipped.lines() or ["nothing"]):
         print(f"{'skipped' if k == 0 else '':<12} {line}")
     print(f"dataset      {target}")
-    print(f"check it     sceneparse check {target} --splits {' '.join(counts)}")
+    root = shlex.quote(str(target))
+    print(f"check it     sceneparse check {root} --splits {' '.join(counts)}")
     if {"train", "val"} <= counts.keys():
-        root = shlex.quote(f"data.root={target}")
-        print(f"train it     sceneparse train --config own_data {root} output=runs/mine")
+        print(f"train it     {train_command(target)}")
 
 
 def split_shares(texts: Sequence[str]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sceneparse.cli.command import command_parser
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sceneparse.config.types import Section
 
 Settings = TypeVar("Settings", bound="Section")
@@ -55,6 +58,12 @@ def add_option(
         shown = default if isinstance(default, list | tuple) else [default]
         meaning += f"; default {' '.join(map(str, shown))}"
     parser.add_argument(name, help=meaning.replace("%", "%%"), **settings)
+
+
+def train_command(data: Path) -> str:
+    """Return the command that trains on a folder in the layout of `data.dataset=folder`."""
+    settings = f"data.root={data}", f"output=runs/{data.resolve().name or 'mine'}"
+    return shlex.join(["sceneparse", "train", "--config", "own_data", *settings])
 
 
 def training_parser(verb: str, description: str, examples: str) -> argparse.ArgumentParser:

@@ -127,6 +127,8 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:  # noqa: ANN401 - Err
             return f"{path}: unknown key, did you mean '{nearest}'? (allowed: {', '.join(keys)})"
         case "missing":
             return f"{path}: required, but not given"
+        case "dict_type":
+            return f"{path}: expected keys with values, e.g. {path}.KEY=VALUE, got {given}"
         case "model_type":
             return f"{path}: expected a section with keys, got {given}"
         case "value_error":
@@ -167,14 +169,21 @@ def validate(
 ) -> Config:
     """Turn settings into a configuration; raises InputError that names every problem.
 
-    It names `source` too, or the command line if all problems are unknown keys of `overrides`.
+    It names `source` too, or the command line if all problems are of keys in `overrides`.
     """
     if problems := problems_of(settings, kind):
-        keys = [problem.partition(": unknown key")[0] for problem in problems]
-        if all(any(text.startswith((f"{key}.", f"{key}=")) for text in overrides) for key in keys):
+        given = [override.partition("=")[0] for override in overrides]
+        if all(any(_is_about(problem, name) for name in given) for problem in problems):
             source = "the command line"
         raise one_or_many(str(source), problems)
     return kind.model_validate(settings)
+
+
+def _is_about(problem: str, name: str) -> bool:
+    """Return whether a problem is one of the key `name`, or of an unknown section that it is in."""
+    key, _, what = problem.partition(": ")
+    in_unknown = what.startswith("unknown key") and name.startswith(f"{key}.")
+    return in_unknown or f"{key}.".startswith(f"{name}.")
 
 
 def problems_of(settings: Mapping[str, Any], kind: type[Section]) -> list[str]:

@@ -188,10 +188,14 @@ def _folder_pairs(root: Path, split: str) -> list[Pair]:
                 return _paired(images, masks)
         missing = f"no mask folder beside {images}; expected one of {', '.join(MASK_FOLDERS)}"
         return _paired_in_one(images, missing)
+    there = sorted({path.parent.name for path in root.glob("*/images") if path.is_dir()})
     missing = (
-        f"no split '{split}' in {root}; expected {split}/images and {split}/labels, "
-        f"or images/{split} and labels/{split}"
+        f"no split '{split}' in {root}; "
+        + (f"there are {first_few(there)}; " if there else "")
+        + f"expected {split}/images and {split}/labels, or images/{split} and labels/{split}"
     )
+    if not there:
+        missing += f"; to split images and masks: sceneparse convert {root} NEW_FOLDER"
     if not (root / split).is_dir():
         raise InputError(missing)
     return _paired_in_one(root / split, missing)

@@ -1,5 +1,6 @@
 """Check samples before the first training step: files decode, labels are in the table."""
 
+import logging
 from collections.abc import Sequence, Set
 
 import numpy as np
@@ -9,6 +10,8 @@ from sceneparse.data.labels import LabelTable
 from sceneparse.data.labels.palette import is_background
 from sceneparse.data.reading import read_all
 from sceneparse.errors import InputError, first_few
+
+logger = logging.getLogger(__name__)
 
 # Fewer masks of a public dataset may well show only the first classes of its table.
 _MIN_MASKS = 4
@@ -28,13 +31,23 @@ def check_samples(
 
 
 def require_labels(dataset: SegmentationDataset, remedy: str) -> None:
-    """Read masks until one has a pixel of a class; raise InputError if all pixels are ignored."""
-    masks = map(dataset.mask, range(len(dataset)))
-    if all((mask == dataset.table.ignore_index).all() for mask in masks):
+    """Read masks until one shows a class above 0; raise InputError if all pixels are ignored.
+
+    Logs a warning if there are only class 0 and ignored pixels, since masks of 0/255 read so.
+    """
+    table, found = dataset.table, set[int]()
+    for index in range(len(dataset)):
+        found.update(np.unique(dataset.mask(index)).tolist())
+        if found - {0, table.ignore_index}:
+            return
+    folder = dataset.pairs[0].mask.parent
+    if found == {table.ignore_index}:
         raise InputError(
-            f"all pixels of all {len(dataset)} masks ({dataset.pairs[0].mask.parent}, ...) are "
+            f"all pixels of all {len(dataset)} masks ({folder}, ...) are "
             f"ignored, so there is nothing to score; {remedy}"
         )
+    if reason := why_unusable(found, table, "folder", len(dataset)):
+        logger.warning(f"{folder}: {reason}")
 
 
 def why_unusable(found: Set[int], table: LabelTable, layout: str, count: int) -> str | None:
@@ -49,7 +62,7 @@ def why_unusable(found: Set[int], table: LabelTable, layout: str, count: int) ->
     if found == {0, ignore}:
         return (
             f"the masks hold only 0 and {ignore}, and {ignore} means ignore; "
-            "if it is the second class, store it as 1"
+            "if it is the second class, store it as 1: sceneparse convert DATA NEW_FOLDER"
         )
     classes = sorted(found - {ignore})
     few = len(classes) <= table.num_classes / 2 and classes == list(range(len(classes)))

@@ -66,6 +66,7 @@ def _draw_score(axes: Axes, tested: Sequence[Mapping[str, Any]]) -> None:
     values = np.array([record[name] for record in tested], dtype=float)  # None becomes NaN
     axes.plot(epochs, values, color="tab:green", marker="o")
     axes.set_ylabel(_SCORES[name])
+    axes.ticklabel_format(axis="y", useOffset=False)
     if np.isnan(values).all():
         return
     best = int(np.nanargmax(values))

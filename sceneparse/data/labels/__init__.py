@@ -242,7 +242,8 @@ def _lines(path: Path) -> list[str]:
     if not path.exists():
         raise InputError(
             f"{path} is missing: write one class name per line (line k names label value k), "
-            "or give data.classes"
+            f"or give data.classes; without splits, or with masks of 0/255 or colours, make a "
+            f"dataset of it: sceneparse convert {path.parent} NEW_FOLDER"
         )
     lines = [line.strip() for line in read_text(path, _MAX_TABLE_SIZE).rstrip().splitlines()]
     if "" in lines:
