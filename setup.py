@@ -33,9 +33,10 @@ setup(
     package_data={
         "sceneparse": [
             "py.typed",
-            "data/labels/*.csv",
-            "report/*.html",
             "data/formats/shared/*.txt",
+            "data/labels/*.csv",
+            "data/labels/*.txt",
+            "report/*.html",
         ],
         "sceneparse.configs": ["*.yaml", "study/*.yaml"],
     },
