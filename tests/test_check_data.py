@@ -17,7 +17,7 @@ from sceneparse.cli.command import run
 from sceneparse.data.checks.duplicates import fingerprint_of, nearest_duplicates, similar_groups
 from sceneparse.data.datasets import DATASETS, create_dataset
 from sceneparse.data.labels import load_label_table, require_own_classes
-from sceneparse.data.quick_check import check_samples
+from sceneparse.data.sample_checks import check_samples
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError
 

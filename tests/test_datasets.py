@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from sceneparse.data.datasets import DATASETS, SegmentationDataset, create_dataset, spread
-from sceneparse.data.quick_check import check_samples
+from sceneparse.data.sample_checks import check_samples
 from sceneparse.errors import InputError
 
 

@@ -319,7 +319,7 @@ HARMFUL: dict[str, tuple[Any, str]] = {
     "size of a brush": (changed(brush(BLOB[1:])), "run lengths of 2944 values, not 4 for 32x24"),
     "path": ([task([], "../../../etc/passwd.jpg")], "task 5: image '../../../etc/passwd.jpg' is"),
     "image": ([task([], 3)], "task 5: expected one image in its data, got 0; the keys are image"),
-    "image inside": ([task([], "data:image/png;base64,AAAA")], "its image is inside of the JSON"),
+    "image inside": ([task([], "data:image/png;base64,AAAA")], "its image is inside the JSON"),
     "nothing drawn": ([task([]), task([], "b.jpg")], "show background only"),
 }
 

@@ -136,7 +136,9 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
                 f"{', '.join(dict.fromkeys(own.values()))}: {first_few(alone)}; give --split to "
                 "split all images anew, or remove these"
             )
-        refuse_useless(options, SPLIT_OPTIONS, "the source has its own splits; give --split too")
+        refuse_useless(
+            options, SPLIT_OPTIONS, "the source has its own splits (--split makes others)"
+        )
         return SplitPlan(own, [], [])
     shares = split_shares(options.split or SHARES)
     rule = options.near_duplicates or "together"
@@ -152,7 +154,7 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
 def refuse_useless(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Raise InputError if one of these options was given, because it would change nothing."""
     if useless := [f"--{name.replace('_', '-')}" for name in given(options, names)]:
-        raise InputError(f"{' and '.join(useless)} would change nothing: {why}, or leave it out")
+        raise InputError(f"{' and '.join(useless)} would change nothing: {why}; leave it out")
 
 
 def fingerprints_of(images: Sequence[Path]) -> list[Any]:

@@ -136,7 +136,7 @@ def evaluate_images(options: argparse.Namespace) -> None:
 def evaluate_one(options: argparse.Namespace) -> None:
     """Load the model and data, evaluate, print and write the scores."""
     from sceneparse.data.datasets import spread
-    from sceneparse.data.quick_check import require_labels
+    from sceneparse.data.sample_checks import require_labels
     from sceneparse.evaluation.dataset import evaluate_dataset
     from sceneparse.evaluation.folders import default_folder
     from sceneparse.inference.networks import load_network, source_of

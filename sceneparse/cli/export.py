@@ -26,7 +26,7 @@ The file takes any number of images of any size, and holds classes, colours and 
 It is compared with the model at three sizes it was not traced at, and removed (exit code 1) if
   logits differ by more than a thousandth of the largest,
   labels differ in more than a thousandth of the pixels, or in int8 in more than 5%.
-An int8 file stores at which sizes it was compared, and warns of smaller images.
+An int8 file stores the sizes at which it was compared; prediction warns about smaller images.
 Formats:
   onnx         for ONNX Runtime and other programs; float32, or int8
   pt2          for programs that call torch.export.load

@@ -26,7 +26,7 @@ IMAGE_WORDS = _words(
     "tile patch crop anon ortho orthophoto scene training test"
 )
 _ALL_WORDS = MASK_WORDS | IMAGE_WORDS
-# Words that are also found where they are written together with another one, as in xmask.
+# Words that are also found if they are joined to another one, as in xmask.
 _LONG_WORDS = ("mask", "label", "image", "annotation", "segmentation")
 _LAST_WORDS = (*_LONG_WORDS, *(f"{word}s" for word in _LONG_WORDS))
 _PIECE = re.compile(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]")
@@ -57,7 +57,7 @@ class Rule:
 
 
 def find_rule(images: Collection[str], masks: Collection[str], *, partial: bool) -> Rule | None:
-    """Find the rule that pairs all names; None without one.
+    """Find the rule that pairs all names; None if there is none.
 
     `partial`: if there is none, find the one that pairs most names, more than half of the images or
     of the masks. Raises InputError for two rules that pair the names differently.
@@ -130,9 +130,9 @@ def _rules(images: Collection[str], masks: Collection[str]) -> list[Rule]:
 def _cores_by_marker(
     names: Collection[str], words: Collection[str], at_least: int
 ) -> dict[Marker | None, dict[str, str]]:
-    """Return rest of the name -> name, for each marker that `at_least` so many names have.
+    """Return rest of the name -> name, for each marker that at least `at_least` names have.
 
-    None stands for whole names. A marker without which two names are equal is left out.
+    The key None has whole names. A marker is skipped if two names have the same rest without it.
     """
     found: dict[Marker | None, list[tuple[str, str]]] = {}
     for name in names:

@@ -160,7 +160,7 @@ def _write_onnx(
 
 
 class _TooSlowError(BaseException):
-    """Tracing takes too long. No Exception, because torch catches those and starts again."""
+    """Tracing takes too long. Not an Exception, because torch catches those and tries again."""
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def _refusing_untraceable() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_TRACING)
     try:
         yield
-    except (Exception, _TooSlowError) as error:  # some networks compute in ways of one size only
+    except (Exception, _TooSlowError) as error:  # some networks work at one size only
         raise InputError(
             f"torch cannot export this network for images of any size ({reason_of(error)}); "
             "give --format onnx --fixed H W"

@@ -15,7 +15,7 @@ from sceneparse.inference.networks import MIN_AGREEMENT
 
 # Sizes (B, H, W) that no graph is traced at: odd ones, small ones, one high, one wide.
 UNSEEN_SIZES = ((1, 97, 161), (3, 200, 133), (1, 301, 77))
-# Scales of real images for int8: those that a file must serve, and those that it may.
+# Scales of real images for int8: at the first ones labels must agree, at the others they may.
 NEEDED_SCALES, SMALLER_SCALES = (1.25, 1.0, 0.9), (0.75, 0.5, 0.25, 0.125)
 _MIN_SIDE = 32
 # Share of the largest logit.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class CheckedSize(NamedTuple):
-    """The share of equal labels of an int8 file at a size of images: at a scale of their own."""
+    """A size at which an int8 file was compared, `scale` times the images', and `equal` labels."""
 
     height: int
     width: int

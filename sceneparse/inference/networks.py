@@ -20,7 +20,7 @@ from sceneparse.runs.checkpoint import load_segmentation_model
 _NOT_OURS = "is damaged, or not an export of this package"
 # Logit of a label, 0 for all others: their probability is tiny, its logarithm still finite.
 _CERTAIN = 30.0
-# Share of labels of an int8 file that equal the model's; below it, a file or a size is not good.
+# Smallest share of labels of an int8 file that must equal the model's, at a size of images.
 MIN_AGREEMENT = 0.95
 
 

@@ -70,7 +70,7 @@ def _request(repository: str | None, place: str) -> None:
 
 
 def _within_seconds(ask: Callable[[], None]) -> None:
-    """Call `ask`; raise its error, or TimeoutError, since names of servers resolve unbounded."""
+    """Call `ask`; raise its error, or TimeoutError, because a name server may never answer."""
     errors: list[Exception] = []
 
     def attempt() -> None:

@@ -233,7 +233,7 @@ def _rows_by_name(
 
 
 def _about_classes(before: Sequence[str], classes: Sequence[str]) -> dict[str, list[str]]:
-    """Tell which classes were taken over, and by which rule."""
+    """Return which classes were taken, are new or were left out, by heading."""
     if not classes:
         return {"classes, in the order of the source": list(before)}
     return {

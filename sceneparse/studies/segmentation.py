@@ -16,7 +16,7 @@ from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
-from sceneparse.data.quick_check import require_labels
+from sceneparse.data.sample_checks import require_labels
 from sceneparse.errors import InputError
 from sceneparse.evaluation.dataset import evaluate_dataset
 from sceneparse.evaluation.result import write_evaluation

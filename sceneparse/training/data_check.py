@@ -1,19 +1,21 @@
-"""Check the data before the first step: samples that cannot be used, classes that nothing shows."""
+"""Check the data before the first step: unusable samples, absent classes, crops of a wrong size."""
 
 import logging
 import math
 from collections.abc import Sequence
 
 from sceneparse.data.datasets import SegmentationDataset, spread
-from sceneparse.data.quick_check import absent_classes, check_samples, describe_absent
+from sceneparse.data.sample_checks import absent_classes, check_samples, describe_absent
 from sceneparse.errors import first_few
 
 logger = logging.getLogger(__name__)
 
-# Of larger splits, some evenly spread samples are checked.
-_MAX_ALL, _SOME = 2000, 500
-# Headers that are read for the size of images, and what crops should at least show and hold.
-_SIZES, _MIN_SHOWN, _MIN_FILLED = 51, 0.1, 0.4
+# Splits of up to _MAX_WHOLE samples are checked whole, of larger ones _SAMPLED, evenly spread.
+_MAX_WHOLE, _SAMPLED = 2000, 500
+# Number of image headers that are read.
+_SIZES = 51
+# Smallest share of an image that crops should show, and of a crop that an image should fill.
+_MIN_SHOWN, _MIN_FILLED = 0.1, 0.4
 
 
 def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, check: str) -> None:
@@ -85,4 +87,4 @@ def _aligned(length: float) -> int:
 
 
 def _limit(dataset: SegmentationDataset, check: str) -> int:
-    return len(dataset) if check == "all" or len(dataset) <= _MAX_ALL else _SOME
+    return len(dataset) if check == "all" or len(dataset) <= _MAX_WHOLE else _SAMPLED

@@ -1,4 +1,4 @@
-"""What the doctor concludes from a dataset: problems, and notes with what to do about them."""
+"""Conclusions about a checked dataset: problems, and notes with what to do about them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,12 @@ from sceneparse.data.checks.duplicates import similar_groups
 from sceneparse.data.checks.full import SampleFacts, by_split
 from sceneparse.data.checks.traits import TRAITS
 from sceneparse.data.labels import LabelTable
-from sceneparse.data.quick_check import absent_classes, describe_absent, why_unusable
+from sceneparse.data.sample_checks import absent_classes, describe_absent, why_unusable
 from sceneparse.errors import first_few
 
-# Splits of these names are not trained on.
+# Splits whose names start so are not trained on.
 _HELD_OUT = ("val", "test", "holdout", "eval", "dev")
+# 16-bit images that use at most _FEW_BITS are too dark; at most _BYTE fit into 8-bit files.
 _BYTE, _FEW_BITS = 8, 14
 
 
@@ -66,7 +67,7 @@ def note(text: str, remedy: str, files: Sequence[Path] = ()) -> dict[str, Any]:
 def notes(
     facts: Sequence[SampleFacts], summary: Mapping[str, Any], table: LabelTable, layout: str
 ) -> list[dict[str, Any]]:
-    """Return what is worth knowing but no reason not to train."""
+    """Return what is worth knowing, although training would work."""
     found = []
     for name, trait in TRAITS.items():
         files = [f.pair.image for f in facts if name in f.traits]

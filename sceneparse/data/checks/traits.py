@@ -1,4 +1,4 @@
-"""Properties of image and mask files that surprise people, though the files can be read."""
+"""Find properties of readable images and masks that often lead to wrong results."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ TRAITS = {
         "nothing, if the masks have the size and direction of the upright photos",
     ),
     "transparent": Trait(
-        "have transparent pixels, where the colour that lies hidden there is used",
+        "have transparent pixels; the colours hidden in them are used",
         "save them without transparency (RGB), on the background that the network will see",
     ),
     "transparent mask": Trait(

@@ -45,7 +45,7 @@ class Format:
 
     @property
     def description(self) -> str:
-        """What the format is, in one line."""
+        """The first line of the module's docstring: what the format is."""
         return str(self._module.__doc__).splitlines()[0]
 
     @property

@@ -84,7 +84,7 @@ def _image_folder(path: Path) -> Path:
 def _parse(path: Path) -> ElementTree.Element:
     text = read_text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InputError(f"{path}: it defines entities, which CVAT never writes")
+        raise InputError(f"{path}: it defines entities, which CVAT never writes; export it again")
     with refusing(path, "cannot be read as XML"):
         return ElementTree.fromstring(text)  # noqa: S314 - without entities
 

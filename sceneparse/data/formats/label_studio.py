@@ -165,7 +165,7 @@ def _region(result: Mapping[str, Any], place: str, skipped: Skipped) -> _Region 
         skipped.add("regions without a label", place)
         return None
     if len(labels) > 1:
-        raise InputError(f"{place}: labels {first_few(labels)}; a region has one class")
+        raise InputError(f"{place}: labels {first_few(labels)}; a region has one class: keep one")
     if result.get("image_rotation"):
         raise InputError(
             f"{place}: the image was turned by {result['image_rotation']} degrees while labelling; "
@@ -217,7 +217,7 @@ def _image_in(data: Mapping[str, Any], place: str) -> str:
         )
     if found[0].startswith("data:"):
         raise InputError(
-            f"{place}: its image is inside of the JSON; save it as a file, and name it"
+            f"{place}: its image is inside the JSON; save it as a file, and write its name here"
         )
     return found[0]
 

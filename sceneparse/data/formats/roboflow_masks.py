@@ -78,7 +78,7 @@ def _read_names(path: Path) -> dict[int, str]:
 def _draw(index_of: Mapping[int, int], ignore: int, path: Path) -> Labels:
     raw = read_mask(path)
     if unknown := sorted(set(np.unique(raw).tolist()) - index_of.keys()):
-        raise InputError(f"{path}: values {first_few(unknown)} are not in {_FILE}")
+        raise InputError(f"{path}: values {first_few(unknown)} are not in {_FILE}; add their lines")
     table = np.full(max(index_of) + 1, ignore, np.uint16)
     for value, index in index_of.items():
         table[value] = index

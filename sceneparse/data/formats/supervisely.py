@@ -27,7 +27,7 @@ from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_json
 
-# Of an unpacked bitmap: a PNG file of one bit per pixel.
+# Bytes of an unpacked bitmap: a PNG file of one bit per pixel.
 _MAX_BITMAP = 2**26
 
 

@@ -250,7 +250,9 @@ def _label(value: object, place: str) -> object:
         return value
     checked = [name for name, is_checked in value.items() if is_checked]
     if len(checked) > 1:
-        raise InputError(f"{place}: {first_few(checked)} are checked; a region has one class")
+        raise InputError(
+            f"{place}: {first_few(checked)} are checked; a region has one class: check one"
+        )
     return checked[0] if checked else None
 
 

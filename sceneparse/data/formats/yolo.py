@@ -34,7 +34,7 @@ Polygon = tuple[int, NDArray[np.float64]]
 
 
 def recognise(source: Path) -> str | None:
-    """Recognise text files whose lines are numbers as YOLO has them."""
+    """Recognise text files of a class number and coordinates in 0..1 per line."""
     root = source.parent if _is_yaml(source) else source
     found = next((p for p in islice(root.glob("**/*.txt"), 50) if _is_label(p)), None)
     return f"{found.name} holds a class number and shares of the image" if found else None
@@ -57,7 +57,9 @@ def read(
     names = names or [f"class_{number}" for number in range(max(numbers, default=0) + 1)]
     if numbers and max(numbers) >= len(names):
         bad = next(p for i, p in drawn.items() if any(n >= len(names) for n, _ in polygons[i]))
-        raise InputError(f"{bad}: class {max(numbers)} of {len(names)} names; complete the names")
+        raise InputError(
+            f"{bad}: class {max(numbers)} of {len(names)} names; add a name for each class"
+        )
     chosen = choose_classes(names, classes)
     items = []
     folders = {image.parent for image in drawn}
@@ -112,7 +114,7 @@ def _share(text: str) -> float | None:
 
 
 def _names(source: Path) -> list[str]:
-    """Return the names in data.yaml, classes.txt or obj.names; none if there is no such file."""
+    """Return the names in data.yaml, classes.txt or obj.names; [] if there is no such file."""
     root = source.parent if _is_yaml(source) else source
     files = [source] if _is_yaml(source) else [p for name in _YAML for p in sorted(root.glob(name))]
     for path in files:

@@ -110,7 +110,7 @@ def _read_file(path: Path, source: Path, images: Path | None, split: str | None)
         image = finder.find(name, path)
         key = id_text(entry["id"])
         if key in found:
-            raise InputError(f"{path}: two images have the id {key}")
+            raise InputError(f"{path}: two images have the id {key}; give each its own")
         found[key] = CocoImage(entry, image, finder.name_of(image), split)
     annotations = content["annotations"]
     return CocoFile(path, found, annotations, _categories(path, content["categories"], annotations))

@@ -17,7 +17,7 @@ _MASKS = (
     r"|semantics?|targets?|trimaps?"
 )
 _IMAGES = r"images?|imgs?|photos?|pictures?|pics?|rgb|inputs?|jpegimages|raw"
-# A word at the start or end of a folder's name, apart from the rest; long ones also glued to it.
+# A word at the start or end of a folder's name, separate from the rest; long ones also joined.
 _MASK_WORD = re.compile(
     rf"^(?:{_MASKS})(?=$|[_\-. ]|[A-Z])[_\-. ]?|(?:^|[_\-. ])(?i:{_MASKS})$"
     r"|(?i:annot(?:ation)?s?|masks?|labels?)$|^(?:Mask|Label(?:l?ed)?|Annotation)s?(?=[A-Z_])"
@@ -107,9 +107,9 @@ def _folders(source: Path, images: Path | None) -> Iterator[tuple[Path, Path, Ke
 
 
 def _mask_root(folder: PurePath) -> Path | None:
-    """Return the part of a path up to the last folder called as those of masks are.
+    """Return the part of a path up to its last folder with a name for masks, e.g. masks or labels.
 
-    A folder below it that is called as those of images are holds images: labelled/images.
+    None if there is none, or if a folder below it has a name for images: labelled/images.
     """
     for count in range(len(folder.parts), 0, -1):
         if _MASK_WORD.search(folder.parts[count - 1]):

@@ -27,11 +27,6 @@ class Outline:
     keys: frozenset[str] = frozenset()
     inner: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    @property
-    def all_inner(self) -> frozenset[str]:
-        """The keys one level down, of whatever key."""
-        return frozenset().union(*self.inner.values())
-
 
 def json_files(source: Path) -> list[Path]:
     """Return a JSON file itself, or the first JSON files in a folder and below."""

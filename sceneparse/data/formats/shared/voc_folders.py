@@ -55,5 +55,7 @@ def _listed_splits(folder: Path) -> dict[str, str]:
         for line in read_text(path, MAX_DESCRIPTION).splitlines():
             name = line.strip().strip('"')  # CVAT quotes names with spaces
             if name and split_of.setdefault(name, split) != split:
-                raise InputError(f"{path}: '{name}' is in split {split_of[name]} too")
+                raise InputError(
+                    f"{path}: '{name}' is listed for split {split_of[name]} too; list it once"
+                )
     return split_of

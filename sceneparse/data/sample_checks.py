@@ -1,4 +1,4 @@
-"""Check samples before the first training step: files decode, labels are in the table."""
+"""Check samples and their labels: files decode, masks are of the table, classes occur."""
 
 import logging
 from collections.abc import Sequence, Set
@@ -13,7 +13,7 @@ from sceneparse.errors import InputError, first_few
 
 logger = logging.getLogger(__name__)
 
-# Fewer masks of a public dataset may well show only the first classes of its table.
+# Fewer masks of a public dataset often show only the first classes of its table.
 _MIN_MASKS = 4
 
 
