@@ -128,6 +128,7 @@ def test_own_results_are_never_predicted(
     photos: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    logged: list[str],
     way: str,
     below: str,
 ) -> None:
@@ -141,7 +142,8 @@ def test_own_results_are_never_predicted(
     (tmp_path / "link").symlink_to(photos)
     output = photos / below
     options = ["--output", output, "--amp", "off"]
-    assert call(predict_command, run, photos / "b.jpg", *options) == 0
+    everything = ["--save", "index", "probabilities"]
+    assert call(predict_command, run, photos / "b.jpg", *options, *everything) == 0
     assert set(json.loads((output / "shares.json").read_text())) == {"b"}
     for kinds in (["index", "overlay", "color", "probabilities"], ["overlay", "color"]):
         capsys.readouterr()
@@ -151,6 +153,7 @@ def test_own_results_are_never_predicted(
         assert sorted(Path(name).stem for name in names) == ["a", "b", "c", "c2", "own"]
         printed = capsys.readouterr().out
         assert re.search(f"skipped +[0-9]+ results of earlier predictions in '{output}'", printed)
+        assert not re.search(r"json|npz|\.sceneparse", "".join([printed, *logged]))
 
 
 def test_results_of_older_versions_are_recognised_by_their_shares(
@@ -165,7 +168,7 @@ def test_results_of_older_versions_are_recognised_by_their_shares(
         said = capsys.readouterr()
         if given == photos:
             assert code == 0
-            assert "skipped      8 results" in said.out
+            assert "skipped      9 results" in said.out
         else:
             assert code == 2
             assert "the list of inputs is empty; 4 results of earlier predictions in" in said.err

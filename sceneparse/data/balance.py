@@ -57,13 +57,12 @@ def class_weights(rule: str, counts: PixelCounts) -> list[float]:
     return [float(weight) for weight in CLASS_WEIGHTS[rule](counts)]
 
 
-def log_weights(names: Sequence[str], weights: Sequence[float]) -> None:
-    """Log the weight of each class and their range, and what a wide range does."""
-    shown = zip(names, weights, strict=True)
-    logger.info("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in shown))
+def log_weights(names: Sequence[str], weights: Sequence[float], rule: str) -> None:
+    """Log the `rule`, the weight of each class, the range, and what a wide range does."""
+    shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True))
     used = [weight for weight in weights if weight > 0]
     ratio = max(used) / min(used)
-    logger.info(f"class weights range from {min(used):.3g} to {max(used):.3g}: 1 to {ratio:.3g}")
+    logger.info(f"class weights ({rule}), the largest {ratio:.3g} times the smallest: {shown}")
     if unused := [name for name, weight in zip(names, weights, strict=True) if weight == 0]:
         logger.info(f"weight 0, so without influence on the loss: {', '.join(unused)}")
     if ratio > _WIDE_RANGE:

@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,13 +48,17 @@ class Pairing:
 
 
 def find_images(
-    folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES
+    folder: Path,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    *,
+    uncounted: Callable[[Path], bool] = lambda _: False,
 ) -> tuple[list[Path], Counter[str]]:
     """Find the files with these suffixes in a folder and all folders below it, sorted.
 
     Links to folders are followed, but not to a folder that they lie in. Hidden files and folders
-    are skipped. Returns the files, and what was skipped, counted by suffix or name. Raises
-    InputError for a folder that is missing or cannot be read.
+    are skipped. Returns the files, and what was skipped, counted by suffix or name, without the
+    files for which `uncounted` is true. Raises InputError for a folder that is missing or cannot be
+    read.
     """
     if not folder.is_dir():
         raise InputError(f"folder '{folder}' does not exist; check data.root and the split")
@@ -64,7 +68,7 @@ def find_images(
         for path, kind in _walk(folder, (Path(os.path.realpath(folder)),), suffixes):
             if kind is None:
                 found.append(path)
-            else:
+            elif not uncounted(path):
                 skipped[kind] += 1
     return sorted(found), skipped
 

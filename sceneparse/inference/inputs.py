@@ -47,7 +47,7 @@ def find_sources(
     found: dict[Path, Path] = {}  # file -> its name below the folder that was given
     for text in inputs:
         with refusing(f"'{text}'", "cannot be found"):
-            named = _find(text)
+            named = _find(text, skip)
         # A folder may hold skipped files that are no pictures.
         if not named and not [path for path in Path(text).rglob("*") if skip(path)]:
             raise InputError(f"'{text}' holds no images ({', '.join(sorted(_SUFFIXES))})")
@@ -55,10 +55,10 @@ def find_sources(
     return _with_unique_names(found)
 
 
-def _find(text: str) -> dict[Path, Path]:
+def _find(text: str, skip: Callable[[Path], bool]) -> dict[Path, Path]:
     path = Path(text)
     if path.is_dir():
-        below, skipped = find_images(path, _SUFFIXES)
+        below, skipped = find_images(path, _SUFFIXES, uncounted=skip)
         if skipped:
             logger.info(f"{path}: skipped {describe_skipped(skipped)}")
         return {file: file.relative_to(path) for file in below}

@@ -8,6 +8,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -86,10 +87,10 @@ class _Needs:
 def _find_needs(name: str, output_stride: int) -> _Needs:
     """Return what a backbone needs; raises InputError if it cannot be one."""
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
+        near = timm.list_models(f"*{name}*")[:5] or get_close_matches(name, timm.list_models(), 5)
         raise InputError(
             f"unknown backbone '{name}': neither a ResNet of ours (resnet18/34/50/101/152) "
-            f"nor a timm model; similar names: {near}"
+            f"nor a timm model; similar names: {', '.join(near) or 'see timm.list_models()'}"
         )
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         _validate_maps(name, output_stride)

@@ -24,7 +24,7 @@ from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
-from sceneparse.models.pretrained import load_pretrained
+from sceneparse.models.pretrained import load_pretrained, require_source
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
@@ -80,10 +80,9 @@ def _auto_class_weights(start: Start) -> str:
 
 def _loss_settings(config: SegConfig, dataset: SegmentationDataset, start: Start) -> LossSettings:
     section, process = config.loss, start.process
-    weights = section.class_weights
+    weights, rule = section.class_weights, "given"
     if isinstance(weights, str):
         rule = _auto_class_weights(start) if weights == "auto" else weights
-        logger.info(f"class weights by the rule {rule}")
         weights = class_weights(rule, from_main(process, lambda: count_pixels(dataset)))
     if weights is not None and len(weights) != dataset.table.num_classes:
         raise InputError(
@@ -91,7 +90,7 @@ def _loss_settings(config: SegConfig, dataset: SegmentationDataset, start: Start
             f"the dataset has {dataset.table.num_classes} classes"
         )
     if weights is not None:
-        log_weights(dataset.table.names, weights)
+        log_weights(dataset.table.names, weights, rule)
     return LossSettings(
         ignore_index=dataset.table.ignore_index,
         class_weights=None if weights is None else torch.tensor(weights, device=process.device),
@@ -197,14 +196,12 @@ def _assemble(
 ) -> Training:
     """Build all parts of the run; raises InputError if they do not fit each other."""
     data, settings, table = config.data, config.train, train_set.table
-    # First what depends on settings and data alone; weights, which may be large or far, come last.
-    sampler = _create_sampler(config, train_set, start.process)
-    loss = _loss_settings(config, train_set, start)
-    samples = _training_samples(config, CACHES[data.cache](train_set))
-    loader = training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
-    normalize = Normalization(data.mean, data.std)
-    validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
+    # First what is quickly found wrong, then masks are counted; weights, which may be large or far,
+    # come last.
+    if start.saved is None:
+        require_source(config.model.pretrained)
     model = _create_model(config, table.num_classes, start.compute)
+    sampler = _create_sampler(config, train_set, start.process)
     validate_sizes(
         model,
         _logits_at_stride,
@@ -212,6 +209,11 @@ def _assemble(
         protocol=_create_protocol(config),
         dataset=val_set,
     )
+    loss = _loss_settings(config, train_set, start)
+    samples = _training_samples(config, CACHES[data.cache](train_set))
+    loader = training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
+    normalize = Normalization(data.mean, data.std)
+    validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
     if start.saved is None:
         _load_pretrained(config, model, table.names)
     return Training(
