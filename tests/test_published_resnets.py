@@ -14,7 +14,7 @@ import sceneparse
 from sceneparse.cli import classify as classify_command
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import weights as weights_command
-from sceneparse.models.published_resnets import CIFAR_COLORS, IMAGENET_COLORS
+from sceneparse.models.published_resnets import CIFAR_STATISTICS, IMAGENET_STATISTICS
 from tests.test_train_seg import call
 
 
@@ -65,7 +65,7 @@ def test_every_published_form_is_converted(
     with torch.no_grad():
         assert torch.equal(again(images), model(images))
     is_large_cifar = stem == "cifar" and name in {"resnet18", "resnet50"}
-    assert (again.mean, again.std) == (CIFAR_COLORS if is_large_cifar else IMAGENET_COLORS)
+    assert (again.mean, again.std) == (CIFAR_STATISTICS if is_large_cifar else IMAGENET_STATISTICS)
     assert again.meta.get("classes", [""] * 4)[3] == ("cat" if stem == "cifar" else "")
     assert f"model='{name}'" in capsys.readouterr().out
 

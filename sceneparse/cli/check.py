@@ -92,7 +92,7 @@ def open_splits(
     from sceneparse.data.datasets import create_dataset
 
     datasets, problems = {}, []
-    with heard("sceneparse.data") as messages:
+    with collected_messages("sceneparse.data") as messages:
         for split in options.splits:
             try:
                 datasets[split] = create_dataset(
@@ -115,8 +115,8 @@ def remedy_of(message: str) -> str:
 
 
 @contextmanager
-def heard(name: str) -> Iterator[list[str]]:
-    """Collect what a logger says, for example which files were skipped."""
+def collected_messages(name: str) -> Iterator[list[str]]:
+    """Collect the messages of a logger, for example which files were skipped."""
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]

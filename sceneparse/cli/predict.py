@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
 
     cameras, names = split_inputs(options.inputs)
     earlier = EarlierResults(KINDS)
-    sources = find_sources(names, skip=earlier.hold)
+    sources = find_sources(names, skip=earlier.contains)
     skipped = ", ".join(
         f"{len(of)} results of earlier predictions in '{folder}'"
         for folder, of in earlier.skipped.items()

@@ -80,6 +80,6 @@ def _convert(state: State) -> tuple[Any, State, dict[str, Any]]:
         converted = published_resnets.convert_resnet_classifier(state)
         return create_classifier, converted, published_resnets.describe_resnet_classifier(converted)
     converted = convert_official_spnet(state)
-    mean, std = published_resnets.IMAGENET_COLORS
+    mean, std = published_resnets.IMAGENET_STATISTICS
     meta = {"model": official_architecture(converted), "mean": list(mean), "std": list(std)}
     return create_segmentation_model, converted, meta

@@ -26,7 +26,7 @@ class DataSection(types.Section):
     bit_depth: Annotated[int, Field(ge=9, le=16, strict=True)] | None = None
     """bits that 16-bit images really use, e.g. 12; null: all 16"""
     resize: dict[Literal["long", "short"], types.Count] | None = None
-    """size that images are scaled to before all else: {long: 640} or {short: 480}; null: none"""
+    """length of the long or short side that images are first scaled to: {long: 640}; null: none"""
     mean: types.Color = (0.485, 0.456, 0.406)
     """RGB mean of the images, in 0..1"""
     std: types.Deviations = (0.229, 0.224, 0.225)

@@ -23,7 +23,7 @@ MAX_IMAGE_PIXELS = 120_000_000
 _MAX_PROGRESSIVE_PIXELS, _MAX_WEBP_PIXELS = 80_000_000, 50_000_000
 _MAX_SIDE = 65_535
 _MAX_FILE_SIZE = 2**30
-# The EXIF orientations of images that are not stored upright.
+# EXIF orientations of images that are not stored upright.
 _TURNED = range(2, 9)
 DAMAGED = "damaged or truncated"
 
@@ -55,7 +55,7 @@ def require_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _unreadable(path: Path, content: bytes | None) -> InputError:
-    """Return the error for a file that Pillow does not open, which says what it is if it can."""
+    """Return the error for a file that Pillow does not open; of a TIFF, with its kind."""
     header = read_tiff_header(path, path.read_bytes() if content is None else content)
     if header is None:
         return InputError(
@@ -87,7 +87,7 @@ def read_content(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright image, and what its file says: `bits` per value, EXIF orientation 1..8."""
+    """An upright image, and the facts of its file: `bits` per value, EXIF orientation 1..8."""
 
     image: Image.Image
     content: bytes
@@ -121,7 +121,7 @@ def decode(path: Path, content: bytes | None = None) -> Decoded:
 
 @cache
 def _warn_once(text: str) -> None:
-    """Warn of what all images of a dataset share. Python's own filter forgets what it has shown."""
+    """Warn once per process. Python's own filter forgets what it has shown."""
     warnings.warn(text, stacklevel=2)
 
 

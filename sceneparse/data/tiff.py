@@ -68,7 +68,7 @@ def decode_by_opencv(path: Path, content: bytes) -> NDArray[Any]:
     The size must have been checked. TIFF files are turned upright, PNG files are not.
     """
     level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below tells it
     try:
         with refusing(path, "cannot be decoded"):
             values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)

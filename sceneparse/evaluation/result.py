@@ -83,7 +83,7 @@ class Evaluation:
 
     @property
     def interval_note(self) -> str:
-        """What to know of the intervals if there are few images."""
+        """A warning about the intervals if there are few images; otherwise ""."""
         return few_images_note(len(self.image_names)) if self.interval else ""
 
     @cached_property

@@ -42,8 +42,8 @@ class EarlierResults:
         self._folders: dict[Path, set[str]] = {}
         self.skipped: dict[Path, set[Path]] = {}
 
-    def hold(self, path: Path) -> bool:
-        """Return whether a file is a result, whatever folder or link it was named by."""
+    def contains(self, path: Path) -> bool:
+        """Return whether a file is a result, also if it is named by a link; then count it."""
         try:
             real = Path(os.path.realpath(path))
         except ValueError:  # not the name of a file
@@ -67,7 +67,7 @@ def _listed(folder: Path) -> set[str]:
 
 
 def _implied_by_shares(folder: Path, kinds: Sequence[str]) -> set[str]:
-    """Return the results that shares.json implies, where an older version wrote no list."""
+    """Return the results that shares.json implies, if an older version wrote no list."""
     path = folder / SHARES_FILE
     with suppress(InputError):
         shares = read_json(path, _MAX_SIZE) if is_file(path) else None

@@ -49,7 +49,7 @@ def add_strips(rows: Tensor, columns: Tensor) -> Tensor:
     """Add a column of means to each row of means: (B, C, H, 1), (B, C, 1, W) -> (B, C, H, W)."""
     if not torch.compiler.is_exporting():
         return rows + columns
-    # OpenCV 5 fuses additions into the convolution before them as if nothing were broadcast.
+    # OpenCV 5 fuses additions into the convolution before them and then ignores broadcasting.
     return rows - (-columns)
 
 

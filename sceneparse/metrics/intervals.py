@@ -20,7 +20,7 @@ from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH, Counts, class_
 from sceneparse.metrics.significance import LEVEL, holm
 
 Floats = NDArray[np.float64]
-# With fewer images, intervals are less sure than they say.
+# With fewer images, 95% intervals hold the truth in fewer than 95% of cases.
 _FEW_IMAGES = 50
 
 
@@ -47,7 +47,7 @@ class Difference:
 
 
 def few_images_note(images: int) -> str:
-    """Return what to know of intervals over few images; nothing if there are enough."""
+    """Return a warning about intervals over few images; "" if there are enough."""
     if images >= _FEW_IMAGES:
         return ""
     shares = "83 to 94%" if images <= 10 else "85 to 95%" if images < 30 else "92 to 95%"

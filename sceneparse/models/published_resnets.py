@@ -20,8 +20,8 @@ CIFAR10_CLASSES = (
 )
 # Mean and standard deviation that the publishers normalised images with: of ImageNet, also in the
 # usual code for resnet20 to resnet110, and of CIFAR-10, in that for resnet18 and larger.
-IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CIFAR_COLORS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _CLASSIFIERS = ("linear.", "fc.")
 _NAMES = re.compile(r"(conv1|bn1|layer\d\.\d+\.(conv\d|bn\d|downsample\.\d))\.\w+")
 
@@ -82,7 +82,7 @@ def describe_resnet_classifier(state: State) -> dict[str, Any]:
     num_classes = len(state["classifier.weight"])
     stem = "imagenet" if state["backbone.conv1.weight"].shape[-1:] == (7,) else "cifar"
     is_cifar = stem == "cifar" and names[0] not in CIFAR_RESNETS
-    mean, std = CIFAR_COLORS if is_cifar else IMAGENET_COLORS
+    mean, std = CIFAR_STATISTICS if is_cifar else IMAGENET_STATISTICS
     meta = {
         "task": "classification",
         "model": {"model": names[0], "num_classes": num_classes, "attention": "none", "stem": stem},

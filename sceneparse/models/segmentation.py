@@ -245,7 +245,7 @@ def _create_backbone(arguments: Mapping[str, Any], attention: str) -> ResNet | T
 
 
 def _zero_mixed_pooling(head: nn.Module) -> None:
-    """Let mixed pooling start as the identity (Goyal et al., arXiv 1706.02677)."""
+    """Initialise mixed pooling as the identity (Goyal et al., arXiv 1706.02677)."""
     for module in head.modules():
         if isinstance(module, MixedPooling):
             nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]

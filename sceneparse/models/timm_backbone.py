@@ -67,7 +67,7 @@ def _owns_tensors(module: nn.Module) -> bool:
 
 def _four_maps(features: nn.Module, images: Tensor) -> list[Tensor]:
     maps = features(images)[-4:]
-    # Some transformers of timm return (B, H, W, C), and say so.
+    # Some transformers of timm return (B, H, W, C); their output_fmt is then NHWC.
     if getattr(features, "output_fmt", "NCHW") == "NHWC":
         return [x.permute(0, 3, 1, 2).contiguous() for x in maps]
     return list(maps)

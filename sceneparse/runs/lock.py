@@ -64,7 +64,7 @@ class RunLock:
 
     @contextmanager
     def released_on_error(self) -> Iterator[None]:
-        """Release the lock if the code inside raises: a refused start has not died."""
+        """Release the lock if the code inside raises, so that a refused start is no crash."""
         try:
             yield
         except BaseException:

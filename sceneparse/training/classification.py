@@ -25,7 +25,7 @@ from sceneparse.training.start import (
     begin_run,
     open_run,
     validate_inputs,
-    warn_of_other_colors,
+    warn_of_other_normalization,
 )
 from sceneparse.training.validation import validate_classifier
 
@@ -104,7 +104,7 @@ def _assemble(
         source = load_pretrained(
             model, model.meta["model"], config.pretrained, classes=train.classes
         )
-        warn_of_other_colors(source, normalize.mean, normalize.std)
+        warn_of_other_normalization(source, normalize.mean, normalize.std)
     loader = DeviceLoader(
         train, settings.batch_size, **config.augment.model_dump(), seed=seed, device=compute.device
     )

@@ -34,7 +34,7 @@ from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.pictures import draw_data
 from sceneparse.training.run import Training
 from sceneparse.training.sizes import validate_sizes
-from sceneparse.training.start import Start, begin_run, open_run, warn_of_other_colors
+from sceneparse.training.start import Start, begin_run, open_run, warn_of_other_normalization
 from sceneparse.training.validation import Validated, validate_segmentation
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def _load_pretrained(config: SegConfig, model: SegmentationModel, classes: Seque
         classes=classes,
         setting="model.pretrained",
     )
-    warn_of_other_colors(source, config.data.mean, config.data.std)
+    warn_of_other_normalization(source, config.data.mean, config.data.std)
 
 
 def _create_stepper(

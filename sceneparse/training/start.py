@@ -116,7 +116,7 @@ def validate_inputs(
         ) from error
 
 
-def warn_of_other_colors(
+def warn_of_other_normalization(
     source: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]
 ) -> None:
     """Log a warning if pretrained weights were trained on images normalised in another way.

@@ -58,7 +58,7 @@ class _Shape:
 
 
 def recognise(source: Path) -> str | None:
-    """Recognise JSON files with shapes, and what LabelMe says of their image."""
+    """Recognise JSON files with shapes and LabelMe's keys for the image."""
     found = [path for path in json_files(source) if _is_labelme(outline_of(path).keys)]
     return f"{found[0].name} holds shapes and imagePath" if found else None
 

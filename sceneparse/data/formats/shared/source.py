@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset in another format. `notes` are lines that the user should read."""
+    """A dataset in another format. `notes` are lines to print."""
 
     classes: Sequence[str]
     items: Sequence[Item]
