@@ -82,7 +82,7 @@ class ModelSection(types.Section):
     head: Annotated[str, NameIn("head", "sceneparse.models.heads.HEADS")] = "strip_pooling"
     """a name of HEADS in models/heads.py"""
     backbone: str = "resnet50"
-    """resnet18/34/50/101/152, or any timm model name"""
+    """resnet18/34/50/101/152, or the name of a timm model with four feature maps"""
     attention: Annotated[str | None, types.Attention] = None
     """attention blocks (layers/attention.py); null: strip_pooling in ResNets, else none"""
     attention_places: Literal["spnet", "all"] = "spnet"

@@ -118,7 +118,8 @@ def compare_labels(
         lines = "; ".join(map(str, found))
         raise ExportMismatchError(
             f"{path} predicts other labels than its model and was removed: {lines}; "
-            f"{MIN_AGREEMENT:.0%} or more must be equal"
+            f"{MIN_AGREEMENT:.0%} or more must be equal; calibrate on more images (--images), or "
+            "keep more convolutions in float32 (--float-layers)"
         )
     return found
 

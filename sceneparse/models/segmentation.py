@@ -196,7 +196,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
 ) -> SegmentationModel:
     """Build a segmentation model, randomly initialised; the defaults are SPNet-50.
 
-    head: a name of HEADS. backbone: resnet18/34/50/101/152, or any timm model name.
+    head: a name of HEADS. backbone: resnet18/34/50/101/152, or the name of a timm model.
     attention: a name of ATTENTION, the blocks inside ResNets; None: strip_pooling in ResNets, none
     in timm models. attention_places: "spnet", the paper's places, or "all" blocks.
     strip_pooling: True is short for attention="strip_pooling", False for attention="none".

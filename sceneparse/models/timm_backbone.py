@@ -1,4 +1,4 @@
-"""Any timm model as a backbone of four maps.
+"""Any timm model with four feature maps as a backbone.
 
 What sizes of images a model takes is found by trying: it runs on shapes alone (the meta device) at
 sizes that are odd multiples of 1, 2, 4 ... 64 and of its own input size, until one works.
