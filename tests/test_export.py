@@ -25,8 +25,10 @@ from sceneparse import export
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import export as export_command
 from sceneparse.cli import predict as predict_command
+from sceneparse.data.datasets import create_dataset
+from sceneparse.data.resizing import Resize
 from sceneparse.errors import InputError
-from sceneparse.export.quantization import quantize
+from sceneparse.export.quantization import calibration_images, quantize
 from sceneparse.inference.predictor import load_picture
 from sceneparse.layers.pooling import pooling_matrix
 from tests.conftest import MakeRun
@@ -223,6 +225,15 @@ def test_int8_labels_nearly_alike(
     assert operators(small) >= {"QuantizeLinear", "DequantizeLinear"}
     assert mean_iou_of(small) == pytest.approx(mean_iou_of(run), abs=0.02)
     assert sceneparse.Predictor(small).precision == "int8, by ONNX Runtime"
+
+
+def test_int8_is_calibrated_on_images_as_training_resized_them(scenes: Path) -> None:
+    dataset = create_dataset("folder", scenes, "train")
+    meta = {"classes": dataset.table.names, "data": {"resize": {"long": 48}}}
+    found = calibration_images(scenes, "train", meta, len(dataset))
+    trained_on = dataset.resized(Resize("long", 48))
+    assert {image.shape for image in found} == {(32, 48, 3)}
+    assert all((image == trained_on[k][0]).all() for k, image in enumerate(found))
 
 
 @all_networks("head strip_pooling", "head psp")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sceneparse.data.datasets import classes_unless_named, create_dataset, spread
 from sceneparse.data.reading import read_image
+from sceneparse.data.resizing import Resize, resize_image
 
 # Layers with fewer channels cost little time and lose the most accuracy. Depthwise convolutions
 # count as one channel, because each of their filters reads one.
@@ -24,15 +25,18 @@ _MIN_CHANNELS = 32
 def calibration_images(
     root: str | Path, split: str, meta: Mapping[str, Any], count: int
 ) -> list[NDArray[np.uint8]]:
-    """Read at most `count` images (H, W, 3), evenly spread over a split.
+    """Read at most `count` images (H, W, 3), evenly spread over a split, as the network sees them.
 
-    The data folder has the layout of the model's dataset, which `meta` names. Raises InputError.
+    The data folder has the layout of the model's dataset, which `meta` names, as well as the bit
+    depth and data.resize of the training. Raises InputError.
     """
-    name = meta.get("data", {}).get("dataset", "folder")
+    data = meta.get("data", {})
+    name, resize = data.get("dataset", "folder"), Resize.of(data.get("resize"))
     classes = classes_unless_named(name, root, meta["classes"])
     pairs = create_dataset(name, root, split, classes, complete=False).pairs
-    bit_depth = meta.get("data", {}).get("bit_depth")
-    return [read_image(pairs[index].image, bit_depth) for index in spread(len(pairs), count)]
+    chosen = [pairs[index].image for index in spread(len(pairs), count)]
+    images = (read_image(path, data.get("bit_depth")) for path in chosen)
+    return [x if resize is None else resize_image(x, resize.size(*x.shape[:2])) for x in images]
 
 
 def quantize(

@@ -209,7 +209,10 @@ def folder_table(root: Path, classes: Sequence[str] | None) -> LabelTable:
         return identity_table(names, palette(names))
     colors = [_color(line, color_file) for line in _lines(color_file)]
     if len(colors) != len(names):
-        raise InputError(f"{color_file}: {len(colors)} colours for {len(names)} classes")
+        raise InputError(
+            f"{color_file}: {len(colors)} colours for {len(names)} classes; give a line "
+            "'red green blue' per class, or delete the file"
+        )
     return identity_table(names, colors)
 
 
