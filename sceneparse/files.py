@@ -67,18 +67,17 @@ def check_unpacked_size(path: Path, limit: int) -> None:
         raise InputError(f"{path}: refused, it would unpack to {unpacked:,} bytes")
 
 
-def inside(folder: Path, name: str, source: object, *, root: Path | None = None) -> Path:
+def inside(folder: Path, name: str, source: object) -> Path:
     """Return the path of a name that a file gives relative to `folder`.
 
-    Raises InputError if it lies outside `root`, by default `folder`. Links may lead anywhere: the
-    owner of the folder put them there.
+    Raises InputError if it lies outside the folder. Links may lead anywhere: the owner of the
+    folder put them there.
     """
-    root = folder if root is None else root
     path = Path(os.path.abspath(folder / name))  # noqa: PTH100 - resolve() would follow links
-    top = os.path.abspath(root)  # noqa: PTH100
+    top = os.path.abspath(folder)  # noqa: PTH100
     if not path.is_relative_to(top):
-        raise InputError(f"{source}: '{name}' lies outside the data folder {root}")
-    return _as_stored(root / path.relative_to(top))
+        raise InputError(f"{source}: '{name}' lies outside the data folder {folder}")
+    return _as_stored(folder / path.relative_to(top))
 
 
 def _as_stored(path: Path) -> Path:

@@ -20,7 +20,7 @@ from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH, Counts, class_
 from sceneparse.metrics.significance import LEVEL, holm
 
 Floats = NDArray[np.float64]
-# With fewer images, 95% intervals hold the truth in fewer than 95% of cases.
+# With fewer images, 95% intervals may hold the truth in fewer than 95% of cases.
 _FEW_IMAGES = 50
 
 

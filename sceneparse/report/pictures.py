@@ -16,7 +16,7 @@ from sceneparse.data.labels.palette import is_background
 
 Picture = NDArray[np.uint8]
 _MARGIN = 8
-# Of the pictures in a grid.
+# Width in pixels of the pictures in a grid.
 _WIDTH = 360
 _TEXT_SIZE = 15
 _LINE = _TEXT_SIZE + 9
