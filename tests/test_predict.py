@@ -391,7 +391,9 @@ def test_names_in_legends_are_shortened_to_fit() -> None:
 def test_predictions_show_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[:30, ..., 0], image[30:, :15, 1], image[30:, 15:, 2] = 200, 200, 200
-    found = pointwise_predictor()(image)
+    predictor = pointwise_predictor()
+    found = predictor(image)
+    assert repr(predictor).startswith("Predictor(3 classes: red, green, blue; whole: ")
     assert repr(found) == "Prediction(60x40: red 75.0%, blue 18.8%, green 6.2%)"
     png = found._repr_png_()
     assert np.array_equal(np.asarray(Image.open(BytesIO(png))), found.overlay())

@@ -333,7 +333,7 @@ def test_dropped_bands_are_said_once(tmp_path: Path, bands: int) -> None:
     for name in "ab":
         content = tiff_of(values, photometric=2, extra=bands - 3)
         (tmp_path / f"{name}.tif").write_bytes(content)
-    decoding._warn_once.cache_clear()
+    decoding.warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in "ab":
@@ -388,6 +388,25 @@ def turned(path: Path, orientation: int) -> Path:
         content += struct.pack("<H", len(entries)) + b"".join(entries) + b"\0" * 4
     path.write_bytes(content)
     return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 3)], ids=["grey", "color"])
+@pytest.mark.parametrize(("largest", "bit_depth"), [(4095, None), (4095, 12), (16384, None)])
+def test_dark_images_of_16_bits_are_named_once(
+    tmp_path: Path, shape: tuple[int, ...], suffix: str, largest: int, bit_depth: int | None
+) -> None:
+    values = np.zeros(shape, np.uint16)
+    values.flat[5] = largest
+    path = tmp_path / f"x.{suffix}"
+    cv2.imwrite(str(path), values)
+    decoding.warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            read_image(path, bit_depth)
+    dark = [w for w in caught if "its values stay below 16384 of 65535" in str(w.message)]
+    assert len(dark) == (largest == 4095 and bit_depth is None)
 
 
 def test_bit_depth_changes_nothing_else(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def decode(path: Path, content: bytes | None = None) -> Decoded:
 
 
 @cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
     """Warn once per process. Python's own filter forgets what it has shown."""
     warnings.warn(text, stacklevel=2)
 
@@ -131,5 +131,5 @@ def _bits_of_tiff(image: TiffImageFile) -> int:
     if image.mode == "RGBA" and Tag.ExtraSamples not in image.tag_v2:
         used = 3  # nothing says that the fourth is alpha
     if bands > used:
-        _warn_once(f"images have {bands} bands; only the first {used} are used")
+        warn_once(f"images have {bands} bands; only the first {used} are used")
     return int(max(image.tag_v2.get(Tag.BitsPerSample, (1,))))

@@ -19,6 +19,7 @@ from sceneparse.data.decoding import (
     open_image,
     read_content,
     require_size,
+    warn_once,
 )
 from sceneparse.data.tiff import decode_by_opencv, read_tiff_header
 from sceneparse.errors import InputError, first_few, refusing
@@ -29,6 +30,8 @@ _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 # Pillow scales 2- and 4-bit grey to 0..255; a mask needs the stored values.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _PIXELS_AT_ONCE = 2**22
+# A 16-bit image that stays below this, in 8 bits, fits into 14 bits.
+_DARK = 64
 
 # Modes of values that were multiplied by alpha, which Pillow converts to these only.
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
@@ -72,7 +75,10 @@ def read_image(path: Path, bit_depth: int | None = None) -> NDArray[np.uint8]:
     decoded = decode(path)
     bits = bit_depth if decoded.bits == 16 else decoded.bits
     if bits is None or not 8 < bits <= 16:
-        return rgb_array(decoded.image, path)
+        image = rgb_array(decoded.image, path)
+        if bits is None:
+            warn_if_dark(image)
+        return image
     if decoded.image.mode in _SIXTEEN_BIT:
         return rgb_array(decoded.image, path, bits)
     return to_bytes(_raw_values(decoded, path), bits, path)
@@ -95,6 +101,16 @@ def to_bytes(
         )
     scaled = (values.astype(np.uint32) * 255 + white // 2) // white
     return np.asarray(scaled, np.uint8)
+
+
+def warn_if_dark(image: NDArray[np.uint8]) -> None:
+    """Warn once if an image that had 16 bits is dark, since cameras may fill only 12 of them."""
+    if image.max() < _DARK:
+        warn_once(
+            f"a 16-bit image is dark: its values stay below {_DARK << 8} of 65535; if it uses "
+            "fewer bits, train with data.bit_depth (`sceneparse check DATA` tells which), or save "
+            "it with 8 bits"
+        )
 
 
 def orientation_of(path: Path) -> int:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sceneparse.data.reading import read_image, rgb_array, to_bytes
+from sceneparse.data.reading import read_image, rgb_array, to_bytes, warn_if_dark
 from sceneparse.errors import InputError, refusing
 from sceneparse.report.pictures import Picture
 
@@ -61,7 +61,8 @@ def _from_array(
             hint = "; move the channels to the last axis: array.transpose(1, 2, 0)"
         elif grey.ndim == 3 and grey.shape[1] in {1, 3, 4}:
             hint = "; move the channels to the first axis: tensor.permute(2, 0, 1)"
-        raise InputError(f"an image {kind} must have 1, 3 or 4 channels, got {shape}{hint}")
+        least = "" if grey.size else " and at least one pixel"
+        raise InputError(f"an image {kind} must have 1, 3 or 4 channels{least}, got {shape}{hint}")
     channels = _as_bytes(grey[..., :3], kind, bit_depth)
     # A copy, so that views with negative steps (BGR to RGB, mirrored) can be used everywhere.
     rgb: Picture = np.ascontiguousarray(np.broadcast_to(channels, (*channels.shape[:2], 3)))
@@ -72,7 +73,10 @@ def _as_bytes(values: NDArray[Any], kind: str, bit_depth: int | None) -> NDArray
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return to_bytes(values, bit_depth, f"an image {kind}")
+        image = to_bytes(values, bit_depth, f"an image {kind}")
+        if bit_depth is None:
+            warn_if_dark(image)
+        return image
     if values.dtype.kind != "f":
         raise InputError(
             f"an image {kind} must hold uint8, uint16 or floats in 0..1, got {values.dtype}; "

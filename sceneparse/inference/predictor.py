@@ -85,6 +85,10 @@ class Predictor:
         self.compute.place_model(self.model)
         self.normalize = Normalization(self.model.mean, self.model.std)
 
+    def __repr__(self) -> str:
+        classes = f"{self.table.num_classes} classes: {first_few(self.table.names)}"
+        return f"Predictor({classes}; {self.protocol.description}; {self.precision})"
+
     @overload
     def __call__(self, image: ImageLike) -> Prediction: ...
     @overload
