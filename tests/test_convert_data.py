@@ -22,7 +22,7 @@ from sceneparse.data.checks.duplicates import (
     similar_groups,
 )
 from sceneparse.data.checks.splits import NEAR_DUPLICATES, SplitPlan, natural_order, plan_splits
-from sceneparse.data.formats.shared.source import ImageFinder
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.errors import InputError
 from tests.conversion import HEIGHT, WIDTH, classes_of, convert, masks_of, save_images
 from tests.test_format_coco import TRIANGLE, annotate, drawn, write_coco

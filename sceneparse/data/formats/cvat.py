@@ -15,8 +15,9 @@ import numpy as np
 from sceneparse.data.formats.shared.canvas import Canvas
 from sceneparse.data.formats.shared.classes import Classes, choose_classes
 from sceneparse.data.formats.shared.drawing import require_near
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError, refusing

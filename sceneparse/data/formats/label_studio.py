@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from sceneparse.data.formats.shared.bits import decode_alpha
 from sceneparse.data.formats.shared.canvas import Canvas
 from sceneparse.data.formats.shared.classes import Classes, choose_classes, class_name_at
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.data.formats.shared.outlines import json_files, outline_of
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import Labels
 from sceneparse.data.pairing import IMAGE_SUFFIXES, find_images
 from sceneparse.data.reading import image_size

@@ -18,9 +18,10 @@ from PIL import Image, ImageDraw
 from sceneparse.data.decoding import open_image
 from sceneparse.data.formats.shared.classes import Classes, choose_classes, class_name_at
 from sceneparse.data.formats.shared.drawing import require_near, require_size
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.data.formats.shared.outlines import json_files, outline_of
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.formats.shared.splits import split_in
 from sceneparse.data.labels import Labels
 from sceneparse.data.pairing import find_images

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from sceneparse.data.formats.folders import number_source
 from sceneparse.data.formats.shared.classes import read_classes
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.data.formats.shared.layouts import MaskPair
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import ImageFinder, Source
+from sceneparse.data.formats.shared.source import Source
 from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.data.tables import TABLE_SUFFIXES, find_columns, read_rows
 from sceneparse.errors import InputError

@@ -22,9 +22,10 @@ from sceneparse.data.formats.shared.classes import (
     class_name_at,
     read_classes,
 )
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.data.formats.shared.outlines import json_files, outline_of
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.formats.shared.splits import split_in
 from sceneparse.data.labels import Labels
 from sceneparse.data.pairing import find_images

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from sceneparse.data.formats.shared.classes import Classes, choose_classes
 from sceneparse.data.formats.shared.drawing import coco_runs, paint_runs
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import ImageFinder, Item, Source
+from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.formats.shared.splits import split_in
 from sceneparse.data.labels import Labels
 from sceneparse.data.pairing import find_images

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sceneparse.data.formats.shared.classes import class_name_at
+from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.data.formats.shared.outlines import json_files, outline_of
-from sceneparse.data.formats.shared.source import ImageFinder
 from sceneparse.data.formats.shared.splits import split_in
 from sceneparse.errors import InputError
 from sceneparse.files import read_json
