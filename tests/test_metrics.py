@@ -305,7 +305,7 @@ def test_images_that_do_not_suffice_have_no_interval() -> None:
 
 def test_few_images_are_mentioned() -> None:
     assert "only 30 images" in few_images_note(30)
-    assert "92 to 95%" in few_images_note(30)
+    assert "92 to 96%" in few_images_note(30)
     assert few_images_note(50) == ""
 
 
