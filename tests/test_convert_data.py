@@ -258,6 +258,7 @@ def test_splits_of_the_source_are_kept_unless_others_are_asked_for(
         (["SOURCE", "--images", "nowhere"], "'nowhere' of the images does not exist"),
         (["SOURCE", "--split", "a=1", "b=1", "c=1"], "2 images for 3 splits"),
         (["tests"], "'tests' is of no known format"),
+        (["ARCHIVE"], "x.zip' is an archive; unpack it and give the folder"),
     ],
 )
 def test_wrong_arguments_are_explained(
@@ -267,7 +268,10 @@ def test_wrong_arguments_are_explained(
     expected: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first, *rest = (str(source) if given == "SOURCE" else given for given in arguments)
+    archive = source.with_name("x.zip")
+    archive.touch()
+    places = {"SOURCE": str(source), "ARCHIVE": str(archive)}
+    first, *rest = (places.get(given, given) for given in arguments)
     assert convert(first, tmp_path / "out", *rest) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Files and folders in a source that are tried if it is of no format.
 _MAX_INNER = 20
+# Annotation tools export them.
+_ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def find_format(
         return FORMATS[name], "--as"
     if not exists(source):
         raise InputError(f"'{source}' does not exist; give the annotation file or its folder")
+    if source.suffix.lower() in _ARCHIVES and source.is_file():
+        raise InputError(f"'{source}' is an archive; unpack it and give the folder")
     for general in (False, True):
         group = [kind for kind in FORMATS.values() if kind.is_general == general]
         found = [(kind, why) for kind in group if (why := kind.recognise(source, images))]
