@@ -399,7 +399,9 @@ def test_wrong_checkpoint_and_wrong_data_for_evaluation(
     (other / "classes.txt").write_text("cat\ndog\n")
     (other / "colors.txt").unlink()
     assert call(evaluate_command, folder_of(tiny), "--data", other) == 2
-    assert "the data has 2 classes (cat, ...)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the data has 2 classes, the model 9" in error
+    assert "only the data has cat, dog; only the model has sky, building, road" in error
     (other / "classes.txt").unlink()
     assert call(evaluate_command, folder_of(tiny), "--data", other, "--workers", 0) == 0
     assert call(evaluate_command, folder_of(tiny), "--workers", -1) == 2

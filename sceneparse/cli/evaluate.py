@@ -202,9 +202,12 @@ def open_dataset(options: argparse.Namespace, model: SegmentationNetwork) -> Seg
     dataset = create_dataset(name, root, options.split, named, bit_depth=model.bit_depth)
     found = dataset.table.names
     if found != classes:
+        sides = ("the data", found, classes), ("the model", classes, found)
+        only = [(side, [k for k in own if k not in other]) for side, own, other in sides]
+        differ = "; ".join(f"only {side} has {first_few(names)}" for side, names in only if names)
         raise InputError(
-            f"the data has {len(found)} classes ({found[0]}, ...), "
-            f"the model {len(classes)} ({classes[0]}, ...); they must be the same"
+            f"the data has {len(found)} classes, the model {len(classes)}; they must be the same: "
+            f"{differ or 'their order differs'}"
         )
     return dataset
 

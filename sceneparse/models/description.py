@@ -49,7 +49,10 @@ class Described:
 
     def _described(self, key: str) -> Any:  # noqa: ANN401 - meta holds plain values
         if key not in self.meta:
-            raise InputError(f"this model has no {key}: it is not from a training run")
+            raise InputError(
+                f"this model has no {key}: it is not from a training run; set model.meta['{key}'], "
+                "and all of classes, colors (RGB in 0..255), mean and std (RGB in 0..1)"
+            )
         return self.meta[key]
 
 
