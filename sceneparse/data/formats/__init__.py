@@ -95,8 +95,6 @@ def find_format(
         return FORMATS[name], "--as"
     if not exists(source):
         raise InputError(f"'{source}' does not exist; give the annotation file or its folder")
-    if source.suffix.lower() in _ARCHIVES and source.is_file():
-        raise InputError(f"'{source}' is an archive; unpack it and give the folder")
     for general in (False, True):
         group = [kind for kind in FORMATS.values() if kind.is_general == general]
         found = [(kind, why) for kind in group if (why := kind.recognise(source, images))]
@@ -105,9 +103,16 @@ def find_format(
             raise InputError(f"'{source}' may be of several formats: {reasons}; choose with --as")
         if found:
             return found[0]
+    raise _no_format(source)
+
+
+def _no_format(source: Path) -> InputError:
+    """Return the error for a source that no format recognises, with the reason if it is known."""
+    if source.suffix.lower() in _ARCHIVES and source.is_file():
+        return InputError(f"'{source}' is an archive; unpack it and give the folder")
     for path in json_files(source):
         read_json(path)  # raises InputError if damage is why nothing was recognised
-    raise InputError(
+    return InputError(
         f"'{source}' is of no known format; give {_inner_source(source)}, or force a format with "
         f"--as, which also says why it does not fit: {', '.join(FORMATS)}"
     )
