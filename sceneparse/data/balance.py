@@ -72,6 +72,12 @@ def log_weights(names: Sequence[str], weights: Sequence[float], rule: str) -> No
         )
 
 
+def count_masks(dataset: SegmentationDataset, numbers: Sequence[int]) -> PixelCounts:
+    """Read some masks in parallel; return their pixels of every class (N, K)."""
+    num_classes = dataset.table.num_classes
+    return np.stack(read_all(lambda i: count_labels(dataset.mask(i), num_classes), numbers))
+
+
 def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
     """Return the pixels of every class in every mask of a dataset.
 
@@ -88,8 +94,7 @@ def count_pixels(dataset: SegmentationDataset) -> PixelCounts:
         except InputError as error:
             logger.warning(str(error))
     logger.info(f"counting the pixels of every class in {len(dataset)} masks (kept for later runs)")
-    each = read_all(lambda i: count_labels(dataset.mask(i), num_classes), range(len(dataset)))
-    counts = np.stack(each)
+    counts = count_masks(dataset, range(len(dataset)))
     try:
         save_array(path, counts)
     except OSError as error:

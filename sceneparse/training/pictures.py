@@ -14,12 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
+from sceneparse.data.balance import count_masks
 from sceneparse.data.datasets import spread
-from sceneparse.data.labels import count_labels
 from sceneparse.data.loader import TensorSamples
-from sceneparse.data.reading import read_all
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.report.pictures import save_png
 from sceneparse.report.run_pictures import augmented_grid
@@ -62,11 +59,11 @@ def draw_data(folder: Path, samples: TensorSamples, sampler: EpochSampler) -> No
 
         dataset, table = samples.dataset, samples.dataset.table
         numbers = spread(len(dataset), _MAX_MASKS)
-        counts = read_all(lambda i: count_labels(dataset.mask(i), table.num_classes), numbers)
+        counts = count_masks(dataset, numbers)
         title = f"Labels of the {len(dataset)} training images"
         if len(numbers) < len(dataset):
             title += f", counted in {len(numbers)} of them"
-        figure = draw_label_shares(np.stack(counts), table, title)
+        figure = draw_label_shares(counts, table, title)
         figure.savefig(folder / "labels.png", dpi=100)
 
 
