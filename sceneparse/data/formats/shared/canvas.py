@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.formats.shared.drawing import coco_runs, require_near, require_size
+from sceneparse.data.formats.shared.drawing import coco_runs, fill_runs, require_near, require_size
 from sceneparse.data.labels import Labels
 
 
@@ -37,10 +37,7 @@ class Canvas:
 
     def polygons(self, polygons: Sequence[NDArray[np.float64]], label: int) -> None:
         """Fill polygons of points x, y (N, 2) as pycocotools does."""
-        flat = self._columns.reshape(-1)
-        edges = np.cumsum(coco_runs(polygons, *self.size)).tolist()
-        for start, end in zip(edges[::2], edges[1::2], strict=False):
-            flat[start:end] = label
+        fill_runs(self._columns.reshape(-1), coco_runs(polygons, *self.size), label)
 
     def ellipse(self, x: float, y: float, radii: Sequence[float], angle: float, label: int) -> None:
         """Fill the pixels whose centre lies in an ellipse; `angle`: clockwise, in radians."""

@@ -75,6 +75,13 @@ def decode_runs(text: str) -> Runs:
     return runs
 
 
+def fill_runs(pixels: Labels, runs: Runs, label: int) -> None:
+    """Set the pixels in every second run to a label; `pixels` (W * H,) go down the columns."""
+    edges = np.cumsum(runs).tolist()
+    for start, end in zip(edges[::2], edges[1::2], strict=False):
+        pixels[start:end] = label
+
+
 def paint_runs(
     regions: Sequence[Runs], labels: Sequence[int], height: int, width: int, blank: int
 ) -> Labels:
@@ -86,8 +93,6 @@ def paint_runs(
     pixels = np.full(height * width, blank, np.uint8 if max(blank, *labels, 0) < 256 else np.uint16)
     areas = [-int(runs[1::2].sum()) for runs in regions]
     for number in np.argsort(areas, kind="stable"):
-        edges, label = np.cumsum(regions[number]).tolist(), labels[number]
-        for start, end in zip(edges[::2], edges[1::2], strict=False):
-            pixels[start:end] = label
+        fill_runs(pixels, regions[number], labels[number])
     # COCO's runs go down the columns.
     return np.asarray(cv2.transpose(pixels.reshape(width, height)))
