@@ -74,6 +74,17 @@ def test_maps_with_channels_last_are_recognised_at_any_size() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [("mobilenetv2_035", 8), ("mobilenetv2_035", 16), ("vgg11", 32), ("legacy_xception", 32)],
+)
+def test_strides_are_those_of_the_maps(name: str, output_stride: int) -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone(name, output_stride=output_stride).eval()
+        maps = backbone(torch.empty(1, 3, 512, 512))
+    assert [round(512 / x.shape[2]) for x in maps] == list(backbone.strides)
+
+
 def test_swin_of_any_size_equals_timm_at_its_own() -> None:
     name = "swin_tiny_patch4_window7_224"
     theirs = timm.create_model(name, features_only=True).eval()

@@ -232,6 +232,7 @@ def test_output_stride_and_where_attention_sits(name: str, output_stride: int) -
     maps = net(torch.randn(1, 3, 64, 96))
     assert [x.shape[1] for x in maps] == list(net.channels)
     assert tuple(maps[3].shape[-2:]) == (64 // output_stride, 96 // output_stride)
+    assert [64 // x.shape[2] for x in maps] == list(net.strides)
     for stage in range(1, 5):
         blocks = list(net.get_submodule(f"layer{stage}"))
         attended = [isinstance(block.attention, StripPooling) for block in blocks]

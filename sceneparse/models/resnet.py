@@ -4,6 +4,8 @@ Module names follow torchvision and timm, so that their ImageNet weights load ke
 stem is that of timm's `resnet50s`.
 """
 
+from itertools import accumulate
+from operator import mul
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -143,7 +145,8 @@ class ResNet(nn.Module):
     dilations of the blocks of stage 4. `base_width`: channels of stage 1, 64 in the paper.
     `attention` sits in the last block of stages 1-3 and every block of stage 4 (SPNet, section
     4.1), with `attention_places` "all" in every block. The stem "cifar" keeps the size of the
-    image, so the output stride is a quarter of the given one. Raises InputError.
+    image, so the output stride is a quarter of the given one. `strides`: input pixels per pixel of
+    each map. Raises InputError.
 
     Shape: (B, 3, H, W) -> maps (B, channels[i], H_i, W_i), one per stage
     """
@@ -163,7 +166,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         _validate(depths, output_stride, multi_grid, base_width, attention_places)
+        strides, dilations = _STRIDES_AND_DILATIONS[output_stride]
         self.output_stride = output_stride // 4 if stem == "cifar" else output_stride
+        stem_stride = 1 if stem == "cifar" else 4
+        own = strides[: len(depths)]
+        self.strides = tuple(stem_stride * stride for stride in accumulate(own, mul))
         self.base_width = base_width
         widths = [base_width * 2**stage for stage in range(len(depths))]
         self.channels = tuple(width * block.expansion for width in widths)
@@ -171,7 +178,6 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
-        strides, dilations = _STRIDES_AND_DILATIONS[output_stride]
         for stage, depth in enumerate(depths):
             grid = multi_grid if stage == 3 else None
             blocks = []

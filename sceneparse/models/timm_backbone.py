@@ -29,8 +29,9 @@ _TRIED = (193, 321)
 class TimmBackbone(nn.Module):
     """The last four feature maps of a timm model. Raises InputError if it has fewer.
 
-    `size_multiple`: heights and widths must be multiples of it. `min_size`, `max_size`: the
-    shortest and longest side, None if there is no limit.
+    `strides`: input pixels per pixel of each map. `size_multiple`: heights and widths must be
+    multiples of it. `min_size`, `max_size`: the shortest and longest side, None if there is no
+    limit.
     Shape: (B, 3, H, W) -> four maps (B, channels[i], H_i, W_i)
     """
 
@@ -41,6 +42,7 @@ class TimmBackbone(nn.Module):
         info: Any = self.features.feature_info
         self.name = name
         self.channels: tuple[int, ...] = tuple(info.channels()[-4:])
+        self.strides: tuple[int, ...] = tuple(info.reduction()[-4:])
         self.output_stride = output_stride
         self.size_multiple = needs.multiple
         self.min_size, self.max_size = needs.smallest, needs.largest
