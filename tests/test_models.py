@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,16 +79,34 @@ def conv_norm(inputs: int, outputs: int, kernel: int) -> int:
     return inputs * outputs * kernel * kernel + 2 * outputs
 
 
+def separable(inputs: int, outputs: int) -> int:
+    return 9 * inputs + conv_norm(inputs, outputs, 1)
+
+
+def mixed_pooling(width: int) -> int:
+    inner = width // 4
+    short = conv_norm(width, inner, 1) + 4 * conv_norm(inner, inner, 3)
+    long = conv_norm(width, inner, 1) + 2 * (3 * inner**2 + 2 * inner) + conv_norm(inner, inner, 3)
+    return short + long + conv_norm(2 * inner, width, 1)
+
+
 # Parameters of a head on 2048 channels for 19 classes, from the papers.
 HEAD_PARAMETERS = {
     "psp": 4 * conv_norm(2048, 512, 1) + conv_norm(4096, 512, 3) + 513 * 19,
     "deeplabv3plus": conv_norm(2048, 256, 1) * 2  # point and image
-    + 3 * conv_norm(2048, 256, 3)
+    + 3 * separable(2048, 256)
     + conv_norm(5 * 256, 256, 1)
     + conv_norm(256, 48, 1)
-    + conv_norm(304, 256, 3)
-    + conv_norm(256, 256, 3)
+    + separable(304, 256)
+    + separable(256, 256)
     + 257 * 19,
+    "strip_pooling_plus": conv_norm(2048, 256, 1)
+    + 2 * mixed_pooling(256)
+    + separable(256, 128)
+    + conv_norm(256, 48, 1)
+    + separable(176, 128)
+    + separable(128, 128)
+    + 129 * 19,
     "upernet": 4 * conv_norm(2048, 512, 1)
     + conv_norm(4096, 512, 3)
     + sum(conv_norm(c, 512, 1) for c in (256, 512, 1024))
@@ -176,6 +195,79 @@ def test_every_head_at_odd_sizes_saved_and_exported(head: str, norm: str, tmp_pa
         assert torch.equal(again(images)["out"], expected)
         exported = torch.export.export(model, (images,)).module()
         torch.testing.assert_close(exported(images)["out"], expected)
+
+
+OPTIONS = [
+    (head, {name: value})
+    for head, kind in HEADS.items()
+    for name, values in getattr(kind, "options", {}).items()
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("head", "options"), OPTIONS, ids=str)
+def test_every_option_of_a_head(head: str, options: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = sceneparse.create_segmentation_model(
+        head, "resnet18", 5, base_width=8, width=16, aux=False, head_options=options
+    )
+    check_odd_sizes(model, aux=False)
+    default = sceneparse.create_segmentation_model(
+        head, "resnet18", 5, base_width=8, width=16, aux=False
+    )
+    [(name, value)] = options.items()
+    is_default = value == HEADS[head].options[name][0]  # type: ignore[attr-defined]
+    same = model.state_dict().keys() == default.state_dict().keys()
+    assert same == is_default, "an option without effect"
+    model.eval().save_pretrained(tmp_path)
+    again = SegmentationModel.from_pretrained(str(tmp_path))
+    images = torch.randn(1, 3, 97, 161)
+    with torch.no_grad():
+        assert torch.equal(again(images)["out"], model(images)["out"])
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        ("fcn", {"separable": True}, "'fcn' has no options; remove model.head_options.separable"),
+        ("deeplabv3plus", {"seperable": True}, "'seperable'; choose one of: separable"),
+        ("deeplabv3plus", {"separable": 1}, "separable must be one of true, false, got 1"),
+        ("strip_pooling_plus", {"context": "psp"}, '"mixed", "strip", .*, got \'psp\''),
+        ("strip_pooling_plus", {"modules": True}, "modules must be one of 2, 1, got True"),
+        ("strip_pooling_plus", {"context": "none", "modules": 1}, "'none' has none; remove it"),
+        ("strip_pooling_plus", {"decoder": False, "fine_strip": True}, "needs decoder: true"),
+    ],
+)
+def test_wrong_head_options(head: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sceneparse.create_segmentation_model(head, "resnet18", 5, head_options=options)
+
+
+def test_head_width_of_mixed_pooling() -> None:
+    with pytest.raises(InputError, match="multiple of 4 for mixed pooling, got 30"):
+        sceneparse.create_segmentation_model("strip_pooling_plus", "resnet18", 5, width=30)
+
+
+def test_a_deeplabv3plus_of_an_older_version_has_plain_convolutions(tmp_path: Path) -> None:
+    model = sceneparse.create_segmentation_model(
+        "deeplabv3plus", "resnet18", 5, base_width=8, width=16, head_options={"separable": False}
+    )
+    del model.meta["model"]["head_options"]
+    model.save_pretrained(tmp_path)
+    again = SegmentationModel.from_pretrained(str(tmp_path))
+    assert again.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "resnet50"])
+def test_parameters_of_deeplabv3plus_are_those_of_another_library(backbone: str) -> None:
+    plain = {"stem": "plain", "attention": "none"} if backbone in RESNETS else {}
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    with torch.device("meta"):
+        theirs = smp.DeepLabV3Plus(f"tu-{backbone}", encoder_weights=None, classes=19)
+        ours = sceneparse.create_segmentation_model(
+            "deeplabv3plus", backbone, 19, output_stride=16, aux=False, **plain
+        )
+    assert count(ours) == pytest.approx(count(theirs), rel=0.05)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_050"])

@@ -92,7 +92,9 @@ class ModelSection(types.Section):
     output_stride: Literal[8, 16, 32] = 8
     """input pixels per feature: 8, 16 or 32"""
     width: types.Count | None = None
-    """channels inside the head; null: half the backbone's"""
+    """channels inside the head; null: the default of the head"""
+    head_options: dict[str, Any] = Field({})
+    """options of the head, such as {context: strip}; the heads' page lists them"""
     norm: Annotated[str, NameIn("norm", "sceneparse.layers.norms.NORMS")] = "sync"
     """sync (batch norm over all GPUs), batch, frozen (pretrained statistics) or group norm"""
     zero_init_residual: types.Switch = False

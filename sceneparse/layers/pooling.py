@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sceneparse.layers.blocks import ConvNormAct, resize
+from sceneparse.layers.blocks import ConvNormAct, conv3x3, resize
 
 
 def pool_to_grid(x: Tensor, grid: int) -> Tensor:
@@ -159,14 +159,17 @@ class AtrousPyramid(nn.Module):
     """Atrous spatial pyramid pooling (ASPP, DeepLabV3, Chen et al., arXiv 1706.05587, section 3.3).
 
     Joins a 1x1 convolution, 3x3 convolutions with several dilations and the mean of the image.
+    `separable`: the 3x3 convolutions are separable ones, as in DeepLabV3+.
     Shape: (B, C, H, W) -> (B, width, H, W)
     """
 
-    def __init__(self, channels: int, width: int, rates: Sequence[int]) -> None:
+    def __init__(
+        self, channels: int, width: int, rates: Sequence[int], *, separable: bool = False
+    ) -> None:
         super().__init__()
         self.point = ConvNormAct(channels, width, 1)
         self.dilated = nn.ModuleList(
-            ConvNormAct(channels, width, 3, dilation=rate) for rate in rates
+            conv3x3(channels, width, separable=separable, dilation=rate) for rate in rates
         )
         self.image = ConvNormAct(channels, width, 1)
         self.project = ConvNormAct((len(rates) + 2) * width, width, 1)

@@ -57,13 +57,19 @@ class Described:
 
 
 def check_description(meta: object, source: object) -> dict[str, Any]:
-    """Return a description that was read from `source`; raise InputError if a value is wrong."""
+    """Return a description that was read from `source`; raise InputError if a value is wrong.
+
+    A DeepLabV3+ head without options is of a version whose convolutions were plain.
+    """
     with refusing(source, "does not describe a model of ours"):
         try:
             _Description.model_validate(meta)
         except ValidationError as error:
             raise ValueError(first_problem(error)) from error
     assert isinstance(meta, dict)  # as validated
+    model = meta["model"]
+    if model.get("head") == "deeplabv3plus" and "head_options" not in model:
+        meta = {**meta, "model": {**model, "head_options": {"separable": False}}}
     return meta
 
 

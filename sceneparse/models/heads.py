@@ -1,18 +1,24 @@
 """Segmentation heads: the four maps of a backbone -> logits.
 
 A head is any module with the constructor `Head(channels, num_classes, *, width=None,
-output_stride=8)`: channels of the four maps, channels inside the head (None: its own default),
-output stride of the backbone. Add your own to HEADS at the bottom.
+output_stride=8, **options)`: channels of the four maps, channels inside the head (None: its own
+default), output stride of the backbone, and options of its own, which its class attribute `options`
+lists. Add your own to HEADS at the bottom.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sceneparse.errors import InputError
-from sceneparse.layers.blocks import ConvNormAct, resize
-from sceneparse.layers.pooling import AtrousPyramid, MixedPooling, PyramidPooling
+from sceneparse.errors import InputError, unknown_name
+from sceneparse.layers.blocks import ConvNormAct, SeparableConvNormAct, conv3x3, resize
+from sceneparse.layers.pooling import AtrousPyramid, MixedPooling, PyramidPooling, StripPooling
+
+# The allowed values of each option, the default first.
+Options = Mapping[str, Sequence[Any]]
 
 
 class Head(nn.Module):
@@ -20,11 +26,16 @@ class Head(nn.Module):
 
     A head defines `build`, which creates its layers and returns the channels of its features, and,
     unless they are `project` after `pool` of the last map, `features`, which computes them.
+    `options`: what else `build` takes. `needs_details`: it joins the first map, of stride 4.
     Shape: maps (B, channels[i], h_i, w_i) -> (B, num_classes, h, w), the size of the last map, or
-    of the first in DeepLabV3PlusHead and UPerHead
+    of the first in heads with a decoder
     """
 
+    options: ClassVar[Options] = {}
+    needs_details = False
     dropout = 0.1
+    # From channels of the maps, width and output stride, and options, to channels of the features.
+    build: Callable[..., int]
     pool: nn.Module
     project: nn.Module
 
@@ -35,23 +46,28 @@ class Head(nn.Module):
         *,
         width: int | None = None,
         output_stride: int = 8,
+        **options: Any,  # noqa: ANN401 - of the types in `options`
     ) -> None:
         super().__init__()
-        in_channels = self.build(channels, width, output_stride)
+        defaults = {name: values[0] for name, values in self.options.items()}
+        in_channels = self.build(channels, width, output_stride, **{**defaults, **options})
         # The last layer to be created: the order decides which random numbers a layer gets.
         classifier = nn.Conv2d(in_channels, num_classes, 1)
         self.classifier = (
             nn.Sequential(nn.Dropout2d(self.dropout), classifier) if self.dropout else classifier
         )
 
-    def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
-        raise NotImplementedError
-
     def features(self, maps: Sequence[Tensor]) -> Tensor:
         return self.project(self.pool(maps[3]))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return self.classifier(self.features(maps))
+
+
+def _validate_width(width: int) -> None:
+    """Raise InputError if mixed pooling cannot have so many channels."""
+    if width % 4:
+        raise InputError(f"model.width must be a multiple of 4 for mixed pooling, got {width}")
 
 
 class StripPoolingHead(Head):
@@ -64,8 +80,7 @@ class StripPoolingHead(Head):
 
     def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
         width = channels[3] // 2 if width is None else width
-        if width % 4:
-            raise InputError(f"model.width must be a multiple of 4 for strip_pooling, got {width}")
+        _validate_width(width)
         self.reduce = ConvNormAct(channels[3], width, 1)
         self.mixed1 = MixedPooling(width, short=self.short, long=self.long)
         self.mixed2 = MixedPooling(width, short=self.short, long=self.long)
@@ -146,20 +161,37 @@ class DeepLabV3Head(Head):
         return width
 
 
+def _detail_width(width: int) -> int:
+    """Return the channels that the first map is reduced to: 48 for 256, in proportion if fewer."""
+    return min(48, max(width * 48 // 256, 1))
+
+
 class DeepLabV3PlusHead(Head):
     """ASPP joined with the details of the first map, at stride 4 (Chen et al., ECCV 2018).
 
     `width`: channels of ASPP and decoder; None: 256. The first map is reduced to 48 channels, as
-    published, or fewer in proportion to `width`.
+    published, or fewer in proportion to `width`. `separable`: 3x3 convolutions are separable, as
+    published, or plain.
     """
 
-    def build(self, channels: Sequence[int], width: int | None, output_stride: int) -> int:
+    options: ClassVar[Options] = {"separable": (True, False)}
+    needs_details = True
+
+    def build(
+        self,
+        channels: Sequence[int],
+        width: int | None,
+        output_stride: int,
+        *,
+        separable: bool = True,
+    ) -> int:
         width = 256 if width is None else width
-        detail_width = min(48, max(width * 48 // 256, 1))
-        self.pool = AtrousPyramid(channels[3], width, _rates(output_stride))
+        detail_width = _detail_width(width)
+        self.pool = AtrousPyramid(channels[3], width, _rates(output_stride), separable=separable)
         self.details = ConvNormAct(channels[0], detail_width, 1)
         self.decode = nn.Sequential(
-            ConvNormAct(width + detail_width, width, 3), ConvNormAct(width, width, 3)
+            conv3x3(width + detail_width, width, separable=separable),
+            conv3x3(width, width, separable=separable),
         )
         return width
 
@@ -167,6 +199,88 @@ class DeepLabV3PlusHead(Head):
         details = self.details(maps[0])
         context = resize(self.pool(maps[3]), details.shape[-2:])
         return self.decode(torch.cat([context, details], dim=1))
+
+
+class StripPoolingPlusHead(Head):
+    """Mixed pooling joined with the details of the first map, at stride 4, at a low cost.
+
+    The context of SPNet's head in a decoder like DeepLabV3+'s, but half as wide. `width`: channels
+    of the context; None: 256. Options, each for an ablation: `context`, what gathers it: mixed
+    pooling, its halves (pyramid, strip), ASPP or nothing; `modules`, how many mixed pooling modules
+    follow each other; `decoder`, without which the logits have the stride of the last map;
+    `fine_strip`, a strip pooling module at stride 4, for long thin things.
+    """
+
+    options: ClassVar[Options] = {
+        "context": ("mixed", "strip", "pyramid", "aspp", "none"),
+        "modules": (2, 1),
+        "decoder": (True, False),
+        "fine_strip": (False, True),
+        "middle": (False, True),
+    }
+
+    def build(  # noqa: PLR0913 - one argument per option
+        self,
+        channels: Sequence[int],
+        width: int | None,
+        output_stride: int,
+        *,
+        context: str = "mixed",
+        modules: int = 2,
+        decoder: bool = True,
+        fine_strip: bool = False,
+        middle: bool = False,
+    ) -> int:
+        width = 256 if width is None else width
+        if not decoder and (fine_strip or middle):
+            raise InputError("model.head_options.fine_strip needs decoder: true")
+        self.needs_details = decoder
+        self.pool = _context(context, channels[3], width, modules, output_stride)
+        self.project = SeparableConvNormAct(width, width // 2)
+        width = width // 2
+        if not decoder:
+            return width
+        detail_width = _detail_width(2 * width)
+        self.middle = ConvNormAct(channels[1], detail_width, 1) if middle else None
+        if middle:
+            self.join_middle = SeparableConvNormAct(width + detail_width, width)
+        self.details = ConvNormAct(channels[0], detail_width, 1)
+        self.join = SeparableConvNormAct(width + detail_width, width)
+        self.fine = StripPooling(width) if fine_strip else nn.Identity()
+        self.refine = SeparableConvNormAct(width, width)
+        return width
+
+    def features(self, maps: Sequence[Tensor]) -> Tensor:
+        x = self.project(self.pool(maps[3]))  # (B, width / 2, h, w)
+        if not self.needs_details:
+            return x
+        if self.middle is not None:
+            y = self.middle(maps[1])
+            x = self.join_middle(torch.cat([resize(x, y.shape[-2:]), y], dim=1))
+        details = self.details(maps[0])
+        joined = self.join(torch.cat([resize(x, details.shape[-2:]), details], dim=1))
+        return self.refine(self.fine(joined))  # (B, width / 2, h_0, w_0)
+
+
+# What mixed pooling uses in each kind of context: its short range, its long range.
+_RANGES = {"mixed": (True, True), "pyramid": (True, False), "strip": (False, True)}
+
+
+def _context(kind: str, channels: int, width: int, modules: int, output_stride: int) -> nn.Module:
+    """Return what gathers the context of a map: (B, channels, h, w) -> (B, width, h, w)."""
+    if modules == 1 and kind not in _RANGES:
+        raise InputError(
+            "model.head_options.modules counts mixed pooling modules, of which context "
+            f"'{kind}' has none; remove it"
+        )
+    if kind == "aspp":
+        return AtrousPyramid(channels, width, _rates(output_stride), separable=True)
+    layers: list[nn.Module] = [ConvNormAct(channels, width, 1)]
+    if kind in _RANGES:
+        _validate_width(width)
+        short, long = _RANGES[kind]
+        layers += [MixedPooling(width, short=short, long=long) for _ in range(modules)]
+    return nn.Sequential(*layers)
 
 
 class UPerHead(Head):
@@ -203,5 +317,20 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "psp": PSPHead,
     "deeplabv3": DeepLabV3Head,
     "deeplabv3plus": DeepLabV3PlusHead,
+    "strip_pooling_plus": StripPoolingPlusHead,
     "upernet": UPerHead,
 }
+
+
+def validate_head_options(head: str, given: Mapping[str, Any]) -> None:
+    """Raise InputError, with what is allowed, for options that a head of HEADS does not take."""
+    options: Options = getattr(HEADS[head], "options", {})
+    for name, value in given.items():
+        if not options:
+            raise InputError(f"head '{head}' has no options; remove model.head_options.{name}")
+        if name not in options:
+            raise unknown_name(f"option of head '{head}'", name, options)
+        # True equals 1, so the types count too.
+        if (type(value), value) not in [(type(allowed), allowed) for allowed in options[name]]:
+            allowed = ", ".join(map(json.dumps, options[name]))
+            raise InputError(f"model.head_options.{name} must be one of {allowed}, got {value!r}")

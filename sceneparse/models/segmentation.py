@@ -19,7 +19,7 @@ from sceneparse.layers.blocks import resize
 from sceneparse.layers.norms import NORMS, set_norms
 from sceneparse.layers.pooling import MixedPooling
 from sceneparse.models.description import Described, check_description
-from sceneparse.models.heads import HEADS, AuxiliaryHead
+from sceneparse.models.heads import HEADS, AuxiliaryHead, validate_head_options
 from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.resnet import RESNETS, Places, ResNet, Stem
 from sceneparse.models.stored import CONFIG_FILE, MODEL_FILE
@@ -187,6 +187,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     aux: bool = True,
     output_stride: int = 8,
     width: int | None = None,
+    head_options: Mapping[str, Any] | None = None,
     norm: str = "batch",
     zero_init_residual: bool = False,
     stem: Stem = "deep",
@@ -201,7 +202,8 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     in timm models. attention_places: "spnet", the paper's places, or "all" blocks.
     strip_pooling: True is short for attention="strip_pooling", False for attention="none".
     aux: add an auxiliary head on stage 3, for training. output_stride: 8, 16 or 32.
-    width: channels inside the head. norm: a name of NORMS. zero_init_residual: mixed pooling
+    width: channels inside the head. head_options: its own options, which the class in HEADS lists.
+    norm: a name of NORMS. zero_init_residual: mixed pooling
     modules start as the identity, which learns faster from few images. stem, base_width,
     multi_grid: of ResNets. pretrained: weights to start from: "imagenet", a file, or the folder of
     a run (see load_pretrained). Raises InputError.
@@ -214,9 +216,8 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
         raise InputError(f"num_classes must be at least 2, got {num_classes}")
     attention = _attention_name(strip_pooling, attention, backbone)
     features = _create_backbone(arguments, attention)
-    channels = features.channels
-    main_head = HEADS[head](channels, num_classes, width=width, output_stride=output_stride)
-    aux_head = AuxiliaryHead(channels, num_classes) if aux else None
+    main_head = _create_head(arguments, features)
+    aux_head = AuxiliaryHead(features.channels, num_classes) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
     if zero_init_residual:
@@ -242,6 +243,27 @@ def _create_backbone(arguments: Mapping[str, Any], attention: str) -> ResNet | T
         attention=ATTENTION[attention],
         **settings,
     )
+
+
+def _create_head(arguments: Mapping[str, Any], features: ResNet | TimmBackbone) -> nn.Module:
+    """Build the head from the arguments of the whole model."""
+    name = arguments["head"]
+    options = arguments["head_options"] or {}
+    validate_head_options(name, options)
+    head = HEADS[name](
+        features.channels,
+        arguments["num_classes"],
+        width=arguments["width"],
+        output_stride=arguments["output_stride"],
+        **options,
+    )
+    if getattr(head, "needs_details", False) and features.strides[0] != 4:
+        raise InputError(
+            f"the decoder of head '{name}' needs a map of stride 4, and the first map of backbone "
+            f"'{arguments['backbone']}' has stride {features.strides[0]}; choose another backbone "
+            "or a head without a decoder, such as strip_pooling"
+        )
+    return head
 
 
 def _zero_mixed_pooling(head: nn.Module) -> None:

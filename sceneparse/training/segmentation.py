@@ -108,11 +108,18 @@ def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
     return {**settings, "norm": norm, "num_classes": num_classes}
 
 
-def _create_model(config: SegConfig, num_classes: int, compute: Compute) -> SegmentationModel:
+def _model_arguments(config: SegConfig, num_classes: int, start: Start) -> dict[str, Any]:
+    """Return the arguments of model_arguments; a resumed run keeps those that it began with."""
+    if start.saved is None:
+        return model_arguments(config, num_classes)
+    return dict(start.saved.meta["model"])
+
+
+def _create_model(config: SegConfig, num_classes: int, start: Start) -> SegmentationModel:
     """Create the network on its device, randomly initialised."""
     torch.manual_seed(config.seed)
-    settings = config.model
-    arguments = model_arguments(config, num_classes)
+    settings, compute = config.model, start.compute
+    arguments = _model_arguments(config, num_classes, start)
     if settings.norm != "sync" or compute.device.type == "cuda":
         arguments["norm"] = settings.norm
     model = create_segmentation_model(**arguments)
@@ -200,7 +207,7 @@ def _assemble(
     # come last.
     if start.saved is None:
         require_source(config.model.pretrained)
-    model = _create_model(config, table.num_classes, start.compute)
+    model = _create_model(config, table.num_classes, start)
     sampler = _create_sampler(config, train_set, start.process)
     validate_sizes(
         model,
@@ -237,7 +244,7 @@ def _assemble(
         seed=config.seed,
         meta={
             "task": "segmentation",
-            "model": model_arguments(config, table.num_classes),
+            "model": _model_arguments(config, table.num_classes, start),
             "classes": table.names,
             "colors": table.colors,
             "data": data.model_dump(
