@@ -199,6 +199,7 @@ def test_spread_is_students() -> None:
         (["data.holdout=20"], "data.holdout must be in 1..19"),
         (["data.limit=21"], "data.limit must be in 1..19"),
         (["data.limit=10", "data.holdout=10"], "data.holdout must be in 1..9"),
+        (["data.mean=[0.5,0.5,0.5]"], "data.mean is given without data.std; give both"),
         (["train.batch_size=64"], "fewer than train.batch_size 64"),
         (["train.batch_size=19", "data.size=4"], "cannot train on 1 crops of 4x4 at once"),
     ],

@@ -322,6 +322,8 @@ def test_unusable_data_is_one_line_and_no_run_folder(
         ("train.batch_size=1 augment.crop=[8,8]", "cannot train on 1 crops of 8x8"),
         ("model.freeze=1", "freeze keeps pretrained weights"),
         ("train.batch_size=1 model.head=psp", "model.norm: group"),
+        ("data.std=[0.5,0.5,0.5]", "data.std is given without data.mean; give both, or neither"),
+        ("data.mean=[0.5,0.5,0.5]", "data.mean is given without data.std"),
         ("model.norm=frozen", "norm: frozen keeps pretrained statistics"),
         ("model.attention=sse", "unknown attention 'sse'; choose one of: cbam"),
         ("loss.terms.hinge=1.0", "unknown loss 'hinge'; choose one of: cross_entropy"),

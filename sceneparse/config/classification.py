@@ -30,9 +30,9 @@ class ClsDataSection(types.Section):
     holdout: types.CountOrZero = 0
     """number of training images held out to choose the best epoch"""
     mean: types.Color | None = None
-    """RGB mean in 0..1; null: of the training images"""
+    """RGB mean in 0..1; null: that of the pretrained weights, else of the training images"""
     std: types.Deviations | None = None
-    """RGB standard deviation in 0..1; null: of the training images"""
+    """RGB standard deviation in 0..1; null: that of the pretrained weights, else of the images"""
 
 
 class ClsAugmentSection(types.Section):

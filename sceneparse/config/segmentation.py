@@ -27,10 +27,10 @@ class DataSection(types.Section):
     """bits that 16-bit images really use, e.g. 12; null: all 16"""
     resize: dict[Literal["long", "short"], types.Count] | None = None
     """length of the long or short side that images are first scaled to: {long: 640}; null: none"""
-    mean: types.Color = (0.485, 0.456, 0.406)
-    """RGB mean of the images, in 0..1"""
-    std: types.Deviations = (0.229, 0.224, 0.225)
-    """RGB standard deviation of the images, in 0..1"""
+    mean: types.Color | None = None
+    """RGB mean in 0..1; null: that of the pretrained weights, else ImageNet's"""
+    std: types.Deviations | None = None
+    """RGB standard deviation in 0..1; null: that of the pretrained weights, else ImageNet's"""
     sampling: Annotated[str, NameIn("sampling", "sceneparse.data.sampling.SAMPLING")] = "uniform"
     """how often images are drawn; rare_crops also crops around rare classes (data/sampling.py)"""
     stream: types.Switch = False

@@ -47,17 +47,18 @@ def load_pretrained(
     *,
     classes: Sequence[str] = (),
     setting: str = "pretrained",
-) -> dict[str, Any]:
+) -> None:
     """Load weights into a new model, and log what was taken, what is new and what was left out.
 
     arguments: those that the model was built with. pretrained: "imagenet" (downloaded by timm), a
     file of weights, or a run, checkpoint or exported file of ours. classes: names of the model's
     classes; if the source has names too, the scores of classes of the same name are taken. setting:
-    the name of `pretrained` in messages. Returns the description of the source, {} if it has none.
-    Raises InputError if the backbone does not fit.
+    the name of `pretrained` in messages. Raises InputError if the backbone does not fit.
     """
     if pretrained == IMAGENET:
-        source = _imagenet_name(model, arguments)
+        if arguments.get("norm") == "group":
+            raise InputError("ImageNet weights come with batch norm; use norm: frozen or batch")
+        source = timm_name(model, arguments)
         stored = Stored(source, imagenet_weights(source, setting), {})
     else:
         stored = read_stored(pretrained)
@@ -89,7 +90,6 @@ def load_pretrained(
     }
     line = f"pretrained weights from {stored.source}: taken {len(taken)} of {len(own)} tensors"
     logger.info("; ".join([line, *(f"{k}: {first_few(v, 8)}" for k, v in notes.items() if v)]))
-    return stored.meta
 
 
 def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -106,10 +106,8 @@ def _name_of(arguments: Mapping[str, Any]) -> str:
     return str(arguments.get("backbone", arguments.get("model"))).removeprefix("timm:")
 
 
-def _imagenet_name(model: nn.Module, arguments: Mapping[str, Any]) -> str:
+def timm_name(model: nn.Module, arguments: Mapping[str, Any]) -> str:
     """Return timm's name of the weights for a model of ours; raises InputError without any."""
-    if arguments.get("norm") == "group":
-        raise InputError("ImageNet weights come with batch norm; use norm: frozen or batch")
     name = _name_of(arguments)
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, ResNet):

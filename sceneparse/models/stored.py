@@ -39,6 +39,24 @@ def read_stored(path: str | Path) -> Stored:
 
     Raises InputError if it is missing, damaged, or a file of another kind.
     """
+    place = _locate(path)
+    if place.is_dir():
+        meta = read_meta(place, [MODEL_FILE])
+        return Stored(str(place), read_weights(place / MODEL_FILE), meta)
+    return Stored(str(place), read_weights(place), _description_of(place))
+
+
+def read_description(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Return the place and the description of a stored model without reading its weights.
+
+    As `read_stored` does; {}: it has no description.
+    """
+    place = _locate(path)
+    return str(place), read_meta(place, ()) if place.is_dir() else _description_of(place)
+
+
+def _locate(path: str | Path) -> Path:
+    """Return the checkpoint folder or the file of weights that a path stands for."""
     path = Path(path).expanduser()
     if path.suffix in {".onnx", ".pt2"}:
         raise InputError(f"'{path}' is a graph, not weights; give its run or a .safetensors file")
@@ -46,10 +64,8 @@ def read_stored(path: str | Path) -> Stored:
     if holds_one_model(path):
         path = path / MODEL_FILE
     if (folder / META_FILE).is_file() or path.is_dir() or not path.suffix:
-        folder = resolve_checkpoint(folder)
-        meta = read_meta(folder, [MODEL_FILE])
-        return Stored(str(folder), read_weights(folder / MODEL_FILE), meta)
-    return Stored(str(path), read_weights(path), _description_of(path))
+        return resolve_checkpoint(folder)
+    return path
 
 
 def holds_one_model(folder: Path) -> bool:

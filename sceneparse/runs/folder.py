@@ -22,6 +22,9 @@ _FIXED_SETTINGS = {
     *("train.batch_size", "train.ema", "optim.name"),
 }
 
+# Numbers that earlier versions wrote for settings that are null now; a resumed run keeps them.
+_FORMER_DEFAULTS = {"data.mean": [0.485, 0.456, 0.406], "data.std": [0.229, 0.224, 0.225]}
+
 
 def is_run_folder(folder: Path) -> bool:
     """Return whether a run was started in a folder, even one that was killed at once."""
@@ -61,7 +64,9 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return [
         f"{key} was {before.get(key)}, is {after.get(key)}"
         for key in {**before, **after}
-        if key not in _FREE_SETTINGS and before.get(key) != after.get(key)
+        if key not in _FREE_SETTINGS
+        and before.get(key) != after.get(key)
+        and not (after.get(key) is None and before.get(key) == _FORMER_DEFAULTS.get(key))
     ]
 
 

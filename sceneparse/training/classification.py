@@ -13,20 +13,15 @@ from sceneparse.config.loading import render_config
 from sceneparse.data.device_loader import DeviceLoader, evaluation_batches
 from sceneparse.data.image_folders import LabelledImages, load_classes, split_off
 from sceneparse.errors import InputError, first_few
-from sceneparse.inference.normalization import Normalization
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.pretrained import load_pretrained
+from sceneparse.models.statistics import Statistics
 from sceneparse.runtime.distributed import Process, parallel_network
 from sceneparse.runtime.precision import Compute
+from sceneparse.training.normalization import choose_normalization
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.run import Training
-from sceneparse.training.start import (
-    Start,
-    begin_run,
-    open_run,
-    validate_inputs,
-    warn_of_other_normalization,
-)
+from sceneparse.training.start import Start, begin_run, open_run, validate_inputs
 from sceneparse.training.validation import validate_classifier
 
 _EVALUATION_BATCH = 1000
@@ -98,13 +93,16 @@ def _assemble(
     """Build all other parts of the run; `validated`: the images of each validation, by name."""
     (seed,), settings, compute = config.seeds, config.train, start.compute
     model = _create_model(config, train, compute)
-    mean, std = train.statistics()
-    normalize = Normalization(config.data.mean or mean, config.data.std or std)
+    normalize = choose_normalization(
+        config.data.mean,
+        config.data.std,
+        model,
+        pretrained=config.pretrained,
+        saved=start.saved,
+        otherwise=Statistics(*train.statistics(), "those of the training images"),
+    )
     if config.pretrained is not None and start.saved is None:
-        source = load_pretrained(
-            model, model.meta["model"], config.pretrained, classes=train.classes
-        )
-        warn_of_other_normalization(source, normalize.mean, normalize.std)
+        load_pretrained(model, model.meta["model"], config.pretrained, classes=train.classes)
     loader = DeviceLoader(
         train, settings.batch_size, **config.augment.model_dump(), seed=seed, device=compute.device
     )

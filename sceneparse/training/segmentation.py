@@ -25,16 +25,19 @@ from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_pretrained, require_source
+from sceneparse.models.published_resnets import IMAGENET_STATISTICS
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.statistics import Statistics
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.data_check import check_crop, check_data
 from sceneparse.training.ema import MovingAverage
+from sceneparse.training.normalization import choose_normalization
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.pictures import draw_data
 from sceneparse.training.run import Training
 from sceneparse.training.sizes import validate_sizes
-from sceneparse.training.start import Start, begin_run, open_run, warn_of_other_normalization
+from sceneparse.training.start import Start, begin_run, open_run
 from sceneparse.training.validation import Validated, validate_segmentation
 
 logger = logging.getLogger(__name__)
@@ -62,10 +65,12 @@ def _create_sampler(
     )
 
 
-def _training_samples(config: SegConfig, dataset: SegmentationDataset) -> TensorSamples:
+def _training_samples(
+    config: SegConfig, dataset: SegmentationDataset, normalize: Normalization
+) -> TensorSamples:
     transform = training_transform(
         **config.augment.model_dump(),
-        fill=[round(255 * value) for value in config.data.mean],
+        fill=[round(255 * value) for value in normalize.mean],
         ignore_index=dataset.table.ignore_index,
     )
     return TensorSamples(dataset, transform, config.seed)
@@ -133,18 +138,30 @@ def _create_model(config: SegConfig, num_classes: int, start: Start) -> Segmenta
     return model
 
 
+def _choose_normalization(
+    config: SegConfig, start: Start, model: SegmentationModel
+) -> Normalization:
+    return choose_normalization(
+        config.data.mean,
+        config.data.std,
+        model,
+        pretrained=config.model.pretrained,
+        saved=start.saved,
+        otherwise=Statistics(*IMAGENET_STATISTICS, "ImageNet's"),
+    )
+
+
 def _load_pretrained(config: SegConfig, model: SegmentationModel, classes: Sequence[str]) -> None:
     """Load the weights to start from, if any."""
     if config.model.pretrained is None:
         return
-    source = load_pretrained(
+    load_pretrained(
         model,
         model.meta["model"],
         config.model.pretrained,
         classes=classes,
         setting="model.pretrained",
     )
-    warn_of_other_normalization(source, config.data.mean, config.data.std)
 
 
 def _create_stepper(
@@ -208,6 +225,7 @@ def _assemble(
     if start.saved is None:
         require_source(config.model.pretrained)
     model = _create_model(config, table.num_classes, start)
+    normalize = _choose_normalization(config, start, model)
     sampler = _create_sampler(config, train_set, start.process)
     validate_sizes(
         model,
@@ -217,9 +235,8 @@ def _assemble(
         dataset=val_set,
     )
     loss = _loss_settings(config, train_set, start)
-    samples = _training_samples(config, CACHES[data.cache](train_set))
+    samples = _training_samples(config, CACHES[data.cache](train_set), normalize)
     loader = training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
-    normalize = Normalization(data.mean, data.std)
     validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
     if start.saved is None:
         _load_pretrained(config, model, table.names)
@@ -278,8 +295,8 @@ def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Tr
         training = _assemble(config, start, train_set, val_set)
         open_run(training, config, render_config(config))
         if process.is_main:
-            samples, sampler = _training_samples(config, train_set), training.sampler
-            draw_data(training.folder, samples, cast("EpochSampler", sampler))
+            samples = _training_samples(config, train_set, training.normalize)
+            draw_data(training.folder, samples, cast("EpochSampler", training.sampler))
     logger.info(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {training.sampler.steps_per_epoch} steps of "

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
@@ -114,21 +112,6 @@ def validate_inputs(
             f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
             f"({reason_of(error)}); {remedy}"
         ) from error
-
-
-def warn_of_other_normalization(
-    source: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]
-) -> None:
-    """Log a warning if pretrained weights were trained on images normalised in another way.
-
-    source: the description of their model, {} if it has none.
-    """
-    before = source.get("mean", mean), source.get("std", std)
-    if not np.allclose(before, (mean, std), atol=1e-3):
-        logger.warning(
-            f"the pretrained weights were trained with mean {list(before[0])}, std "
-            f"{list(before[1])}; this run uses {list(mean)}, {list(std)} (data.mean, data.std)"
-        )
 
 
 def open_run(training: Training, config: BaseModel, rendered: str) -> None:

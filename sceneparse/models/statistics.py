@@ -1,0 +1,70 @@
+"""The mean and standard deviation that images were normalised with when weights were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+from torch import nn
+
+from sceneparse.errors import InputError
+from sceneparse.files import MAX_DESCRIPTION, read_json
+from sceneparse.models.description import Channels, check_description
+from sceneparse.models.pretrained import IMAGENET, timm_name
+from sceneparse.models.stored import CONFIG_FILE, read_description
+
+
+class Statistics(NamedTuple):
+    """RGB mean and standard deviation of images, in 0..1, and in words where they come from."""
+
+    mean: Channels
+    std: Channels
+    origin: str
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float], origin: str) -> Statistics:
+        """Return them from three plain numbers each."""
+        return cls(_channels(mean), _channels(std), origin)
+
+
+def _channels(values: Sequence[float]) -> Channels:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def pretrained_statistics(
+    model: nn.Module, arguments: Mapping[str, Any], pretrained: str | Path
+) -> Statistics | None:
+    """Return what the images that pretrained weights were trained on were normalised with.
+
+    arguments, pretrained: see load_pretrained. The description of a model of ours holds it. For
+    timm's weights, it is in a config.json beside the file, as on the Hugging Face hub, or else in
+    timm's table. None: unknown. Raises InputError if a file is damaged or missing.
+    """
+    if pretrained != IMAGENET:
+        source, meta = read_description(pretrained)
+        if not {"mean", "std"} <= meta.keys():
+            meta = _timm_description(Path(source))
+        if {"mean", "std"} <= meta.keys():
+            return Statistics.of(meta["mean"], meta["std"], f"as in {source}")
+    with suppress(InputError):  # our ResNets can be unlike all that timm has weights for
+        cfg = timm.get_pretrained_cfg(timm_name(model, arguments))
+        if cfg is not None:
+            name = ".".join(filter(None, (cfg.architecture, cfg.tag)))
+            return Statistics.of(cfg.mean, cfg.std, f"as in timm's {name}")
+    return None
+
+
+def _timm_description(source: Path) -> dict[str, Any]:
+    """Return what a config.json of timm beside a file of weights says; {}: there is none."""
+    config = source.with_name(CONFIG_FILE)
+    content = read_json(config, MAX_DESCRIPTION) if config.is_file() else None
+    if not isinstance(content, dict) or "architecture" not in content:
+        return {}
+    # Old files of timm have no section for the settings.
+    cfg = content.get("pretrained_cfg", content)
+    found = {key: cfg[key] for key in ("mean", "std") if key in cfg}
+    return check_description({"model": {}, **found}, config)
