@@ -40,8 +40,8 @@ IMAGENET: Values = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 PROCESS = Process(0, 1, torch.device("cpu"))
 
 
-def found(name: str, source: str | Path, model: nn.Module | None = None) -> Values | None:
-    statistics = pretrained_statistics(model or nn.Module(), {"backbone": name}, source)
+def found(name: str, source: str | Path) -> Values | None:
+    statistics = pretrained_statistics({"backbone": name}, source)
     return None if statistics is None else (list(statistics.mean), list(statistics.std))
 
 
@@ -92,7 +92,7 @@ def test_values_of_our_resnets_are_those_of_timms_weights(
 ) -> None:
     with torch.device("meta"):
         model = sceneparse.create_segmentation_model("fcn", name, 3, stem=stem)
-    statistics = pretrained_statistics(model, model.meta["model"], "imagenet")
+    statistics = pretrained_statistics(model.meta["model"], "imagenet")
     assert (statistics is None) == (weights is None)
     if statistics is not None and weights is not None:
         assert (list(statistics.mean), list(statistics.std)) == timms(weights)

@@ -246,6 +246,7 @@ def test_settings_are_checked_before_weights(
         ('augment.extra=[{"name":"Fog"}]', "albumentations has no transform"),
     ):
         settings = [*tiny, "model.pretrained=imagenet", "model.stem=plain", *wrong.split()]
+        settings += ["model.base_width=64"]
         assert call(train_command, "--config", QUICKSTART, *settings) == 2
         assert expected in capsys.readouterr().err
 

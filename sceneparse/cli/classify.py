@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.options import read_config, run_options, training_parser
 from sceneparse.errors import InputError, Preempted
@@ -42,7 +42,7 @@ def main(options: argparse.Namespace) -> None:
         summarise(config)
 
 
-def train_seeds(config: ClsConfig, earlier: dict[str, bool]) -> None:
+def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
     """Train every seed that is not finished; `earlier`: how to treat earlier runs."""
     from sceneparse.runs.folder import validate_folder
     from sceneparse.runtime.distributed import join_processes

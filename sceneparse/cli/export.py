@@ -71,6 +71,8 @@ def main(options: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = write(options, model, path)
     print("compared with the model, at images x height x width:", *lines, sep="\n  ")
+    if origin := model.meta.get("pretrained"):
+        print(f"licence      {origin['licence']} of the pretrained weights {origin['weights']}")
     print(f"exported     {path} ({path.stat().st_size / 2**20:.1f} MB)")
 
 

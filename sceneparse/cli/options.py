@@ -80,6 +80,8 @@ def training_parser(verb: str, description: str, examples: str) -> argparse.Argu
     add_option(start, "--overwrite", "delete the run in the run folder and start over")
     accept = "with --resume: accept settings that differ from the run's, and print them"
     add_option(parser, "--accept-changes", accept)
+    licences = "warn about pretrained weights without a permissive licence, or refuse them"
+    add_option(parser, "--licences RULE", licences, choices=("warn", "permissive"), default="warn")
     return parser
 
 
@@ -95,9 +97,12 @@ def read_config(options: argparse.Namespace, kind: type[Settings]) -> Settings |
     return None
 
 
-def run_options(options: argparse.Namespace) -> dict[str, bool]:
-    """Return how to treat an earlier run, as arguments of `prepare_training`, `prepare_seed`."""
-    return {name: getattr(options, name) for name in ("resume", "overwrite", "accept_changes")}
+RUN = ("resume", "overwrite", "accept_changes", "licences")
+
+
+def run_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how to start or resume a run, as arguments of `prepare_training`, `prepare_seed`."""
+    return {name: getattr(options, name) for name in RUN}
 
 
 PROTOCOL = ("amp", "dtype", "compile", "protocol", "crop", "base", "scales", "mirror", "weighting")

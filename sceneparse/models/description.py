@@ -133,6 +133,13 @@ class _Config(_Part):
     train: _Training = _Training()
 
 
+class _Pretrained(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    weights: _Name
+    licence: _Name
+
+
 class _Description(_Part):
     task: Literal["segmentation", "classification"] = "segmentation"
     model: dict[str, Any]
@@ -142,6 +149,7 @@ class _Description(_Part):
     std: Annotated[list[_Deviation], _Three] = []
     data: _Data = _Data()
     eval: _Protocol = _Protocol(name="whole")
+    pretrained: _Pretrained | None = None
     amp: str = ""
     epoch: int = 0
     config: _Config = _Config()

@@ -7,13 +7,15 @@ that give the scores of the classes, the rows of the classes with the same name.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 from torch import Tensor, nn
 
 from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.models.description import Described
 from sceneparse.models.downloads import imagenet_weights
+from sceneparse.models.origin import IMAGENET, imagenet_name, name_of, origin_of
 from sceneparse.models.resnet import ResNet
 from sceneparse.models.stored import Stored, read_stored
 from sceneparse.models.timm_backbone import TimmBackbone
@@ -21,12 +23,6 @@ from sceneparse.models.weights import State, fits, misfits
 
 logger = logging.getLogger(__name__)
 
-IMAGENET = "imagenet"
-# timm's ImageNet weights for our ResNets, by name and stem.
-_IMAGENET_NAMES = {
-    **{(f"resnet{depth}", "deep"): f"resnet{depth}s.gluon_in1k" for depth in (50, 101, 152)},
-    **{(f"resnet{depth}", "plain"): f"resnet{depth}.tv_in1k" for depth in (18, 34, 50, 101, 152)},
-}
 # The parts of models that must fit: of our backbones, of timm's classifiers.
 _BACKBONE, _TIMM = "backbone.", "network."
 _HEADS = ("head", "aux_head", "classifier", "network")
@@ -53,18 +49,19 @@ def load_pretrained(
     arguments: those that the model was built with. pretrained: "imagenet" (downloaded by timm), a
     file of weights, or a run, checkpoint or exported file of ours. classes: names of the model's
     classes; if the source has names too, the scores of classes of the same name are taken. setting:
-    the name of `pretrained` in messages. Raises InputError if the backbone does not fit.
+    the name of `pretrained` in messages. The description of the model gets the origin of the
+    weights. Raises InputError if the backbone does not fit.
     """
     if pretrained == IMAGENET:
         if arguments.get("norm") == "group":
             raise InputError("ImageNet weights come with batch norm; use norm: frozen or batch")
-        source = timm_name(model, arguments)
+        source = imagenet_name(arguments)
         stored = Stored(source, imagenet_weights(source, setting), {})
     else:
         stored = read_stored(pretrained)
     theirs = stored.meta.get("model", {})
     weights = _without_counters(stored.weights)
-    state = _renamed(model, _name_of(arguments), weights, stored.source)
+    state = _renamed(model, name_of(arguments), weights, stored.source)
     if theirs.get("head", arguments.get("head")) != arguments.get("head"):
         state = {f"its {key}" if key.startswith("head.") else key: state[key] for key in state}
     own = _without_counters(model.state_dict())
@@ -88,6 +85,7 @@ def load_pretrained(
         "built differently": _changes(theirs, arguments),
         **_about_classes(before, classes),
     }
+    cast(Described, model).meta["pretrained"] = origin_of(arguments, pretrained)
     line = f"pretrained weights from {stored.source}: taken {len(taken)} of {len(own)} tensors"
     logger.info("; ".join([line, *(f"{k}: {first_few(v, 8)}" for k, v in notes.items() if v)]))
 
@@ -99,28 +97,6 @@ def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
         for key in _COMPARED
         if key in theirs and key in ours and _plain(theirs[key]) != _plain(ours[key])
     ]
-
-
-def _name_of(arguments: Mapping[str, Any]) -> str:
-    """Return the name of the backbone, or of the classifier."""
-    return str(arguments.get("backbone", arguments.get("model"))).removeprefix("timm:")
-
-
-def timm_name(model: nn.Module, arguments: Mapping[str, Any]) -> str:
-    """Return timm's name of the weights for a model of ours; raises InputError without any."""
-    name = _name_of(arguments)
-    backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, ResNet):
-        return name
-    stem = {"imagenet": "plain"}.get(arguments["stem"], arguments["stem"])
-    width = arguments.get("base_width", 64)
-    if (name, stem) not in _IMAGENET_NAMES or width != 64:
-        known = ", ".join(f"{model} with stem {kind}" for model, kind in _IMAGENET_NAMES)
-        raise InputError(
-            f"no ImageNet weights for {name} with stem {stem} and base_width {width}; there are: "
-            f"{known}, all with base_width 64"
-        )
-    return _IMAGENET_NAMES[name, stem]
 
 
 def _renamed(model: nn.Module, name: str, state: State, source: str) -> State:
@@ -205,7 +181,7 @@ def _architecture(arguments: Mapping[str, Any]) -> str:
         f"{key} {arguments[key]}" for key in ("stem", "base_width", "norm") if key in arguments
     ]
     kind = f"head {head}" if head else "a classifier"
-    return ", ".join([f"{_name_of(arguments)} with {kind}", *details])
+    return ", ".join([f"{name_of(arguments)} with {kind}", *details])
 
 
 def _score_keys(model: nn.Module, own: State, num_classes: int) -> list[str]:

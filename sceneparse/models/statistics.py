@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
-from torch import nn
 
 from sceneparse.errors import InputError
-from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.models.description import Channels, check_description
-from sceneparse.models.pretrained import IMAGENET, timm_name
+from sceneparse.models.origin import IMAGENET, imagenet_name, timm_config_beside
 from sceneparse.models.stored import CONFIG_FILE, read_description
 
 
@@ -36,7 +34,7 @@ def _channels(values: Sequence[float]) -> Channels:
 
 
 def pretrained_statistics(
-    model: nn.Module, arguments: Mapping[str, Any], pretrained: str | Path
+    arguments: Mapping[str, Any], pretrained: str | Path
 ) -> Statistics | None:
     """Return what the images that pretrained weights were trained on were normalised with.
 
@@ -51,7 +49,7 @@ def pretrained_statistics(
         if {"mean", "std"} <= meta.keys():
             return Statistics.of(meta["mean"], meta["std"], f"as in {source}")
     with suppress(InputError):  # our ResNets can be unlike all that timm has weights for
-        cfg = timm.get_pretrained_cfg(timm_name(model, arguments))
+        cfg = timm.get_pretrained_cfg(imagenet_name(arguments))
         if cfg is not None:
             name = ".".join(filter(None, (cfg.architecture, cfg.tag)))
             return Statistics.of(cfg.mean, cfg.std, f"as in timm's {name}")
@@ -60,11 +58,6 @@ def pretrained_statistics(
 
 def _timm_description(source: Path) -> dict[str, Any]:
     """Return what a config.json of timm beside a file of weights says; {}: there is none."""
-    config = source.with_name(CONFIG_FILE)
-    content = read_json(config, MAX_DESCRIPTION) if config.is_file() else None
-    if not isinstance(content, dict) or "architecture" not in content:
-        return {}
-    # Old files of timm have no section for the settings.
-    cfg = content.get("pretrained_cfg", content)
-    found = {key: cfg[key] for key in ("mean", "std") if key in cfg}
-    return check_description({"model": {}, **found}, config)
+    config = timm_config_beside(source)
+    found: dict[str, Any] = {key: config[key] for key in ("mean", "std") if key in config}
+    return check_description({"model": {}, **found}, source.with_name(CONFIG_FILE))

@@ -79,10 +79,8 @@ def holds_one_model(folder: Path) -> bool:
 
 def is_classifier(path: str | Path) -> bool:
     """Return whether a run, checkpoint or file holds an image classifier; False if unreadable."""
-    path = Path(path)
     with suppress(InputError):
-        meta = _description_of(path) if path.is_file() else read_meta(resolve_checkpoint(path), ())
-        return meta.get("task") == "classification"
+        return read_description(path)[1].get("task") == "classification"
     return False
 
 

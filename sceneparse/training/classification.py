@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,13 @@ from sceneparse.runtime.precision import Compute
 from sceneparse.training.normalization import choose_normalization
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.run import Training
-from sceneparse.training.start import Start, begin_run, open_run, validate_inputs
+from sceneparse.training.start import (
+    Start,
+    begin_run,
+    checked_origin,
+    open_run,
+    validate_inputs,
+)
 from sceneparse.training.validation import validate_classifier
 
 _EVALUATION_BATCH = 1000
@@ -93,6 +100,7 @@ def _assemble(
     """Build all other parts of the run; `validated`: the images of each validation, by name."""
     (seed,), settings, compute = config.seeds, config.train, start.compute
     model = _create_model(config, train, compute)
+    origin = checked_origin(start, model.meta["model"], config.pretrained)
     normalize = choose_normalization(
         config.data.mean,
         config.data.std,
@@ -132,6 +140,7 @@ def _assemble(
             "task": "classification",
             "model": model.meta["model"],
             "classes": train.classes,
+            "pretrained": origin,
             "data": config.data.model_dump(include={"dataset", "root"}),
         },
         **settings.model_dump(include={"epochs", "save_every", "most_bad_steps"}),
@@ -143,7 +152,7 @@ def prepare_seed(
     seed: int,
     data: tuple[LabelledImages, LabelledImages],
     process: Process,
-    **earlier: bool,
+    **earlier: Any,  # noqa: ANN401 - see begin_run
 ) -> Training:
     """Build all parts of the run of one seed, then create its folder.
 

@@ -57,7 +57,7 @@ def _choose(
     """Choose the values of a new run, see `choose_normalization`."""
     own = None
     if pretrained is not None:
-        own = pretrained_statistics(model, model.meta["model"], pretrained)
+        own = pretrained_statistics(model.meta["model"], pretrained)
     if mean is None and std is None:
         return own or otherwise
     if mean is None or std is None:

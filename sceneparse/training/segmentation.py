@@ -37,7 +37,7 @@ from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.pictures import draw_data
 from sceneparse.training.run import Training
 from sceneparse.training.sizes import validate_sizes
-from sceneparse.training.start import Start, begin_run, open_run
+from sceneparse.training.start import Start, begin_run, checked_origin, open_run
 from sceneparse.training.validation import Validated, validate_segmentation
 
 logger = logging.getLogger(__name__)
@@ -225,6 +225,7 @@ def _assemble(
     if start.saved is None:
         require_source(config.model.pretrained)
     model = _create_model(config, table.num_classes, start)
+    origin = checked_origin(start, model.meta["model"], config.model.pretrained)
     normalize = _choose_normalization(config, start, model)
     sampler = _create_sampler(config, train_set, start.process)
     validate_sizes(
@@ -264,6 +265,7 @@ def _assemble(
             "model": _model_arguments(config, table.num_classes, start),
             "classes": table.names,
             "colors": table.colors,
+            "pretrained": origin,
             "data": data.model_dump(
                 include={"dataset", "root", "val_split", "classes", "bit_depth", "resize"}
             ),
@@ -275,7 +277,11 @@ def _assemble(
     )
 
 
-def prepare_training(config: SegConfig, process: Process, **earlier: bool) -> Training:
+def prepare_training(
+    config: SegConfig,
+    process: Process,
+    **earlier: Any,  # noqa: ANN401 - see begin_run
+) -> Training:
     """Build and check all parts of a run, then create its folder.
 
     `earlier`: how to treat an earlier run, see `begin_run`. Raises InputError before anything is

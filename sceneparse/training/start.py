@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -15,6 +16,8 @@ from torch import nn
 
 import sceneparse
 from sceneparse.errors import InputError, reason_of, refusing
+from sceneparse.models.licences import check_licence
+from sceneparse.models.origin import Origin, origin_of, recorded_origin
 from sceneparse.models.weights import load_strict
 from sceneparse.runs.checkpoint import Saved, newest_intact, read_training_state
 from sceneparse.runs.folder import (
@@ -47,10 +50,11 @@ class Start:
     saved: Saved | None
     overwrite: bool
     accept_changes: bool
+    licences: str
     stop: StopRequest = field(default_factory=StopRequest)
 
 
-def begin_run(
+def begin_run(  # noqa: PLR0913 - keyword-only settings
     folder: Path,
     process: Process,
     amp: str,
@@ -59,9 +63,11 @@ def begin_run(
     resume: bool = False,
     overwrite: bool = False,
     accept_changes: bool = False,
+    licences: str = "warn",
 ) -> Start:
     """Check that the folder may be used, and find the newest checkpoint if `resume` is set.
 
+    `licences`: what to do about pretrained weights, see `check_licence`.
     A run without a checkpoint starts from the beginning. Processes that torchrun restarted resume
     by themselves. Raises InputError; nothing is written to a folder that is not a run's.
     """
@@ -84,6 +90,7 @@ def begin_run(
         saved=saved,
         overwrite=overwrite,
         accept_changes=accept_changes,
+        licences=licences,
     )
 
 
@@ -112,6 +119,23 @@ def validate_inputs(
             f"the network cannot train on {shape[0]} crops of {shape[2]}x{shape[3]} at once "
             f"({reason_of(error)}); {remedy}"
         ) from error
+
+
+def checked_origin(
+    start: Start, arguments: Mapping[str, Any], pretrained: str | None
+) -> Origin | None:
+    """Return which weights the run starts from, or started from; log their licence.
+
+    `arguments`: those of the model. Raises InputError, also if --licences forbids the weights.
+    """
+    source: object = pretrained
+    if start.saved is None:
+        origin = origin_of(arguments, pretrained)
+    else:
+        source = start.saved.folder
+        origin = recorded_origin(start.saved.meta, start.saved.folder)
+    check_licence(origin, source, start.licences, output_stride=arguments.get("output_stride", 32))
+    return origin
 
 
 def open_run(training: Training, config: BaseModel, rendered: str) -> None:
