@@ -85,6 +85,8 @@ setup(
             "types-tqdm",
             "scipy-stubs",
             "torchmetrics",
+            # Its networks are what benchmarks compare ours with.
+            "segmentation-models-pytorch==0.6.*",
             "hypothesis",
         ],
     },

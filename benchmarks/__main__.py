@@ -22,7 +22,8 @@ EXAMPLES = """\
   python -m benchmarks all --markdown
   python -m benchmarks infer --json infer.json --picture infer.png
   python -m benchmarks attention
-  python -m benchmarks heads"""
+  python -m benchmarks heads
+  python -m benchmarks peers_accuracy --help"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,4 +119,8 @@ def _measurements(what: str) -> dict[str, Callable[[], list[Row]]]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["peers_accuracy"]:  # which has options of its own
+        from benchmarks import peers_accuracy
+
+        run(peers_accuracy.parser(), peers_accuracy.main, sys.argv[2:])
     run(parser(), main)

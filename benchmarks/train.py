@@ -41,7 +41,7 @@ def measure(prepare: Prepare) -> list[Row]:
             for name, changed in _RUNS.items()
         }
         seconds = in_turns(
-            {**runs, "alone": _network_alone(runs["ours"].training)},
+            {**runs, "alone": network_alone(runs["ours"].training, _STEPS)},
             repeats=_REPEATS,
             pause=0.5,  # until the workers have read ahead
         )
@@ -104,8 +104,8 @@ def _endless(training: Training) -> Iterator[Batch]:
         epoch += 1
 
 
-def _network_alone(training: Training) -> Work:
-    """Return the same steps as a plain loop of forward pass, loss, backward pass and optimiser."""
+def network_alone(training: Training, steps: int) -> Work:
+    """Return steps of a plain loop on one batch: forward pass, loss, backward pass, optimiser."""
     compute, device = training.compute, training.process.device
     (batch,) = islice(_endless(training), 1)
     images = training.normalize(compute.place_images(batch.images))
@@ -114,7 +114,7 @@ def _network_alone(training: Training) -> Work:
 
     def work() -> None:
         training.parallel.train()
-        for _ in range(_STEPS):
+        for _ in range(steps):
             with compute.autocast():
                 outputs = training.forward(training.parallel, images)
             training.loss(outputs, targets).backward()

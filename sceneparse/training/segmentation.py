@@ -164,9 +164,10 @@ def _load_pretrained(config: SegConfig, model: SegmentationModel, classes: Seque
     )
 
 
-def _create_stepper(
+def create_stepper(
     config: SegConfig, model: SegmentationModel, steps_per_epoch: int, compute: Compute
 ) -> Stepper:
+    """Create the optimiser of a network, its schedule and its averaged weights."""
     optim, decay = config.optim, config.train.ema
     optimizer = create_optimizer(model, **optim.model_dump(exclude={"poly_power", "clip_norm"}))
     steps = config.train.epochs * steps_per_epoch
@@ -252,7 +253,7 @@ def _assemble(
         parallel=parallel_network(
             model, start.process, accumulate=settings.accumulate, compiled=settings.compile
         ),
-        stepper=_create_stepper(config, model, sampler.steps_per_epoch, start.compute),
+        stepper=create_stepper(config, model, sampler.steps_per_epoch, start.compute),
         loss=partial(
             segmentation_loss,
             terms=config.loss.terms,
