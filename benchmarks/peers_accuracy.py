@@ -117,6 +117,8 @@ def _chosen_rows(options: argparse.Namespace) -> list[Row]:
         return [*ROWS, *(EQUAL_TIME_ROWS if options.equal_time else [])]
     known = {str(row): row for row in (*ROWS, *EQUAL_TIME_ROWS)}
     for name in options.only:
+        if "=" in name:
+            raise InputError(f"'{name}' is a setting; give settings before --only")
         if name not in known:
             raise unknown_name("row", name, known)
     return [known[name] for name in dict.fromkeys(options.only)]
@@ -168,7 +170,7 @@ def report(found: Sequence[Finished], split: str) -> str:
     epochs = {str(run.row): run.epochs for run in found}
     compared = rows_of([run.scored for run in found], str(REFERENCE))
     heads = ["", "epochs", f"{split} mean IoU", "95% over seeds", "seeds"]
-    heads += ["minus ours, 95% over seeds", "95% over images", "minutes"]
+    heads += [f"minus {REFERENCE.name}, 95% over seeds", "95% over images", "minutes"]
     lines = [_cells(row, epochs[row.name]) for row in compared]
     return f"{Table('', heads, lines).as_text()}\n\n{_sentence(compared)}"
 
