@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,6 @@ from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.versions import provenance
 from sceneparse.training.run import Training, train
 from sceneparse.training.segmentation import create_stepper, prepare_training
-
-logger = logging.getLogger(__name__)
 
 # The settings of our recipe, and what each of our networks changes in them.
 RECIPE = "study/camvid_half"
@@ -177,11 +174,12 @@ def train_and_test(plan: Plan, run: Run, split: str) -> bool:
     try:
         lock.acquire()
     except InputError as error:
-        logger.info(f"{run.row}, seed {run.config.seed}: skipped, {error}")
+        print(f"skipped {run.row}, seed {run.config.seed}: {error}", flush=True)
         return False
     try:
         if not run.scores(split).is_dir():
-            logger.info(f"{run.row}, seed {run.config.seed}, {run.config.train.epochs} epochs")
+            epochs = run.config.train.epochs
+            print(f"\n{run.row}, seed {run.config.seed}, {epochs} epochs", flush=True)
             _test(plan, run, _trained(plan, run), split)
     finally:
         lock.release()
