@@ -174,7 +174,8 @@ def train_and_test(plan: Plan, run: Run, split: str) -> bool:
     try:
         lock.acquire()
     except InputError as error:
-        print(f"skipped {run.row}, seed {run.config.seed}: {error}", flush=True)
+        reason, _, _ = str(error).partition(";")
+        print(f"skipped {run.row}, seed {run.config.seed}: {reason}", flush=True)
         return False
     try:
         if not run.scores(split).is_dir():
