@@ -121,4 +121,4 @@ def test_colors_can_be_given_and_commands_read_the_file(
     said = capsys.readouterr()
     told = said.out + said.err
     assert "taken 97 of 97 tensors\n" in told.replace("\r", "")
-    assert "trained with mean [0.5, 0.5, 0.5]" in told
+    assert "images are normalised with mean [0.5, 0.5, 0.5]" in told

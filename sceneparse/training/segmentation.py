@@ -141,6 +141,7 @@ def _create_model(config: SegConfig, num_classes: int, start: Start) -> Segmenta
 def _choose_normalization(
     config: SegConfig, start: Start, model: SegmentationModel
 ) -> Normalization:
+    """Choose mean and std; without any, ImageNet's, which suit photos."""
     return choose_normalization(
         config.data.mean,
         config.data.std,
