@@ -79,6 +79,14 @@ def test_values_of_timms_weights_are_timms(
         assert expected is None or found(name, source) == expected
 
 
+def test_the_path_of_a_file_names_the_weights(tmp_path: Path) -> None:
+    for name, expected in (("dino", IMAGENET), ("augreg_in1k", HALF), ("mine", HALF)):
+        path = tmp_path / f"vit_small_patch16_224.{name}.safetensors"
+        save_file({"weight": torch.zeros(1)}, path)
+        assert found("vit_small_patch16_224", path) == expected
+        assert found("vit_small_patch16_224.dino", path) == (HALF if "aug" in name else IMAGENET)
+
+
 @pytest.mark.parametrize(
     ("name", "stem", "weights"),
     [

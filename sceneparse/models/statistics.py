@@ -7,11 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
-
 from sceneparse.errors import InputError
 from sceneparse.models.description import Channels, check_description
-from sceneparse.models.origin import IMAGENET, imagenet_name, timm_config_beside
+from sceneparse.models.origin import (
+    IMAGENET,
+    config_in_timm,
+    imagenet_name,
+    origin_of,
+    timm_config_beside,
+)
 from sceneparse.models.stored import CONFIG_FILE, read_description
 
 
@@ -39,8 +43,9 @@ def pretrained_statistics(
     """Return what the images that pretrained weights were trained on were normalised with.
 
     arguments, pretrained: see load_pretrained. The description of a model of ours holds it. For
-    timm's weights, it is in a config.json beside the file, as on the Hugging Face hub, or else in
-    timm's table. None: unknown. Raises InputError if a file is damaged or missing.
+    timm's weights it is in a config.json beside the file, as on the Hugging Face hub, or else in
+    timm's table, for the weights that the path names or that timm loads for the network. None:
+    unknown. Raises InputError if a file is damaged or missing.
     """
     if pretrained != IMAGENET:
         source, meta = read_description(pretrained)
@@ -49,8 +54,9 @@ def pretrained_statistics(
         if {"mean", "std"} <= meta.keys():
             return Statistics.of(meta["mean"], meta["std"], f"as in {source}")
     with suppress(InputError):  # our ResNets can be unlike all that timm has weights for
-        cfg = timm.get_pretrained_cfg(imagenet_name(arguments))
-        if cfg is not None:
+        origin = origin_of(arguments, pretrained)
+        names = () if origin is None else (origin["weights"], imagenet_name(arguments))
+        for cfg in filter(None, map(config_in_timm, names)):
             name = ".".join(filter(None, (cfg.architecture, cfg.tag)))
             return Statistics.of(cfg.mean, cfg.std, f"as in timm's {name}")
     return None
