@@ -3,49 +3,56 @@
 Blocks keep only their input; the backward pass computes their inner maps again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_blocks(network: nn.Module) -> int:
-    """Make the blocks of a network keep only their inputs; return how many blocks do.
+    """Make the blocks of a network keep only their inputs in training; return how many blocks do.
 
     Parameter names, weights and results stay the same.
     """
     count = 0
-    for name, child in network.named_children():
-        if type(child) is nn.Sequential and all(map(_is_block, child)):
-            setattr(network, name, CheckpointedBlocks(*child))
-            count += len(child)
-        else:
-            count += checkpoint_blocks(child)
+    for child in network.children():
+        blocks = list(child.children())
+        listed = type(child) in (nn.Sequential, nn.ModuleList) and all(map(_is_block, blocks))
+        inside = 0 if listed and type(child) is nn.Sequential else checkpoint_blocks(child)
+        if listed and not inside:
+            for block in blocks:
+                # The calls of the block are replaced, since some networks iterate over their lists.
+                block.forward = partial(_compute_twice, block, block.forward)
+            inside = len(blocks)
+        count += inside
     return count
 
 
 def _is_block(module: nn.Module) -> bool:
     """Return whether a module is neither a single layer nor a whole stage."""
-    return any(module.children()) and not isinstance(module, nn.Sequential)
+    return any(module.children()) and not isinstance(module, nn.Sequential | nn.ModuleList)
 
 
-class CheckpointedBlocks(nn.Sequential):
-    """A sequence that computes each block twice in training, instead of keeping its inner maps.
+def _compute_twice(
+    block: nn.Module,
+    forward: Callable[..., Any],
+    *inputs: Any,  # noqa: ANN401
+    **options: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Compute a block, in training a second time in the backward pass, from the same inputs."""
+    if not block.training:
+        return forward(*inputs, **options)
 
-    Shape: as the blocks.
-    """
+    def compute(*inputs: Any) -> Any:  # noqa: ANN401
+        # Blocks that put their results into a given list must get the same list twice.
+        return forward(*(list(x) if isinstance(x, list) else x for x in inputs), **options)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self:
-            x = _compute_twice(block, x) if self.training else block(x)
-        return x
-
-
-def _compute_twice(block: nn.Module, x: Tensor) -> Tensor:
     contexts = (nullcontext(), _without_statistics(block))  # for the first and the second time
-    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)
+    return checkpoint(compute, *inputs, use_reentrant=False, context_fn=lambda: contexts)
 
 
 @contextmanager
