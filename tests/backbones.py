@@ -2,7 +2,7 @@
 
 `python -m tests.backbones` tries them all (20 minutes on one core) and writes
 results/backbones.json and the table in docs/reference/backbones.md.
-`python -m tests.backbones NAME ...` tries some and prints them.
+`python -m tests.backbones NAME ...` tries some and replaces their rows.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ BACKBONES = {
     "efficientvit_mit": "efficientvit_b0",
     "efficientvit_msra": "efficientvit_m0",
     "eva": "eva02_tiny_patch14_224",
+    "eva (dinov3)": "vit_small_patch16_dinov3",
     "fasternet": "fasternet_t0",
     "fastvit": "fastvit_t8",
     "focalnet": "focalnet_tiny_srf",
@@ -134,6 +135,8 @@ BACKBONES = {
     "vgg": "vgg11",
     "visformer": "visformer_tiny",
     "vision_transformer": "vit_tiny_patch16_224",
+    "vision_transformer (dinov2)": "vit_small_patch14_reg4_dinov2",
+    "vision_transformer (small)": "vit_small_patch16_224",
     "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
     "vision_transformer_relpos": "vit_relpos_small_patch16_224",
     "vitamin": "vitamin_small_224",
@@ -270,21 +273,21 @@ def read_outcomes() -> list[Outcome]:
 
 
 def main(names: list[str]) -> None:
-    """Try backbones and print what they do; record it if they are all."""
+    """Try backbones, print and record what they do; the rows of others stay."""
     torch.set_num_threads(1)
-    outcomes = []
+    outcomes = {outcome.backbone: outcome for outcome in read_outcomes()}
     with TemporaryDirectory() as folder:
         write_dataset(Path(folder), {"val": 1}, size=SIZE)
         for name in names or BACKBONES.values():
             try:
-                outcomes.append(try_backbone(name, Path(folder)))
+                outcomes[name] = try_backbone(name, Path(folder))
             except Exception as error:  # to be mended; the others are tried all the same
-                outcomes.append(Outcome(name, refused=f"FAILED {type(error).__name__}: {error}"))
-            print(*asdict(outcomes[-1]).values(), sep="  ", flush=True)
-    if not names:
-        RESULTS.write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n", "utf-8")
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(with_table(page, page_table(outcomes)), "utf-8")
+                outcomes[name] = Outcome(name, refused=f"FAILED {type(error).__name__}: {error}")
+            print(*asdict(outcomes[name]).values(), sep="  ", flush=True)
+    recorded = [outcomes[name] for name in BACKBONES.values() if name in outcomes]
+    RESULTS.write_text(json.dumps([asdict(o) for o in recorded], indent=1) + "\n", "utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_table(page, page_table(recorded)), "utf-8")
 
 
 if __name__ == "__main__":

@@ -64,13 +64,23 @@ def test_page_shows_all_backbones() -> None:
     assert with_table(text, page_table(outcomes)) == text, "run python -m tests.backbones"
 
 
-def test_maps_with_channels_last_are_recognised_at_any_size() -> None:
+@pytest.mark.parametrize(
+    ("name", "size", "channels"),
+    [
+        ("test_mambaout", (64, 96), (16, 32, 48, 64)),
+        ("swin_tiny_patch4_window7_224", (384, 96), (96, 192, 384, 768)),
+    ],
+)
+def test_maps_with_channels_last_are_recognised_at_any_size(
+    name: str, size: tuple[int, int], channels: tuple[int, ...]
+) -> None:
     # At this height, the first map is as high as it has channels.
-    backbone = TimmBackbone("test_mambaout", output_stride=32).eval()
-    maps = backbone(torch.rand(1, 3, 64, 96))
-    sizes = [(16, 24), (8, 12), (4, 6), (2, 3)]
+    with torch.device("meta"):
+        backbone = TimmBackbone(name, output_stride=32).eval()
+        maps = backbone(torch.empty(1, 3, *size))
     assert [tuple(x.shape) for x in maps] == [
-        (1, channels, *size) for channels, size in zip((16, 32, 48, 64), sizes, strict=True)
+        (1, width, size[0] // stride, size[1] // stride)
+        for width, stride in zip(channels, (4, 8, 16, 32), strict=True)
     ]
 
 

@@ -82,7 +82,7 @@ class ModelSection(types.Section):
     head: Annotated[str, NameIn("head", "sceneparse.models.heads.HEADS")] = "strip_pooling"
     """a name of HEADS in models/heads.py"""
     backbone: str = "resnet50"
-    """resnet18/34/50/101/152, or the name of a timm model with four feature maps"""
+    """resnet18/34/50/101/152, or the name of a timm model"""
     attention: Annotated[str | None, types.Attention] = None
     """attention blocks (layers/attention.py); null: strip_pooling in ResNets, else none"""
     attention_places: Literal["spnet", "all"] = "spnet"
@@ -159,7 +159,7 @@ class OptimSection(types.Section):
     lr: types.Positive = 0.01
     """initial learning rate of the backbone"""
     head_lr_factor: types.Positive = 10.0
-    """learning rate of the heads, times lr"""
+    """learning rate of the heads, and of a pyramid in the backbone, times lr"""
     momentum: types.Fraction = 0.9
     """momentum of sgd, first beta of adam and adamw"""
     weight_decay: types.NotNegative = 1e-4

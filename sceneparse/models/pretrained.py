@@ -18,7 +18,7 @@ from sceneparse.models.downloads import imagenet_weights
 from sceneparse.models.origin import IMAGENET, imagenet_name, name_of, origin_of
 from sceneparse.models.resnet import ResNet
 from sceneparse.models.stored import Stored, read_stored
-from sceneparse.models.timm_backbone import TimmBackbone
+from sceneparse.models.timm_backbone import PYRAMID, TimmBackbone
 from sceneparse.models.weights import State, fits, misfits
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _of_timm_features(backbone: TimmBackbone, state: State, source: str) -> Stat
     # timm's wrapper for features flattens nested names: stages.0 becomes stages_0.
     flat = {key.replace(".", "_"): key for key in state}
     own = _without_counters(backbone.features.state_dict())
-    found = {key: flat.get(key.replace(".", "_")) for key in own}
+    found = {key: flat.get(key.removeprefix(backbone.prefix).replace(".", "_")) for key in own}
     unknown = [key for key, name in found.items() if name is None]
     if unknown:
         raise InputError(f"{source}: no weights for {first_few(unknown)} of {backbone.name}")
@@ -161,11 +161,14 @@ def _as_timm_has_them(name: str, state: State, source: str) -> State:
 
 
 def _of_backbone(tensors: State, scores: Sequence[str]) -> State:
-    """Return the tensors that must fit: those of the backbone, without attention."""
+    """Return the tensors that must fit: those of the backbone, without attention and pyramid."""
     return {
         key: value
         for key, value in tensors.items()
-        if key.startswith((_BACKBONE, _TIMM)) and key not in scores and ".attention." not in key
+        if key.startswith((_BACKBONE, _TIMM))
+        and key not in scores
+        and ".attention." not in key
+        and not key.startswith(PYRAMID)
     }
 
 
@@ -240,6 +243,7 @@ def _by_part(names: Iterable[str]) -> list[str]:
     parts: dict[str, list[str]] = {}
     for name in names:
         part = "attention blocks" if ".attention." in name else name.split(".")[0]
+        part = "pyramid" if name.startswith(PYRAMID) else part
         parts.setdefault(part, []).append(name)
     return [
         shown

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from sceneparse.models.timm_backbone import PYRAMID
 from sceneparse.training.ema import MovingAverage, floats_and_integers
 
 
@@ -25,9 +26,9 @@ def create_optimizer(
 ) -> Optimizer:
     """Create an optimiser of OPTIMIZERS for the parameters that are not frozen.
 
-    `lr`: learning rate of `model.backbone`; all other parts learn `head_lr_factor` times faster.
-    Parameters that their module lists in `without_decay` have no weight decay. `momentum`: the
-    first beta of adam and adamw.
+    `lr`: learning rate of `model.backbone`; its pyramid, which has no pretrained weights, and all
+    other parts learn `head_lr_factor` times faster. Parameters that their module lists in
+    `without_decay` have no weight decay. `momentum`: the first beta of adam and adamw.
     """
     undecayed = {
         getattr(module, attribute)
@@ -37,7 +38,8 @@ def create_optimizer(
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = path.startswith("backbone."), parameter in undecayed
+            in_backbone = path.startswith("backbone.") and not path.startswith(PYRAMID)
+            kind = in_backbone, parameter in undecayed
             groups.setdefault(kind, []).append(parameter)
     settings = [
         {
