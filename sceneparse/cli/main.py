@@ -24,8 +24,9 @@ COMMANDS = {
     "scenes": "write a dataset of synthetic street scenes to try everything on",
     "weights": "convert published weights of SPNet and of ResNet classifiers",
     "recipes": "list the recipes that come with sceneparse, or print one",
+    "backbones": "list backbones with their costs, sizes and licences",
 }
-_LISTED = "\n".join(f"  {verb:<8}  {purpose}" for verb, purpose in COMMANDS.items())
+_LISTED = "\n".join(f"  {verb:<9}  {purpose}" for verb, purpose in COMMANDS.items())
 HELP = f"""\
 usage: sceneparse COMMAND ...
 
