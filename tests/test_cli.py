@@ -209,7 +209,7 @@ def test_every_command_has_a_file_and_is_listed(capsys: pytest.CaptureFixture[st
     assert end_of_command() == end_of_command("--help") == 0
     listed = capsys.readouterr().out
     for verb, purpose in COMMANDS.items():
-        assert listed.count(f"  {verb:<8}  {purpose}\n") == 2
+        assert listed.count(f"  {verb:<9}  {purpose}\n") == 2
 
 
 @pytest.mark.parametrize(
