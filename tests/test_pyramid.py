@@ -12,6 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from torch.nn import functional as F
 
 from sceneparse.errors import InputError
+from sceneparse.export import export_onnx
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.layers.pyramid import Level, _closest
 from sceneparse.models import create_segmentation_model
@@ -80,11 +81,10 @@ def test_level_enlarges_each_pixel_by_a_pattern_per_channel() -> None:
     torch.manual_seed(0)
     level = Level(64, 16, 4, reduced=True)
     x = torch.randn(2, 64, 3, 5)
-    normed = F.layer_norm(x.movedim(1, -1), (64,))  # as created: without scale and shift
-    weight, pattern = level.reduce.weight[:, :, 0, 0], level.rescale.weight[:, 0]  # type: ignore
-    reduced = torch.einsum("bhwc,dc->bdhw", normed, weight) + level.reduce.bias[:, None, None]  # type: ignore
-    expected = torch.einsum("bdhw,dij->bdhiwj", reduced, pattern).reshape(2, 16, 12, 20)
-    expected += level.rescale.bias[:, None, None]  # type: ignore
+    normed = F.layer_norm(x.movedim(1, -1), (64,)).movedim(-1, 1)  # as created: no scale, no shift
+    reduced = F.conv2d(normed, level.reduce.weight, level.reduce.bias)  # type: ignore[arg-type]
+    kernel = level.rescale.pattern[:, None]  # type: ignore[index]
+    expected = F.conv_transpose2d(reduced, kernel, stride=4, groups=16)
     torch.testing.assert_close(level(x, (12, 20)), expected)
 
 
@@ -117,21 +117,19 @@ def test_pretrained_weights_fit_and_the_pyramid_learns_as_the_heads(
     for key, value in backbone.features.state_dict().items():  # type: ignore[union-attr]
         flat = {k.replace(".", "_"): v for k, v in weights.items()}
         assert torch.equal(value, flat[key.removeprefix("model.").replace(".", "_")])
-    assert all(p.requires_grad for p in backbone.pyramid.parameters())  # type: ignore[union-attr]
+    used = {*backbone.pyramid.parameters()}  # type: ignore[union-attr]
+    used -= {*backbone.pyramid.levels[1].parameters()}  # type: ignore[union-attr]
     optimizer = create_optimizer(model, lr=0.1, head_lr_factor=10.0, momentum=0.9, weight_decay=0.0)
     slow, fast = ({*group["params"]} for group in optimizer.param_groups)
     assert slow <= {*backbone.features.parameters()}  # type: ignore[union-attr]
-    assert fast == {
-        parameter
-        for key, parameter in model.named_parameters()
-        if not key.startswith("backbone.features.")
-    }
+    assert fast == used | {*model.head.parameters()} | {*model.aux_head.parameters()}  # type: ignore[union-attr]
 
 
 def test_frozen_blocks_are_those_of_the_first_maps() -> None:
     model = create()
     model.freeze_stages(2)
-    frozen = {key for key, value in model.named_parameters() if not value.requires_grad}
+    features = model.backbone.features  # type: ignore[union-attr]
+    frozen = {key for key, value in features.named_parameters() if not value.requires_grad}
     parts = (
         "pos_embed",
         "cls_token",
@@ -139,12 +137,8 @@ def test_frozen_blocks_are_those_of_the_first_maps() -> None:
         "patch_embed",
         *(f"blocks.{i}." for i in range(4)),
     )
-    prefix = "backbone.features.model."
-    assert frozen == {
-        key
-        for key, _ in model.named_parameters()
-        if key.removeprefix(prefix).startswith(parts) and key.startswith(prefix)
-    }
+    names = [key for key, _ in features.named_parameters()]
+    assert frozen == {key for key in names if key.removeprefix("model.").startswith(parts)}
 
 
 @pytest.mark.parametrize("name", [SMALL, "eva02_tiny_patch14_224", "efficientvit_m0"])
@@ -162,6 +156,32 @@ def test_checkpointed_blocks_compute_the_same_gradients(name: str) -> None:
         assert torch.equal(ours, theirs)
     side = images.shape[-1]
     assert saved_bytes(thrifty, side, 2) < 0.8 * saved_bytes(plain, side, 2)
+
+
+@pytest.mark.parametrize(
+    ("head", "aux", "used"),
+    [("fcn", False, {3}), ("fcn", True, {2, 3}), ("deeplabv3plus", True, {0, 2, 3})],
+)
+def test_only_levels_that_a_head_uses_are_trained(head: str, aux: bool, used: set[int]) -> None:
+    model = create_segmentation_model(head, SMALL, 3, output_stride=32, width=8, aux=aux)
+    levels = model.backbone.pyramid.levels  # type: ignore[union-attr]
+    trained = [[p.requires_grad for p in level.parameters()] for level in levels]
+    assert trained == [[index in used] * len(flags) for index, flags in enumerate(trained)]
+    outputs = model(torch.randn(2, 3, 64, 64))
+    sum(logits.square().mean() for logits in outputs.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_takes_sizes_that_the_strides_do_not_divide(tmp_path: Path) -> None:
+    model = create(output_stride=32).eval()
+    model.meta |= {
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "classes": ["a"] * 3,
+        "colors": [[0] * 3] * 3,
+    }
+    assert len(export_onnx(model, tmp_path / "model.onnx")) == 3  # compared at three sizes
 
 
 def test_sizes_that_patches_do_not_divide_are_refused_with_those_that_fit() -> None:

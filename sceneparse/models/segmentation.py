@@ -220,6 +220,8 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     aux_head = AuxiliaryHead(features.channels, num_classes) if aux else None
     model = SegmentationModel(features, main_head, aux_head)
     model.meta["model"] = arguments
+    if isinstance(features, TimmBackbone) and features.pyramid is not None:
+        features.pyramid.freeze_unused([main_head, *([aux_head] if aux_head else [])])
     if zero_init_residual:
         _zero_mixed_pooling(main_head)
     set_norms(model, norm)
