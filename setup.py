@@ -36,6 +36,7 @@ setup(
             "data/formats/shared/*.txt",
             "data/labels/*.csv",
             "data/labels/*.txt",
+            "models/*.csv",
             "report/*.html",
         ],
         "sceneparse.configs": ["*.yaml", "study/*.yaml"],

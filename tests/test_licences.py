@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import sceneparse
 from sceneparse.cli import classify, export, train
 from sceneparse.errors import InputError
+from sceneparse.models.description import check_description
 from sceneparse.models.licences import PERMISSIVE, check_licence
 from sceneparse.models.origin import licence_in_timm, origin_of, recorded_origin
 from sceneparse.models.recommended import RECOMMENDED
@@ -161,8 +162,13 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("downloads")
 def test_printed_stored_exported_and_carried_on(
-    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Tested above, and slow.
+    monkeypatch.setattr("sceneparse.models.licences._permissive_neighbours", lambda *_: ["x"])
     settings = [*tiny, "train.epochs=1", "model.backbone=convnextv2_atto", "model.head=fcn"]
     settings += ["model.attention=none", "model.output_stride=32"]
     run = folder_of(tiny)
@@ -179,7 +185,9 @@ def test_printed_stored_exported_and_carried_on(
     assert "refuses the pretrained weights convnextv2" in capsys.readouterr().err
     # An exported file has it.
     assert call(export, run, "--format", "safetensors") == 0
-    assert "licence      cc-by-nc-4.0 of the pretrained weights" in capsys.readouterr().out
+    assert (
+        "licence      cc-by-nc-4.0 (pretrained weights: convnextv2_atto." in capsys.readouterr().out
+    )
     file = Path(run) / "model.safetensors"
     with safe_open(file, "pt") as content:
         assert json.loads(content.metadata()["sceneparse"])["pretrained"] == recorded
@@ -241,3 +249,9 @@ def test_classifiers_record_it(
     assert call(classify, *arguments) == 0
     assert "cc-by-nc-4.0, which is not permissive" in capsys.readouterr().out
     assert read_description(tmp_path / "run/seed-0")[1]["pretrained"]["licence"] == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize("wrong", ["mit", {"weights": "x"}, {"weights": "x", "licence": "a\nb"}])
+def test_forged_records_are_refused(wrong: object) -> None:
+    with pytest.raises(InputError, match="does not describe a model of ours: pretrained"):
+        check_description({"model": {}, "pretrained": wrong}, "meta.json")

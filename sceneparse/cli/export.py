@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Load the model, write the file, print how far it is from the model."""
+    from sceneparse.models.origin import recorded_origin
     from sceneparse.runs.checkpoint import load_segmentation_model
 
     path = output_of(options)
@@ -71,8 +72,8 @@ def main(options: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = write(options, model, path)
     print("compared with the model, at images x height x width:", *lines, sep="\n  ")
-    if origin := model.meta.get("pretrained"):
-        print(f"licence      {origin['licence']} of the pretrained weights {origin['weights']}")
+    if origin := recorded_origin(model.meta, "not recorded"):
+        print(f"licence      {origin['licence']} (pretrained weights: {origin['weights']})")
     print(f"exported     {path} ({path.stat().st_size / 2**20:.1f} MB)")
 
 

@@ -35,6 +35,7 @@ from sceneparse.export.verification import (
     written_aside,
 )
 from sceneparse.inference.networks import MIN_AGREEMENT, OnnxNetwork, load_network
+from sceneparse.models.origin import recorded_origin
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.stored import META_KEY
 
@@ -130,7 +131,8 @@ def _prepare(
         "size_multiple": 1 if argmax else model.size_multiple,  # labels come from padded images
         "min_size": model.min_size,
     }
-    return graph, {**model.meta, "export": facts}
+    origin = recorded_origin(model.meta, "not recorded")
+    return graph, {**model.meta, "pretrained": origin, "export": facts}
 
 
 def _write_onnx(
