@@ -24,7 +24,7 @@ EXAMPLES = """\
   sceneparse backbones --measure
 
 Train with model.backbone=NAME model.pretrained=imagenet. Names of timm end in a point and the tag
-of the weights. resnet18 (with model.stem=plain) and resnet50 without a tag are our ResNets.
+of the weights. ResNets without a tag are ours; resnet18 and resnet34 need model.stem=plain.
 Columns:
   M params   millions of parameters of the backbone, without a head
   GMAC       billions of multiply-adds for an image of 512x512, or of the size beside it that the
@@ -89,7 +89,7 @@ def _matching(pattern: str) -> tuple[str, ...]:
     ours = [name for name in RESNETS if fnmatch(name, pattern)]
     names = (*ours, *timm.list_models(pattern, include_tags=True))
     if not names:
-        near = get_close_matches(pattern, timm.list_models(), 5, cutoff=0.4)
+        near = get_close_matches(pattern, timm.list_models(), 5)
         raise InputError(
             f"no backbone matches '{pattern}'; similar names: {', '.join(near) or 'none'}; "
             "a pattern holds * for any characters"
@@ -126,15 +126,16 @@ def _costs_of(names: Sequence[str]) -> tuple[dict[str, BackboneCosts | None], in
 
 def _cost_cells(name: str, costs: Mapping[str, BackboneCosts | None]) -> dict[str, str]:
     """Return what a backbone costs and can do, by the head of the column."""
-    from sceneparse.models.backbone_costs import SIDE
+    from sceneparse.models.backbone_costs import SIDE, weights_of
 
-    its = costs.get(name)
+    its, weights = costs.get(name), weights_of(name)
+    shown = name if weights == name else f"{name} ({weights})"
     if its is None:
         none = "none" if name in costs else "-"
-        return {"backbone": name, "M params": "-", "GMAC": "-", "strides": "-", "outputs": none}
+        return {"backbone": shown, "M params": "-", "GMAC": "-", "strides": "-", "outputs": none}
     at = "" if its.side == SIDE else f" at {its.side}"
     return {
-        "backbone": name,
+        "backbone": shown,
         "M params": f"{its.parameters / 1e6:.1f}",
         "GMAC": f"{its.multiply_adds / 1e9:.1f}{at}",
         "strides": " ".join(map(str, its.strides)),
