@@ -77,6 +77,17 @@ def test_unfinished_runs_are_left_out(
     assert "holds no finished run yet" in capsys.readouterr().err
 
 
+def test_shared_settings_come_before_rows_and_after_the_command(
+    study: tuple[Path, list[str]],
+) -> None:
+    path, settings = study
+    shared = "settings: {model.head: upernet, train.epochs: 5, optim.lr: 0.5}\nrows:\n  own: {}"
+    path.write_text(STUDY.replace("rows:", shared))
+    runs = {run.row: run.config for run in read_study(path, [*settings, "optim.lr=0.25"]).runs}
+    assert [runs[row].model.head for row in ("own", "fcn", "psp")] == ["upernet", "fcn", "psp"]
+    assert {(run.train.epochs, run.optim.lr) for run in runs.values()} == {(5, 0.25)}
+
+
 @pytest.mark.parametrize("name", ["study/camvid", "study/camvid_spnet50"])
 def test_a_copied_study_finds_its_configuration_among_the_recipes(
     tmp_path: Path, name: str

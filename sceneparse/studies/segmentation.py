@@ -42,6 +42,9 @@ class StudyConfig(Section):
     split: str = Field("test", description="split that the runs are tested on")
     reference: str = Field(description="row that the others are compared with")
     seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="random seeds: runs of each row")
+    settings: dict[str, Any] = Field(
+        {}, description="settings that all rows share: {section.key: value}"
+    )
     rows: dict[RowName, dict[str, Any]] = Field(
         min_length=1, description="settings that each row changes: {section.key: value}"
     )
@@ -109,7 +112,9 @@ def read_study(path: Path, overrides: Sequence[str]) -> Study:
                 raise InputError(f"{min(both)} is what the rows of {path} differ in; remove it")
             own = copy.deepcopy(settings)
             place = str(output / row / f"seed-{seed}")
-            for key, value in [*changes.items(), ("seed", seed), ("output", place)]:
+            shared = {key: value for key, value in study.settings.items() if key not in given}
+            own_changes = {**shared, **changes, "seed": seed, "output": place}
+            for key, value in own_changes.items():
                 set_key(own, key, value)
             runs.append(StudyRun(row, validate(own, SegConfig, f"{path}: row {row}"), study.split))
     return Study(study, output, runs)
@@ -159,7 +164,8 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
     protocol = predictor.protocol
     # Multiply-adds are counted at the test size of the first image.
     height, width = dataset[0][0].shape[:2]
-    shape = (1, 3, *protocol.scaled(height, width, max(protocol.scales)))
+    scaled = protocol.scaled(height, width, max(protocol.scales))
+    shape = (1, 3, *protocol.input_size(model, *scaled))
     evaluation = evaluate_dataset(
         predictor,
         dataset,
