@@ -34,14 +34,15 @@ def measure() -> list[Row]:
 
 
 def costs() -> str:
-    """Format parameters and multiply-adds of the networks, counted without computing."""
-    lines = [f"{'head':<20}  parameters  of the head    GMAC"]
+    """Format parameters, multiply-adds and options of the networks, counted without computing."""
+    lines = [f"{'head':<20}  parameters  of the head    GMAC  options"]
     for head in HEADS:
         with torch.device("meta"):
             model = _network(head)
         lines.append(
             f"{head:<20}  {_millions(model):>9}M  {_millions(model.head):>10}M  "
-            f"{count_multiply_adds(model, _SHAPE, upsample=False) / 1e9:6.1f}"
+            f"{count_multiply_adds(model, _SHAPE, upsample=False) / 1e9:6.1f}  "
+            f"{', '.join(getattr(HEADS[head], 'options', {}))}"
         )
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -22,6 +23,7 @@ from sceneparse.cli.main import COMMANDS
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.types import Section
+from sceneparse.models.heads import HEADS, Options
 from sceneparse.studies.segmentation import StudyConfig
 from sceneparse.studies.sweep.settings import SweepConfig
 
@@ -74,7 +76,26 @@ def settings_page() -> str:
     for title, command, kind in CONFIGURATIONS:
         parts.append(f"## {title}: `sceneparse {command}`\n")
         parts += _sections(kind.model_json_schema())
+        parts += [_heads()] if kind is SegConfig else []
     return "\n".join(parts)
+
+
+def _heads() -> str:
+    """Return the table of the heads and their options."""
+    rows = [
+        [f"`{name}`", str(inspect.getdoc(head)).splitlines()[0], _options(head)]
+        for name, head in HEADS.items()
+    ]
+    return "### Heads\n\n" + _markdown(["`model.head`", "what it is", "`model.head_options`"], rows)
+
+
+def _options(head: object) -> str:
+    """List the options of a head, each with its values, the default first."""
+    options: Options = getattr(head, "options", {})
+    return "; ".join(
+        f"`{name}`: {', '.join(f'`{_plain(value)}`' for value in values)}"
+        for name, values in options.items()
+    )
 
 
 def _sections(schema: Mapping[str, Any]) -> list[str]:

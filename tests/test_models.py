@@ -17,6 +17,7 @@ from sceneparse.errors import InputError
 from sceneparse.layers.blocks import ConvNormAct
 from sceneparse.layers.norms import set_norms
 from sceneparse.layers.pooling import MixedPooling, StripPooling, strip_means
+from sceneparse.models import segmentation
 from sceneparse.models.heads import HEADS
 from sceneparse.models.resnet import RESNETS, ResNet
 from sceneparse.models.segmentation import SegmentationModel
@@ -130,8 +131,8 @@ def test_head_parameters_by_formula(head: str) -> None:
 
 @pytest.mark.parametrize("head", ["fcn", "deeplabv3"])
 def test_head_parameters_equal_torchvision(head: str) -> None:
-    segmentation = pytest.importorskip("torchvision").models.segmentation
-    build = {"fcn": segmentation.fcn_resnet50, "deeplabv3": segmentation.deeplabv3_resnet50}[head]
+    models = pytest.importorskip("torchvision").models.segmentation
+    build = {"fcn": models.fcn_resnet50, "deeplabv3": models.deeplabv3_resnet50}[head]
     with torch.device("meta"):
         theirs = build(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
         ours = sceneparse.create_segmentation_model(
@@ -243,8 +244,24 @@ def test_wrong_head_options(head: str, options: dict[str, Any], message: str) ->
         sceneparse.create_segmentation_model(head, "resnet18", 5, head_options=options)
 
 
+@pytest.mark.parametrize("head", ["deeplabv3plus", "strip_pooling_plus"])
+def test_a_decoder_needs_a_map_of_stride_4(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_coarse(*arguments: Any) -> nn.Module:
+        backbone = create(*arguments)
+        backbone.strides = (8, 8, 16, 32)
+        return backbone
+
+    create = segmentation._create_backbone
+    monkeypatch.setattr(segmentation, "_create_backbone", create_coarse)
+    with pytest.raises(InputError, match="'resnet18' has stride 8; choose another backbone or a"):
+        sceneparse.create_segmentation_model(head, "resnet18", 5)
+    options = {"decoder": False} if head == "strip_pooling_plus" else None
+    head = head if options else "deeplabv3"
+    sceneparse.create_segmentation_model(head, "resnet18", 5, head_options=options)
+
+
 def test_head_width_of_mixed_pooling() -> None:
-    with pytest.raises(InputError, match="multiple of 4 for mixed pooling, got 30"):
+    with pytest.raises(InputError, match="multiple of 4 for this head, got 30"):
         sceneparse.create_segmentation_model("strip_pooling_plus", "resnet18", 5, width=30)
 
 
@@ -419,7 +436,6 @@ def test_frozen_stages_do_not_change(backbone: str) -> None:
         ({"output_stride": 4}, "unknown output stride '4'"),
         ({"num_classes": 0}, "num_classes must be at least 2, got 0"),
         ({"width": 30}, "multiple of 4"),
-        ({"backbone": "vit_tiny_patch16_224"}, "vit_tiny_patch16_224"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments: dict[str, object], expected: str) -> None:

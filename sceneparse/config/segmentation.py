@@ -94,7 +94,7 @@ class ModelSection(types.Section):
     width: types.Count | None = None
     """channels inside the head; null: the default of the head"""
     head_options: dict[str, Any] = Field({})
-    """options of the head, such as {context: strip}; the heads' page lists them"""
+    """options of the head, as the table of heads lists them, such as {fine_strip: true}"""
     norm: Annotated[str, NameIn("norm", "sceneparse.layers.norms.NORMS")] = "sync"
     """sync (batch norm over all GPUs), batch, frozen (pretrained statistics) or group norm"""
     zero_init_residual: types.Switch = False

@@ -65,9 +65,9 @@ class Head(nn.Module):
 
 
 def _validate_width(width: int) -> None:
-    """Raise InputError if mixed pooling cannot have so many channels."""
+    """Raise InputError unless a width splits into the four branches of mixed pooling."""
     if width % 4:
-        raise InputError(f"model.width must be a multiple of 4 for mixed pooling, got {width}")
+        raise InputError(f"model.width must be a multiple of 4 for this head, got {width}")
 
 
 class StripPoolingHead(Head):
@@ -216,10 +216,9 @@ class StripPoolingPlusHead(Head):
         "modules": (2, 1),
         "decoder": (True, False),
         "fine_strip": (False, True),
-        "middle": (False, True),
     }
 
-    def build(  # noqa: PLR0913 - one argument per option
+    def build(
         self,
         channels: Sequence[int],
         width: int | None,
@@ -229,21 +228,18 @@ class StripPoolingPlusHead(Head):
         modules: int = 2,
         decoder: bool = True,
         fine_strip: bool = False,
-        middle: bool = False,
     ) -> int:
         width = 256 if width is None else width
-        if not decoder and (fine_strip or middle):
+        _validate_width(width)
+        if fine_strip and not decoder:
             raise InputError("model.head_options.fine_strip needs decoder: true")
         self.needs_details = decoder
         self.pool = _context(context, channels[3], width, modules, output_stride)
-        self.project = SeparableConvNormAct(width, width // 2)
+        detail_width = _detail_width(width)
         width = width // 2
+        self.project = SeparableConvNormAct(2 * width, width)
         if not decoder:
             return width
-        detail_width = _detail_width(2 * width)
-        self.middle = ConvNormAct(channels[1], detail_width, 1) if middle else None
-        if middle:
-            self.join_middle = SeparableConvNormAct(width + detail_width, width)
         self.details = ConvNormAct(channels[0], detail_width, 1)
         self.join = SeparableConvNormAct(width + detail_width, width)
         self.fine = StripPooling(width) if fine_strip else nn.Identity()
@@ -254,9 +250,6 @@ class StripPoolingPlusHead(Head):
         x = self.project(self.pool(maps[3]))  # (B, width / 2, h, w)
         if not self.needs_details:
             return x
-        if self.middle is not None:
-            y = self.middle(maps[1])
-            x = self.join_middle(torch.cat([resize(x, y.shape[-2:]), y], dim=1))
         details = self.details(maps[0])
         joined = self.join(torch.cat([resize(x, details.shape[-2:]), details], dim=1))
         return self.refine(self.fine(joined))  # (B, width / 2, h_0, w_0)
@@ -277,7 +270,6 @@ def _context(kind: str, channels: int, width: int, modules: int, output_stride: 
         return AtrousPyramid(channels, width, _rates(output_stride), separable=True)
     layers: list[nn.Module] = [ConvNormAct(channels, width, 1)]
     if kind in _RANGES:
-        _validate_width(width)
         short, long = _RANGES[kind]
         layers += [MixedPooling(width, short=short, long=long) for _ in range(modules)]
     return nn.Sequential(*layers)
