@@ -258,7 +258,8 @@ def page_table(outcomes: list[Outcome]) -> str:
         Table("Work", heads, works),
         Table("Refused", ["family", "backbone", "refused before training because"], refused),
     ]
-    return "\n\n".join(table.as_markdown(numbers=False) for table in tables) + "\n"
+    shown = [table.as_markdown(numbers=False) for table in tables if table.rows]
+    return "\n\n".join(shown) + "\n"
 
 
 def with_table(text: str, table: str) -> str:

@@ -34,7 +34,7 @@ from tests.backbones import (
     with_table,
 )
 
-# A network that needs multiples, one of a fixed size, one with a smallest size, one refused.
+# A network that needs multiples, one of a fixed size, one with a smallest size, a transformer.
 QUICK = {"dla46_c", "efficientformerv2_s0", "legacy_xception", "vit_tiny_patch16_224"}
 
 
