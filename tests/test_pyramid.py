@@ -141,6 +141,13 @@ def test_frozen_blocks_are_those_of_the_first_maps() -> None:
     assert frozen == {key for key in names if key.removeprefix("model.").startswith(parts)}
 
 
+def test_stages_that_end_without_weights_are_frozen_too() -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone("mobilevitv2_050", output_stride=32)
+    frozen = {p for module in backbone.first_stages(4) for p in module.parameters()}
+    assert frozen == {*backbone.parameters()}
+
+
 @pytest.mark.parametrize("name", [SMALL, "eva02_tiny_patch14_224", "efficientvit_m0"])
 def test_checkpointed_blocks_compute_the_same_gradients(name: str) -> None:
     plain, thrifty = create(name, 32), create(name, 32)

@@ -60,24 +60,25 @@ class TimmBackbone(nn.Module):
         A module that computes later maps too is replaced by its own parameters. Raises InputError
         if the names that timm gives do not tell which modules these are.
         """
-        owners = [
+        modules = [
             (f"{name.removeprefix(self.prefix)}.", module)
             for name, module in self.features.named_modules()
-            if _owns_tensors(module)
         ]
         # timm's wrapper for features flattens nested names: stages.0 becomes stages_0.
-        end = self._stage_ends[count - 1]
-        ends = (f"{end}.", f"{end.replace('.', '_')}.")
-        inside = [i for i, (name, _) in enumerate(owners) if name.startswith(ends)]
-        if not inside:
+        ends = [(f"{end}.", f"{end.replace('.', '_')}.") for end in self._stage_ends[:count]]
+        places = [
+            [i for i, (name, _) in enumerate(modules) if name.startswith(end)] for end in ends
+        ]
+        if not places[-1]:
             raise InputError(f"backbone '{self.name}' has no stages to freeze; set model.freeze: 0")
-        last = inside[-1] + 1
-        later = {id(module) for _, module in owners[last:]}
+        last = max(max(found, default=0) for found in places) + 1
+        owners = [module for _, module in modules[:last] if _owns_tensors(module)]
+        later = {id(module) for _, module in modules[last:] if _owns_tensors(module)}
         return [
             nn.ParameterList(module.parameters(recurse=False))
             if later.intersection(map(id, module.modules()))
             else module
-            for _, module in owners[:last]
+            for module in owners
         ]
 
 
