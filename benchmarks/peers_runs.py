@@ -35,7 +35,10 @@ from sceneparse.training.segmentation import create_stepper, prepare_training
 # The settings of our recipe, and what each of our networks changes in them.
 RECIPE = "study/camvid_half"
 OURS: dict[str, list[str]] = {
-    "strip_pooling_plus": ["model.head=strip_pooling_plus"],
+    "strip_pooling_plus": [
+        "model.head=strip_pooling_plus",
+        "model.head_options={fine_strip: true}",
+    ],
     "deeplabv3plus": ["model.head=deeplabv3plus"],
 }
 # SMP's networks are prepared as this one of ours, and then replace it.
