@@ -77,14 +77,15 @@ def test_each_map_serves_the_closest_strides(
     assert _closest(strides, targets) == sources
 
 
-def test_level_enlarges_each_pixel_by_a_pattern_per_channel() -> None:
+def test_level_enlarges_as_a_transposed_convolution() -> None:
     torch.manual_seed(0)
-    level = Level(64, 16, 4, reduced=True)
+    level = Level(64, 16, 4, detailed=True)
     x = torch.randn(2, 64, 3, 5)
     normed = F.layer_norm(x.movedim(1, -1), (64,)).movedim(-1, 1)  # as created: no scale, no shift
-    reduced = F.conv2d(normed, level.reduce.weight, level.reduce.bias)  # type: ignore[arg-type]
-    kernel = level.rescale.pattern[:, None]  # type: ignore[index]
-    expected = F.conv_transpose2d(reduced, kernel, stride=4, groups=16)
+    weight, bias = level.rescale[0].weight, level.rescale[0].bias  # type: ignore[index]
+    kernel = weight.view(16, 4, 4, 64).movedim(3, 0)  # (in_channels, channels, 4, 4)
+    expected = F.conv_transpose2d(normed, kernel, stride=4)
+    expected += bias.view(16, 4, 4).repeat(1, 3, 5)
     torch.testing.assert_close(level(x, (12, 20)), expected)
 
 

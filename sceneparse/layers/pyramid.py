@@ -1,8 +1,9 @@
 """A light feature pyramid: the maps of a backbone, resized to the strides that heads need.
 
-Follows the simple feature pyramid of ViTDet (Li et al., ECCV 2022), but a map is enlarged by a 1x1
-convolution and a pattern per channel. Full transposed convolutions have six times the parameters
-and take ten times as long.
+Follows the simple feature pyramid of ViTDet (Li et al., ECCV 2022), without its 3x3 convolutions.
+Maps of details are enlarged by a linear layer from each pixel to a square of pixels: it is the same
+as a transposed convolution, and faster. Trained from scratch, its details are worth points of mean
+IoU over one pattern per channel or bilinear resizing, for 4% of a small transformer's parameters.
 """
 
 import copy
@@ -15,54 +16,36 @@ from torch import Tensor, nn
 
 from sceneparse.layers.blocks import resize
 
-# The first levels, which show details at many pixels, have fewer channels if they are enlarged.
-_REDUCED = 2
-
-
-class Enlarge(nn.Module):
-    """Turn each pixel into a square of pixels: its value times a learned pattern per channel.
-
-    A transposed convolution with one group per channel is the same, but 15 times slower on a CPU.
-    Shape: (B, C, h, w) -> (B, C, factor * h, factor * w)
-    """
-
-    def __init__(self, channels: int, factor: int) -> None:
-        super().__init__()
-        self.pattern = nn.Parameter(torch.empty(channels, factor, factor))
-        nn.init.uniform_(self.pattern, -1 / factor, 1 / factor)  # as the transposed convolution
-
-    def forward(self, x: Tensor) -> Tensor:
-        pattern = self.pattern.to(x.dtype)[:, None, :, None]  # (C, 1, factor, 1, factor)
-        squares = x[:, :, :, None, :, None] * pattern  # (B, C, h, factor, w, factor)
-        return squares.flatten(4, 5).flatten(2, 3)
+# The first levels show details: enlarging them is learned, and they have fewer channels.
+_DETAILED = 2
 
 
 class Level(nn.Module):
     """One map at another stride: normalised, enlarged or pooled by a power of two, then resized.
 
-    `channels` of the result: with `reduced`, fewer in proportion if the map is enlarged.
+    `channels` of the result. With `detailed`, enlarging is learned, and makes channels fewer in
+    proportion; else it is bilinear.
     Shape: (B, in_channels, h, w), size -> (B, channels, *size)
     """
 
-    def __init__(self, in_channels: int, stride: int, target: int, *, reduced: bool) -> None:
+    def __init__(self, in_channels: int, stride: int, target: int, *, detailed: bool) -> None:
         super().__init__()
         octaves = round(math.log2(stride / target))
         factor = 2 ** abs(octaves)
-        self.channels = width = in_channels
+        self.channels = in_channels
         self.norm = nn.LayerNorm(in_channels)
-        self.reduce: nn.Module = nn.Identity()
         self.rescale: nn.Module = nn.Identity()
-        if octaves > 0:
-            if reduced:
-                self.channels = width = 8 * math.ceil(in_channels / factor / 8)
-                self.reduce = nn.Conv2d(in_channels, width, 1)
-            self.rescale = Enlarge(width, factor)
+        if octaves > 0 and detailed:
+            self.channels = 8 * math.ceil(in_channels / factor / 8)
+            self.rescale = nn.Sequential(
+                nn.Conv2d(in_channels, self.channels * factor**2, 1), nn.PixelShuffle(factor)
+            )
         elif octaves < 0:
             self.rescale = nn.MaxPool2d(factor, ceil_mode=True)
 
     def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return resize(self.rescale(self.reduce(x)), size)
+        return resize(self.rescale(x), size)
 
 
 class Pyramid(nn.Module):
@@ -81,7 +64,7 @@ class Pyramid(nn.Module):
         self.targets = tuple(targets)
         self.sources = _closest(strides, targets)
         levels = [
-            Level(channels[source], strides[source], target, reduced=level < _REDUCED)
+            Level(channels[source], strides[source], target, detailed=level < _DETAILED)
             for level, (source, target) in enumerate(zip(self.sources, targets, strict=True))
         ]
         self.levels = nn.ModuleList(levels)
