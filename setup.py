@@ -36,7 +36,7 @@ setup(
             "data/formats/shared/*.txt",
             "data/labels/*.csv",
             "data/labels/*.txt",
-            "models/*.csv",
+            "models/*.json",
             "report/*.html",
         ],
         "sceneparse.configs": ["*.yaml", "study/*.yaml"],

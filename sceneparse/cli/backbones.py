@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
@@ -13,8 +13,6 @@ from sceneparse.cli.options import add_option
 from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from sceneparse.models.backbone_costs import BackboneCosts
 
 EXAMPLES = """\
@@ -39,7 +37,6 @@ Columns:
 - stands for what is not known or not computed."""
 # Networks of a pattern whose costs are computed, which takes about two seconds for each.
 _MAX_COMPUTED = 25
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,39 +52,49 @@ def main(options: argparse.Namespace) -> None:
     """Print the table of the backbones."""
     import torch
 
-    from sceneparse.models.recommended import RECOMMENDED, RECOMMENDED_RESNETS
+    from sceneparse.models.backbone_costs import RECOMMENDED, compute_costs, measure_seconds
     from sceneparse.report.tables import Table
+    from sceneparse.runtime.progress import Progress
     from sceneparse.runtime.versions import describe_device
 
-    names: Sequence[str] = (*RECOMMENDED_RESNETS, *RECOMMENDED)
-    if options.pattern is not None:
-        names = _matching(options.pattern)
-    costs, omitted = _costs_of(names)
-    if omitted and options.measure:
+    names = [*RECOMMENDED] if options.pattern is None else _matching(options.pattern)
+    first = {_network(name): name for name in reversed(names) if name not in RECOMMENDED}
+    too_many = len(first) > _MAX_COMPUTED
+    if too_many and options.measure:
         raise InputError(
-            f"'{options.pattern}' matches {omitted} networks, too many to time; give a pattern "
+            f"'{options.pattern}' matches {len(first)} networks, too many to time; give a pattern "
             f"that matches {_MAX_COMPUTED} at most"
         )
-    rows = [{**_cost_cells(name, costs), **_weight_cells(name)} for name in names]
-    if options.measure:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        for row, time in zip(rows, _milliseconds(names, costs, device), strict=True):
-            row["ms"] = time
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    progress, computed, rows = Progress(len(names), "backbones"), {}, []
+    for name in names:
+        network = _network(name)
+        if name in first.values() and not too_many:
+            computed[network] = compute_costs(name)
+        costs = RECOMMENDED.get(name) or computed.get(network)
+        row = _row(name, costs)
+        if network in computed and costs is None:
+            row["outputs"] = "none"
+        if options.measure:
+            row["ms"] = f"{1000 * measure_seconds(name, costs, device):.0f}" if costs else "-"
+        rows.append(row)
+        progress.advance(1)
+    progress.close()
     print(Table("Backbones", [*rows[0]], [[*row.values()] for row in rows]).as_text())
-    if omitted:
+    if too_many:
         print(f"\ncosts are computed for {_MAX_COMPUTED} networks at most; narrow the pattern")
     if options.measure:
         print(f"\nms: one image at a time, float32, medians, on {describe_device(device)}")
 
 
-def _matching(pattern: str) -> tuple[str, ...]:
+def _matching(pattern: str) -> list[str]:
     """Return our ResNets and timm's models that match a pattern; raises InputError if none does."""
     import timm
 
     from sceneparse.models.resnet import RESNETS
 
     ours = [name for name in RESNETS if fnmatch(name, pattern)]
-    names = (*ours, *timm.list_models(pattern, include_tags=True))
+    names = [*ours, *timm.list_models(pattern, include_tags=True)]
     if not names:
         near = get_close_matches(pattern, timm.list_models(), 5)
         raise InputError(
@@ -97,92 +104,44 @@ def _matching(pattern: str) -> tuple[str, ...]:
     return names
 
 
-def _costs_of(names: Sequence[str]) -> tuple[dict[str, BackboneCosts | None], int]:
-    """Return the costs by name, stored or computed, and the number of networks left out.
-
-    Those that are missing are left out; None: the model cannot be a backbone.
-    """
-    from sceneparse.models.backbone_costs import compute_costs, read_costs
+def _network(name: str) -> object:
+    """Return what decides the costs: the weights do by the size of their images alone."""
     from sceneparse.models.origin import config_in_timm
-    from sceneparse.models.recommended import COSTS_FILE
-    from sceneparse.runtime.progress import Progress
 
-    costs: dict[str, BackboneCosts | None] = {**read_costs(COSTS_FILE)}
-    # Other weights of a network cost the same, but those for a fixed size of images.
-    same: dict[object, list[str]] = {}
-    for name in names:
-        if name not in costs:
-            size = getattr(config_in_timm(name), "input_size", None)
-            same.setdefault((name.partition(".")[0], "." in name, size), []).append(name)
-    if len(same) > _MAX_COMPUTED:
-        return costs, len(same)
-    progress = Progress(len(same), "networks")
-    for others in same.values():
-        costs |= dict.fromkeys(others, compute_costs(others[0]))
-        progress.advance(1)
-    progress.close()
-    return costs, 0
+    network, dot, _ = name.partition(".")
+    return network, dot, getattr(config_in_timm(name), "input_size", None)
 
 
-def _cost_cells(name: str, costs: Mapping[str, BackboneCosts | None]) -> dict[str, str]:
-    """Return what a backbone costs and can do, by the head of the column."""
-    from sceneparse.models.backbone_costs import SIDE, weights_of
-
-    its, weights = costs.get(name), weights_of(name)
-    shown = name if weights == name else f"{name} ({weights})"
-    if its is None:
-        none = "none" if name in costs else "-"
-        return {"backbone": shown, "M params": "-", "GMAC": "-", "strides": "-", "outputs": none}
-    at = "" if its.side == SIDE else f" at {its.side}"
-    return {
-        "backbone": shown,
-        "M params": f"{its.parameters / 1e6:.1f}",
-        "GMAC": f"{its.multiply_adds / 1e9:.1f}{at}",
-        "strides": " ".join(map(str, its.strides)),
-        "outputs": " ".join(map(str, its.output_strides)),
-    }
-
-
-def _weight_cells(name: str) -> dict[str, str]:
-    """Return what is known of the weights of a backbone, by the head of the column."""
-    from sceneparse.models.backbone_costs import weights_of
+def _row(name: str, costs: BackboneCosts | None) -> dict[str, str]:
+    """Return what is known of a backbone and its ImageNet weights, by the head of the column."""
+    from sceneparse.models.backbone_costs import CAMVID_MEAN_IOU, SIDE, arguments_of
     from sceneparse.models.licences import PERMISSIVE
-    from sceneparse.models.origin import config_in_timm, licence_in_timm
-    from sceneparse.models.recommended import CAMVID_MEAN_IOU
+    from sceneparse.models.origin import config_in_timm, imagenet_name, origin_in_timm
 
-    weights = weights_of(name)
-    config = config_in_timm(weights)
-    score = CAMVID_MEAN_IOU.get(weights)
-    measured = "unmeasured" if score is None else f"{score:.3f}"
-    if config is None or not config.has_weights:
-        return {"mean, std": "-", "licence": "no weights", "CamVid": measured}
-    licence = licence_in_timm(weights)
-    return {
-        "mean, std": _written(tuple(config.mean), tuple(config.std)),
-        "licence": licence if licence in PERMISSIVE else f"{licence} (!)",
-        "CamVid": measured,
-    }
+    weights, licence = origin_in_timm(imagenet_name(arguments_of(name))).values()
+    row = {"backbone": name if weights == name else f"{name} ({weights})"}
+    row |= dict.fromkeys(("M params", "GMAC", "strides", "outputs", "mean, std"), "-")
+    if costs is not None:
+        at = "" if costs.side == SIDE else f" at {costs.side}"
+        row["M params"] = f"{costs.parameters / 1e6:.1f}"
+        row["GMAC"] = f"{costs.multiply_adds / 1e9:.1f}{at}"
+        row["strides"] = " ".join(map(str, costs.strides))
+        row["outputs"] = " ".join(map(str, costs.output_strides))
+    config, score = config_in_timm(weights), CAMVID_MEAN_IOU.get(weights)
+    row["licence"] = "no weights"
+    if config is not None and config.has_weights:
+        row["mean, std"] = _written(config.mean, config.std)
+        row["licence"] = licence if licence in PERMISSIVE else f"{licence} (!)"
+    row["CamVid"] = "unmeasured" if score is None else f"{score:.3f}"
+    return row
 
 
-def _written(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+def _written(*statistics: Iterable[float]) -> str:
     """Write mean and standard deviation in short."""
-    if (mean, std) == _IMAGENET:
+    from sceneparse.models.published_resnets import IMAGENET_STATISTICS
+
+    mean, std = map(tuple, statistics)
+    if (mean, std) == IMAGENET_STATISTICS:
         return "ImageNet"
     parts = ([values[0]] if len({*values}) == 1 else values for values in (mean, std))
     return ", ".join(" ".join(f"{value:.3g}" for value in part) for part in parts)
-
-
-def _milliseconds(
-    names: Sequence[str], costs: Mapping[str, BackboneCosts | None], device: torch.device
-) -> list[str]:
-    """Time the backbones one after the other; "-" for models that cannot be backbones."""
-    from sceneparse.models.backbone_costs import measure_seconds
-    from sceneparse.runtime.progress import Progress
-
-    progress, times = Progress(len(names), "networks"), []
-    for name in names:
-        its = costs[name]
-        times.append("-" if its is None else f"{1000 * measure_seconds(name, its, device):.0f}")
-        progress.advance(1)
-    progress.close()
-    return times

@@ -1,27 +1,27 @@
-"""What backbones cost and can do: parameters, multiply-adds, strides of their maps."""
+"""What backbones cost and can do, and which to start with: RECOMMENDED.
+
+The costs of the recommended ones take a minute to compute, so recommended.json stores them:
+`python -m tests.recommended` writes it.
+"""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from timeit import timeit
+from typing import Any
 
 import torch
-from torch import nn
 
 from sceneparse.errors import InputError
 from sceneparse.models.costs import count_multiply_adds, count_parameters
-from sceneparse.models.origin import IMAGENET_NAMES, origin_in_timm
-from sceneparse.models.resnet import Stem
-from sceneparse.models.segmentation import create_segmentation_model
+from sceneparse.models.segmentation import SegmentationModel, create_segmentation_model
 
 # Side of the square image that multiply-adds are counted on, if the backbone takes it.
 SIDE = 512
-_OUTPUT_STRIDES = (32, 16, 8)
 # Runs whose median is taken, after one that is not counted.
 _RUNS = 5
 
@@ -30,45 +30,31 @@ _RUNS = 5
 class BackboneCosts:
     """Costs of a backbone at its largest output stride, on an image of `side` x `side`.
 
-    `strides`: those of its four maps. `output_strides`: the ones that it can have.
+    `strides`: those of its four maps. `output_strides`: the ones that it can have, rising.
     """
 
     parameters: int
     multiply_adds: int
     side: int
-    strides: tuple[int, ...]
-    output_strides: tuple[int, ...]
+    strides: list[int]
+    output_strides: list[int]
 
 
-def create_backbone(name: str, output_stride: int = 32) -> nn.Module:
-    """Build a backbone without attention blocks, as models do; raises InputError if it cannot be.
-
-    Our ResNets have the stem of `weights_of`.
-    """
-    stem = _stem_of(name)
-    return create_segmentation_model(
-        "fcn",
-        name,
-        attention="none",
-        aux=False,
-        output_stride=output_stride,
-        stem=stem or "deep",
-    ).backbone
+COSTS_FILE = Path(__file__).with_name("recommended.json")
+# ResNets of this package, then timm's names with the tag of the weights, small to middling, by
+# rising multiply-adds; all weights are under a permissive licence.
+RECOMMENDED = {
+    name: BackboneCosts(**costs)
+    for name, costs in json.loads(COSTS_FILE.read_text(encoding="utf-8")).items()
+}
+# Mean IoU on CamVid's validation images of the recipe camvid_mobilenet; the others are unmeasured.
+CAMVID_MEAN_IOU = {"mobilenetv2_100.ra_in1k": 0.666}
 
 
-def weights_of(name: str) -> str:
-    """Return timm's name of the ImageNet weights for a backbone, with their tag.
-
-    Those for a ResNet of ours have the deep stem if there are weights with it, else the plain one.
-    """
-    stem = _stem_of(name)
-    return origin_in_timm(IMAGENET_NAMES[name, stem] if stem else name)["weights"]
-
-
-def _stem_of(name: str) -> Stem | None:
-    """Return the stem that there are ImageNet weights with; None: it is no ResNet of ours."""
-    stems: tuple[Stem, ...] = ("deep", "plain")
-    return next((stem for stem in stems if (name, stem) in IMAGENET_NAMES), None)
+def arguments_of(name: str) -> dict[str, Any]:
+    """Return arguments of a model with this backbone; ResNets of ours have the usual stem."""
+    stem = "plain" if name in {"resnet18", "resnet34"} else "deep"
+    return {"head": "fcn", "backbone": name, "attention": "none", "aux": False, "stem": stem}
 
 
 def compute_costs(name: str) -> BackboneCosts | None:
@@ -76,34 +62,31 @@ def compute_costs(name: str) -> BackboneCosts | None:
 
     The side is that multiple of the backbone's unit which is next to SIDE, or its only size.
     """
-    backbones: dict[int, nn.Module] = {}
-    for output_stride in _OUTPUT_STRIDES:
+    models: dict[int, SegmentationModel] = {}
+    for stride in (8, 16, 32):
         with suppress(InputError), torch.device("meta"):
-            backbones[output_stride] = create_backbone(name, output_stride)
-    if not backbones:
+            models[stride] = create_segmentation_model(**arguments_of(name), output_stride=stride)
+    if not models:
         return None
-    backbone = backbones[max(backbones)]
-    side = _side_of(backbone)
+    model = models[max(models)]
+    backbone, unit = model.backbone.eval(), model.size_multiple
+    side = round(SIDE / unit) * unit
+    side = max(min(side, model.max_size or side), model.min_size)
     return BackboneCosts(
         parameters=count_parameters(backbone),
-        multiply_adds=count_multiply_adds(backbone.eval(), (1, 3, side, side)),
+        multiply_adds=count_multiply_adds(backbone, (1, 3, side, side)),
         side=side,
-        strides=tuple(backbone.strides),  # type: ignore[arg-type]
-        output_strides=tuple(sorted(backbones)),
+        strides=[*backbone.strides],  # type: ignore[misc]
+        output_strides=[*models],
     )
-
-
-def _side_of(backbone: nn.Module) -> int:
-    unit = getattr(backbone, "size_multiple", 1)
-    side = round(SIDE / unit) * unit
-    smallest, largest = (getattr(backbone, name, None) for name in ("min_size", "max_size"))
-    return max(min(side, largest or side), smallest or side, unit)
 
 
 @torch.inference_mode()
 def measure_seconds(name: str, costs: BackboneCosts, device: torch.device) -> float:
     """Return the median time of a backbone for one image, in float32, at the size of its costs."""
-    backbone = create_backbone(name, max(costs.output_strides)).to(device).eval()
+    stride = costs.output_strides[-1]
+    model = create_segmentation_model(**arguments_of(name), output_stride=stride)
+    backbone = model.backbone.to(device).eval()
     images = torch.rand(1, 3, costs.side, costs.side, device=device)
 
     def run() -> None:
@@ -113,34 +96,3 @@ def measure_seconds(name: str, costs: BackboneCosts, device: torch.device) -> fl
 
     run()  # the first call is slower
     return median(timeit(run, number=1) for _ in range(_RUNS))
-
-
-def read_costs(path: Path) -> dict[str, BackboneCosts]:
-    """Read the file of `write_costs`: costs by the name of the backbone."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return {
-            row["backbone"]: BackboneCosts(
-                parameters=int(row["parameters"]),
-                multiply_adds=int(row["multiply_adds"]),
-                side=int(row["side"]),
-                strides=tuple(map(int, row["strides"].split())),
-                output_strides=tuple(map(int, row["output_strides"].split())),
-            )
-            for row in csv.DictReader(file)
-        }
-
-
-def write_costs(path: Path, names: Iterable[str]) -> None:
-    """Compute the costs of backbones and write them as CSV; raises InputError if one cannot be."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["backbone", *BackboneCosts.__dataclass_fields__])
-        for name in names:
-            costs = compute_costs(name)
-            if costs is None:
-                raise InputError(f"'{name}' cannot be a backbone")
-            cells = [
-                " ".join(map(str, value)) if isinstance(value, tuple) else value
-                for value in vars(costs).values()
-            ]
-            writer.writerow([name, *cells])

@@ -12,9 +12,9 @@ import timm
 import torch
 
 from sceneparse.errors import InputError
+from sceneparse.models.backbone_costs import RECOMMENDED
 from sceneparse.models.costs import count_parameters
 from sceneparse.models.origin import IMAGENET, UNKNOWN, Origin, config_in_timm, licence_in_timm
-from sceneparse.models.recommended import RECOMMENDED
 from sceneparse.models.timm_backbone import TimmBackbone
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,8 @@ logger = logging.getLogger(__name__)
 PERMISSIVE = frozenset(
     ("apache-2.0", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0")
 )
-# Similar models: how many are named, of how many close names, up to which logarithm of the ratio of
-# their parameters.
-_NAMED, _CLOSE_NAMES, _SIMILAR_SIZE = 3, 8, math.log(2)
+# Similar weights: how many are named, of how many close names.
+_NAMED, _CLOSE_NAMES = 3, 8
 
 
 def check_licence(
@@ -64,36 +63,30 @@ def check_licence(
 def _permissive_neighbours(weights: str, output_stride: int) -> list[str]:
     """Name weights under a permissive licence: of the same network, else of similar ones.
 
-    Similar are the closest names of timm's family with about as many parameters, else the
-    recommended backbones. Those that cannot be backbones of `output_stride` are left out.
+    Similar are the closest names of timm's family, then the recommended backbones of the closest
+    size. Those that cannot be backbones of `output_stride` are left out.
     """
     network = weights.partition(".")[0]
     if others := _permissive(timm.list_models(f"{network}.*", pretrained=True)):
         return others[:_NAMED]
-    relatives: dict[str, str] = {}
     family = timm.models.model_entrypoint(network).__module__.rpartition(".")[2]
-    for name in _permissive(timm.list_models(module=family, pretrained=True)):
-        relatives.setdefault(name.partition(".")[0], name)
-    close = get_close_matches(network, relatives, _CLOSE_NAMES, cutoff=0)
-    size = _parameters(network)
-    for names, factor in (
-        ([relatives[name] for name in close], _SIMILAR_SIZE),
-        (_permissive(RECOMMENDED), math.inf),
-    ):
-        ratios = {name: abs(math.log(_parameters(name) / size)) for name in names}
-        near = (name for name in sorted(names, key=ratios.__getitem__) if ratios[name] < factor)
-        if found := [*islice((name for name in near if _fits(name, output_stride)), _NAMED)]:
-            return found
-    return []
+    relatives = {
+        name.partition(".")[0]: name
+        for name in reversed(_permissive(timm.list_models(module=family, pretrained=True)))
+    }
+    close = [relatives[name] for name in get_close_matches(network, relatives, _CLOSE_NAMES)]
+    with torch.device("meta"):
+        size = count_parameters(timm.create_model(network, num_classes=0))
+    recommended = sorted(
+        (name for name in RECOMMENDED if "." in name),  # timm's
+        key=lambda name: abs(math.log(RECOMMENDED[name].parameters / size)),
+    )
+    fitting = (name for name in (*close, *recommended) if _fits(name, output_stride))
+    return [*islice(fitting, _NAMED)]
 
 
 def _permissive(names: Iterable[str]) -> list[str]:
     return [name for name in names if licence_in_timm(name) in PERMISSIVE]
-
-
-def _parameters(name: str) -> int:
-    with torch.device("meta"):
-        return count_parameters(timm.create_model(name))
 
 
 def _fits(name: str, output_stride: int) -> bool:
