@@ -25,11 +25,11 @@ from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.image_folders import LabelledImages
 from sceneparse.errors import InputError
-from sceneparse.models.statistics import pretrained_statistics
 from sceneparse.runs.checkpoint import newest_intact
 from sceneparse.runs.folder import changed_settings
 from sceneparse.runtime.distributed import Process
 from sceneparse.training.classification import load_data, prepare_seed
+from sceneparse.training.normalization import pretrained_statistics
 from sceneparse.training.run import Training, save, train
 from sceneparse.training.segmentation import prepare_training
 from tests.conftest import MakeRun

@@ -61,7 +61,7 @@ def scores(model: SegmentationModel, part: str = "head") -> torch.Tensor:
 
 
 def load(model: SegmentationModel, source: Path, classes: list[str]) -> dict[str, Any]:
-    return load_pretrained(model, model.meta["model"], source, classes=classes)
+    return load_pretrained(model, source, classes=classes)
 
 
 def test_every_tensor_of_a_run_with_the_same_classes(tmp_path: Path, logged: list[str]) -> None:

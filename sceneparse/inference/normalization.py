@@ -11,8 +11,8 @@ from torch import Tensor
 class Normalization:
     """Normalize uint8 RGB (B, 3, H, W) to float32; mean and deviation are of values in 0..1."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation, on the images' device."""

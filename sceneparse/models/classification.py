@@ -84,7 +84,7 @@ def create_classifier(
         network = ClassificationModel(_backbone(model, attention, stem), num_classes)
     network.meta = {"model": arguments}
     if pretrained is not None:
-        load_pretrained(network, arguments, pretrained)
+        load_pretrained(network, pretrained)
     return network
 
 

@@ -15,6 +15,7 @@ import timm
 
 from sceneparse.errors import InputError, one_line, refusing
 from sceneparse.files import MAX_DESCRIPTION, read_json
+from sceneparse.models.description import check_description
 from sceneparse.models.resnet import RESNETS
 from sceneparse.models.stored import CONFIG_FILE, read_description
 
@@ -120,14 +121,20 @@ def _of_file(source: str, backbone: str) -> Origin:
 
 
 def timm_config_beside(path: Path) -> dict[str, Any]:
-    """Return what timm's config.json beside a file of weights says of them; {}: there is none."""
+    """Return what timm's config.json beside a file of weights says of them; {}: there is none.
+
+    Raises InputError if its mean or std is wrong.
+    """
     config = path.with_name(CONFIG_FILE)
     content = read_json(config, MAX_DESCRIPTION) if config.is_file() else None
     if not isinstance(content, dict) or "architecture" not in content:
         return {}
     # Old files of timm have no section for the settings.
     settings = content.get("pretrained_cfg", {})
-    return {**content, **(settings if isinstance(settings, dict) else {})}
+    content |= settings if isinstance(settings, dict) else {}
+    statistics = {key: content[key] for key in ("mean", "std") if key in content}
+    check_description({"model": {}, **statistics}, config)
+    return content
 
 
 def _unknown(place: str | Path) -> Origin:

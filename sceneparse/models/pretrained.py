@@ -38,7 +38,6 @@ def require_source(pretrained: str | Path | None) -> None:
 
 def load_pretrained(
     model: nn.Module,
-    arguments: Mapping[str, Any],
     pretrained: str | Path,
     *,
     classes: Sequence[str] = (),
@@ -46,12 +45,14 @@ def load_pretrained(
 ) -> None:
     """Load weights into a new model, and log what was taken, what is new and what was left out.
 
-    arguments: those that the model was built with. pretrained: "imagenet" (downloaded by timm), a
-    file of weights, or a run, checkpoint or exported file of ours. classes: names of the model's
-    classes; if the source has names too, the scores of classes of the same name are taken. setting:
-    the name of `pretrained` in messages. The description of the model gets the origin of the
-    weights. Raises InputError if the backbone does not fit.
+    pretrained: "imagenet" (downloaded by timm), a file of weights, or a run, checkpoint or exported
+    file of ours. classes: names of the model's classes; if the source has names too, the scores of
+    classes of the same name are taken. setting: the name of `pretrained` in messages. The
+    description of the model gets the origin of the weights. Raises InputError if the backbone does
+    not fit.
     """
+    description = cast(Described, model).meta
+    arguments = description["model"]
     if pretrained == IMAGENET:
         if arguments.get("norm") == "group":
             raise InputError("ImageNet weights come with batch norm; use norm: frozen or batch")
@@ -85,7 +86,7 @@ def load_pretrained(
         "built differently": _changes(theirs, arguments),
         **_about_classes(before, classes),
     }
-    cast(Described, model).meta["pretrained"] = origin_of(arguments, pretrained)
+    description["pretrained"] = origin_of(arguments, pretrained)
     line = f"pretrained weights from {stored.source}: taken {len(taken)} of {len(own)} tensors"
     logger.info("; ".join([line, *(f"{k}: {first_few(v, 8)}" for k, v in notes.items() if v)]))
 

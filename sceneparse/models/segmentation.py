@@ -226,7 +226,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
         _zero_mixed_pooling(main_head)
     set_norms(model, norm)
     if pretrained is not None:
-        load_pretrained(model, arguments, pretrained)
+        load_pretrained(model, pretrained)
     if norm == "frozen":
         model.freeze_norms()
     return model

@@ -16,10 +16,9 @@ from sceneparse.data.image_folders import LabelledImages, load_classes, split_of
 from sceneparse.errors import InputError, first_few
 from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.pretrained import load_pretrained
-from sceneparse.models.statistics import Statistics
 from sceneparse.runtime.distributed import Process, parallel_network
 from sceneparse.runtime.precision import Compute
-from sceneparse.training.normalization import choose_normalization
+from sceneparse.training.normalization import Statistics, choose_normalization
 from sceneparse.training.optim import Schedule, Stepper, create_optimizer
 from sceneparse.training.run import Training
 from sceneparse.training.start import (
@@ -104,13 +103,13 @@ def _assemble(
     normalize = choose_normalization(
         config.data.mean,
         config.data.std,
-        model,
+        model.meta["model"],
         pretrained=config.pretrained,
         saved=start.saved,
         otherwise=Statistics(*train.statistics(), "those of the training images"),
     )
     if config.pretrained is not None and start.saved is None:
-        load_pretrained(model, model.meta["model"], config.pretrained, classes=train.classes)
+        load_pretrained(model, config.pretrained, classes=train.classes)
     loader = DeviceLoader(
         train, settings.batch_size, **config.augment.model_dump(), seed=seed, device=compute.device
     )

@@ -1,7 +1,7 @@
 """Build the parts of a segmentation run from its configuration."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -25,9 +25,7 @@ from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_pretrained, require_source
-from sceneparse.models.published_resnets import IMAGENET_STATISTICS
 from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.models.statistics import Statistics
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.data_check import check_crop, check_data
@@ -138,33 +136,6 @@ def _create_model(config: SegConfig, num_classes: int, start: Start) -> Segmenta
     return model
 
 
-def _choose_normalization(
-    config: SegConfig, start: Start, model: SegmentationModel
-) -> Normalization:
-    """Choose mean and std; without any, ImageNet's, which suit photos."""
-    return choose_normalization(
-        config.data.mean,
-        config.data.std,
-        model,
-        pretrained=config.model.pretrained,
-        saved=start.saved,
-        otherwise=Statistics(*IMAGENET_STATISTICS, "ImageNet's"),
-    )
-
-
-def _load_pretrained(config: SegConfig, model: SegmentationModel, classes: Sequence[str]) -> None:
-    """Load the weights to start from, if any."""
-    if config.model.pretrained is None:
-        return
-    load_pretrained(
-        model,
-        model.meta["model"],
-        config.model.pretrained,
-        classes=classes,
-        setting="model.pretrained",
-    )
-
-
 def create_stepper(
     config: SegConfig, model: SegmentationModel, steps_per_epoch: int, compute: Compute
 ) -> Stepper:
@@ -222,13 +193,16 @@ def _assemble(
 ) -> Training:
     """Build all parts of the run; raises InputError if they do not fit each other."""
     data, settings, table = config.data, config.train, train_set.table
+    pretrained = config.model.pretrained
     # First what is quickly found wrong, then masks are counted; weights, which may be large or far,
     # come last.
     if start.saved is None:
-        require_source(config.model.pretrained)
+        require_source(pretrained)
     model = _create_model(config, table.num_classes, start)
-    origin = checked_origin(start, model.meta["model"], config.model.pretrained)
-    normalize = _choose_normalization(config, start, model)
+    origin = checked_origin(start, model.meta["model"], pretrained)
+    normalize = choose_normalization(
+        data.mean, data.std, model.meta["model"], pretrained=pretrained, saved=start.saved
+    )
     sampler = _create_sampler(config, train_set, start.process)
     validate_sizes(
         model,
@@ -241,8 +215,8 @@ def _assemble(
     samples = _training_samples(config, CACHES[data.cache](train_set), normalize)
     loader = training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
     validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
-    if start.saved is None:
-        _load_pretrained(config, model, table.names)
+    if pretrained is not None and start.saved is None:
+        load_pretrained(model, pretrained, classes=table.names, setting="model.pretrained")
     return Training(
         **vars(start),
         normalize=normalize,
