@@ -30,12 +30,6 @@ _HEADS = ("head", "aux_head", "classifier", "network")
 _COMPARED = ("output_stride", "multi_grid", "stem", "norm")
 
 
-def require_source(pretrained: str | Path | None) -> None:
-    """Raise InputError if a source of load_pretrained names a file or folder that is missing."""
-    if pretrained not in (None, IMAGENET) and not Path(str(pretrained)).expanduser().exists():
-        read_stored(str(pretrained))
-
-
 def load_pretrained(
     model: nn.Module,
     pretrained: str | Path,

@@ -52,6 +52,8 @@ def read_description(path: str | Path) -> tuple[str, dict[str, Any]]:
     As `read_stored` does; {}: it has no description.
     """
     place = _locate(path)
+    if not place.exists():
+        raise InputError(f"weights file '{place}' does not exist")
     return str(place), read_meta(place, ()) if place.is_dir() else _description_of(place)
 
 

@@ -104,8 +104,8 @@ def _assemble(
         config.data.mean,
         config.data.std,
         model.meta["model"],
-        pretrained=config.pretrained,
-        saved=start.saved,
+        config.pretrained,
+        start.saved,
         otherwise=Statistics(*train.statistics(), "those of the training images"),
     )
     if config.pretrained is not None and start.saved is None:

@@ -44,9 +44,9 @@ def choose_normalization(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     arguments: Mapping[str, Any],
-    *,
     pretrained: str | None,
     saved: Saved | None,
+    *,
     otherwise: Statistics = _USUAL,
 ) -> Normalization:
     """Choose what images are normalised with, and log it with its origin.

@@ -1,7 +1,7 @@
 """Build the parts of a segmentation run from its configuration."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,7 @@ from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
-from sceneparse.models.pretrained import load_pretrained, require_source
+from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
@@ -111,21 +111,25 @@ def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
     return {**settings, "norm": norm, "num_classes": num_classes}
 
 
-def _model_arguments(config: SegConfig, num_classes: int, start: Start) -> dict[str, Any]:
+def _model_arguments(
+    config: SegConfig, dataset: SegmentationDataset, start: Start
+) -> dict[str, Any]:
     """Return the arguments of model_arguments; a resumed run keeps those that it began with."""
     if start.saved is None:
-        return model_arguments(config, num_classes)
+        return model_arguments(config, dataset.table.num_classes)
     return dict(start.saved.meta["model"])
 
 
-def _create_model(config: SegConfig, num_classes: int, start: Start) -> SegmentationModel:
+def _create_model(
+    config: SegConfig, arguments: Mapping[str, Any], compute: Compute
+) -> SegmentationModel:
     """Create the network on its device, randomly initialised."""
     torch.manual_seed(config.seed)
-    settings, compute = config.model, start.compute
-    arguments = _model_arguments(config, num_classes, start)
-    if settings.norm != "sync" or compute.device.type == "cuda":
-        arguments["norm"] = settings.norm
-    model = create_segmentation_model(**arguments)
+    settings = config.model
+    norm = settings.norm
+    if norm == "sync" and compute.device.type != "cuda":
+        norm = "batch"
+    model = create_segmentation_model(**{**arguments, "norm": norm})
     model.freeze_stages(settings.freeze)
     if config.train.gradient_checkpointing and not checkpoint_blocks(model.backbone):
         raise InputError(
@@ -193,16 +197,12 @@ def _assemble(
 ) -> Training:
     """Build all parts of the run; raises InputError if they do not fit each other."""
     data, settings, table = config.data, config.train, train_set.table
-    pretrained = config.model.pretrained
+    pretrained, arguments = config.model.pretrained, _model_arguments(config, train_set, start)
     # First what is quickly found wrong, then masks are counted; weights, which may be large or far,
     # come last.
-    if start.saved is None:
-        require_source(pretrained)
-    model = _create_model(config, table.num_classes, start)
-    origin = checked_origin(start, model.meta["model"], pretrained)
-    normalize = choose_normalization(
-        data.mean, data.std, model.meta["model"], pretrained=pretrained, saved=start.saved
-    )
+    model = _create_model(config, arguments, start.compute)
+    origin = checked_origin(start, arguments, pretrained)
+    normalize = choose_normalization(data.mean, data.std, arguments, pretrained, start.saved)
     sampler = _create_sampler(config, train_set, start.process)
     validate_sizes(
         model,
@@ -238,7 +238,7 @@ def _assemble(
         seed=config.seed,
         meta={
             "task": "segmentation",
-            "model": _model_arguments(config, table.num_classes, start),
+            "model": arguments,
             "classes": table.names,
             "colors": table.colors,
             "pretrained": origin,
