@@ -100,7 +100,9 @@ def lovasz_softmax(logits: Tensor, targets: Tensor, settings: LossSettings) -> T
 
     Mean over the classes present.
     """
-    probabilities, truth = _counted_pixels(logits, targets, settings)
+    counted = targets != settings.ignore_index
+    probabilities = logits.softmax(1).movedim(1, -1)[counted]  # (N, K)
+    truth = F.one_hot(targets[counted], logits.shape[1]).to(probabilities)
     pixels = truth.sum(0)
     losses = probabilities.new_zeros(len(pixels))
     for k in pixels.nonzero().flatten():
@@ -116,15 +118,6 @@ def _jaccard_steps(truth: Tensor) -> Tensor:
     union = truth.sum() + (1 - truth).cumsum(0)
     jaccard = 1 - intersection / union
     return jaccard.diff(prepend=jaccard.new_zeros(1))
-
-
-def _counted_pixels(
-    logits: Tensor, targets: Tensor, settings: LossSettings
-) -> tuple[Tensor, Tensor]:
-    """Return softmax and one-hot truth (N, K) of the pixels that count."""
-    counted = targets != settings.ignore_index
-    probabilities = logits.softmax(1).movedim(1, -1)[counted]
-    return probabilities, F.one_hot(targets[counted], logits.shape[1]).to(probabilities)
 
 
 def _mean_over_classes(losses: Tensor, pixels: Tensor, settings: LossSettings) -> Tensor:

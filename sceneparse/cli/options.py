@@ -97,12 +97,10 @@ def read_config(options: argparse.Namespace, kind: type[Settings]) -> Settings |
     return None
 
 
-RUN = ("resume", "overwrite", "accept_changes", "licences")
-
-
 def run_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return how to start or resume a run, as arguments of `prepare_training`, `prepare_seed`."""
-    return {name: getattr(options, name) for name in RUN}
+    names = ("resume", "overwrite", "accept_changes", "licences")
+    return {name: getattr(options, name) for name in names}
 
 
 PROTOCOL = ("amp", "dtype", "compile", "protocol", "crop", "base", "scales", "mirror", "weighting")

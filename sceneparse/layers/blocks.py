@@ -29,33 +29,26 @@ class ConvNormAct(nn.Sequential):
         super().__init__(conv, norm, *([nn.ReLU(inplace=True)] if activation else []))
 
 
-class SeparableConvNormAct(nn.Sequential):
-    """A 3x3 convolution of each channel, then a 1x1 convolution of all, batch norm and ReLU.
-
-    About a ninth of the multiply-adds of a 3x3 convolution (Chen et al., ECCV 2018, section 3.1).
-    Shape: (B, in_channels, H, W) -> (B, out_channels, H, W)
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:
-        each = nn.Conv2d(
-            in_channels,
-            in_channels,
-            3,
-            padding=dilation,
-            dilation=dilation,
-            groups=in_channels,
-            bias=False,
-        )
-        super().__init__(each, *ConvNormAct(in_channels, out_channels, 1))
-
-
 def conv3x3(
-    in_channels: int, out_channels: int, *, separable: bool = False, dilation: int = 1
+    in_channels: int, out_channels: int, *, separable: bool, dilation: int = 1
 ) -> nn.Sequential:
-    """Return a 3x3 convolution, plain or separable, with batch norm and ReLU."""
-    if separable:
-        return SeparableConvNormAct(in_channels, out_channels, dilation=dilation)
-    return ConvNormAct(in_channels, out_channels, 3, dilation=dilation)
+    """Return a 3x3 convolution with batch norm and ReLU.
+
+    `separable`: a 3x3 convolution of each channel, then a 1x1 convolution of all, for about a ninth
+    of the multiply-adds (Chen et al., ECCV 2018, section 3.1).
+    """
+    if not separable:
+        return ConvNormAct(in_channels, out_channels, 3, dilation=dilation)
+    each = nn.Conv2d(
+        in_channels,
+        in_channels,
+        3,
+        padding=dilation,
+        dilation=dilation,
+        groups=in_channels,
+        bias=False,
+    )
+    return nn.Sequential(each, *ConvNormAct(in_channels, out_channels, 1))
 
 
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sceneparse.errors import InputError, unknown_name
-from sceneparse.layers.blocks import ConvNormAct, SeparableConvNormAct, conv3x3, resize
+from sceneparse.layers.blocks import ConvNormAct, conv3x3, resize
 from sceneparse.layers.pooling import AtrousPyramid, MixedPooling, PyramidPooling, StripPooling
 
 # The allowed values of each option, the default first.
@@ -237,13 +237,13 @@ class StripPoolingPlusHead(Head):
         self.pool = _context(context, channels[3], width, modules, output_stride)
         detail_width = _detail_width(width)
         width = width // 2
-        self.project = SeparableConvNormAct(2 * width, width)
+        self.project = conv3x3(2 * width, width, separable=True)
         if not decoder:
             return width
         self.details = ConvNormAct(channels[0], detail_width, 1)
-        self.join = SeparableConvNormAct(width + detail_width, width)
+        self.join = conv3x3(width + detail_width, width, separable=True)
         self.fine = StripPooling(width) if fine_strip else nn.Identity()
-        self.refine = SeparableConvNormAct(width, width)
+        self.refine = conv3x3(width, width, separable=True)
         return width
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:

@@ -26,6 +26,7 @@ from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.runs.checkpoint import Saved
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.data_check import check_crop, check_data
@@ -101,23 +102,19 @@ def _loss_settings(config: SegConfig, dataset: SegmentationDataset, start: Start
     )
 
 
-def model_arguments(config: SegConfig, num_classes: int) -> dict[str, Any]:
+def model_arguments(
+    config: SegConfig, num_classes: int, saved: Saved | None = None
+) -> dict[str, Any]:
     """Return the arguments that rebuild the network, as checkpoints store them.
 
-    Synchronised and frozen norms are "batch" there: the difference matters in training only.
+    A resumed run (`saved`) keeps its own. Synchronised and frozen norms are "batch" there: the
+    difference matters in training only.
     """
+    if saved is not None:
+        return dict(saved.meta["model"])
     settings = config.model.model_dump(exclude={"pretrained", "freeze"})
     norm = "group" if config.model.norm == "group" else "batch"
     return {**settings, "norm": norm, "num_classes": num_classes}
-
-
-def _model_arguments(
-    config: SegConfig, dataset: SegmentationDataset, start: Start
-) -> dict[str, Any]:
-    """Return the arguments of model_arguments; a resumed run keeps those that it began with."""
-    if start.saved is None:
-        return model_arguments(config, dataset.table.num_classes)
-    return dict(start.saved.meta["model"])
 
 
 def _create_model(
@@ -197,7 +194,8 @@ def _assemble(
 ) -> Training:
     """Build all parts of the run; raises InputError if they do not fit each other."""
     data, settings, table = config.data, config.train, train_set.table
-    pretrained, arguments = config.model.pretrained, _model_arguments(config, train_set, start)
+    pretrained = config.model.pretrained
+    arguments = model_arguments(config, table.num_classes, start.saved)
     # First what is quickly found wrong, then masks are counted; weights, which may be large or far,
     # come last.
     model = _create_model(config, arguments, start.compute)
