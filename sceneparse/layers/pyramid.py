@@ -79,12 +79,13 @@ class Pyramid(nn.Module):
 
     def freeze_unused(self, heads: Sequence[nn.Module]) -> None:
         """Freeze the levels that no head uses: processes wait for the gradients of all others."""
-        maps = [
-            torch.empty(2, width, 64 // stride, 64 // stride, device="meta", requires_grad=True)
-            for width, stride in zip(self.channels, self.targets, strict=True)
-        ]
-        for head in heads:
-            copy.deepcopy(head).to("meta")(maps).sum().backward()
+        with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
+            maps = [
+                torch.empty(2, width, 64 // stride, 64 // stride, device="meta", requires_grad=True)
+                for width, stride in zip(self.channels, self.targets, strict=True)
+            ]
+            for head in heads:
+                copy.deepcopy(head).to("meta")(maps).sum().backward()
         for level, x in zip(self.levels, maps, strict=True):
             level.requires_grad_(x.grad is not None)
 
