@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -244,6 +244,28 @@ def test_wrong_head_options(head: str, options: dict[str, Any], message: str) ->
         sceneparse.create_segmentation_model(head, "resnet18", 5, head_options=options)
 
 
+def test_options_of_own_heads_can_be_any_plain_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnHead(HEADS["fcn"]):  # type: ignore[misc]
+        options: ClassVar[dict[str, Any]] = {"rates": ((1, 2), (2, 4)), "steps": (1, 1.0, True)}
+
+        def build(self, *arguments: Any, rates: Any, steps: Any) -> int:
+            self.given = rates, steps
+            return int(super().build(*arguments))
+
+    monkeypatch.setitem(HEADS, "own", OwnHead)
+    for options, expected in (
+        ({}, ((1, 2), 1)),
+        ({"rates": [2, 4], "steps": True}, ([2, 4], True)),  # as YAML and JSON give them
+    ):
+        model = sceneparse.create_segmentation_model("own", "resnet18", 5, head_options=options)
+        assert model.head.given == expected
+    for value in ([2, 5], {1}, "1"):
+        with pytest.raises(InputError, match=r"rates must be one of \[1, 2\], \[2, 4\], got"):
+            sceneparse.create_segmentation_model(
+                "own", "resnet18", 5, head_options={"rates": value}
+            )
+
+
 @pytest.mark.parametrize("head", ["deeplabv3plus", "strip_pooling_plus"])
 def test_a_decoder_needs_a_map_of_stride_4(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def create_coarse(*arguments: Any) -> nn.Module:
@@ -428,6 +450,10 @@ def test_frozen_stages_do_not_change(backbone: str) -> None:
     [
         ({"head": "psspnet"}, "unknown head 'psspnet'; choose one of: deeplabv3, "),
         ({"backbone": "resnet51"}, "unknown backbone 'resnet51'"),
+        (
+            {"backbone": "resnet18.fb_sssl", "attention": "none"},
+            "unknown weights 'resnet18.fb_sssl'; choose one of: resnet18.a1_in1k, ",
+        ),
         ({"backbone": "mobilenetv2_100", "strip_pooling": True}, "set model.attention: none"),
         ({"attention": "sse"}, "unknown attention 'sse'; choose one of: cbam"),
         ({"attention": "se", "strip_pooling": True}, "not both"),

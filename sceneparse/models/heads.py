@@ -322,7 +322,9 @@ def validate_head_options(head: str, given: Mapping[str, Any]) -> None:
             raise InputError(f"head '{head}' has no options; remove model.head_options.{name}")
         if name not in options:
             raise unknown_name(f"option of head '{head}'", name, options)
-        # True equals 1, so the types count too.
-        if (type(value), value) not in [(type(allowed), allowed) for allowed in options[name]]:
-            allowed = ", ".join(map(json.dumps, options[name]))
-            raise InputError(f"model.head_options.{name} must be one of {allowed}, got {value!r}")
+        # As JSON, since True equals 1, and files have lists for tuples.
+        allowed = [*map(json.dumps, options[name])]
+        if json.dumps(value, default=repr) not in allowed:
+            raise InputError(
+                f"model.head_options.{name} must be one of {', '.join(allowed)}, got {value!r}"
+            )
