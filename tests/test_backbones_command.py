@@ -84,6 +84,8 @@ def test_unknown_names_are_refused_in_one_line(capsys: pytest.CaptureFixture[str
     assert call(backbones, "convnxt_tiny") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: no backbone matches 'convnxt_tiny'; similar names: convnext")
+    assert call(backbones, "") == 2
+    assert "no backbone matches ''; similar names: none" in capsys.readouterr().err
 
 
 def test_measured_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,8 @@ def _matching(pattern: str) -> list[str]:
     from sceneparse.models.resnet import RESNETS
 
     ours = [name for name in RESNETS if fnmatch(name, pattern)]
-    names = [*ours, *timm.list_models(pattern, include_tags=True)]
+    # timm takes an empty pattern for all names.
+    names = [*ours, *(timm.list_models(pattern, include_tags=True) if pattern else ())]
     if not names:
         near = get_close_matches(pattern, timm.list_models(), 5)
         raise InputError(
