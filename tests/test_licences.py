@@ -109,6 +109,10 @@ def test_a_file_is_known_by_its_name_only(
     told = {"architecture": "resnet50", "pretrained_cfg": {"tag": "fb_swsl_ig1b_ft_in1k"}}
     (path.parent / "config.json").write_text(json.dumps(told))  # as on the Hugging Face hub
     assert origin(backbone, path)["licence"] == "cc-by-nc-4.0"
+    told = {"architecture": "of_others", "license": "CC-BY-NC-4.0"}
+    (path.parent / "config.json").write_text(json.dumps(told))
+    licence = expected["licence"] if weights else "cc-by-nc-4.0"
+    assert origin(backbone, path) == {**expected, "licence": licence}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +135,12 @@ def test_refused_weights_have_permissive_neighbours(backbone: str, expected: str
         assert timm.get_pretrained_cfg(name).license in PERMISSIVE
         with torch.device("meta"):
             sceneparse.create_segmentation_model("fcn", name, 2, output_stride=16)
+
+
+def test_refused_weights_of_a_network_unknown_here_have_neighbours() -> None:
+    recorded = {"weights": "network_of_2031.nc_in1k", "licence": "cc-by-nc-4.0"}
+    with pytest.raises(InputError, match=r"licence: mobilenetv4_conv_small\.\w+, \w+\.\w+, "):
+        check_licence(recorded, "runs/older", "permissive", output_stride=16)
 
 
 def test_refused_before_data_is_counted_and_weights_are_fetched(

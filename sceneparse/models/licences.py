@@ -67,20 +67,19 @@ def _permissive_neighbours(weights: str, output_stride: int) -> list[str]:
     size. Those that cannot be backbones of `output_stride` are left out.
     """
     network = weights.partition(".")[0]
-    if others := _permissive(timm.list_models(f"{network}.*", pretrained=True)):
-        return others[:_NAMED]
-    family = timm.models.model_entrypoint(network).__module__.rpartition(".")[2]
-    relatives = {
-        name.partition(".")[0]: name
-        for name in reversed(_permissive(timm.list_models(module=family, pretrained=True)))
-    }
-    close = [relatives[name] for name in get_close_matches(network, relatives, _CLOSE_NAMES)]
-    with torch.device("meta"):
-        size = count_parameters(timm.create_model(network, num_classes=0))
-    recommended = sorted(
-        (name for name in RECOMMENDED if "." in name),  # timm's
-        key=lambda name: abs(math.log(RECOMMENDED[name].parameters / size)),
-    )
+    close, recommended = list[str](), [name for name in RECOMMENDED if "." in name]  # timm's
+    if timm.is_model(network):  # else another version of timm has it
+        if others := _permissive(timm.list_models(f"{network}.*", pretrained=True)):
+            return others[:_NAMED]
+        family = timm.models.model_entrypoint(network).__module__.rpartition(".")[2]
+        relatives = {
+            name.partition(".")[0]: name
+            for name in reversed(_permissive(timm.list_models(module=family, pretrained=True)))
+        }
+        close = [relatives[name] for name in get_close_matches(network, relatives, _CLOSE_NAMES)]
+        with torch.device("meta"):
+            size = count_parameters(timm.create_model(network, num_classes=0))
+        recommended.sort(key=lambda name: abs(math.log(RECOMMENDED[name].parameters / size)))
     fitting = (name for name in (*close, *recommended) if _fits(name, output_stride))
     return [*islice(fitting, _NAMED)]
 

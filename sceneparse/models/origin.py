@@ -109,7 +109,8 @@ def _of_file(source: str, backbone: str) -> Origin:
     """Return the origin of a file of weights without a description.
 
     Its licence is known if timm's config.json beside it, a part of its path, or else the name of
-    the backbone is the name of weights of timm with their tag, or of the file that timm loads.
+    the backbone is the name of weights of timm with their tag, or of the file that timm loads. The
+    licence of other weights is what this config.json states, if anything.
     """
     names, path = _names_of_weights(), Path(source)
     config = timm_config_beside(path)
@@ -117,7 +118,8 @@ def _of_file(source: str, backbone: str) -> Origin:
     for name in (told, path.stem, path.name, *path.parts, backbone):
         if found := names.get(name.removeprefix("models--timm--")):
             return origin_in_timm(found)
-    return _unknown(path)
+    stated = config.get("license") or UNKNOWN
+    return {**_unknown(path), "licence": one_line(stated)[:_MAX_NAME].lower()}
 
 
 def timm_config_beside(path: Path) -> dict[str, Any]:
