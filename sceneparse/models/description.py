@@ -8,8 +8,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sceneparse.errors import InputError, one_line, refusing
 
-Channels = tuple[float, float, float]
-
 
 class Described:
     """Gives a network `meta`, its description; the properties are those of a trained model.
@@ -30,16 +28,14 @@ class Described:
         return [(red, green, blue) for red, green, blue in self._described("colors")]
 
     @property
-    def mean(self) -> Channels:
+    def mean(self) -> tuple[float, ...]:
         """RGB mean in 0..1 that images are normalised with."""
-        red, green, blue = self._described("mean")
-        return red, green, blue
+        return tuple(self._described("mean"))
 
     @property
-    def std(self) -> Channels:
+    def std(self) -> tuple[float, ...]:
         """RGB standard deviation in 0..1 that images are normalised with."""
-        red, green, blue = self._described("std")
-        return red, green, blue
+        return tuple(self._described("std"))
 
     @property
     def bit_depth(self) -> int | None:

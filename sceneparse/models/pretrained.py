@@ -4,6 +4,7 @@ The backbone must fit. Of the heads, the tensors that fit by name and shape are 
 that give the scores of the classes, the rows of the classes with the same name.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     return [
         f"{key} {theirs[key]} -> {ours[key]}"
         for key in _COMPARED
-        if key in theirs and key in ours and _plain(theirs[key]) != _plain(ours[key])
+        if key in theirs and key in ours and json.dumps(theirs[key]) != json.dumps(ours[key])
     ]
 
 
@@ -226,11 +227,6 @@ def _with_sizes(key: str, own: State, state: State) -> str:
     if key not in state or state[key].shape == own[key].shape:
         return key
     return f"{key} ({list(state[key].shape)} -> {list(own[key].shape)})"
-
-
-def _plain(value: object) -> object:
-    """Return a value as JSON would give it back."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _by_part(names: Iterable[str]) -> list[str]:
