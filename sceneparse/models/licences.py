@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 PERMISSIVE = frozenset(
     ("apache-2.0", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0")
 )
-# Similar weights: how many are named, of how many close names.
-_NAMED, _CLOSE_NAMES = 3, 8
+# Similar weights: how many are named, of how many close names, up to which logarithm of the ratio
+# of their parameters.
+_NAMED, _CLOSE_NAMES, _SIMILAR = 3, 8, math.log(2)
 
 
 def check_licence(
@@ -63,8 +64,9 @@ def check_licence(
 def _permissive_neighbours(weights: str, output_stride: int) -> list[str]:
     """Name weights under a permissive licence: of the same network, else of similar ones.
 
-    Similar are the closest names of timm's family, then the recommended backbones of the closest
-    size. Those that cannot be backbones of `output_stride` are left out.
+    Similar are the closest names of timm's family that are at most twice or half as large, then
+    the recommended backbones of the closest size. Those that cannot be backbones of
+    `output_stride` are left out.
     """
     network = weights.partition(".")[0]
     close, recommended = list[str](), [name for name in RECOMMENDED if "." in name]  # timm's
@@ -76,9 +78,10 @@ def _permissive_neighbours(weights: str, output_stride: int) -> list[str]:
             name.partition(".")[0]: name
             for name in reversed(_permissive(timm.list_models(module=family, pretrained=True)))
         }
-        close = [relatives[name] for name in get_close_matches(network, relatives, _CLOSE_NAMES)]
-        with torch.device("meta"):
-            size = count_parameters(timm.create_model(network, num_classes=0))
+        size = _parameters(network)
+        named = [relatives[name] for name in get_close_matches(network, relatives, _CLOSE_NAMES)]
+        ratios = {name: abs(math.log(_parameters(name) / size)) for name in named}
+        close = [name for name in sorted(named, key=ratios.__getitem__) if ratios[name] < _SIMILAR]
         recommended.sort(key=lambda name: abs(math.log(RECOMMENDED[name].parameters / size)))
     fitting = (name for name in (*close, *recommended) if _fits(name, output_stride))
     return [*islice(fitting, _NAMED)]
@@ -86,6 +89,11 @@ def _permissive_neighbours(weights: str, output_stride: int) -> list[str]:
 
 def _permissive(names: Iterable[str]) -> list[str]:
     return [name for name in names if licence_in_timm(name) in PERMISSIVE]
+
+
+def _parameters(name: str) -> int:
+    with torch.device("meta"):
+        return count_parameters(timm.create_model(name, num_classes=0))
 
 
 def _fits(name: str, output_stride: int) -> bool:
