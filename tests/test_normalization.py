@@ -265,6 +265,13 @@ def test_null_is_the_former_default_and_nothing_else() -> None:
     assert [line.split()[0] for line in changed] == ["data.mean", "data.std"]
 
 
+def test_changed_tables_name_the_keys_that_differ() -> None:
+    changed = changed_settings(
+        {"model": {"head_options": {}}}, {"model": {"head_options": {"a": 1}}}
+    )
+    assert changed == ["model.head_options.a was not set, is 1"]
+
+
 def first_seed(settings: list[str]) -> tuple[Training, LabelledImages]:
     config = load_config(CONFIG, settings, ClsConfig)
     data = load_data(config)

@@ -48,10 +48,10 @@ def validate_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted keys; an empty section is a value."""
+    """Return nested settings by their dotted keys; an empty section has none."""
     values: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             values.update(flat(value, f"{prefix}{key}."))
         else:
             values[f"{prefix}{key}"] = value
@@ -62,7 +62,7 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     """Describe the settings that differ, except those that do not affect what is computed."""
     before, after = flat(saved), flat(now)
     return [
-        f"{key} was {before.get(key)}, is {after.get(key)}"
+        f"{key} was {before.get(key, 'not set')}, is {after.get(key, 'not set')}"
         for key in {**before, **after}
         if key not in _FREE_SETTINGS
         and before.get(key) != after.get(key)
