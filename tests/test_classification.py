@@ -69,6 +69,10 @@ def test_small_resnets_have_the_published_size(name: str) -> None:
     [
         ({"model": "resnet19"}, "unknown model 'resnet19'; choose one of: resnet101"),
         ({"model": "timm:resnet9000"}, "timm has no model 'resnet9000'"),
+        (
+            {"model": "timm:resnet18.fb"},
+            "unknown weights 'resnet18.fb'; choose one of: resnet18.a1",
+        ),
         ({"model": "timm:resnet18", "attention": "se"}, "not into timm's models"),
         ({"model": "resnet20", "stem": "imagenet"}, "the stem cifar only"),
         ({"attention": "magic"}, "unknown attention 'magic'"),

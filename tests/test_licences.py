@@ -255,10 +255,16 @@ def test_classifiers_record_it(
         "data.size=64",
         f"output={tmp_path / 'run'}",
     ]
-    settings += ["model=timm:convnextv2_atto", "pretrained=imagenet", "train.epochs=1"]
+    settings += [
+        "model=timm:convnextv2_atto.fcmae_ft_in1k",
+        "pretrained=imagenet",
+        "train.epochs=1",
+    ]
     arguments = ["--config", "cifar10_resnet18", *settings, "train.batch_size=2", "seeds=[0]"]
     assert call(classify, *arguments) == 0
-    assert "cc-by-nc-4.0, which is not permissive" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "cc-by-nc-4.0, which is not permissive" in said
+    assert re.search(r"M parameters, pretrained weights: imagenet$", said, re.MULTILINE)
     assert read_description(tmp_path / "run/seed-0")[1]["pretrained"]["licence"] == "cc-by-nc-4.0"
 
 

@@ -70,7 +70,11 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
             )
             train(training)
             score = "held-out accuracy" if config.data.holdout else "test accuracy"
-            print(summary_of(training, score=score, network=config.model, pretrained=None))
+            print(
+                summary_of(
+                    training, score=score, network=config.model, pretrained=config.pretrained
+                )
+            )
             if training.stop.name is not None and seed != config.seeds[-1]:
                 raise Preempted(
                     f"{training.stop.name} received, seed {seed} is finished; resume with the same "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.models.description import Described
+from sceneparse.models.origin import validate_tag
 from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.resnet import RESNETS, BasicBlock, ResNet
 
@@ -45,8 +46,9 @@ class TimmClassifier(Classifier):
 
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()
-        if name not in timm.list_models():
+        if not timm.is_model(name):
             raise InputError(f"timm has no model '{name}'; see timm.list_models()")
+        validate_tag(name)
         self.network = timm.create_model(name, num_classes=num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 
-from sceneparse.errors import InputError, one_line, refusing
+from sceneparse.errors import InputError, one_line, refusing, unknown_name
 from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.models.description import check_description
 from sceneparse.models.resnet import RESNETS
@@ -81,6 +81,14 @@ def config_in_timm(name: str) -> Any:  # noqa: ANN401 - a class of timm
         return timm.get_pretrained_cfg(name)
     except RuntimeError:  # an unknown tag of a known network
         return None
+
+
+def validate_tag(name: str) -> None:
+    """Raise InputError, with the known ones, if a model of timm has no weights of this tag."""
+    if config_in_timm(name) is None:
+        network = name.partition(".")[0]
+        names = timm.list_models(f"{network}.*", include_tags=True)
+        raise unknown_name("weights", name, names or [network])
 
 
 def name_of(arguments: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from sceneparse.errors import InputError, reason_of, unknown_name
-from sceneparse.models.origin import config_in_timm
+from sceneparse.errors import InputError, reason_of
+from sceneparse.models.origin import validate_tag
 
 Options = Mapping[str, Any]
 
@@ -67,10 +67,7 @@ def find_needs(name: str, output_stride: int) -> Needs:
             f"unknown backbone '{name}': neither a ResNet of ours (resnet18/34/50/101/152) "
             f"nor a timm model; similar names: {', '.join(near) or 'see timm.list_models()'}"
         )
-    if config_in_timm(name) is None:
-        network = name.partition(".")[0]
-        names = timm.list_models(f"{network}.*", include_tags=True)
-        raise unknown_name("weights", name, names or [network])
+    validate_tag(name)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         options = _own_maps(name, output_stride)
         if options is None:
