@@ -30,6 +30,7 @@ rows:
   fcn: {model.head: fcn}
   psp: {model.head: psp}
 """
+NC_WEIGHTS = "model.backbone: convnextv2_atto, model.pretrained: imagenet"
 
 
 @pytest.fixture
@@ -113,6 +114,8 @@ def test_a_copied_study_finds_its_configuration_among_the_recipes(
         (STUDY.replace("  psp:", "  ../psp:"), "", "rows.../psp"),
         (STUDY, "model.head=fcn", "model.head is what the rows of"),
         (STUDY, "seed=1", "remove it from the command"),
+        (STUDY.replace("psp}", "psp, model.pretrained: no.pth}"), "", "'no.pth' does not exist"),
+        (STUDY.replace("psp}", f"psp, {NC_WEIGHTS}}}"), "--licences=permissive", "is cc-by-nc-4.0"),
         (STUDY.replace("split: val", "split: none"), "", "none"),
     ],
 )

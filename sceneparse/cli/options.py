@@ -80,9 +80,14 @@ def training_parser(verb: str, description: str, examples: str) -> argparse.Argu
     add_option(start, "--overwrite", "delete the run in the run folder and start over")
     accept = "with --resume: accept settings that differ from the run's, and print them"
     add_option(parser, "--accept-changes", accept)
-    licences = "warn about pretrained weights without a permissive licence, or refuse them"
-    add_option(parser, "--licences RULE", licences, choices=("warn", "permissive"), default="warn")
+    add_licences(parser)
     return parser
+
+
+def add_licences(parser: argparse.ArgumentParser) -> None:
+    """Add the option about the licences of pretrained weights."""
+    meaning = "warn about pretrained weights without a permissive licence, or refuse them"
+    add_option(parser, "--licences RULE", meaning, choices=("warn", "permissive"), default="warn")
 
 
 def read_config(options: argparse.Namespace, kind: type[Settings]) -> Settings | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option
+from sceneparse.cli.options import add_licences, add_option
 
 if TYPE_CHECKING:
     from sceneparse.studies.segmentation import Study
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_option(result, "--summary", "train nothing; summarize the finished runs")
     add_option(result, "--results NAME", "write NAME.json, NAME.md, NAME_scores.png, ... instead")
+    add_licences(result)
     return result
 
 
@@ -43,12 +44,12 @@ def main(options: argparse.Namespace) -> None:
 
     study = read_study(find_config(options.study), options.overrides)
     if not options.summary:
-        check_runs(study)
+        check_runs(study, options.licences)
     if options.summary or all(run.tested for run in study.runs):
         show(study, options.results)
         return
     with join_processes() as process:
-        for finished in carry_out(study, process):
+        for finished in carry_out(study, process, options.licences):
             print(f"{finished.row}, seed {finished.config.seed}, is finished")
             show(study, options.results)
 

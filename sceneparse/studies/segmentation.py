@@ -23,6 +23,8 @@ from sceneparse.evaluation.result import write_evaluation
 from sceneparse.inference.predictor import Predictor
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
+from sceneparse.models.licences import check_licence
+from sceneparse.models.origin import origin_of
 from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings
@@ -127,14 +129,23 @@ def open_test_set(study: Study) -> SegmentationDataset:
     return create_dataset(data.dataset, data.root, split, data.classes, bit_depth=data.bit_depth)
 
 
-def check_runs(study: Study) -> None:
-    """Check the dataset, all networks (on the meta device) and run folders; raises InputError."""
+def check_runs(study: Study, licences: str = "warn") -> None:
+    """Check the dataset, all networks (on the meta device) and run folders; raises InputError.
+
+    Also checks the pretrained weights of runs that have not begun: that they exist and, if
+    `licences` is "permissive", that their licence is.
+    """
     test_set = open_test_set(study)
     require_labels(test_set, "choose another split for the study")
     classes = test_set.table.num_classes
     for run in study.runs[: len(study.config.rows)]:
+        arguments, source = model_arguments(run.config, classes), run.config.model.pretrained
         with torch.device("meta"):
-            create_segmentation_model(**model_arguments(run.config, classes))
+            create_segmentation_model(**arguments)
+        if not run.folder.exists():
+            origin = origin_of(arguments, source)
+            if licences == "permissive":
+                check_licence(origin, source, licences, output_stride=arguments["output_stride"])
     begun = [run for run in study.runs if (run.folder / "config.yaml").is_file()]
     for run in begun:
         before = load_config(run.folder / "config.yaml", (), SegConfig).model_dump(mode="json")
@@ -145,12 +156,16 @@ def check_runs(study: Study) -> None:
             )
 
 
-def carry_out(study: Study, process: Process) -> Iterator[StudyRun]:
-    """Train and test the unfinished runs; yield each one when it is finished."""
+def carry_out(study: Study, process: Process, licences: str = "warn") -> Iterator[StudyRun]:
+    """Train and test the unfinished runs; yield each one when it is finished.
+
+    licences: see `check_runs`.
+    """
     dataset = open_test_set(study)
     for run in study.runs:
         if not run.tested:
-            train(prepare_training(run.config, process, resume=run.folder.exists()))
+            resume = run.folder.exists()
+            train(prepare_training(run.config, process, resume=resume, licences=licences))
             _test(run, dataset, process)
             yield run
 
