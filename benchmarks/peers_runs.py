@@ -16,19 +16,14 @@ from sceneparse.data.datasets import create_dataset
 from sceneparse.data.loader import TensorSamples, batches, training_loader
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.errors import InputError
-from sceneparse.evaluation.dataset import evaluate_dataset
-from sceneparse.evaluation.result import write_evaluation
 from sceneparse.inference.predictor import Predictor
-from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.stored import MODEL_FILE
 from sceneparse.models.weights import load_strict, read_weights
-from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import Saved, load_segmentation_model, newest_intact
-from sceneparse.runs.folder import changed_settings
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import Process
-from sceneparse.runtime.versions import provenance
+from sceneparse.studies.segmentation import changes_since_start, write_scores
 from sceneparse.training.run import Training, train
 from sceneparse.training.segmentation import create_stepper, prepare_training
 
@@ -155,10 +150,7 @@ def check_runs(plan: Plan, runs: Sequence[Run]) -> None:
     for name in {run.row.name for run in runs if not run.row.is_ours}:
         create_peer(name, 2, plan.weights)
     for run in runs:
-        if not (run.folder / "config.yaml").is_file():
-            continue
-        before = load_config(run.folder / "config.yaml", (), SegConfig).model_dump(mode="json")
-        if changes := changed_settings(before, run.config.model_dump(mode="json")):
+        if changes := changes_since_start(run.config):
             raise InputError(
                 f"'{run.folder}' holds a run of other settings: {changes[0]}; repeat the call that "
                 "began it, or choose another folder with --output"
@@ -240,32 +232,16 @@ def _use_example(config: SegConfig, training: Training) -> None:
 
 def _test(plan: Plan, run: Run, saved: Saved, split: str) -> None:
     """Test the last epoch by the protocol of validation, in float32."""
-    model = _load(plan, run, saved)
-    predictor = Predictor(model, device=str(plan.process.device), amp="off")
-    protocol, data = predictor.protocol, run.config.data
-    dataset = create_dataset(data.dataset, data.root, split)
-    scaled = protocol.scaled(*dataset.sizes([0])[0], max(protocol.scales))
-    shape = (1, 3, *protocol.input_size(model, *scaled))
-    evaluation = evaluate_dataset(
-        predictor,
-        dataset,
-        plan.process,
-        workers=data.workers,
-        facts={
-            "name": run.row.name,
-            "recipe": run.row.recipe,
-            "seed": str(run.config.seed),
-            "epochs": str(run.config.train.epochs),
-            "seconds": f"{saved.meta['seconds']:.1f}",
-            "parameters": str(count_parameters(model)),
-            "multiply_adds": str(count_multiply_adds(model, shape, upsample=False)),
-            **provenance(plan.process.device),
-        },
-    )
-    aside = run.scores(f"{split}.part")
-    aside.mkdir(parents=True, exist_ok=True)
-    write_evaluation(aside, evaluation)
-    replace_folder(aside, run.scores(split))
+    predictor = Predictor(_load(plan, run, saved), device=str(plan.process.device), amp="off")
+    dataset = create_dataset(run.config.data.dataset, run.config.data.root, split)
+    facts = {
+        "name": run.row.name,
+        "recipe": run.row.recipe,
+        "seed": str(run.config.seed),
+        "epochs": str(run.config.train.epochs),
+    }
+    folder, workers = run.scores(split), run.config.data.workers
+    write_scores(predictor, saved, dataset, plan.process, folder, workers=workers, facts=facts)
 
 
 def _load(plan: Plan, run: Run, saved: Saved) -> SegmentationModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.licences import check_licence
 from sceneparse.models.origin import origin_of
 from sceneparse.runs.atomic import replace_folder
-from sceneparse.runs.checkpoint import load_segmentation_model, newest_intact
+from sceneparse.runs.checkpoint import Saved, load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.versions import provenance
@@ -107,6 +107,7 @@ def read_study(path: Path, overrides: Sequence[str]) -> Study:
     output = Path(common.output if "output" in settings else f"runs/{path.stem}")
     if "seed" in given:
         raise InputError(f"seed is what {path} lists; remove it from the command")
+    shared = {key: value for key, value in study.settings.items() if key not in given}
     runs = []
     for seed in study.seeds:
         for row, changes in study.rows.items():
@@ -114,9 +115,7 @@ def read_study(path: Path, overrides: Sequence[str]) -> Study:
                 raise InputError(f"{min(both)} is what the rows of {path} differ in; remove it")
             own = copy.deepcopy(settings)
             place = str(output / row / f"seed-{seed}")
-            shared = {key: value for key, value in study.settings.items() if key not in given}
-            own_changes = {**shared, **changes, "seed": seed, "output": place}
-            for key, value in own_changes.items():
+            for key, value in {**shared, **changes, "seed": seed, "output": place}.items():
                 set_key(own, key, value)
             runs.append(StudyRun(row, validate(own, SegConfig, f"{path}: row {row}"), study.split))
     return Study(study, output, runs)
@@ -146,14 +145,21 @@ def check_runs(study: Study, licences: str = "warn") -> None:
             origin = origin_of(arguments, source)
             if licences == "permissive":
                 check_licence(origin, source, licences, output_stride=arguments["output_stride"])
-    begun = [run for run in study.runs if (run.folder / "config.yaml").is_file()]
-    for run in begun:
-        before = load_config(run.folder / "config.yaml", (), SegConfig).model_dump(mode="json")
-        if changes := changed_settings(before, run.config.model_dump(mode="json")):
+    for run in study.runs:
+        if changes := changes_since_start(run.config):
             raise InputError(
                 f"'{run.folder}' holds another run: {changes[0]}; choose another folder with "
                 "output=FOLDER"
             )
+
+
+def changes_since_start(config: SegConfig) -> list[str]:
+    """Describe the settings that differ from those of the run in the output folder, if it began."""
+    begun = Path(config.output) / "config.yaml"
+    if not begun.is_file():
+        return []
+    before = load_config(begun, (), SegConfig).model_dump(mode="json")
+    return changed_settings(before, config.model_dump(mode="json"))
 
 
 def carry_out(study: Study, process: Process, licences: str = "warn") -> Iterator[StudyRun]:
@@ -174,9 +180,31 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
     """Test the last epoch by the protocol of validation; no epoch is chosen by images."""
     saved = newest_intact(run.folder)
     assert saved is not None  # the run has ended
-    model = load_segmentation_model(saved.folder)
-    predictor = Predictor(model, device=str(process.device))
-    protocol = predictor.protocol
+    predictor = Predictor(load_segmentation_model(saved.folder), device=str(process.device))
+    facts = {
+        "checkpoint": str(saved.folder),
+        "data": f"{len(dataset)} images, split {run.split} of {run.config.data.root}",
+        "precision": predictor.compute.name,
+    }
+    workers = run.config.data.workers
+    write_scores(predictor, saved, dataset, process, run.scores, workers=workers, facts=facts)
+
+
+def write_scores(
+    predictor: Predictor,
+    saved: Saved,
+    dataset: SegmentationDataset,
+    process: Process,
+    folder: Path,
+    *,
+    workers: int,
+    facts: Mapping[str, str],
+) -> None:
+    """Evaluate the network of a checkpoint; write its scores and costs into a folder, all at once.
+
+    workers: processes that load images. facts: what else to store about the run.
+    """
+    model, protocol = predictor.model, predictor.protocol
     # Multiply-adds are counted at the test size of the first image.
     height, width = dataset[0][0].shape[:2]
     scaled = protocol.scaled(height, width, max(protocol.scales))
@@ -185,18 +213,16 @@ def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None
         predictor,
         dataset,
         process,
-        workers=run.config.data.workers,
+        workers=workers,
         facts={
-            "checkpoint": str(saved.folder),
-            "data": f"{len(dataset)} images, split {run.split} of {run.config.data.root}",
-            "precision": predictor.compute.name,
+            **facts,
             "seconds": f"{saved.meta['seconds']:.1f}",
             "parameters": str(count_parameters(model)),
             "multiply_adds": str(count_multiply_adds(model, shape, upsample=False)),
             **provenance(process.device),
         },
     )
-    aside = run.scores.with_name(f".{run.scores.name}")
+    aside = folder.with_name(f".{folder.name}")
     aside.mkdir(parents=True, exist_ok=True)
     write_evaluation(aside, evaluation)
-    replace_folder(aside, run.scores)
+    replace_folder(aside, folder)
