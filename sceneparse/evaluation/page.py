@@ -88,17 +88,19 @@ def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptEx
         "title": title,
         "evaluation": evaluation,
         "result": as_dict(evaluation),
-        "confusions": _most_confused(evaluation.counts, evaluation.table.names),
+        "confusions": most_confused(evaluation.counts, evaluation.table.names),
         "plots": {name: figure_uri(figure) for name, figure in figures.items()},
         "galleries": {
-            heading: [_figure(shown.example(k), scores[k], evaluation.table) for k in numbers]
+            heading: [
+                layered_figure(shown.example(k), scores[k], evaluation.table) for k in numbers
+            ]
             for heading, numbers in shown.by_score().items()
         },
     }
     write_page("evaluation.html", folder / "report.html", values)
 
 
-def _most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:
+def most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the pairs of classes with the most wrong pixels."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
@@ -115,7 +117,7 @@ def _most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]
     ]
 
 
-def _figure(example: Example, score: float, table: LabelTable) -> dict[str, str]:
+def layered_figure(example: Example, score: float, table: LabelTable) -> dict[str, str]:
     """Encode an image and the layers that the page shows above it."""
     colors = table.colors
     errors = np.where(example.errors(len(colors)), 0, 255)

@@ -1,0 +1,93 @@
+"""The curves of a fine-tuning over time, readable on white and on dark pages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+# Grey that both white and near-black paper show well.
+_INK = "#808080"
+_BLUE, _ORANGE, _GREEN = "#3b82c4", "#e07b1a", "#2e9e5b"
+
+
+def draw_auto_curves(
+    log: Sequence[Mapping[str, Any]],
+    first: float | None = None,
+    shortened: Sequence[int] = (),
+) -> Figure:
+    """Draw loss, mean IoU and learning rate over minutes, from the records of metrics.jsonl.
+
+    `first`: mean IoU of the first rung. `shortened`: steps at which the schedule was shortened. The
+    x axis is steps if no record has a time.
+    """
+    training = [record for record in log if record["kind"] == "train"]
+    tested = [record for record in log if record["kind"] == "val"]
+    timed = any("seconds" in record for record in log)
+
+    def places(steps: Sequence[int]) -> NDArray[Any]:
+        return _minutes(log, steps) if timed else np.array(steps, dtype=float)
+
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    loss, score, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.5])
+    steps, tested_steps = ([record["step"] for record in part] for part in (training, tested))
+    losses = np.array([record["loss"] for record in training], dtype=float)
+    _draw_losses(loss, places(steps), losses)
+    values = np.array([record.get("loss") for record in tested], dtype=float)
+    loss.plot(places(tested_steps), values, "o-", color=_ORANGE, label="validation, cross entropy")
+    scores = np.array([record["mean_iou"] for record in tested], dtype=float)
+    score.plot(places(tested_steps), scores, "o-", color=_GREEN, label="fine-tuning, validation")
+    if first is not None:
+        score.axhline(first, color=_ORANGE, linestyle="--", label="frozen backbone")
+    for name, key, style in (("backbone", "lr", "-"), ("head", "head_lr", "--")):
+        values = np.array([record.get(key) for record in training], dtype=float)
+        rate.plot(places(steps), values, style, color=_BLUE, label=name)
+    for number, place in enumerate(places(shortened)):
+        for axes in (loss, score, rate):
+            label = "schedule shortened" if number == 0 and axes is rate else "_"
+            axes.axvline(place, color=_INK, linestyle=":", label=label)
+    loss.set_ylabel("loss")
+    score.set_ylabel("mean IoU")
+    rate.set(ylabel="learning rate", xlabel="minutes of fine-tuning" if timed else "step")
+    loss.set_ylim(bottom=0)
+    rate.set_ylim(bottom=0)
+    for axes in (loss, score, rate):
+        _grey(axes)
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def _draw_losses(axes: Axes, places: NDArray[Any], losses: NDArray[np.float64]) -> None:
+    """Draw the training loss, and its mean over a twentieth of the records."""
+    axes.plot(places, losses, color=_BLUE, alpha=0.35, linewidth=1, label="training, each log")
+    groups = np.array_split(np.arange(len(losses)), min(20, max(len(losses), 1)))
+    ends = [np.mean(places[k]) for k in groups if len(k)]
+    means = [np.mean(losses[k]) for k in groups if len(k)]
+    axes.plot(ends, means, ".-", color=_BLUE, label="training, mean")
+
+
+def _minutes(log: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> NDArray[np.float64]:
+    """Return the minutes at which steps were taken, between the records that have a time."""
+    known = sorted({(r["step"], r["seconds"] / 60) for r in log if "seconds" in r})
+    known_steps, minutes = np.array([(0, 0.0), *known]).T
+    found = np.interp(steps, known_steps, minutes)
+    # Beyond the last known time, at the same speed.
+    speed = minutes[-1] / max(known_steps[-1], 1)
+    beyond = np.maximum(np.array(steps, dtype=float) - known_steps[-1], 0)
+    places: NDArray[np.float64] = found + beyond * speed
+    return places
+
+
+def _grey(axes: Axes) -> None:
+    """Paint the frame and text of a plot grey, its ground transparent."""
+    axes.patch.set_alpha(0)
+    axes.grid(alpha=0.3)
+    axes.tick_params(colors=_INK, which="both")
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    for spine in axes.spines.values():
+        spine.set_color(_INK)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(framealpha=0, labelcolor=_INK, fontsize="small")

@@ -1,0 +1,164 @@
+"""Write the page about a run of `sceneparse auto`: what was found, decided and reached."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sceneparse.auto.advice import Advice, setting_of
+from sceneparse.auto.curves import draw_auto_curves
+from sceneparse.evaluation.page import layered_figure, most_confused
+from sceneparse.evaluation.result import Evaluation, as_dict
+from sceneparse.report.pages import figure_uri, write_page
+from sceneparse.training.examples import KeptExamples
+
+# Pictures of each kind.
+_WORST, _TYPICAL = 4, 2
+# Neighbours in the order of names are often frames of one scene: of such, the worst is shown.
+_SCENES = 8
+_CONFUSIONS = 8
+# Longer tables of classes are folded: the classes of lowest IoU, or the rarest, are shown.
+_LONG, _SHORT = 20, 10
+# Settings that name the network, in the order of the sentence.
+_NETWORK = {"model.head": "head", "model.backbone": "backbone"}
+
+
+def write_auto_page(
+    path: Path,
+    record: Mapping[str, Any],
+    evaluation: Evaluation,
+    shown: KeptExamples,
+    log: Sequence[Mapping[str, Any]],
+    advice: Sequence[Advice],
+) -> None:
+    """Write report.html of a run; pictures are inside of it.
+
+    `record`: the content of auto.json. `evaluation`: of the network that was kept, with intervals;
+    `shown`: the examples kept by it (`worst` may exceed the pictures: look-alikes are skipped).
+    `log`: records of metrics.jsonl of the fine-tuning, empty if there was none.
+    """
+    facts = record["facts"]
+    values = {
+        "title": f"Scene parser for {Path(record['source']).name or record['source']}",
+        "record": record,
+        "facts": facts,
+        "evaluation": evaluation,
+        "result": as_dict(evaluation),
+        "verdict": verdict(record, evaluation),
+        "galleries": _galleries(evaluation, shown),
+        "advice": advice,
+        "by_iou": _order(np.nan_to_num(evaluation.scores.iou, nan=2.0)),
+        "by_pixels": _order(np.array(facts["pixels"], dtype=float)),
+        "shares": _shares(facts),
+        "confusions": most_confused(evaluation.counts, evaluation.table.names)[:_CONFUSIONS],
+        "curves": _curves(record, log),
+        "shortened": [_entry(entry) for entry in record["shortened"]],
+        "commands": commands(path.parent, record),
+        "setting": _setting,
+    }
+    write_page("auto.html", path, values)
+
+
+def verdict(record: Mapping[str, Any], evaluation: Evaluation) -> dict[str, str]:
+    """Return the sentences below the title: score, time, network, and both rungs."""
+    images, interval = len(evaluation.image_names), evaluation.interval
+    known = interval is not None and not np.isnan(interval.low)
+    within = f", 95% interval {interval.low:.3f} to {interval.high:.3f}" if known else ""  # type: ignore[union-attr]
+    seconds = sum(phase["seconds"] for phase in record["phases"])
+    parts = {name: setting_of(record, setting) for setting, name in _NETWORK.items()}
+    network = ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
+    kinds = {"first": "frozen backbone and light head", "run": "fine-tuning"}
+    scores = [
+        f"{kind} {record['scores'][name]:.3f}"
+        for name, kind in kinds.items()
+        if record["scores"].get(name) is not None
+    ]
+    return {
+        "score": f"{evaluation.scores.mean_iou:.3f}",
+        "meaning": f"mean IoU of {images} validation image{'s' * (images != 1)}{within}",
+        "time": f"{seconds / 60:.1f} of {record['minutes']:g} minutes",
+        "network": network,
+        "rungs": f"While training: {'; '.join(scores)}. Kept: {kinds[record['chosen']]}.",
+    }
+
+
+def commands(output: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commands for the network that was kept, by what they do."""
+    run, more = str(output / record["chosen"]), max(round(record["minutes"]), 1)
+    return {
+        "Predict images": shlex.join(["sceneparse", "predict", run, "PHOTOS"]),
+        "Evaluate, with a page": shlex.join(["sceneparse", "evaluate", run, "--report"]),
+        "Export": shlex.join(["sceneparse", "export", run, "--format", "onnx"]),
+        f"Train {more} minute{'s' * (more != 1)} more, from the best weights": shlex.join(
+            ["sceneparse", "auto", str(output), "--time", f"+{more}m"]
+        ),
+    }
+
+
+def _galleries(evaluation: Evaluation, shown: KeptExamples) -> dict[str, list[dict[str, str]]]:
+    """Return the worst images, and others whose score is nearest to the usual one."""
+    scores = evaluation.image_scores
+    worst = shown.by_score()["Worst images"]
+    chosen = different_scenes(worst, len(scores))
+    others = [k for k in shown.some if k not in worst and np.isfinite(scores[k])]
+    usual = np.nanmedian(scores) if others else np.nan
+    typical = sorted(others, key=lambda k: abs(scores[k] - usual))[:_TYPICAL]
+    return {
+        heading: [layered_figure(shown.example(k), scores[k], evaluation.table) for k in numbers]
+        for heading, numbers in (("Worst images", chosen), ("Typical images", typical))
+    }
+
+
+def different_scenes(worst: Sequence[int], images: int) -> list[int]:
+    """Return the numbers of images to show, the worst first, without neighbours if others suffice.
+
+    `worst`: numbers in the order of file names, the worst first, of so many `images`.
+    """
+    chosen: list[int] = []
+    for number in worst:
+        if all(abs(number - other) > images / _SCENES for other in chosen):
+            chosen.append(number)
+    chosen += [number for number in worst if number not in chosen]
+    return [number for number in worst if number in chosen[:_WORST]]
+
+
+def _order(values: NDArray[np.float64]) -> dict[str, list[int]]:
+    """Return the rows of a table that are shown, and if there are many the folded table."""
+    every = list(range(len(values)))
+    if len(values) <= _LONG:
+        return {"shown": every, "folded": []}
+    return {"shown": np.argsort(values, kind="stable")[:_SHORT].tolist(), "folded": every}
+
+
+def _shares(facts: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return percent of the labelled training pixels per class; bars relative to the largest."""
+    pixels = facts["pixels"]
+    total, largest = max(sum(pixels), 1), max(*pixels, 1)
+    return {
+        "percent": [100 * count / total for count in pixels],
+        "bars": [round(100 * count / largest, 1) for count in pixels],
+    }
+
+
+def _curves(record: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the address of the curves, None if there was no fine-tuning."""
+    if not any(r["kind"] == "train" for r in log):
+        return None
+    marks = [e["step"] for e in record["shortened"] if isinstance(e, Mapping) and "step" in e]
+    return figure_uri(draw_auto_curves(log, record["scores"].get("first"), marks))
+
+
+def _entry(entry: Any) -> str:  # noqa: ANN401 - text, or values by name
+    """Return a shortening as text."""
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    return ", ".join(f"{str(name).replace('_', ' ')} {value}" for name, value in entry.items())
+
+
+def _setting(value: Any) -> str:  # noqa: ANN401 - any setting
+    """Return the value of a setting as a configuration writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
