@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from sceneparse.data import datasets
-from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, _free_memory
+from sceneparse.data.cache import CACHES, DiskCache, MemoryCache, free_memory
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.labels import identity_table, palette_color
 from sceneparse.data.loader import batches, evaluation_loader
@@ -151,7 +151,7 @@ def test_workers_fill_one_memory(scenes: Path) -> None:
 
 
 def test_memory_that_is_not_there_is_refused(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sceneparse.data.cache._free_memory", lambda: 10)
+    monkeypatch.setattr("sceneparse.data.cache.free_memory", lambda: 10)
     with pytest.raises(InputError, match=r"ram needs 0\.0 GB, .*set data\.cache: disk"):
         MemoryCache(plain_samples(scenes))
 
@@ -165,7 +165,7 @@ def test_auto_keeps_what_is_small_in_memory(
     needed = len(plain) * height * width * 4
     decodings.clear()
     for free, decoded in ((8 * needed, 1), (8 * needed - 1, 3)):
-        monkeypatch.setattr("sceneparse.data.cache._free_memory", lambda f=free: f)
+        monkeypatch.setattr("sceneparse.data.cache.free_memory", lambda f=free: f)
         kept = CACHES["auto"](plain)
         for _ in range(3):
             assert np.array_equal(kept[0][0], expected[0])
@@ -176,9 +176,9 @@ def test_auto_keeps_what_is_small_in_memory(
     assert ["not kept" in text for text in logged] == [False, True, True]
 
 
-def test_free_memory_is_what_the_system_can_give() -> None:
-    assert _free_memory() <= 1.05 * psutil.virtual_memory().available
-    assert _free_memory() > 2**26
+def testfree_memory_is_what_the_system_can_give() -> None:
+    assert free_memory() <= 1.05 * psutil.virtual_memory().available
+    assert free_memory() > 2**26
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])

@@ -150,7 +150,7 @@ class MemoryCache(SegmentationDataset):
         # Samples start at multiples of 8, so that 16-bit masks are aligned.
         lengths = [-(-h * w * pixel_bytes // 8) * 8 for h, w in self._sizes]
         self._starts = [0, *np.cumsum(lengths).tolist()]
-        needed, free = self._starts[-1], _free_memory()
+        needed, free = self._starts[-1], free_memory()
         if needed > free:
             raise InputError(
                 f"data.cache: ram needs {needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; "
@@ -178,7 +178,7 @@ def _processes_fork() -> bool:
     return sys.platform == "linux" and multiprocessing.get_start_method() == "fork"
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Return the bytes that are free without swapping, within the container's (cgroup) limit."""
     available: int = psutil.virtual_memory().available
     limit = Path("/sys/fs/cgroup/memory.max")
@@ -196,7 +196,7 @@ def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
         return dataset
     sizes = dataset.sizes(range(len(dataset)))
     needed = sum(h * w for h, w in sizes) * (3 + dataset.table.dtype.itemsize)
-    fits = needed <= _free_memory() / 8
+    fits = needed <= free_memory() / 8
     logger.info(
         f"decoded images are {'' if fits else 'not '}kept in memory (data.cache: auto): "
         f"{needed / 2**20:.0f} MB"

@@ -14,6 +14,7 @@ from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.balance import class_weights, count_pixels, log_weights
 from sceneparse.data.cache import CACHES
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
+from sceneparse.data.labels import LabelTable
 from sceneparse.data.loader import TensorSamples, batches, evaluation_loader, training_loader
 from sceneparse.data.resizing import Resize
 from sceneparse.data.sampling import EpochSampler
@@ -24,6 +25,7 @@ from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.layers.checkpointing import checkpoint_blocks
 from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
+from sceneparse.models.origin import Origin
 from sceneparse.models.pretrained import load_pretrained
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.runs.checkpoint import Saved
@@ -64,9 +66,10 @@ def _create_sampler(
     )
 
 
-def _training_samples(
+def training_samples(
     config: SegConfig, dataset: SegmentationDataset, normalize: Normalization
 ) -> TensorSamples:
+    """Return the samples of a dataset as a run trains on them: augmented crops."""
     transform = training_transform(
         **config.augment.model_dump(),
         fill=[round(255 * value) for value in normalize.mean],
@@ -168,7 +171,7 @@ def _create_validation(
         loader=evaluation_loader(
             dataset, rank=process.rank, world_size=process.world_size, **loading
         ),
-        protocol=_create_protocol(config),
+        protocol=validation_protocol(config),
         normalize=normalize,
         compute=start.compute,
         stop=start.stop,
@@ -177,16 +180,37 @@ def _create_validation(
     )
 
 
-def _protocol_arguments(config: SegConfig) -> dict[str, Any]:
+def protocol_arguments(config: SegConfig) -> dict[str, Any]:
     """Return the arguments of create_protocol; windows have the training crop's size by default."""
     settings = config.eval.model_dump(exclude={"every", "protocol"})
     crop = config.eval.crop or config.augment.crop
     return {"name": config.eval.protocol, **settings, "crop": crop}
 
 
-def _create_protocol(config: SegConfig) -> Protocol:
+def validation_protocol(config: SegConfig) -> Protocol:
+    """Create the protocol that a run validates with."""
     data = config.data.model_dump(include={"dataset", "resize"})
-    return create_protocol(**data, **_protocol_arguments(config))
+    return create_protocol(**data, **protocol_arguments(config))
+
+
+def describe_model(
+    config: SegConfig, arguments: Mapping[str, Any], table: LabelTable, origin: Origin | None
+) -> dict[str, Any]:
+    """Return what checkpoints store to rebuild the network and to evaluate it on its data.
+
+    `origin`: of the pretrained weights.
+    """
+    return {
+        "task": "segmentation",
+        "model": arguments,
+        "classes": table.names,
+        "colors": table.colors,
+        "pretrained": origin,
+        "data": config.data.model_dump(
+            include={"dataset", "root", "val_split", "classes", "bit_depth", "resize"}
+        ),
+        "eval": protocol_arguments(config),
+    }
 
 
 def _assemble(
@@ -206,11 +230,11 @@ def _assemble(
         model,
         _logits_at_stride,
         crops=(sampler.micro_batch, *config.augment.crop),
-        protocol=_create_protocol(config),
+        protocol=validation_protocol(config),
         dataset=val_set,
     )
     loss = _loss_settings(config, train_set, start)
-    samples = _training_samples(config, CACHES[data.cache](train_set), normalize)
+    samples = training_samples(config, CACHES[data.cache](train_set), normalize)
     loader = training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
     validate = _create_validation(config, start, val_set, normalize, loss.class_weights)
     if pretrained is not None and start.saved is None:
@@ -235,15 +259,7 @@ def _assemble(
         ),
         seed=config.seed,
         meta={
-            "task": "segmentation",
-            "model": arguments,
-            "classes": table.names,
-            "colors": table.colors,
-            "pretrained": origin,
-            "data": data.model_dump(
-                include={"dataset", "root", "val_split", "classes", "bit_depth", "resize"}
-            ),
-            "eval": _protocol_arguments(config),
+            **describe_model(config, arguments, table, origin),
             "auto_class_weights": _auto_class_weights(start),
         },
         eval_every=config.eval.every,
@@ -275,7 +291,7 @@ def prepare_training(
         training = _assemble(config, start, train_set, val_set)
         open_run(training, config, render_config(config))
         if process.is_main:
-            samples = _training_samples(config, train_set, training.normalize)
+            samples = training_samples(config, train_set, training.normalize)
             draw_data(training.folder, samples, cast("EpochSampler", training.sampler))
     logger.info(
         f"{len(train_set)} training and {len(val_set)} validation images, "

@@ -16,6 +16,7 @@ from torch import nn
 
 import sceneparse
 from sceneparse.errors import InputError, reason_of, refusing
+from sceneparse.inference.normalization import Normalization
 from sceneparse.models.licences import check_licence
 from sceneparse.models.origin import Origin, origin_of, recorded_origin
 from sceneparse.models.weights import load_strict
@@ -138,19 +139,26 @@ def checked_origin(
     return origin
 
 
+def describe_run(
+    settings: Mapping[str, Any], normalize: Normalization, compute: Compute
+) -> dict[str, Any]:
+    """Return what checkpoints store of a run: settings, normalisation, precision and versions."""
+    return {
+        "mean": normalize.mean,
+        "std": normalize.std,
+        "amp": amp_name(compute.dtype),
+        "config": settings,
+        "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
+    }
+
+
 def open_run(training: Training, config: BaseModel, rendered: str) -> None:
     """Load the saved state if the run is resumed; then create the folder, or take over its own.
 
     `rendered` is the configuration as YAML. Raises InputError before anything is written.
     """
     settings = config.model_dump(mode="json")
-    training.meta |= {
-        "mean": training.normalize.mean,
-        "std": training.normalize.std,
-        "amp": amp_name(training.compute.dtype),
-        "config": settings,
-        "versions": {"sceneparse": sceneparse.__version__, "torch": torch.__version__},
-    }
+    training.meta |= describe_run(settings, training.normalize, training.compute)
     if training.saved is not None:
         try:  # adds the settings that did not exist yet when the checkpoint was written
             before = type(config).model_validate(training.saved.meta["config"])
