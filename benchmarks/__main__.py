@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ EXAMPLES = """\
   python -m benchmarks infer --json infer.json --picture infer.png
   python -m benchmarks attention
   python -m benchmarks heads
-  python -m benchmarks peers_accuracy --help"""
+  python -m benchmarks peers_accuracy --help
+  python -m benchmarks auto --help"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,8 +121,7 @@ def _measurements(what: str) -> dict[str, Callable[[], list[Row]]]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["peers_accuracy"]:  # which has options of its own
-        from benchmarks import peers_accuracy
-
-        run(peers_accuracy.parser(), peers_accuracy.main, sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in {"auto", "peers_accuracy"}:  # with options of their own
+        own = import_module(f"benchmarks.{sys.argv[1]}")
+        run(own.parser(), own.main, sys.argv[2:])
     run(parser(), main)

@@ -3,9 +3,9 @@
 SMP: https://github.com/qubvel-org/segmentation_models.pytorch, 0.6. Its example
 (examples/camvid_segmentation_multiclass.ipynb) trains with Dice, Adam at 2e-4, a cosine to 1e-5
 after each step, and the augmentation of `example_transform`. Three things differ here: the batch
-(32 there, on a GPU; here that of our recipe), the crop (320x320 of 480x360; here half of it on half
-the image), and unlabelled pixels (a class there; ignored here). Images are normalised as those that
-the pretrained weights come from.
+(32 there, on a GPU; here that of our recipe), the crop (320x320 of 480x360; in peers_accuracy half
+of it on half the image), and unlabelled pixels (a class there; ignored here). Images are normalised
+as those that the pretrained weights come from.
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ _EXAMPLE_RATES = 2e-4, 1e-5
 # The default of GaussNoise when the example was written, a variance of 10 to 50 of bytes; the
 # default of albumentations 2 is 16 times as strong.
 _EXAMPLE_NOISE = 0.0124, 0.0277
-# Half of the example's crop of 320x320.
-EXAMPLE_CROP = (160, 160)
 
 
 class PeerNetwork(SegmentationModel):
@@ -111,8 +109,8 @@ def create_peer(name: str, num_classes: int, weights: str | Path) -> PeerNetwork
     return PeerNetwork(network)
 
 
-def example_transform(size: tuple[int, int], ignore_index: int) -> A.Compose:
-    """Build the augmentation of SMP's example, on images that are first scaled to `size`.
+def example_transform(size: tuple[int, int], crop: tuple[int, int], ignore_index: int) -> A.Compose:
+    """Build the augmentation of SMP's example, on images that are first scaled to `size` (h, w).
 
     Pixels that it adds are black, and ignored. albumentations' Affine does here what its
     ShiftScaleRotate, which it deprecates, does in the example.
@@ -124,7 +122,7 @@ def example_transform(size: tuple[int, int], ignore_index: int) -> A.Compose:
             A.Resize(*size, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_NEAREST),
             A.HorizontalFlip(p=0.5),
             A.Affine(scale=(0.5, 1.5), translate_percent=shift, keep_ratio=True, p=1, **filled),
-            A.RandomCrop(*EXAMPLE_CROP),
+            A.RandomCrop(*crop),
             A.GaussNoise(std_range=_EXAMPLE_NOISE, p=0.2),
             A.Perspective(p=0.5, **filled),
             A.OneOf([A.CLAHE(p=1), A.RandomBrightnessContrast(p=1), A.RandomGamma(p=1)], p=0.9),

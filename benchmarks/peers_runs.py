@@ -38,8 +38,8 @@ OURS: dict[str, list[str]] = {
 }
 # SMP's networks are prepared as this one of ours, and then replace it.
 _STAND_IN = ["model.head=fcn"]
-# Half of CamVid's height and width.
-_HALF = (180, 240)
+# Half of CamVid's height and width, and of the example's crop of 320x320.
+_HALF, _HALF_CROP = (180, 240), (160, 160)
 _EQUAL_TIME = ", equal time"
 
 
@@ -56,7 +56,7 @@ class Row:
     @property
     def is_ours(self) -> bool:
         """Whether this package built the network."""
-        return self.name in OURS
+        return self.name not in PEERS
 
     @property
     def in_equal_time(self) -> bool:
@@ -104,7 +104,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What all runs share. `settings`: changes of RECIPE, "section.key=value"."""
+    """What all runs share. `settings`: changes of RECIPE, "section.key=value".
+
+    `example_size` and `example_crop`: height and width that images are scaled to in the recipe
+    "plain", and of its crops.
+    """
 
     data: str
     weights: str
@@ -112,6 +116,8 @@ class Plan:
     epochs: int
     output: Path
     process: Process
+    example_size: tuple[int, int] = _HALF
+    example_crop: tuple[int, int] = _HALF_CROP
 
     def run(self, row: Row, seed: int, epochs: int | None = None) -> Run:
         """Return a run, of as many epochs as the plan has by default.
@@ -133,12 +139,12 @@ class Plan:
         recipe, settings = find_config(RECIPE, Path()), [*self.settings, *own]
         config = load_config(recipe, settings, SegConfig)
         if not row.is_ours:
-            crop = [_nearest(side, PEERS[row.name]) for side in config.augment.crop]
+            crop = [nearest_multiple(side, PEERS[row.name]) for side in config.augment.crop]
             config = load_config(recipe, [*settings, f"augment.crop={crop}"], SegConfig)
         return Run(row, config, place)
 
 
-def _nearest(side: int, multiple: int) -> int:
+def nearest_multiple(side: int, multiple: int) -> int:
     """Return the nearest multiple of a number, at least one."""
     return max(round(side / multiple), 1) * multiple
 
@@ -207,7 +213,7 @@ def prepare(plan: Plan, run: Run) -> Training:
     training.compute.place_model(network)
     training.model = training.parallel = network
     if run.row.plain:
-        _use_example(config, training)
+        _use_example(plan, config, training)
         training.stepper = peers.example_stepper(network, config.train.epochs * steps)
     else:
         assert isinstance(stand_in, SegmentationModel)
@@ -216,14 +222,15 @@ def prepare(plan: Plan, run: Run) -> Training:
     return training
 
 
-def _use_example(config: SegConfig, training: Training) -> None:
+def _use_example(plan: Plan, config: SegConfig, training: Training) -> None:
     """Give a run the augmentation and the loss of SMP's example."""
     from benchmarks import peers
 
     data = config.data
     dataset = CACHES[data.cache](create_dataset(data.dataset, data.root, data.train_split))
     ignored = dataset.table.ignore_index
-    samples = TensorSamples(dataset, peers.example_transform(_HALF, ignored), config.seed)
+    transform = peers.example_transform(plan.example_size, plan.example_crop, ignored)
+    samples = TensorSamples(dataset, transform, config.seed)
     assert isinstance(training.sampler, EpochSampler)
     loader = training_loader(samples, training.sampler, workers=data.workers, timeout=data.timeout)
     training.batches = lambda: batches(loader)
@@ -232,7 +239,9 @@ def _use_example(config: SegConfig, training: Training) -> None:
 
 def _test(plan: Plan, run: Run, saved: Saved, split: str) -> None:
     """Test the last epoch by the protocol of validation, in float32."""
-    predictor = Predictor(_load(plan, run, saved), device=str(plan.process.device), amp="off")
+    predictor = Predictor(
+        load_network(plan, run, saved), device=str(plan.process.device), amp="off"
+    )
     dataset = create_dataset(run.config.data.dataset, run.config.data.root, split)
     facts = {
         "name": run.row.name,
@@ -244,7 +253,7 @@ def _test(plan: Plan, run: Run, saved: Saved, split: str) -> None:
     write_scores(predictor, saved, dataset, plan.process, folder, workers=workers, facts=facts)
 
 
-def _load(plan: Plan, run: Run, saved: Saved) -> SegmentationModel:
+def load_network(plan: Plan, run: Run, saved: Saved) -> SegmentationModel:
     """Load the network of a checkpoint."""
     if run.row.is_ours:
         return load_segmentation_model(saved.folder)

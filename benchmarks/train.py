@@ -18,7 +18,7 @@ from sceneparse.training.run import Training
 # Prepares a run with overridden settings.
 Prepare = Callable[[Sequence[str]], Training]
 _SCENES = {"train": 48, "val": 4}
-_STEPS, _REPEATS = 10, 9
+STEPS, _REPEATS = 10, 9
 # "ours" is the quickstart; in the two others each epoch decodes its images again.
 _RUNS = {
     "ours": ["data.workers=2"],
@@ -37,17 +37,17 @@ def measure(prepare: Prepare) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data", _SCENES, size=(256, 384))
         runs = {
-            name: _Steps(prepare([f"data.root={folder}/data", f"output={folder}/{name}", *changed]))
+            name: Steps(prepare([f"data.root={folder}/data", f"output={folder}/{name}", *changed]))
             for name, changed in _RUNS.items()
         }
         seconds = in_turns(
-            {**runs, "alone": network_alone(runs["ours"].training, _STEPS)},
+            {**runs, "alone": network_alone(runs["ours"].training, STEPS)},
             repeats=_REPEATS,
             pause=0.5,  # until the workers have read ahead
         )
         for run in runs.values():
             run.training.lock.release()
-    steps = {name: [s / _STEPS for s in of] for name, of in seconds.items()}
+    steps = {name: [s / STEPS for s in of] for name, of in seconds.items()}
     ours, plain = (runs[name].shares(seconds[name]) for name in ("ours", "plain"))
     return [
         time_row("train_step", steps["ours"], steps["alone"]),
@@ -56,7 +56,7 @@ def measure(prepare: Prepare) -> list[Row]:
     ]
 
 
-class _Steps:
+class Steps:
     """Runs some steps at each call, and records the time spent waiting for data."""
 
     def __init__(self, training: Training) -> None:
@@ -65,6 +65,7 @@ class _Steps:
         self._batches = _endless(training)
 
     def __call__(self) -> None:
+        """Take STEPS steps."""
         training = self.training
         self._waits.append(0.0)
         steps = train_one_epoch(
@@ -89,7 +90,7 @@ class _Steps:
         return [100 * waited / spent for waited, spent in zip(last, seconds, strict=True)]
 
     def _timed(self) -> Iterator[Batch]:
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             start = perf_counter()
             batch = next(self._batches)
             self._waits[-1] += perf_counter() - start

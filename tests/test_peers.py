@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_a_run_is_trained_once_and_tested_on_each_split(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(peers, "EXAMPLE_CROP", (64, 64))
+    monkeypatch.setattr(peers_accuracy, "Plan", partial(Plan, example_crop=(64, 64)))
     command = [*SMALL, "--data", camvid, "--weights", weights, "--output", tmp_path]
     command += ["--epochs", 1, "--seeds", 3, "--only", "smp_unet:plain"]
     assert call(peers_accuracy, *command) == 0
