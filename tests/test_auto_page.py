@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sceneparse.auto.advice import DETAILED_HEADS, Advice, advise, time_advice
+from sceneparse.auto.advice import DETAILED_HEADS, advise
 from sceneparse.auto.page import different_scenes, write_auto_page
+from sceneparse.auto.training_advice import Advice, time_advice
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.labels import Label, LabelTable
 from sceneparse.evaluation.result import Evaluation
@@ -134,6 +135,11 @@ def test_rising_flat_and_short_curves() -> None:
     found, rises = time_advice(record, curve(0.1, 0.2, 0.3, 0.700, 0.702, 0.701))
     assert (rises, found[0].action) == (False, "Do not train longer on these images.")
     assert "changed by +0.001, to 0.701" in found[0].reason
+    assert time_advice(record, curve(0.1, 0.9)) == ([], False)
+    record["choices"] = [{"setting": "train.batch_size", "value": 40, "reason": "fits"}]
+    ((advice,), rises) = time_advice(record, curve(0.1, 0.9))  # 20 steps of 40 of 400 images
+    assert (rises, advice.reason) == (True, "Each training image was seen 2.0 times only.")
+    record["facts"]["train_images"] = 80
     assert time_advice(record, curve(0.1, 0.9)) == ([], False)
 
 

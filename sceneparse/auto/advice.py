@@ -5,12 +5,17 @@ The thresholds are rules of thumb, with the reason beside each. Nothing here loo
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sceneparse.auto.training_advice import (
+    Advice,
+    counted,
+    overfitting_advice,
+    setting_of,
+    time_advice,
+)
 from sceneparse.errors import first_few
 from sceneparse.evaluation.result import Evaluation
 from sceneparse.metrics.confusion import TRUTH
@@ -29,13 +34,6 @@ FAR_DEVIATIONS, FAR_POINTS = 3, 0.15
 MIN_IMAGES = 8
 # A fifth of a class taken for one other class is no matter of blurred outlines.
 CONFUSED_SHARE = 0.2
-# A point of mean IoU within a third of the training: another run as long gains as much or more.
-RISING = 0.01
-# Fewer validations are no curve.
-MIN_VALIDATIONS = 3
-# Loss terms and augmentation make the training loss the larger one, unless images are learned by
-# heart. A validation loss that has grown by a fifth has turned, and not by chance.
-OVERFIT_RATIO, TURNED = 2.0, 1.2
 # A tenth of the pixels is a usual share for outlines and unclear regions.
 MUCH_IGNORED = 0.1
 # A third of images that show nothing new.
@@ -43,15 +41,7 @@ MANY_DUPLICATES = 0.3
 # Heads whose logits have stride 4, whatever the output stride of the backbone.
 DETAILED_HEADS = {"deeplabv3plus", "strip_pooling_plus", "upernet"}
 # Nobody reads more.
-MAX_ADVICE, _MAX_NAMES = 8, 5
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What to do, and the reason with its numbers; both are whole sentences."""
-
-    action: str
-    reason: str
+MAX_ADVICE, _MAX_NAMES, _MAX_CLASSES = 8, 5, 3
 
 
 def advise(
@@ -105,7 +95,7 @@ def absent_advice(facts: Mapping[str, Any], evaluation: Evaluation) -> Iterator[
         if missing:
             yield Advice(
                 f"Label {kind} images that show {first_few(missing, _MAX_NAMES)}.",
-                f"{_count(len(missing), 'class', 'classes')} of {len(names)}: in 0 {kind} images, "
+                f"{counted(len(missing), 'class', 'classes')} of {len(names)}: in 0 {kind} images, "
                 f"so {effect} {'it' if len(missing) == 1 else 'them'}.",
             )
 
@@ -125,66 +115,10 @@ def image_advice(evaluation: Evaluation) -> Iterator[Advice]:
         listed = [f"{evaluation.image_names[k]} ({scores[k]:.2f})" for k in far]
         yield Advice(
             f"Look at the masks of these images first: {first_few(listed, _MAX_NAMES)}.",
-            f"{_count(len(far), 'validation image scores', 'validation images score')} below "
+            f"{counted(len(far), 'validation image scores', 'validation images score')} below "
             f"{limit:.2f}; half of the {len(known)} score {middle:.2f} or more. Either a mask is "
             "wrong, or the image shows what training images do not.",
         )
-
-
-def time_advice(
-    record: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
-) -> tuple[list[Advice], bool]:
-    """Return advice about more time, and whether more time would help.
-
-    The slope of the validation mean IoU over the last third of the steps decides; if fine-tuning
-    ended below the first rung, it had too little time. Without a curve there is no advice.
-    """
-    more = max(round(record["minutes"]), 1)
-    action = f"Train {_count(more, 'minute', 'minutes')} more: --time +{more}m."
-    first, run = (record["scores"].get(name) for name in ("first", "run"))
-    if record["chosen"] == "first" and run is not None and first is not None:
-        reason = (
-            f"Fine-tuning reached a mean IoU of {run:.3f}, below the {first:.3f} of the frozen "
-            "backbone: it had too little time."
-        )
-        return [Advice(action, reason)], True
-    points = [(r["step"], r["mean_iou"]) for r in _of_kind(log, "val", "mean_iou")]
-    if len(points) < MIN_VALIDATIONS:
-        return [], False
-    last = [point for point in points if point[0] >= points[-1][0] * 2 / 3]
-    last = last if len(last) >= MIN_VALIDATIONS else points[-MIN_VALIDATIONS:]
-    steps, scores = np.array(last, dtype=float).T
-    slope = float(np.polyfit(steps - steps[0], scores, 1)[0])
-    gain = slope * (steps[-1] - steps[0])
-    reason = (
-        f"from step {steps[0]:.0f} to {steps[-1]:.0f} the mean IoU of the validation images "
-        f"changed by {gain:+.3f}, to {scores[-1]:.3f}"
-    )
-    if gain >= RISING:
-        return [Advice(action, f"The score still rises: {reason}.")], True
-    flat = f"The score is flat: {reason}. More labelled images will help more."
-    return [Advice("Do not train longer on these images.", flat)], False
-
-
-def overfitting_advice(log: Sequence[Mapping[str, Any]]) -> Iterator[Advice]:
-    """Yield advice if the training loss is far below the validation loss, or that loss turned."""
-    training, tested = _of_kind(log, "train", "loss"), _of_kind(log, "val", "loss")
-    if not training or not tested:
-        return
-    last_tenth = [record["loss"] for record in training[-max(len(training) // 10, 1) :]]
-    final, last = float(np.mean(last_tenth)), tested[-1]["loss"]
-    least = min(tested, key=lambda record: record["loss"])
-    if last >= OVERFIT_RATIO * final:
-        reason = f"{last:.3f} on validation images, {final:.3f} on training images"
-    elif last >= TURNED * least["loss"]:
-        reason = f"on validation images it rose from {least['loss']:.3f} (step {least['step']}) "
-        reason += f"to {last:.3f}"
-    else:
-        return
-    yield Advice(
-        "Label more training images, as different from each other as possible.",
-        f"The network learns its training images by heart (overfitting). Loss: {reason}.",
-    )
 
 
 def class_advice(facts: Mapping[str, Any], evaluation: Evaluation) -> Iterator[Advice]:
@@ -201,12 +135,11 @@ def class_advice(facts: Mapping[str, Any], evaluation: Evaluation) -> Iterator[A
         listed = [
             f"{names[k]}: IoU {_with_interval(evaluation, k)}, in {images[k]} of "
             f"{facts['train_images']} training images, {100 * shares[k]:.2g}% of their pixels"
-            for k in weak[:_MAX_NAMES]
+            for k in weak[:_MAX_CLASSES]
         ]
-        more = f"; and {len(weak) - _MAX_NAMES} other classes" if len(weak) > _MAX_NAMES else ""
         yield Advice(
             f"Label more images that show {first_few([names[k] for k in weak], _MAX_NAMES)}.",
-            f"{'; '.join(listed)}{more}.",
+            f"{'; '.join(listed)}.",
         )
 
 
@@ -264,8 +197,8 @@ def interval_advice(evaluation: Evaluation) -> Iterator[Advice]:
     if found is None or math.isnan(found.low):
         yield Advice(
             "Label more validation images.",
-            f"{_count(images, 'validation image does', 'validation images do')} not suffice for an "
-            "interval of the mean IoU.",
+            f"{counted(images, 'validation image does', 'validation images do')} not suffice for "
+            "an interval of the mean IoU.",
         )
         return
     width = found.high - found.low
@@ -276,8 +209,8 @@ def interval_advice(evaluation: Evaluation) -> Iterator[Advice]:
         return
     listed = [
         f"{names[k]}: {_with_interval(evaluation, k)}, in "
-        f"{_count(shown[k], 'validation image', 'validation images')}"
-        for k in wide[:_MAX_NAMES]
+        f"{counted(int(shown[k]), 'validation image', 'validation images')}"
+        for k in wide[:_MAX_CLASSES]
     ]
     reason = f"{images} validation images give a 95% interval of the mean IoU of {width:.2f}"
     if width >= WIDE_MEAN:
@@ -309,17 +242,6 @@ def duplicate_advice(facts: Mapping[str, Any]) -> Iterator[Advice]:
         )
 
 
-def _of_kind(log: Sequence[Mapping[str, Any]], kind: str, key: str) -> list[Mapping[str, Any]]:
-    """Return the records of a kind that have a finite number under `key`."""
-    found = [record for record in log if record["kind"] == kind]
-    return [r for r in found if r.get(key) is not None and math.isfinite(r[key])]
-
-
-def setting_of(record: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - any setting
-    """Return the value that a setting got in the plan, None if the plan does not name it."""
-    return next((row["value"] for row in record["choices"] if row["setting"] == name), None)
-
-
 def _stride(record: Mapping[str, Any]) -> int | None:
     """Return the stride of the logits, None if the plan does not tell."""
     whole = (setting_of(record, "model.head_options") or {}).get("decoder", True)
@@ -346,7 +268,3 @@ def _with_interval(evaluation: Evaluation, k: int) -> str:
     if interval is None or math.isnan(interval.low):
         return text
     return f"{text} ({span(interval, '{:.2f}'.format)})"
-
-
-def _count(number: int | NDArray[Any], one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -30,7 +30,7 @@ def draw_auto_curves(
     def places(steps: Sequence[int]) -> NDArray[Any]:
         return _minutes(log, steps) if timed else np.array(steps, dtype=float)
 
-    figure = Figure(figsize=(7, 7), layout="constrained")
+    figure = Figure(figsize=(5.5, 6.5), layout="constrained")
     loss, score, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.5])
     steps, tested_steps = ([record["step"] for record in part] for part in (training, tested))
     losses = np.array([record["loss"] for record in training], dtype=float)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.auto.advice import Advice, setting_of
 from sceneparse.auto.curves import draw_auto_curves
+from sceneparse.auto.training_advice import Advice, setting_of
 from sceneparse.evaluation.page import layered_figure, most_confused
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.report.pages import figure_uri, write_page
+from sceneparse.report.pictures import Example
 from sceneparse.training.examples import KeptExamples
 
 # Pictures of each kind.
@@ -41,7 +42,10 @@ def write_auto_page(
     `shown`: the examples kept by it (`worst` may exceed the pictures: look-alikes are skipped).
     `log`: records of metrics.jsonl of the fine-tuning, empty if there was none.
     """
-    facts = record["facts"]
+    facts, table = record["facts"], evaluation.table
+    galleries = _galleries(evaluation, shown)
+    pictures = [example for examples in galleries.values() for _, example in examples]
+    seen = {k for e in pictures for k in (*np.unique(e.truth), *np.unique(e.prediction))}
     values = {
         "title": f"Scene parser for {Path(record['source']).name or record['source']}",
         "record": record,
@@ -49,12 +53,16 @@ def write_auto_page(
         "evaluation": evaluation,
         "result": as_dict(evaluation),
         "verdict": verdict(record, evaluation),
-        "galleries": _galleries(evaluation, shown),
+        "galleries": {
+            heading: [layered_figure(e, evaluation.image_scores[k], table) for k, e in examples]
+            for heading, examples in galleries.items()
+        },
+        "seen": [label for number, label in enumerate(table.classes) if number in seen],
         "advice": advice,
         "by_iou": _order(np.nan_to_num(evaluation.scores.iou, nan=2.0)),
         "by_pixels": _order(np.array(facts["pixels"], dtype=float)),
         "shares": _shares(facts),
-        "confusions": most_confused(evaluation.counts, evaluation.table.names)[:_CONFUSIONS],
+        "confusions": most_confused(evaluation.counts, table.names)[:_CONFUSIONS],
         "curves": _curves(record, log),
         "shortened": [_entry(entry) for entry in record["shortened"]],
         "commands": commands(path.parent, record),
@@ -99,7 +107,7 @@ def commands(output: Path, record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _galleries(evaluation: Evaluation, shown: KeptExamples) -> dict[str, list[dict[str, str]]]:
+def _galleries(evaluation: Evaluation, shown: KeptExamples) -> dict[str, list[tuple[int, Example]]]:
     """Return the worst images, and others whose score is nearest to the usual one."""
     scores = evaluation.image_scores
     worst = shown.by_score()["Worst images"]
@@ -107,10 +115,8 @@ def _galleries(evaluation: Evaluation, shown: KeptExamples) -> dict[str, list[di
     others = [k for k in shown.some if k not in worst and np.isfinite(scores[k])]
     usual = np.nanmedian(scores) if others else np.nan
     typical = sorted(others, key=lambda k: abs(scores[k] - usual))[:_TYPICAL]
-    return {
-        heading: [layered_figure(shown.example(k), scores[k], evaluation.table) for k in numbers]
-        for heading, numbers in (("Worst images", chosen), ("Typical images", typical))
-    }
+    numbers = {"Worst images": chosen, "Typical images": typical}
+    return {name: [(k, shown.example(k)) for k in found] for name, found in numbers.items()}
 
 
 def different_scenes(worst: Sequence[int], images: int) -> list[int]:
