@@ -19,6 +19,7 @@ from sceneparse.errors import InputError, first_few
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from sceneparse.data.checks.duplicates import Fingerprint
     from sceneparse.data.checks.splits import SplitPlan
     from sceneparse.data.formats.shared.source import Item, Source
 
@@ -61,6 +62,7 @@ def main(options: argparse.Namespace) -> None:
     """Recognise and read the source, split its images, write the folders, print what was done."""
     from sceneparse.data.formats import find_format
     from sceneparse.data.formats.shared.folders import write_folders
+    from sceneparse.data.formats.shared.source import check_images, distinctly_named
     from sceneparse.runtime.progress import Progress
 
     target: Path = options.target
@@ -72,7 +74,7 @@ def main(options: argparse.Namespace) -> None:
     source = kind.read(options.source, given(options, SOURCE_OPTIONS))
     check_images(source.items)
     plan = plan_of(options, source.items)
-    source = replace(source, items=distinctly_named(source.items, plan))
+    source = replace(source, items=distinctly_named(source.items, plan.split_of))
     for note in (*source.notes, *plan.notes):
         print(f"note         {note}")
     progress = Progress(len(plan.split_of), "images")
@@ -89,39 +91,6 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, object
     """Return the options among `names` that were given."""
     values = {name: getattr(options, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def check_images(items: Sequence[Item]) -> None:
-    """Raise InputError for no images, missing images, and images that are annotated twice."""
-    if not items:
-        raise InputError("the source holds no image with annotations; give its folder or --images")
-    if missing := [item.image for item in items if not item.image.is_file()]:
-        raise InputError(f"{len(missing)} images do not exist: {first_few(missing)}")
-    images = Counter(item.image for item in items)
-    if repeated := [image for image, count in images.items() if count > 1]:
-        raise InputError(
-            f"{len(repeated)} images are annotated twice: {first_few(repeated)}; keep one of each"
-        )
-
-
-def distinctly_named(items: Sequence[Item], plan: SplitPlan) -> list[Item]:
-    """Put folders before the names if two images of a split have one name; raises InputError."""
-    if not repeated_names(items, plan):
-        return list(items)
-    longer = [replace(item, name=f"{item.image.parent.name}/{item.name}") for item in items]
-    if repeated := repeated_names(longer, plan):
-        paths = [item.image for item in longer if item.name == repeated[0]]
-        raise InputError(
-            f"{len(repeated)} names of images occur twice: {first_few(paths)}; rename one of each, "
-            "or convert their folders one by one"
-        )
-    return longer
-
-
-def repeated_names(items: Sequence[Item], plan: SplitPlan) -> list[str]:
-    """Return the names that several images of a split have."""
-    names = Counter((plan.split_of.get(item.image), item.name) for item in items)
-    return [name for (_, name), count in names.items() if count > 1]
 
 
 def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
@@ -147,7 +116,7 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
         refuse_useless(options, useless, "all images are in one split")
     images = [item.image for item in items]
     needed = rule == "drop" or (rule == "together" and len(shares) > 1)
-    prints = fingerprints_of(images) if needed else ()
+    prints = compared(images) if needed else ()
     return plan_splits(images, prints, shares, options.seed or 0, rule)
 
 
@@ -157,17 +126,13 @@ def refuse_useless(options: argparse.Namespace, names: Sequence[str], why: str) 
         raise InputError(f"{' and '.join(useless)} would change nothing: {why}; leave it out")
 
 
-def fingerprints_of(images: Sequence[Path]) -> list[Any]:
+def compared(images: Sequence[Path]) -> list[Fingerprint]:
     """Decode all images and return their fingerprints, with progress."""
-    from sceneparse.data.checks.duplicates import fingerprint_of
-    from sceneparse.data.reading import read_image
+    from sceneparse.data.checks.duplicates import fingerprints_of
     from sceneparse.runtime.progress import Progress
 
     progress = Progress(len(images), "images compared")
-    result = []
-    for image in images:
-        result.append(fingerprint_of(read_image(image)))
-        progress.advance(1)
+    result = fingerprints_of(images, lambda: progress.advance(1))
     progress.close()
     return result
 

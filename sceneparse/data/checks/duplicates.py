@@ -1,11 +1,14 @@
 """Find images that show the same picture, by small fingerprints that are compared fast."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from sceneparse.data.reading import read_all, read_image
 
 # Two images look alike if both their 16x16 gradient signs and their 32x32 thumbnails agree: few
 # signs differ, and grey values differ little on average.
@@ -39,6 +42,17 @@ def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
     small, thumbnail = (cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for size in sizes)
     # The difference hash: is each cell brighter than its right neighbour?
     return Fingerprint((small[:, :-1] > small[:, 1:]).ravel(), thumbnail.astype(np.uint8))
+
+
+def fingerprints_of(images: Sequence[Path], after_image: Callable[[], None]) -> list[Fingerprint]:
+    """Decode images in parallel and return their fingerprints; raises InputError."""
+
+    def fingerprint(path: Path) -> Fingerprint:
+        result = fingerprint_of(read_image(path))
+        after_image()
+        return result
+
+    return read_all(fingerprint, images, "images")
 
 
 def nearest_duplicates(
@@ -77,6 +91,19 @@ def similar_groups(fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
     for i, group in enumerate(group_of.tolist()):
         groups.setdefault(group, []).append(i)
     return list(groups.values())
+
+
+def joined(groups: Sequence[list[int]], others: Sequence[list[int]]) -> list[list[int]]:
+    """Join the `groups` that share an index with one of `others`; keeps the order of groups."""
+    number_of = {i: number for number, group in enumerate(groups) for i in group}
+    first = list(range(len(groups)))  # of the groups joined with each
+    for other in others:
+        linked = {first[number_of[i]] for i in other}
+        first = [min(linked) if number in linked else number for number in first]
+    result: dict[int, list[int]] = {}
+    for group, number in zip(groups, first, strict=True):
+        result.setdefault(number, []).extend(group)
+    return list(result.values())
 
 
 def distinct(fingerprints: Sequence[Fingerprint]) -> list[int]:

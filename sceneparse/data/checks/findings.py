@@ -31,12 +31,8 @@ def class_problems(summary: Mapping[str, Any], table: LabelTable, layout: str) -
     """
     splits = summary["splits"]
     found = {split: _train_ids(facts, table) for split, facts in splits.items()}
-    problems, useless = [], set()
-    for split, facts in splits.items():
-        usable = facts["usable"]
-        if usable and (reason := why_unusable(found[split], table, layout, usable)):
-            problems.append(f"{split}: {reason}")
-            useless.add(split)
+    useless = useless_splits(summary, table, layout)
+    problems = [f"{split}: {reason}" for split, reason in useless.items()]
     trained = training_split(list(splits))
     if trained is None or layout != "folder" or trained in useless or not splits[trained]["usable"]:
         return problems
@@ -44,6 +40,16 @@ def class_problems(summary: Mapping[str, Any], table: LabelTable, layout: str) -
         where = f"the training split '{trained}'"
         problems.append(describe_absent(absent, table, where) + _elsewhere(absent, found, table))
     return problems
+
+
+def useless_splits(summary: Mapping[str, Any], table: LabelTable, layout: str) -> dict[str, str]:
+    """Return the splits that cannot be learned from, and why."""
+    useless = {}
+    for split, facts in summary["splits"].items():
+        usable = facts["usable"]
+        if usable and (reason := why_unusable(_train_ids(facts, table), table, layout, usable)):
+            useless[split] = reason
+    return useless
 
 
 def _train_ids(facts: Mapping[str, Any], table: LabelTable) -> set[int]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.checks.duplicates import Fingerprint, distinct, similar_groups
+from sceneparse.data.checks.duplicates import Fingerprint, distinct, joined, similar_groups
+from sceneparse.data.checks.videos import video_scenes
 from sceneparse.errors import InputError, unknown_name
 
 # What is done with look-alikes: they share a split, one of them stays, or they are ignored.
@@ -19,11 +20,16 @@ NEAR_DUPLICATES = ("together", "drop", "keep")
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The split of each image, the images that no split gets, and lines to print."""
+    """The split of each image, the images that no split gets, and lines to print.
+
+    `together`: groups of images that were to share a split; `cut`: those that are in several.
+    """
 
     split_of: dict[Path, str]
     dropped: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    together: list[list[Path]] = field(default_factory=list)
+    cut: list[list[Path]] = field(default_factory=list)
 
 
 def plan_splits(
@@ -32,6 +38,8 @@ def plan_splits(
     shares: Mapping[str, float],
     seed: int,
     near_duplicates: str,
+    *,
+    videos: bool = False,
 ) -> SplitPlan:
     """Plan which split gets which image; no split stays empty.
 
@@ -42,6 +50,7 @@ def plan_splits(
       largest group is cut, then the next largest, until none has: a cut group, in natural order of
       names (which is time for videos), becomes one block per split, in the order of `shares`, and
       its blocks fill what the splits lack.
+      With `videos`, images that follow each other in a video are grouped like look-alikes.
     - drop: an image that looks like one that stays is dropped, in natural order of names.
     - keep: look-alikes are ignored, and no `fingerprints` are needed, as for a single split.
 
@@ -57,10 +66,19 @@ def plan_splits(
     if near_duplicates == "together" and len(shares) > 1:
         similar = similar_groups([fingerprints[i] for i in order])
         groups = [[order[i] for i in group] for group in similar]
+        if videos:
+            in_time = sorted(order, key=lambda i: natural_order(images[i].as_posix()))
+            scenes = video_scenes([fingerprints[i] for i in in_time])
+            groups = joined(groups, [[in_time[i] for i in scene] for scene in scenes])
     names = [image.as_posix() for image in images]
     cut, split_at = _assign(groups, names, shares, seed)
     split_of = {images[i]: split_at[i] for group in groups for i in group}
-    return SplitPlan(split_of, notes=_notes(images, groups, cut, split_at))
+    together = [sorted(images[i] for i in group) for group in groups if len(group) > 1]
+    apart = [
+        sorted(images[i] for i in group) for group in cut if len({split_at[i] for i in group}) > 1
+    ]
+    notes = _notes(images, groups, cut, split_at)
+    return SplitPlan(split_of, notes=notes, together=together, cut=apart)
 
 
 def _require_images(count: int, shares: Mapping[str, float], why: str = "") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sceneparse.data.datasets import spread
 from sceneparse.data.decoding import open_image
 from sceneparse.data.formats.shared.classes import Classes, read_classes
 from sceneparse.data.formats.shared.colors import color_source, colors_in, describe_colors
@@ -20,6 +21,8 @@ from sceneparse.errors import InputError, first_few
 
 GENERAL = True
 _NAMES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")
+# Masks that are looked at to see of which kind all are.
+_LOOKED_AT = 8
 _BINARY = ("background", "foreground")
 _BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))
 
@@ -46,13 +49,37 @@ def read(
     Names are those of --classes or classes.txt; with colours there, masks may be painted.
     """
     pairs, notes = find_pairs(source, images, skipped)
-    file = classes or next((source / n for n in _NAMES if (source / n).is_file()), None)
-    named = None if file is None else read_classes(file)
+    named = _classes_of(source, classes)
     if pairs and _is_colored(pairs[0].mask):
         return color_source(pairs, _table(named, pairs[0].mask), None, "error", skipped, notes)
     if pairs and named and named.colors and all(len({*color}) == 1 for color in named.colors):
         return color_source(pairs, named, None, "error", skipped, notes)
     return number_source(pairs, named, skipped, notes)
+
+
+def masks_without_table(source: Path) -> list[Path]:
+    """Return all masks of a folder if no table names their colours, or greys that are no numbers.
+
+    Black and white masks of two classes need no table. Raises InputError as `read` does.
+    """
+    pairs, _ = find_pairs(source, None, Skipped())
+    named = _classes_of(source, None)
+    masks = [pair.mask for pair in pairs]
+    shown = [masks[i] for i in spread(len(masks), _LOOKED_AT)] if masks else []
+    if not shown or (named and named.colors):
+        return []
+    if any(map(_is_colored, shown)):
+        two = named is None or len(named.names) == 2
+        found = {color for mask in shown for color in colors_in(mask)}
+        return [] if two and found <= {*_BLACK_AND_WHITE} else masks
+    values = sorted({value for mask in shown for value in _values_of(mask)} - {255, 65535})
+    return [] if named or values == [0] or _are_numbers(values) else masks
+
+
+def _classes_of(source: Path, file: Path | None) -> Classes | None:
+    """Return the classes of a file, or those that a file in the source names."""
+    file = file or next((source / n for n in _NAMES if (source / n).is_file()), None)
+    return None if file is None else read_classes(file)
 
 
 def _table(named: Classes | None, mask: Path) -> Classes:
@@ -108,11 +135,15 @@ def _read_binary(mask: Path) -> Labels:
 def _numbered(values: Iterable[int], pairs: Sequence[MaskPair]) -> list[str]:
     """Return names for the class numbers found; InputError if they are no class numbers."""
     found = [int(value) for value in values if value not in {255, 65535}]
-    largest = max([1, *found])
-    if len(found) * 2 < largest or not found:
+    if not _are_numbers(found):
         raise InputError(
             f"{pairs[0].mask.parent}: masks hold the values {first_few(values, 10)}, which are not "
             "0, 1, 2, ...; name a class per value in a table NAME,V,V,V and give it with "
             "--as colors --classes TABLE, or name all classes with --classes FILE"
         )
-    return [f"class_{number}" for number in range(largest + 1)]
+    return [f"class_{number}" for number in range(max([1, *found]) + 1)]
+
+
+def _are_numbers(values: Sequence[int]) -> bool:
+    """Return whether values are class numbers: most of those up to the largest occur."""
+    return bool(values) and len(values) * 2 >= max(1, *values)

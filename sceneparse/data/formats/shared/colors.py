@@ -80,7 +80,7 @@ class ColorTable:
         self, unknown: Mapping[int, int], codes: Mapping[int, int], path: Path
     ) -> dict[int, int]:
         if self.unknown_colors == "error":
-            described = describe_colors({_color_of(code): n for code, n in unknown.items()})
+            described = describe_colors({color_of(code): n for code, n in unknown.items()})
             raise InputError(
                 f"{path}: {len(unknown)} colours outside the table: {described}; add "
                 "them to the table, or take them as ignored or as the nearest colour with "
@@ -124,7 +124,7 @@ def colors_in(path: Path) -> dict[Color, int]:
     """Return the colours of a mask and their pixels, without transparent ones."""
     picture, transparent = read_colors(path)
     codes = labels_of_codes(picture[~transparent][None], {})[1]
-    return {_color_of(code): count for code, count in codes.items()}
+    return {color_of(code): count for code, count in codes.items()}
 
 
 def describe_colors(counts: Mapping[Color, int]) -> str:
@@ -138,7 +138,8 @@ def code_of(color: Color) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def _color_of(code: int) -> Color:
+def color_of(code: int) -> Color:
+    """Return the colour of a code: red << 16 | green << 8 | blue."""
     return code >> 16, code >> 8 & 255, code & 255
 
 

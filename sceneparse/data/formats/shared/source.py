@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sceneparse.data.formats.shared.skipped import Skipped
@@ -50,3 +50,36 @@ class Source:
     def ignore_index(self) -> int:
         """The label of pixels that belong to no class."""
         return ignore_index_for(len(self.classes))
+
+
+def check_images(items: Sequence[Item]) -> None:
+    """Raise InputError for no images, missing images, and images that are annotated twice."""
+    if not items:
+        raise InputError("the source holds no image with annotations; give its folder or --images")
+    if missing := [item.image for item in items if not item.image.is_file()]:
+        raise InputError(f"{len(missing)} images do not exist: {first_few(missing)}")
+    images = Counter(item.image for item in items)
+    if repeated := [image for image, count in images.items() if count > 1]:
+        raise InputError(
+            f"{len(repeated)} images are annotated twice: {first_few(repeated)}; keep one of each"
+        )
+
+
+def distinctly_named(items: Sequence[Item], split_of: Mapping[Path, str]) -> list[Item]:
+    """Put folders before the names if two images of a split have one name; raises InputError."""
+    if not _repeated_names(items, split_of):
+        return list(items)
+    longer = [replace(item, name=f"{item.image.parent.name}/{item.name}") for item in items]
+    if repeated := _repeated_names(longer, split_of):
+        paths = [item.image for item in longer if item.name == repeated[0]]
+        raise InputError(
+            f"{len(repeated)} names of images occur twice: {first_few(paths)}; rename one of each, "
+            "or convert their folders one by one"
+        )
+    return longer
+
+
+def _repeated_names(items: Sequence[Item], split_of: Mapping[Path, str]) -> list[str]:
+    """Return the names that several images of a split have."""
+    names = Counter((split_of.get(item.image), item.name) for item in items)
+    return [name for (_, name), count in names.items() if count > 1]
