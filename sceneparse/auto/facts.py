@@ -30,7 +30,7 @@ from sceneparse.errors import InputError, first_few
 _MAX_SAMPLES, _MIN_SAMPLES, _MAX_PIXELS = 600, 60, 600_000_000
 _SIZES = 51
 # Regions are measured in so many masks per class.
-_MEASURED = 24
+_MEASURED = 16
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _measure(
         widths = {label: region_widths(mask, label, table.ignore_index) for label in labels}
         return widths, places(mask, table.num_classes)
 
-    chosen = sorted({*labels_at, *(distinct[k] for k in spread(len(distinct), 4 * _MEASURED))})
+    chosen = sorted({*labels_at, *(distinct[k] for k in spread(len(distinct), 6 * _MEASURED))})
     measured = read_all(measure, chosen)
     regions = [
         [found[label] for found, _ in measured if label in found]

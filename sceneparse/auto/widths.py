@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from sceneparse.data.labels import Labels
 
-# Masks are doubled, so that distances to the borders of pixels are exact, up to this size.
-_MAX_DOUBLED = 4_000_000
+# Distances are exact on a doubled mask only: else a bar of an odd width w gets 1 / w too much. Masks
+# are doubled if their regions are not wide, up to this size.
+_WIDE, _MAX_DOUBLED = 10, 16_000_000
 _MAX_DISTANCE = 1e9  # cv2 gives more if there is no border
 
 # The width of each region, and its pixels.
@@ -30,15 +31,12 @@ def region_widths(mask: Labels, label: int, ignore_index: int) -> Regions:
     if box is None:
         return np.empty(0), np.empty(0, np.int64)
     part = mask[box]
-    inside, ignored = (part == label).astype(np.uint8), part == ignore_index
-    count, numbers = cv2.connectedComponents(inside, connectivity=8)
-    closed = _mean_distances(inside, inside, numbers, count)
-    widths = closed
-    if ignored.any():
-        opened = _mean_distances((inside > 0) | ignored, inside, numbers, count)
-        widths = np.where(_mostly_ignored(inside, ignored, numbers, count), closed, opened)
-    pixels = np.bincount(numbers.ravel(), minlength=count)[1:]
-    return np.minimum(4 * widths, min(mask.shape)), pixels
+    regions = _Regions(part == label, part == ignore_index)
+    widths = regions.widths(1)
+    found = np.minimum(widths, min(mask.shape)), regions.pixels
+    if (middle_width([found]) or 0) > _WIDE or 4 * part.size > _MAX_DOUBLED:
+        return found
+    return np.minimum(regions.widths(2), min(mask.shape)), regions.pixels
 
 
 def middle_width(regions: Sequence[Regions]) -> float | None:
@@ -61,30 +59,44 @@ def _box_of(inside: NDArray[np.bool_]) -> tuple[slice, slice] | None:
     return slice(top, int(rows[-1]) + 2), slice(left, int(columns[-1]) + 2)
 
 
-def _mean_distances(
-    free: NDArray[np.generic], inside: NDArray[np.uint8], numbers: NDArray[np.int32], count: int
-) -> NDArray[np.float64]:
-    """Return the mean distance of each region's pixels to the edge of the nearest pixel not `free`.
+class _Regions:
+    """The connected regions of a class in a part of a mask: `inside` and `ignored`, (H, W)."""
 
-    From the centres of a doubled mask, half of its pixel less reaches the edge of pixels.
-    """
-    scale = 2 if 4 * free.size <= _MAX_DOUBLED else 1
-    doubled = np.ascontiguousarray(free.astype(np.uint8).repeat(scale, 0).repeat(scale, 1))
-    distances = cv2.distanceTransform(doubled, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    distances = np.minimum((distances - 0.5) / scale, _MAX_DISTANCE)
-    regions = numbers.repeat(scale, 0).repeat(scale, 1).ravel()
-    sums = np.bincount(regions, distances.ravel(), count)
-    return np.asarray((sums / np.maximum(np.bincount(regions, minlength=count), 1))[1:])
+    def __init__(self, inside: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> None:
+        self._inside, self._ignored = inside, ignored
+        count, numbers = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
+        self._numbers, self._count = numbers, count
+        self._number_at = numbers[inside]
+        self.pixels = np.bincount(self._number_at, minlength=count)[1:]
 
+    def widths(self, scale: int) -> NDArray[np.float64]:
+        """Return four times the mean distances to the border, on a mask enlarged by `scale`."""
+        closed = self._mean_distances(self._inside, scale)
+        if not self._ignored.any():
+            return 4 * closed
+        opened = self._mean_distances(self._inside | self._ignored, scale)
+        return 4 * np.where(self._mostly_ignored(), closed, opened)
 
-def _mostly_ignored(
-    inside: NDArray[np.uint8], ignored: NDArray[np.bool_], numbers: NDArray[np.int32], count: int
-) -> NDArray[np.bool_]:
-    """Return for each region whether most pixels on its border touch ignored ones."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    near = cv2.dilate(ignored.astype(np.uint8), cross) > 0
-    foreign = ((inside == 0) & ~ignored).astype(np.uint8)
-    at_border = cv2.dilate(foreign, cross) > 0
-    touching = np.bincount(numbers[near], minlength=count)
-    others = np.bincount(numbers[at_border], minlength=count)
-    return np.asarray(touching > others)[1:]
+    def _mean_distances(self, free: NDArray[np.bool_], scale: int) -> NDArray[np.float64]:
+        """Return each region's mean distance to the nearest pixel that is not `free`.
+
+        From the centre of a pixel, half a pixel less reaches the edge of that one.
+        """
+        height, width = free.shape
+        large = np.repeat(np.repeat(free.astype(np.uint8), scale, 0), scale, 1)
+        distances = cv2.distanceTransform(large, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        blocks = distances.reshape(height, scale, width, scale).mean((1, 3))[self._inside]
+        sums = np.bincount(self._number_at, (blocks - 0.5) / scale, self._count)[1:]
+        return np.minimum(sums / self.pixels, _MAX_DISTANCE)
+
+    def _mostly_ignored(self) -> NDArray[np.bool_]:
+        """Return for each region whether its border touches more ignored pixels than others."""
+        cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+        touching, others = (
+            np.bincount(self._numbers[cv2.dilate(beside, cross) > 0], minlength=self._count)
+            for beside in (
+                self._ignored.astype(np.uint8),
+                (~self._inside & ~self._ignored).astype(np.uint8),
+            )
+        )
+        return np.asarray(touching > others)[1:]

@@ -116,7 +116,7 @@ def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
         refuse_useless(options, useless, "all images are in one split")
     images = [item.image for item in items]
     needed = rule == "drop" or (rule == "together" and len(shares) > 1)
-    prints = compared(images) if needed else ()
+    prints = fingerprints_of(images) if needed else ()
     return plan_splits(images, prints, shares, options.seed or 0, rule)
 
 
@@ -126,13 +126,13 @@ def refuse_useless(options: argparse.Namespace, names: Sequence[str], why: str) 
         raise InputError(f"{' and '.join(useless)} would change nothing: {why}; leave it out")
 
 
-def compared(images: Sequence[Path]) -> list[Fingerprint]:
+def fingerprints_of(images: Sequence[Path]) -> list[Fingerprint]:
     """Decode all images and return their fingerprints, with progress."""
-    from sceneparse.data.checks.duplicates import fingerprints_of
+    from sceneparse.data.checks import duplicates
     from sceneparse.runtime.progress import Progress
 
     progress = Progress(len(images), "images compared")
-    result = fingerprints_of(images, lambda: progress.advance(1))
+    result = duplicates.fingerprints_of(images, lambda: progress.advance(1))
     progress.close()
     return result
 
