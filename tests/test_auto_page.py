@@ -59,6 +59,7 @@ def record_of(names: list[str], **facts: Any) -> Values:
             "names": names,
             "train_images": 400,
             "val_images": 40,
+            "looked_at": 400,
             "sizes": [[60, 80], [60, 80], [120, 160]],
             "pixels": [1000] * count,
             "images": [300] * count,
@@ -68,15 +69,15 @@ def record_of(names: list[str], **facts: Any) -> Values:
             "sided_reason": "No class names say left or right.",
             "duplicates": 3,
             "twins": 0,
+            "notes": ["Two masks are odd."],
             **facts,
         },
         "measured": [],
         "choices": [],
         "first": None,
-        "phases": [{"name": "reading", "seconds": 4.0}, {"name": "training", "seconds": 56.0}],
-        "shortened": [],
+        "phases": {"reading": 4.0, "training": 50.0},
+        "seconds_used": 60.0,
         "chosen": "run",
-        "reason": "It is the only one.",
         "scores": {"run": 0.7},
         "warnings": [],
     }
@@ -112,7 +113,7 @@ def test_good_numbers_need_no_advice() -> None:
         (
             {"images": [0, 9]},
             "Label training images that show road.",
-            "1 class of 2: in 0 training",
+            "1 class of 2: in 0 of 400 training",
         ),
     ],
 )
@@ -282,21 +283,34 @@ def test_the_page_shows_everything_and_needs_nothing_else(
         {"setting": "data.resize", "value": None, "reason": "No need <so far>."},
     ]
     record["measured"] = [
-        {"name": "small", "step_seconds": 0.25, "steps": 10, "val_seconds": 0.1, "memory_mb": 900.0}
+        {
+            "name": "small",
+            "step_seconds": 0.25,
+            "steps": 10,
+            "image_seconds": 0.1,
+            "memory_mb": 900.0,
+        }
         | {"steps_that_fit": 77, "note": ""},
-        {"name": "large", "step_seconds": 4.0, "steps": 3, "val_seconds": None, "memory_mb": None}
+        {"name": "large", "step_seconds": 4.0, "steps": 3, "image_seconds": None, "memory_mb": None}
         | {"steps_that_fit": None, "note": "too <slow>"},
     ]
-    record |= {"scores": {"first": 0.41, "run": 0.63}, "shortened": [{"step": 15, "left": 40}]}
+    record["scores"] = {"first": 0.41, "run": 0.63}
+    changed = {"kind": "replan", "step": 15, "epochs_before": 9, "epochs_after": 7}
     record["warnings"] = ["No weights <here>."]
-    page = page_of(tmp_path, shown, record)
+    page = page_of(tmp_path, shown, record, log=[*curve(0.5, 0.6), changed])
     assert "<script>alert" not in page
     assert page.count("&lt;script&gt;alert") >= 4
     for text in (
         *("[289, 385]", "Fits &amp; is fast.", "null", "No need &lt;so far&gt;.", "250", "77"),
-        *("too &lt;slow&gt;", "No weights &lt;here&gt;.", "Do &lt;this&gt;.", "7 of 9.", "step 15"),
+        *(
+            "too &lt;slow&gt;",
+            "No weights &lt;here&gt;.",
+            "Do &lt;this&gt;.",
+            "7 of 9.",
+            "at step 15: 7 epochs instead of 9",
+        ),
         *("1.0 of 20 minutes", "frozen backbone and light head 0.410; fine-tuning 0.630"),
-        *("Images and masks were paired by name.", "No class names say left or right.", "4.0 px"),
+        *("Images and masks were paired by name.", "Two masks are odd.", "4.0 px"),
         "mask of photo_1: mean IoU",
         f"sceneparse auto {tmp_path / 'out'} --time +20m",
         f"sceneparse predict {tmp_path / 'out/run'} PHOTOS",

@@ -86,6 +86,7 @@ def absent_advice(facts: Mapping[str, Any], evaluation: Evaluation) -> Iterator[
     """Yield advice if no image shows a class, in training or validation."""
     names = evaluation.table.names
     shown = evaluation.by_image[:, TRUTH].sum(axis=0)
+    looked_at = {"training": facts["looked_at"], "validation": len(evaluation.image_names)}
     untrained = [name for name, images in zip(names, facts["images"], strict=True) if not images]
     unscored = [name for name, pixels in zip(names, shown, strict=True) if not pixels]
     for missing, kind, effect in (
@@ -95,8 +96,8 @@ def absent_advice(facts: Mapping[str, Any], evaluation: Evaluation) -> Iterator[
         if missing:
             yield Advice(
                 f"Label {kind} images that show {first_few(missing, _MAX_NAMES)}.",
-                f"{counted(len(missing), 'class', 'classes')} of {len(names)}: in 0 {kind} images, "
-                f"so {effect} {'it' if len(missing) == 1 else 'them'}.",
+                f"{counted(len(missing), 'class', 'classes')} of {len(names)}: in 0 of "
+                f"{looked_at[kind]} {kind} images, so {effect} {'it' if len(missing) == 1 else 'them'}.",
             )
 
 
@@ -123,18 +124,19 @@ def image_advice(evaluation: Evaluation) -> Iterator[Advice]:
 
 def class_advice(facts: Mapping[str, Any], evaluation: Evaluation) -> Iterator[Advice]:
     """Yield advice if few training images or pixels show a class of low IoU, worst class first."""
-    total = max(sum(facts["pixels"]), 1)
+    total, looked_at = max(sum(facts["pixels"]), 1), max(facts["looked_at"], 1)
     names, ious, images = evaluation.table.names, evaluation.scores.iou, facts["images"]
     shares = [pixels / total for pixels in facts["pixels"]]
     weak = [
         k
         for k in np.argsort(ious)
-        if ious[k] < LOW_IOU and images[k] and (images[k] < FEW_IMAGES or shares[k] < RARE_SHARE)
+        if ious[k] < LOW_IOU and images[k]
+        if images[k] / looked_at * facts["train_images"] < FEW_IMAGES or shares[k] < RARE_SHARE
     ]
     if weak:
         listed = [
             f"{names[k]}: IoU {_with_interval(evaluation, k)}, in {images[k]} of "
-            f"{facts['train_images']} training images, {100 * shares[k]:.2g}% of their pixels"
+            f"{looked_at} training images, {100 * shares[k]:.2g}% of their pixels"
             for k in weak[:_MAX_CLASSES]
         ]
         yield Advice(
@@ -234,7 +236,7 @@ def ignored_advice(facts: Mapping[str, Any]) -> Iterator[Advice]:
 
 def duplicate_advice(facts: Mapping[str, Any]) -> Iterator[Advice]:
     """Yield advice if many training images look like another."""
-    found, images = facts["duplicates"], facts["train_images"]
+    found, images = facts["duplicates"], facts["looked_at"]
     if found >= MANY_DUPLICATES * images:
         yield Advice(
             "Label different scenes rather than neighbouring frames.",

@@ -13,15 +13,11 @@ _INK = "#808080"
 _BLUE, _ORANGE, _GREEN = "#3b82c4", "#e07b1a", "#2e9e5b"
 
 
-def draw_auto_curves(
-    log: Sequence[Mapping[str, Any]],
-    first: float | None = None,
-    shortened: Sequence[int] = (),
-) -> Figure:
+def draw_auto_curves(log: Sequence[Mapping[str, Any]], first: float | None = None) -> Figure:
     """Draw loss, mean IoU and learning rate over minutes, from the records of metrics.jsonl.
 
-    `first`: mean IoU of the first rung. `shortened`: steps at which the schedule was shortened. The
-    x axis is steps if no record has a time.
+    `first`: mean IoU of the first rung. Dotted lines mark where the schedule was changed. The x
+    axis is steps if no record has a time.
     """
     training = [record for record in log if record["kind"] == "train"]
     tested = [record for record in log if record["kind"] == "val"]
@@ -44,13 +40,13 @@ def draw_auto_curves(
     for name, key, style in (("backbone", "lr", "-"), ("head", "head_lr", "--")):
         values = np.array([record.get(key) for record in training], dtype=float)
         rate.plot(places(steps), values, style, color=_BLUE, label=name)
-    for number, place in enumerate(places(shortened)):
+    for number, place in enumerate(places([r["step"] for r in log if r["kind"] == "replan"])):
         for axes in (loss, score, rate):
-            label = "schedule shortened" if number == 0 and axes is rate else "_"
+            label = "schedule changed" if number == 0 and axes is rate else "_"
             axes.axvline(place, color=_INK, linestyle=":", label=label)
     loss.set_ylabel("loss")
     score.set_ylabel("mean IoU")
-    rate.set(ylabel="learning rate", xlabel="minutes of fine-tuning" if timed else "step")
+    rate.set(ylabel="learning rate", xlabel="minutes of training" if timed else "step")
     loss.set_ylim(bottom=0)
     rate.set_ylim(bottom=0)
     for axes in (loss, score, rate):

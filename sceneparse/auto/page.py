@@ -24,7 +24,12 @@ _SCENES = 8
 _CONFUSIONS = 8
 # Longer tables of classes are folded: the classes of lowest IoU, or the rarest, are shown.
 _LONG, _SHORT = 20, 10
-# Settings that name the network, in the order of the sentence.
+# What the scores of a record are of, and the settings that name the network.
+_MODELS = {
+    "earlier": "earlier model",
+    "first": "frozen backbone and light head",
+    "run": "fine-tuning",
+}
 _NETWORK = {"model.head": "head", "model.backbone": "backbone"}
 
 
@@ -64,7 +69,7 @@ def write_auto_page(
         "shares": _shares(facts),
         "confusions": most_confused(evaluation.counts, table.names)[:_CONFUSIONS],
         "curves": _curves(record, log),
-        "shortened": [_entry(entry) for entry in record["shortened"]],
+        "replans": [r for r in log if r["kind"] == "replan"],
         "commands": commands(path.parent, record),
         "setting": _setting,
     }
@@ -76,21 +81,19 @@ def verdict(record: Mapping[str, Any], evaluation: Evaluation) -> dict[str, str]
     images, interval = len(evaluation.image_names), evaluation.interval
     known = interval is not None and not np.isnan(interval.low)
     within = f", 95% interval {interval.low:.3f} to {interval.high:.3f}" if known else ""  # type: ignore[union-attr]
-    seconds = sum(phase["seconds"] for phase in record["phases"])
     parts = {name: setting_of(record, setting) for setting, name in _NETWORK.items()}
     network = ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
-    kinds = {"first": "frozen backbone and light head", "run": "fine-tuning"}
     scores = [
         f"{kind} {record['scores'][name]:.3f}"
-        for name, kind in kinds.items()
+        for name, kind in _MODELS.items()
         if record["scores"].get(name) is not None
     ]
     return {
         "score": f"{evaluation.scores.mean_iou:.3f}",
         "meaning": f"mean IoU of {images} validation image{'s' * (images != 1)}{within}",
-        "time": f"{seconds / 60:.1f} of {record['minutes']:g} minutes",
+        "time": f"{record['seconds_used'] / 60:.1f} of {record['minutes']:g} minutes",
         "network": network,
-        "rungs": f"While training: {'; '.join(scores)}. Kept: {kinds[record['chosen']]}.",
+        "rungs": f"While training: {'; '.join(scores)}. Kept: {_MODELS[record['chosen']]}.",
     }
 
 
@@ -154,15 +157,7 @@ def _curves(record: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str 
     """Return the address of the curves, None if there was no fine-tuning."""
     if not any(r["kind"] == "train" for r in log):
         return None
-    marks = [e["step"] for e in record["shortened"] if isinstance(e, Mapping) and "step" in e]
-    return figure_uri(draw_auto_curves(log, record["scores"].get("first"), marks))
-
-
-def _entry(entry: Any) -> str:  # noqa: ANN401 - text, or values by name
-    """Return a shortening as text."""
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    return ", ".join(f"{str(name).replace('_', ' ')} {value}" for name, value in entry.items())
+    return figure_uri(draw_auto_curves(log, record["scores"].get("first")))
 
 
 def _setting(value: Any) -> str:  # noqa: ANN401 - any setting
