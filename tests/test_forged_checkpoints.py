@@ -294,6 +294,9 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "moments": lambda state: the_first(state, "state").update(exp_avg=torch.ones(7)),
     "schedule": lambda state: state["stepper"].update(schedule={"last_epoch": [1]}),
+    "bends": lambda state: state["stepper"]["schedule"].update(bends=[[2, 2]]),
+    "replans": lambda state: state["position"].update(replans=[{"step": 1}]),
+    "endless": lambda state: state["position"].update(used=float("inf")),
 }
 
 

@@ -39,6 +39,13 @@ SEGMENTATION = {
         ["data.workers=1", "data.stream=true", "data.sampling=class_balanced", "train.amp=off"],
         ["data.workers=2"],
     ),
+    "epochs of steps": (
+        [
+            *("train.steps_per_epoch=4", "train.accumulate=2", "data.sampling=rare_crops"),
+            *("data.workers=1", "train.amp=off"),
+        ],
+        ["data.workers=0"],
+    ),
 }
 
 

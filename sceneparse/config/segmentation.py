@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sceneparse.config import types
 from sceneparse.config.types import NameIn
@@ -173,6 +173,12 @@ class OptimSection(types.Section):
 class TrainSection(types.RunSection):
     """How long to train, batch size, precision and memory."""
 
+    epochs: types.Count = 120
+    """passes over the training images, or parts of steps_per_epoch steps; the most with minutes"""
+    steps_per_epoch: types.Count | None = None
+    """optimiser steps that count as one epoch, however many images there are; null: one pass"""
+    minutes: types.Positive | None = None
+    """minutes that training and validations may take; epochs that do not fit are left out"""
     accumulate: types.Count = 1
     """parts that each batch is split into, to save memory"""
     gradient_checkpointing: types.Switch = False
@@ -226,3 +232,14 @@ class SegConfig(types.Section):
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
+
+    @field_validator("train")
+    @classmethod
+    def _streams_once(cls, train: TrainSection, info: ValidationInfo) -> TrainSection:
+        data = info.data.get("data")
+        if train.steps_per_epoch is not None and data is not None and data.stream:
+            raise ValueError(
+                "steps_per_epoch goes through the images without a break anyway, so data.stream "
+                "has no effect; set data.stream: false"
+            )
+        return train

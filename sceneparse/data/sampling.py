@@ -75,8 +75,8 @@ class EpochSampler(Sampler[list[Draw]]):
     Every optimiser step takes the next `batch_size` draws of the epoch's order; each of its
     micro-batches is divided evenly among the processes. The incomplete last step is dropped. With
     `stream`, the next order follows instead, so that all samples come equally often; an epoch has
-    the same number of steps. `sampling` is a name of SAMPLING; all but "uniform" need `counts`
-    (size, K), the pixels by sample and class.
+    the same number of steps. `steps_per_epoch` sets that number, and streams. `sampling` is a name
+    of SAMPLING; all but "uniform" need `counts` (size, K), the pixels by sample and class.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only settings
@@ -87,6 +87,7 @@ class EpochSampler(Sampler[list[Draw]]):
         sampling: str = "uniform",
         counts: PixelCounts | None = None,
         stream: bool = False,
+        steps_per_epoch: int | None = None,
         accumulate: int = 1,
         seed: int = 0,
         rank: int = 0,
@@ -98,18 +99,19 @@ class EpochSampler(Sampler[list[Draw]]):
                 f"train.batch_size {batch_size} must be a multiple of "
                 f"accumulate x processes {pieces}"
             )
-        if size < batch_size:
+        if size < batch_size and steps_per_epoch is None:
             raise InputError(
-                f"{size} training images are fewer than train.batch_size {batch_size}; lower it"
+                f"{size} training images are fewer than train.batch_size {batch_size}; lower it, "
+                "or set train.steps_per_epoch, which repeats images in a batch"
             )
         if sampling not in SAMPLING:
             raise unknown_name("sampling", sampling, SAMPLING)
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
-        self.size, self.stream = size, stream
+        self.size, self.stream = size, stream or steps_per_epoch is not None
         self.counts = np.zeros((size, 0), np.int64) if counts is None else counts
         self.rank, self.world_size = rank, world_size
         self.micro_batch = batch_size // pieces
-        self.steps_per_epoch = size // batch_size
+        self.steps_per_epoch = steps_per_epoch or size // batch_size
         self._pieces_per_step = pieces
         self._epoch = self._first_step = 0
 
@@ -118,14 +120,16 @@ class EpochSampler(Sampler[list[Draw]]):
         self._epoch, self._first_step = epoch, step
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        passed = self._epoch * self.steps_per_epoch * self.batch_size
-        order, used = divmod(passed, self.size) if self.stream else (self._epoch, 0)
+        order, used = self._epoch, self._first_step * self.batch_size
+        if self.stream:
+            steps = self._epoch * self.steps_per_epoch + self._first_step
+            order, used = divmod(steps * self.batch_size, self.size)
         orders = map(self._order, itertools.count(order))
         draws = itertools.islice(itertools.chain.from_iterable(orders), used, None)
-        first = self._first_step * self._pieces_per_step
-        for number in range(self.steps_per_epoch * self._pieces_per_step):
+        steps_left = self.steps_per_epoch - self._first_step
+        for number in range(steps_left * self._pieces_per_step):
             piece = list(itertools.islice(draws, self.micro_batch))
-            if number >= first and number % self.world_size == self.rank:
+            if number % self.world_size == self.rank:
                 yield piece
 
     def _order(self, number: int) -> list[Draw]:

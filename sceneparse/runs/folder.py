@@ -19,7 +19,7 @@ _FREE_SETTINGS = {
 # Settings and sections that make it another run: sample order, network, optimiser state.
 _FIXED_SETTINGS = {
     *("seed", "seeds", "data", "model", "attention", "stem", "pretrained"),
-    *("train.batch_size", "train.ema", "optim.name"),
+    *("train.batch_size", "train.steps_per_epoch", "train.ema", "optim.name"),
 }
 
 # Numbers that earlier versions wrote for settings that are null now; a resumed run keeps them.

@@ -1,10 +1,11 @@
 """Log lines and progress with rate and time left, on the terminal."""
 
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -55,7 +56,7 @@ class Progress:
     """Shows position, rate and time left: a bar on a terminal, else a line every 15 seconds.
 
     `total`: units of the whole job; None: unknown. `done`: units that a resumed run had finished,
-    in `seconds`. `quiet`: show nothing.
+    in `seconds`. `quiet`: show nothing. `most_left`: the most seconds that are left.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class Progress:
         done: int = 0,
         seconds: float = 0.0,
         quiet: bool = False,
+        most_left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._total, self._unit, self._count, self._first = total, unit, done, done
-        self._seconds_before, self._quiet = seconds, quiet
+        self._seconds_before, self._quiet, self._most_left = seconds, quiet, most_left
         self._start = self._last_line = time.monotonic()
         hidden = quiet or not sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, unit=unit, leave=False, disable=hidden)
@@ -83,8 +85,13 @@ class Progress:
             of, left = "", ""
             if self._total is not None:
                 of = f"/{self._total}"
-                left = f"  {format_seconds((self._total - self._count) / self.rate)} left"
+                seconds = min((self._total - self._count) / self.rate, self._most_left())
+                left = f"  {format_seconds(seconds)} left"
             self.write(f"{note}  {self._count}{of} {self._unit}  {self.rate:.1f}/s{left}")
+
+    def change_total(self, total: int) -> None:
+        """Count towards another total."""
+        self._total = self._bar.total = total
 
     @property
     def seconds(self) -> float:

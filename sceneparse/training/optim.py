@@ -71,6 +71,7 @@ class Schedule:
     """The settings of a learning rate schedule: a name of SCHEDULES, the steps of the whole run.
 
     `milestones`: steps after which "step" multiplies the rate by `gamma`. `power`: of "poly".
+    `bends`: changes of the run's length, see `schedule_position`.
     """
 
     name: str
@@ -78,15 +79,35 @@ class Schedule:
     milestones: Sequence[int] = ()
     gamma: float = 0.1
     power: float = 0.9
+    bends: list[tuple[int, int]] = field(default_factory=list)
 
     def attach(self, optimizer: Optimizer) -> LambdaLR:
         """Let the optimiser's learning rates follow this schedule."""
-        return LambdaLR(optimizer, lambda step: SCHEDULES[self.name](step, self))
+
+        def factor(step: int) -> float:
+            return SCHEDULES[self.name](schedule_position(step, self.steps, self.bends), self)
+
+        return LambdaLR(optimizer, factor)
 
 
-# From a step and the settings to the factor of the learning rate. cosine: Loshchilov and Hutter,
-# ICLR 2017.
-SCHEDULES: dict[str, Callable[[int, Schedule], float]] = {
+def schedule_position(step: int, steps: int, bends: Sequence[tuple[int, int]]) -> float:
+    """Return where a schedule of `steps` steps is at a step, if the run's length has changed.
+
+    `bends`: steps, each with the step that the run ends at since then. From there on the position
+    moves evenly from where it is to the end of the schedule, so that rates stay continuous.
+    """
+    start, reached, speed = 0, 0.0, 1.0
+    for bend, end in bends:
+        if step <= bend:
+            break
+        reached += (bend - start) * speed
+        start, speed = bend, (steps - reached) / (end - bend)
+    return reached + (step - start) * speed
+
+
+# From a position and the settings to the factor of the learning rate. cosine: Loshchilov and
+# Hutter, ICLR 2017.
+SCHEDULES: dict[str, Callable[[float, Schedule], float]] = {
     "poly": lambda step, run: max(1 - step / run.steps, 0.0) ** run.power,
     "step": lambda step, run: float(run.gamma ** sum(step >= end for end in run.milestones)),
     "cosine": lambda step, run: (1 + math.cos(math.pi * min(step / run.steps, 1))) / 2,
@@ -109,13 +130,17 @@ class Stepped(NamedTuple):
 
 @dataclass
 class Stepper:
-    """Turns gradients into new weights: optimiser, schedule, scaler, clipping, averaging."""
+    """Turns gradients into new weights: optimiser, schedule, scaler, clipping, averaging.
+
+    `bends`: those of the schedule.
+    """
 
     optimizer: Optimizer
     schedule: LambdaLR
     scaler: torch.amp.GradScaler
     clip_norm: float | None = None
     averaged: MovingAverage | None = None
+    bends: list[tuple[int, int]] = field(default_factory=list)
     _buffers: list[Tensor] = field(default_factory=list)
 
     def begin(self, model: nn.Module) -> None:
@@ -159,11 +184,17 @@ class Stepper:
         overflow = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() >= 1
         return Stepped(loss, moved=False, rates=rates, overflow=overflow)
 
+    def end_after(self, steps: int) -> None:
+        """Let the learning rates fall to their end over so many more steps; 0: no more come."""
+        done = self.schedule.last_epoch
+        if steps:
+            self.bends.append((done, done + steps))
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs, as tensors and plain values."""
         state = {
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "schedule": {"last_epoch": self.schedule.last_epoch, "bends": list(self.bends)},
             "scaler": self.scaler.state_dict(),
         }
         if self.averaged is not None:
@@ -182,6 +213,9 @@ class Stepper:
                 if isinstance(value, Tensor) and value.shape not in {parameter.shape, torch.Size()}:
                     raise ValueError(f"the optimiser's {name} has shape {list(value.shape)}")
         self.schedule.last_epoch = int(state["schedule"]["last_epoch"])
+        self.bends[:] = ((int(a), int(b)) for a, b in state["schedule"].get("bends", ()))
+        if not all(0 <= bend < end for bend, end in self.bends):
+            raise ValueError(f"the schedule bends at {self.bends}")
         factors = zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
         for group, (rate, factor) in zip(self.optimizer.param_groups, factors, strict=True):
             group["lr"] = rate * factor(self.schedule.last_epoch)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from sceneparse.errors import NumericalError, first_few
 from sceneparse.runtime.distributed import gather
+from sceneparse.training.deadline import Pace, Replan
 
 if TYPE_CHECKING:
     from sceneparse.runs.log import RunLog
     from sceneparse.runtime.progress import Progress
+    from sceneparse.training.deadline import Stopwatch
     from sceneparse.training.optim import Stepped
     from sceneparse.training.pictures import Curves
     from sceneparse.training.run import Training
@@ -27,7 +29,8 @@ class Position:
     """The number of finished epochs, of steps in the next one, of seconds; the best score.
 
     `bad_in_row`: the latest steps in a row that were skipped because their loss or gradient was not
-    finite. `losses`: of the steps since the last record.
+    finite. `losses`: of the steps since the last record. `seconds`: of training; `used`: with
+    validations and checkpoints.
     """
 
     epoch: int = 0
@@ -37,6 +40,9 @@ class Position:
     best_step: int = 0
     bad_in_row: int = 0
     losses: list[float] = field(default_factory=list)
+    used: float = 0.0
+    pace: Pace = field(default_factory=Pace)
+    replans: list[Replan] = field(default_factory=list)
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Record:
     log: RunLog | None
     progress: Progress
     curves: Curves
+    watch: Stopwatch
     loss: str = ""
 
     def add(self, stepped: Stepped, names: Sequence[str], *, bad: bool) -> None:
@@ -68,7 +75,7 @@ class Record:
         is_due = training.steps_done % _STEPS_PER_RECORD == 0 or training.epoch_done
         if position.losses and is_due:
             self._log_mean_loss(stepped.rates)
-        note = f"epoch {position.epoch + 1}/{training.epochs}{self.loss}"
+        note = f"epoch {position.epoch + 1}/{training.last_epoch}{self.loss}"
         self.progress.advance(training.sampler.batch_size, note)
 
     def _add_bad(self, stepped: Stepped, names: Sequence[str]) -> None:

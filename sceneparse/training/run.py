@@ -1,9 +1,11 @@
 """Run epochs, validation and checkpoints, from the parts of a run of either task."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from sceneparse.runs.checkpoint import save_checkpoint
 from sceneparse.runs.log import RunLog
 from sceneparse.runtime.distributed import any_process, share_buffers
 from sceneparse.runtime.progress import Progress, format_seconds, log_to_stderr
+from sceneparse.training.deadline import Stopwatch, replan, warn_of_deadline
 from sceneparse.training.loop import Forward, train_one_epoch
 from sceneparse.training.optim import Stepped, Stepper
 from sceneparse.training.pictures import Curves, drawing
@@ -39,7 +42,9 @@ class Training(Start):
     compares its outputs with the targets, `validate` scores the network. A checkpoint is saved
     after every epoch, and after every `save_every` steps (0: only after epochs). The run ends with
     an error after `most_bad_steps` steps in a row without a finite loss and gradient. `meta`: what
-    checkpoints store to rebuild the model.
+    checkpoints store to rebuild the model. `minutes`: the run ends after as many of its `epochs` as
+    fit, by `clock`, which counts seconds. `validation_images`: an estimate of a validation's time
+    before the first one.
     """
 
     normalize: Normalization
@@ -58,6 +63,9 @@ class Training(Start):
     accumulate: int = 1
     save_every: int = 0
     most_bad_steps: int = 10
+    minutes: float | None = None
+    validation_images: int = 0
+    clock: Callable[[], float] = time.monotonic
     position: Position = field(default_factory=Position)
 
     @property
@@ -77,9 +85,25 @@ class Training(Start):
         return self.position.step == self.sampler.steps_per_epoch
 
     @property
+    def last_epoch(self) -> int:
+        """The epoch that ends the run: `epochs`, or what fits into its minutes."""
+        replans = self.position.replans
+        return min(self.epochs, replans[-1].epochs_after) if replans else self.epochs
+
+    @property
+    def steps_planned(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.last_epoch * self.sampler.steps_per_epoch
+
+    @property
+    def seconds_allowed(self) -> float:
+        """The most seconds that the run may take; infinite without `minutes`."""
+        return math.inf if self.minutes is None else 60 * self.minutes
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
-        return self.position.epoch == self.epochs
+        return self.position.epoch >= self.last_epoch
 
 
 def train(training: Training) -> None:
@@ -90,6 +114,7 @@ def train(training: Training) -> None:
     """
     position = training.position
     with _opened(training) as record:
+        record.watch.lap()
         while not training.finished:
             training.sampler.start_at(position.epoch, position.step)
             steps = train_one_epoch(
@@ -106,24 +131,28 @@ def train(training: Training) -> None:
             )
             _take_steps(steps, record)
             save(training, _end_epoch(record))
+            record.watch.saved()
             (stopping,) = any_process(training.process.device, training.stop.name is not None)
             if stopping and not training.finished:
                 raise Preempted(
                     f"{training.stop.name or 'a signal'} received, saved after step "
                     f"{training.steps_done}; resume with the same command and --resume"
                 )
+        warn_of_deadline(training)
 
 
 @contextmanager
 def _opened(training: Training) -> Iterator[Record]:
     """Open the run's log (on the main process only), progress and signal handlers; close them."""
     batch_size, is_main = training.sampler.batch_size, training.process.is_main
+    watch = Stopwatch(training)
     progress = Progress(
-        training.epochs * training.sampler.steps_per_epoch * batch_size,
+        training.steps_planned * batch_size,
         "images",
         done=training.steps_done * batch_size,
         seconds=training.position.seconds,
         quiet=not is_main,
+        most_left=lambda: watch.seconds_left,
     )
     curves = Curves(training.folder, training.sampler.steps_per_epoch)
     with ExitStack() as stack:
@@ -137,7 +166,7 @@ def _opened(training: Training) -> Iterator[Record]:
             stack.callback(log.close)
             settings = (training.folder / "config.yaml").read_text(encoding="utf-8")
             log.settings(settings, training.steps_done)
-        yield Record(training, log, progress, curves)
+        yield Record(training, log, progress, curves, watch)
 
 
 def _take_steps(steps: Iterable[tuple[int, Stepped, list[str]]], record: Record) -> None:
@@ -151,6 +180,7 @@ def _take_steps(steps: Iterable[tuple[int, Stepped, list[str]]], record: Record)
         due = training.save_every and training.steps_done % training.save_every == 0
         if due and not training.epoch_done:
             position.seconds = record.progress.seconds
+            record.watch.steps_done()
             with record.progress.paused():
                 save(training)
         if stopping:
@@ -161,32 +191,39 @@ def _end_epoch(record: Record) -> Validated | None:
     """Count a finished epoch and validate if it is time; None: there was no whole validation."""
     training, position = record.training, record.training.position
     position.seconds = record.progress.seconds
+    record.watch.steps_done()
     if not training.epoch_done:
         return None
     position.epoch, position.step = position.epoch + 1, 0
-    if not training.finished and position.epoch % training.eval_every:
-        return None
+    if position.epoch % training.eval_every:
+        replan(record)
+        if not training.finished:
+            return None
+    share_buffers(training.evaluated)
     try:
-        return _validate(record)
+        with record.progress.paused():
+            found = training.validate(training.evaluated)
     except Preempted:
+        record.watch.lap()
         # The resumed run starts with the validation, at the end of the epoch.
         position.epoch, position.step = position.epoch - 1, training.sampler.steps_per_epoch
         return None
+    record.watch.validated()
+    replan(record)
+    _log_validation(record, found)
+    return found
 
 
-def _validate(record: Record) -> Validated:
-    """Score the network, log the result, and write the pictures."""
+def _log_validation(record: Record, found: Validated) -> None:
+    """Log the result of a validation, and write the pictures."""
     training, position, log = record.training, record.training.position, record.log
-    share_buffers(training.evaluated)
-    with record.progress.paused():
-        found = training.validate(training.evaluated)
     seconds = record.progress.seconds
     logger.info(
-        f"epoch {position.epoch}/{training.epochs}  {found.description}  "
+        f"epoch {position.epoch}/{training.last_epoch}  {found.description}  "
         f"(best {max(position.best, found.score):.4f})  trained {format_seconds(seconds)}"
     )
     if log is None:
-        return found
+        return
     values = {"epoch": position.epoch, "seconds": round(seconds, 1), **found.values}
     log.write("val", training.steps_done, values)
     if found.picture is not None:
@@ -198,7 +235,6 @@ def _validate(record: Record) -> Validated:
     record.curves.draw(finished=training.finished)
     if training.finished and found.table:
         logger.info(found.table)
-    return found
 
 
 def save(training: Training, found: Validated | None = None) -> None:
@@ -218,6 +254,7 @@ def save(training: Training, found: Validated | None = None) -> None:
         )
     if not training.process.is_main:
         return
+    place = asdict(position)
     save_checkpoint(
         training.folder,
         step=training.steps_done,
@@ -226,7 +263,7 @@ def save(training: Training, found: Validated | None = None) -> None:
         training={
             "model": own,
             "stepper": training.stepper.state_dict(),
-            "position": vars(position),
+            "position": place,
         },
-        meta={**training.meta, **vars(position), "processes": training.process.world_size},
+        meta={**training.meta, **place, "processes": training.process.world_size},
     )

@@ -43,6 +43,9 @@ from sceneparse.training.validation import Validated, validate_segmentation
 
 logger = logging.getLogger(__name__)
 
+# Settings of the section `train` that a run reads itself.
+_RUN_SETTINGS = {"epochs", "minutes", "accumulate", "save_every", "most_bad_steps"}
+
 
 def _logits_at_stride(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Run the network; return logits at stride, since the loss resizes them itself."""
@@ -59,6 +62,7 @@ def _create_sampler(
         sampling=config.data.sampling,
         counts=None if uniform else from_main(process, lambda: count_pixels(dataset)),
         stream=config.data.stream,
+        steps_per_epoch=config.train.steps_per_epoch,
         accumulate=config.train.accumulate,
         seed=config.seed,
         rank=process.rank,
@@ -147,12 +151,14 @@ def create_stepper(
     optim, decay = config.optim, config.train.ema
     optimizer = create_optimizer(model, **optim.model_dump(exclude={"poly_power", "clip_norm"}))
     steps = config.train.epochs * steps_per_epoch
+    schedule = Schedule("poly", steps, power=optim.poly_power)
     return Stepper(
         optimizer,
-        Schedule("poly", steps, power=optim.poly_power).attach(optimizer),
+        schedule.attach(optimizer),
         compute.scaler(),
         clip_norm=optim.clip_norm,
         averaged=None if decay is None else MovingAverage(model, decay),
+        bends=schedule.bends,
     )
 
 
@@ -220,8 +226,7 @@ def _assemble(
     data, settings, table = config.data, config.train, train_set.table
     pretrained = config.model.pretrained
     arguments = model_arguments(config, table.num_classes, start.saved)
-    # First what is quickly found wrong, then masks are counted; weights, which may be large or far,
-    # come last.
+    # Quick checks come first, then masks are counted; weights, which may be large or far, are last.
     model = _create_model(config, arguments, start.compute)
     origin = checked_origin(start, arguments, pretrained)
     normalize = choose_normalization(data.mean, data.std, arguments, pretrained, start.saved)
@@ -263,7 +268,8 @@ def _assemble(
             "auto_class_weights": _auto_class_weights(start),
         },
         eval_every=config.eval.every,
-        **settings.model_dump(include={"epochs", "accumulate", "save_every", "most_bad_steps"}),
+        validation_images=len(val_set),
+        **settings.model_dump(include=_RUN_SETTINGS),
     )
 
 
@@ -293,10 +299,11 @@ def prepare_training(
         if process.is_main:
             samples = training_samples(config, train_set, training.normalize)
             draw_data(training.folder, samples, cast("EpochSampler", training.sampler))
+    limit = "" if settings.minutes is None else f" (or {settings.minutes:g} minutes)"
     logger.info(
         f"{len(train_set)} training and {len(val_set)} validation images, "
         f"{train_set.table.num_classes} classes; {training.sampler.steps_per_epoch} steps of "
-        f"{settings.batch_size} images x {settings.epochs} epochs on "
+        f"{settings.batch_size} images x {settings.epochs} epochs{limit} on "
         f"{process.world_size} x {process.device.type} in {start.compute.name}"
     )
     return training

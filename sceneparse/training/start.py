@@ -168,9 +168,15 @@ def open_run(training: Training, config: BaseModel, rendered: str) -> None:
                 "not fit"
             ) from error
         saved_settings = before.model_dump(mode="json")
-        for change in validate_changes(saved_settings, settings, accept=training.accept_changes):
+        changes = validate_changes(saved_settings, settings, accept=training.accept_changes)
+        for change in changes:
             logger.info(f"changed: {change}")
         _load_state(training, training.saved)
+        if changes and training.finished and training.position.replans:
+            logger.warning(
+                f"the run ended after epoch {training.last_epoch}, and its learning rate with it, "
+                f"so it trains no further; start another with model.pretrained={training.folder}"
+            )
     from_main(
         training.process,
         lambda: create_run_folder(
@@ -201,7 +207,11 @@ def _load_state(training: Training, saved: Saved) -> None:
             0 <= position.epoch <= training.epochs
             and 0 <= position.step <= training.sampler.steps_per_epoch
             and 0 <= position.seconds < math.inf
+            and 0 <= position.used < math.inf
+            and all(0 <= seconds < math.inf for seconds in vars(position.pace).values())
         ):
             raise ValueError(f"{position} is outside of the run")
+        # Earlier versions did not add up the time of validations.
+        position.used = max(position.used, position.seconds)
         vars(training.position).update(vars(position))
     logger.info(f"resuming from {checkpoint} after step {training.steps_done}")

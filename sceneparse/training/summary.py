@@ -10,15 +10,19 @@ def summary_of(training: Training, *, score: str, network: str, pretrained: str 
 
     `score`, `network`: their names. `pretrained`: the weights that training started from.
     """
-    position, epochs = training.position, training.epochs
+    position, epochs = training.position, training.last_epoch
     best = "none: no validation had a labelled pixel"
     if position.best >= 0:
         epoch = position.best_step // training.sampler.steps_per_epoch
         best = f"{score} {position.best:.4f} in epoch {epoch} of {epochs} (checkpoint best)"
     start = "from scratch" if pretrained is None else f"pretrained weights: {pretrained}"
     parameters = f"{count_parameters(training.model) / 1e6:.2f} M parameters"
+    trained = format_seconds(position.seconds)
+    if training.minutes is not None:
+        limit = format_seconds(training.seconds_allowed)
+        trained += f"; with validations {format_seconds(position.used)} of {limit}"
     return (
         f"best         {best}\n"
         f"model        {network}, {parameters}, {start}\n"
-        f"trained      {format_seconds(position.seconds)}"
+        f"trained      {trained}"
     )
