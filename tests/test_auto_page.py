@@ -310,7 +310,12 @@ def test_the_page_shows_everything_and_needs_nothing_else(
             "at step 15: 7 epochs instead of 9",
         ),
         *("1.0 of 20 minutes", "frozen backbone and light head 0.410; fine-tuning 0.630"),
-        *("Images and masks were paired by name.", "Two masks are odd.", "4.0 px"),
+        *(
+            "Images and masks were paired by name.",
+            "Two masks are odd.",
+            "4.0 px",
+            "80x60, 80x60, 160x120 (smallest",
+        ),
         "mask of photo_1: mean IoU",
         f"sceneparse auto {tmp_path / 'out'} --time +20m",
         f"sceneparse predict {tmp_path / 'out/run'} PHOTOS",

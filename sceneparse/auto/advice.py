@@ -97,7 +97,8 @@ def absent_advice(facts: Mapping[str, Any], evaluation: Evaluation) -> Iterator[
             yield Advice(
                 f"Label {kind} images that show {first_few(missing, _MAX_NAMES)}.",
                 f"{counted(len(missing), 'class', 'classes')} of {len(names)}: in 0 of "
-                f"{looked_at[kind]} {kind} images, so {effect} {'it' if len(missing) == 1 else 'them'}.",
+                f"{looked_at[kind]} {kind} images, so {effect} "
+                f"{'it' if len(missing) == 1 else 'them'}.",
             )
 
 
