@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sceneparse.auto.intake import PROPOSAL, Intake, take_in, val_share
+from sceneparse.auto.intake import PROPOSAL, Intake, take_in
+from sceneparse.auto.splitting import split_items, val_share
+from sceneparse.data.formats.shared.source import Item
 from sceneparse.errors import InputError
 from tests.conversion import HEIGHT, WIDTH, save_images
 
@@ -276,7 +278,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
         tmp_path / "nowhere": "does not exist; give the folder",
         tmp_path / "empty": "is empty; give the folder that holds images and masks",
         tmp_path / "data.zip": "is an archive; unpack it",
-        images: "holds images but no masks",
+        images: "holds 2 images, but no masks .* annotation file",
         images / "a.png": "is one image; give the folder",
         pairs_in(tmp_path / "one", 1, 0, 1): "1 image with a mask: at least 2 are needed",
         pairs_in(tmp_path / "same", 4, 0): "show class_0 only|a dataset needs two",
@@ -296,3 +298,29 @@ def test_an_earlier_try_and_an_output_inside_the_data_are_refused(tmp_path: Path
         taken(source)
     with pytest.raises(InputError, match=r"lies in .* choose a folder outside with --output"):
         take_in(source, source / "auto", val=None, classes=None)
+
+
+def test_of_several_splits_the_first_that_shows_every_class_on_both_sides_is_taken(
+    tmp_path: Path,
+) -> None:
+    # Class 2 is on two of twenty masks only: most splits leave it on one side.
+    for seed in range(6):
+        source = pairs_in(tmp_path / f"data_{seed}", 20, 0, 1)
+        save_masks(source / "masks", [f"{seed:03}", f"{seed + 9:03}"], 0, 1, 2)
+        output = tmp_path / f"output_{seed}"
+        assert labels_of(take_in(source, output, val=None, classes=None, seed=seed)) == (
+            {0, 1, 2},
+            {0, 1, 2},
+        )
+
+
+def test_many_images_are_split_in_blocks_without_decoding_them() -> None:
+    nowhere = [Path(f"frame_{k}.png") for k in range(3000)]
+    items = [Item(path, path.stem, lambda: np.zeros((2, 2), np.uint8)) for path in nowhere]
+    split_of, notes = split_items(items, 2, 0)
+    val = sorted(int(path.stem.split("_")[1]) for path, split in split_of.items() if split == "val")
+    assert len(split_of) == 3000
+    assert 480 <= len(val) <= 520
+    assert (np.diff(val) > 1).sum() < 20  # blocks
+    assert "500 for validation" in notes[0]
+    assert split_items(items[::-1], 2, 0)[0] == split_of

@@ -29,8 +29,9 @@ from sceneparse.errors import InputError, first_few
 # Of a split, at most so many images are looked at, and fewer if they have many pixels in total.
 _MAX_SAMPLES, _MIN_SAMPLES, _MAX_PIXELS = 600, 60, 600_000_000
 _SIZES = 51
-# Regions are measured in so many masks per class.
-_MEASURED = 16
+# Regions are measured in so many masks per class, and fewer if these are large.
+_MAX_MEASURED, _MIN_MEASURED, _MEASURED_PIXELS = 16, 4, 24_000_000
+_PLACED = 100  # masks that show on which sides classes lie
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,11 @@ def _measure(
     `counts`: pixels by image and class (N, K). `distinct`: images that do not look alike.
     """
     labels_at: dict[int, list[int]] = {}
+    pixels = counts.sum(1).max(initial=1)
+    limit = int(np.clip(_MEASURED_PIXELS / pixels, _MIN_MEASURED, _MAX_MEASURED))
     for label in range(counts.shape[1]):
         showing = np.flatnonzero(counts[:, label])
-        for k in spread(len(showing), _MEASURED) if len(showing) else []:
+        for k in spread(len(showing), limit) if len(showing) else []:
             labels_at.setdefault(int(showing[k]), []).append(label)
     table = dataset.table
 
@@ -156,7 +159,7 @@ def _measure(
         widths = {label: region_widths(mask, label, table.ignore_index) for label in labels}
         return widths, places(mask, table.num_classes)
 
-    chosen = sorted({*labels_at, *(distinct[k] for k in spread(len(distinct), 6 * _MEASURED))})
+    chosen = sorted({*labels_at, *(distinct[k] for k in spread(len(distinct), _PLACED))})
     measured = read_all(measure, chosen)
     regions = [
         [found[label] for found, _ in measured if label in found]

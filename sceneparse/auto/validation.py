@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.formats import find_format
+from sceneparse.auto.sources import explained, format_of
 from sceneparse.data.formats.shared.source import Item, Source, check_images
 from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError, first_few
@@ -32,8 +32,9 @@ def with_validation(
     lie in `val` are for validation only. Raises InputError for other classes, and for images that
     are in both.
     """
-    held_out = _read(val, table, train)
-    check_images(held_out.items)
+    with explained(val):
+        held_out = _read(val, table, train)
+        check_images(held_out.items)
     if splits := sorted({item.split for item in held_out.items if item.split}):
         raise InputError(
             f"'{val}' has the splits {first_few(splits)}; give the folder of one of them with --val"
@@ -61,7 +62,7 @@ def with_validation(
 
 def _read(val: Path, table: Path | None, train: Source) -> Source:
     """Read the folder by its own names of classes, or else by those of the training images."""
-    kind, _ = find_format(val)
+    kind, _ = format_of(val)
     with tempfile.TemporaryDirectory() as folder:
         names = Path(folder) / "classes.csv"
         names.write_text("".join(f"{line}\n" for line in _lines(train)), "utf-8")

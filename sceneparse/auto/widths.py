@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sceneparse.data.labels import Labels
 
-# Distances are exact on a doubled mask only: else a bar of an odd width w gets 1 / w too much. Masks
+# Distances are exact on doubled masks only: else a bar of an odd width w gets 1 / w too much. Masks
 # are doubled if their regions are not wide, up to this size.
 _WIDE, _MAX_DOUBLED = 10, 16_000_000
 _MAX_DISTANCE = 1e9  # cv2 gives more if there is no border

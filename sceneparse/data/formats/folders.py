@@ -20,7 +20,7 @@ from sceneparse.data.reading import read_labels, read_mask
 from sceneparse.errors import InputError, first_few
 
 GENERAL = True
-_NAMES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")
+CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")
 # Masks that are looked at to see of which kind all are.
 _LOOKED_AT = 8
 _BINARY = ("background", "foreground")
@@ -78,7 +78,7 @@ def masks_without_table(source: Path) -> list[Path]:
 
 def _classes_of(source: Path, file: Path | None) -> Classes | None:
     """Return the classes of a file, or those that a file in the source names."""
-    file = file or next((source / n for n in _NAMES if (source / n).is_file()), None)
+    file = file or next((source / n for n in CLASS_FILES if (source / n).is_file()), None)
     return None if file is None else read_classes(file)
 
 

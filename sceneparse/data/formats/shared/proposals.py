@@ -55,7 +55,10 @@ def propose_table(masks: Sequence[Path]) -> tuple[dict[Color, str], str] | None:
         return chosen, f"their names are those of the palette of {dataset}"
     if _is_smoothed(counts):
         return None
-    order = sorted(counts, key=lambda color: (color != _BLACK, -counts[color]))
+    are_grey = all(len({*color}) == 1 for color in counts)
+    order = sorted(
+        counts, key=lambda color: (color != _BLACK, color if are_grey else -counts[color])
+    )
     names = {color: _word_for(color) for color in order}
     return names, "no known dataset has just these, so they are named by their looks"
 
