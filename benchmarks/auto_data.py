@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sceneparse.auto.intake import take_in
 from sceneparse.cli import convert
 from sceneparse.data.checks.splits import natural_order, plan_splits
 from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
@@ -138,21 +139,20 @@ def _scenes(_: Path, folder: Path) -> None:
 
 
 def _without_split(pairs: Iterable[Pair], held_out: set[Path], folder: Path) -> None:
-    """Give images and masks without splits; split them for the hand recipes as `convert` does."""
+    """Give images and masks without splits; split them for the hand recipes as auto does."""
     sides: Mapping[bool, list[Pair]] = {True: [], False: []}
     for pair in pairs:
         sides[pair.image in held_out].append(pair)
     _link(sides[False], folder / "given", "masks")
     _link(sides[True], folder / "held_out_masks", "masks")
-    _convert(folder / "given", folder / "hand")
-    _convert(folder / "held_out_masks", folder / "held_out", "--split", "test=1")
-    shutil.rmtree(folder / "held_out_masks")
-
-
-def _convert(source: Path, target: Path, *options: str) -> None:
-    arguments: Sequence[str] = [str(source), str(target), "--link", *options]
+    taken = take_in(folder / "given", folder / "taken_in", val=None, classes=None, seed=0)
+    taken.root.rename(folder / "hand")
+    source, target = folder / "held_out_masks", folder / "held_out"
+    arguments = [str(source), str(target), "--link", "--split", "test=1"]
     with redirect_stdout(io.StringIO()):
         convert.main(convert.parser().parse_args(arguments))
+    for used in (source, folder / "taken_in"):
+        shutil.rmtree(used)
 
 
 def _link(pairs: Iterable[Pair], folder: Path, masks: str | None) -> None:

@@ -1,6 +1,6 @@
 """The runs of the benchmark of `sceneparse auto`: auto itself, and recipes chosen by hand.
 
-A hand recipe trains for as many epochs as fit into the minutes, by its speed measured just before.
+A hand recipe trains for as many steps as fit into the minutes, by its speed measured just before.
 Its minutes hold preparation, training and one validation after the last step; those of auto hold
 the whole command, from its imports to its report. The hand recipes' imports, the measuring of their
 speed and the thinking of a person are not counted. Their last weights are scored.
@@ -47,10 +47,12 @@ ROWS = {
 }
 # The crop of SMP's example, and what the sides of its images are multiples of.
 _EXAMPLE_CROP, _MULTIPLE = 320, 32
-# Epochs of the run whose speed is measured, which is never finished.
-_ENDLESS = 10_000
+# Steps of the run whose speed is measured, which is never finished.
+_ENDLESS = 100_000
 # Least seconds of training steps that are measured.
 _MEASURED = 5.0
+# Times its minutes after which auto is stopped.
+_PATIENCE = 3
 # What a log may hold.
 _MAX_LOG = 2**26
 
@@ -75,15 +77,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a hand recipe before the first step, per epoch, and per validation."""
+    """Seconds of a hand recipe before the first step, per step, and per validation."""
 
     start: float
-    epoch: float
+    step: float
     validation: float
 
-    def epochs(self, seconds: float) -> int:
-        """Return how many epochs fit into some seconds, at least one."""
-        return max(int((seconds - self.start - self.validation) / self.epoch), 1)
+    def steps(self, seconds: float) -> int:
+        """Return how many steps fit into some seconds, at least one."""
+        return max(int((seconds - self.start - self.validation) / self.step), 1)
 
 
 def carry_out(
@@ -103,7 +105,7 @@ def _auto(task: Task, prepared: Prepared, place: Path, weights: Path) -> dict[st
     output, scores = place / "auto", place / "eval_test"
     command = ["auto", prepared.given, "--time", f"{task.minutes:g}m", "--weights", weights]
     command += ["--output", output, f"seed={task.seed}"]
-    seconds = _call(command, place / "auto.log")
+    seconds = _call(command, place / "auto.log", _PATIENCE * 60 * (task.minutes + 1))
     path = output / "auto.json"
     written = read_json(path, MAX_DESCRIPTION)
     with refusing(path, "is not a record of `sceneparse auto`"):
@@ -115,14 +117,25 @@ def _auto(task: Task, prepared: Prepared, place: Path, weights: Path) -> dict[st
     return {"val": val, "held_out": held_out, "seconds_used": seconds, "chosen": chosen}
 
 
-def _call(arguments: list[Any], log: Path) -> float:
-    """Run a command of sceneparse, its output in a file; return its seconds of wall time."""
+def _call(arguments: list[Any], log: Path, limit: float | None = None) -> float:
+    """Run a command of sceneparse, its output in a file; return its seconds of wall time.
+
+    Raises InputError if it fails, or runs over `limit` seconds.
+    """
     command = [*SCENEPARSE, *map(str, arguments)]
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(  # noqa: S603 - our own command
-            command, cwd=_CHECKOUT, stdout=file, stderr=subprocess.STDOUT, check=False
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - our own command
+                command,
+                cwd=_CHECKOUT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise InputError(f"`sceneparse {arguments[0]}` ran over {limit:.0f} s") from error
     if done.returncode:
         last = read_text(log, _MAX_LOG).strip().splitlines()[-1:]
         said = f": {last[0]}" if last else ""
@@ -138,7 +151,7 @@ def _by_hand(
     """Train a hand recipe for the minutes, and score its last weights."""
     plan = _plan(prepared, place, weights, process)
     speed = measure(plan, hand_run(task, prepared, plan, _ENDLESS))
-    run = hand_run(task, prepared, plan, speed.epochs(60 * task.minutes))
+    run = hand_run(task, prepared, plan, speed.steps(60 * task.minutes))
     seconds = _timed(lambda: train(prepare(plan, run)))
     saved = newest_intact(run.folder)
     assert saved is not None  # the run has ended
@@ -154,7 +167,7 @@ def _by_hand(
         "held_out": read_evaluation(scores).mean_iou,
         "seconds_used": seconds,
         "weights": "last",
-        "epochs": run.config.train.epochs,
+        "steps": run.config.train.steps_per_epoch,
         "crop": list(plan.example_crop if run.row.plain else run.config.augment.crop),
         "speed": asdict(speed),
     }
@@ -172,7 +185,7 @@ def _plan(prepared: Prepared, place: Path, weights: Path, process: Process) -> P
         data=str(prepared.hand),
         weights=str(weights),
         settings=(),
-        epochs=_ENDLESS,
+        epochs=1,
         output=place,
         process=process,
         example_size=(height, width),
@@ -180,7 +193,7 @@ def _plan(prepared: Prepared, place: Path, weights: Path, process: Process) -> P
     )
 
 
-def hand_run(task: Task, prepared: Prepared, plan: Plan, epochs: int) -> Run:
+def hand_run(task: Task, prepared: Prepared, plan: Plan, steps: int) -> Run:
     """Return a hand recipe adapted to a dataset as its user would: crop and class weights.
 
     SMP's networks take the settings of ours for CamVid there, and of own_data elsewhere.
@@ -192,7 +205,7 @@ def hand_run(task: Task, prepared: Prepared, plan: Plan, epochs: int) -> Run:
     settings = [
         *(f"data.dataset={prepared.layout}", f"data.root={plan.data}", f"seed={task.seed}"),
         *(f"model.pretrained={plan.weights}", f"output={plan.output / 'training'}"),
-        *(f"train.epochs={epochs}", f"eval.every={epochs}"),
+        *(f"train.steps_per_epoch={steps}", "train.epochs=1"),
     ]
     if not recipe.is_ours:  # what they replace
         settings += ["model.head=fcn", "model.head_options={}"]
@@ -232,5 +245,4 @@ def measure(plan: Plan, run: Run) -> Speed:
     finally:
         training.lock.release()
         shutil.rmtree(output)
-    step = mean(seconds) / STEPS
-    return Speed(started, step * training.sampler.steps_per_epoch, validation)
+    return Speed(started, mean(seconds) / STEPS, validation)

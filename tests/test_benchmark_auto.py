@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from benchmarks import auto, auto_data, auto_runs, train
+from benchmarks import auto, auto_data, auto_runs
+from benchmarks import train as train_steps
 from benchmarks.auto import Finished, entries_of, plan_text, report
 from benchmarks.auto_data import SETS, Prepared, prepare
 from benchmarks.auto_runs import ROWS, Speed, Task, hand_run
@@ -78,8 +79,8 @@ def test_sizes_of_the_datasets(prepared: dict[str, Prepared]) -> None:
     assert sizes == {
         "camvid": [8, 4, 3],
         "camvid60": [8, 4, 3],
-        "crackforest": [8, 2, 28],
-        "membrane": [10, 2, 9],
+        "crackforest": [7, 3, 28],
+        "membrane": [8, 4, 9],
         "scenes": [64, 16, 60],
     }
 
@@ -140,7 +141,8 @@ def test_recipes_fit_the_images(prepared: dict[str, Prepared]) -> None:
     for row in ("camvid_mobilenet", "own_data", "smp_unet:ours", "smp_deeplabv3plus:ours"):
         for name in ("camvid", "scenes"):
             config = hand_run(Task(name, 3, 1, row), prepared[name], plan, 7).config
-            assert (config.seed, config.train.epochs, config.eval.every) == (1, 7, 7)
+            train = config.train
+            assert (config.seed, train.epochs, train.steps_per_epoch) == (1, 1, 7)
             crops[row, name], losses[row, name] = config.augment.crop, config.loss.class_weights
     assert crops == {
         ("camvid_mobilenet", "camvid"): (257, 385),  # 289x385 does not fit 256x384
@@ -160,9 +162,9 @@ def test_recipes_fit_the_images(prepared: dict[str, Prepared]) -> None:
     assert {rule for rule in losses.values() if not isinstance(rule, list)} == {"auto"}
 
 
-def test_epochs_fit_into_the_minutes() -> None:
-    speed = Speed(start=4.0, epoch=10.0, validation=6.0)
-    assert [speed.epochs(seconds) for seconds in (5, 29.9, 30.1, 60)] == [1, 1, 2, 5]
+def test_steps_fit_into_the_minutes() -> None:
+    speed = Speed(start=4.0, step=10.0, validation=6.0)
+    assert [speed.steps(seconds) for seconds in (5, 29.9, 30.1, 60)] == [1, 1, 2, 5]
 
 
 def finished(row: str, val: float, held_out: float, seconds: float = 180, **cell: Any) -> Finished:
@@ -313,7 +315,7 @@ def test_hand_recipes_are_trained_and_scored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="needs SMP, in extra dev")
-    for module in (train, auto_runs):
+    for module in (train_steps, auto_runs):
         monkeypatch.setattr(module, "STEPS", 1)
     monkeypatch.setattr(auto_runs, "_MEASURED", 0)
     torch.manual_seed(0)
@@ -327,7 +329,7 @@ def test_hand_recipes_are_trained_and_scored(
     assert [ours["row"], smp["row"]] == ["own_data", "smp_unet:plain"]
     assert [ours["crop"], smp["crop"]] == [[49, 65], [32, 64]]
     for row in (ours, smp):
-        assert (row["epochs"], row["weights"]) == (1, "last")
+        assert (row["steps"], row["weights"]) == (1, "last")
         assert 0 < row["val"] < 0.7 and 0 < row["held_out"] < 0.7
 
 
