@@ -104,7 +104,8 @@ def test_a_machine_that_slows_down_ends_in_time(short: list[str]) -> None:
     assert training.last_epoch % 6
     folder = folder_of(short)
     validated = [record["epoch"] for record in records(folder, "val")]
-    assert validated == [*range(6, training.last_epoch, 6), training.last_epoch]
+    # the first one once a tenth of the time is over
+    assert validated == [4, *range(6, training.last_epoch, 6), training.last_epoch]
     changes = records(folder, "replan")
     assert changes[0]["epochs_before"] == 30
     assert changes[-1]["epochs_after"] == training.last_epoch
@@ -231,11 +232,11 @@ def test_minutes_can_be_raised_and_steps_per_epoch_cannot(
         prepared([*more, "train.steps_per_epoch=3"], resume=True, accept_changes=True)
     training = Machine().run(prepared(more, resume=True, accept_changes=True))
     plans = [(plan.epochs_before, plan.epochs_after) for plan in training.position.replans]
-    assert plans == [(12, 4), (4, 10)]
+    assert plans == [(12, 3), (3, 9)]
     assert training.position.used <= 24
     done = prepared([*settings, "train.minutes=null"], resume=True, accept_changes=True)
     assert done.finished
-    assert "the run ended after epoch 10, and its learning rate with it" in caplog.text
+    assert "the run ended after epoch 9, and its learning rate with it" in caplog.text
     done.lock.release()
 
 
@@ -256,7 +257,7 @@ def test_all_processes_end_together(short: list[str], run_command: RunCommand) -
     settings = [*short, "train.epochs=1000", "train.minutes=0.05", "eval.every=1000"]
     trained = run_command("train", "--config", QUICKSTART, *settings, processes=2)
     assert trained.returncode == 0, trained.stderr
-    (validated,) = records(folder_of(short), "val")
+    validated = records(folder_of(short), "val")[-1]
     last = records(folder_of(short), "replan")[-1]
     assert validated["epoch"] == last["epochs_after"] < 1000
     assert f"epoch {validated['epoch']}/{validated['epoch']}  " in trained.stderr

@@ -114,6 +114,8 @@ class EpochSampler(Sampler[list[Draw]]):
         self.steps_per_epoch = steps_per_epoch or size // batch_size
         self._pieces_per_step = pieces
         self._epoch = self._first_step = 0
+        # Epochs of few steps share a pass, and its order takes seconds for many images.
+        self._latest: tuple[int, list[Draw]] = (-1, [])
 
     def start_at(self, epoch: int, step: int) -> None:
         """Start the next iteration at this optimiser step of this epoch."""
@@ -133,6 +135,8 @@ class EpochSampler(Sampler[list[Draw]]):
                 yield piece
 
     def _order(self, number: int) -> list[Draw]:
+        if self._latest[0] == number:
+            return self._latest[1]
         generator = np.random.default_rng((self.seed, number))
         indices, classes = SAMPLING[self.sampling](generator, self.counts)
         wanted = [None] * len(indices) if classes is None else classes.tolist()
@@ -141,4 +145,5 @@ class EpochSampler(Sampler[list[Draw]]):
         for index, wanted_class in zip(indices.tolist(), wanted, strict=True):
             draws.append(Draw(number, index, seen[index], wanted_class))
             seen[index] += 1
+        self._latest = number, draws
         return draws

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _NEWEST = 0.5
 # A run gets epochs back only if it would end before this share of its time.
 _EARLY = 0.95
+# The first validation comes by this share of the time, since its own time is a guess until then.
+_GUESSED = 0.1
 # A run that takes more than this share of its time says so.
 _LATE = 1.1
 
@@ -125,17 +127,18 @@ class Stopwatch:
         return max(self._training.seconds_allowed - self._training.position.used - passed, 0.0)
 
 
-def replan(record: Record) -> None:
+def replan(record: Record) -> bool:
     """Change the number of epochs to what fits into the run's minutes; all processes agree.
 
-    For the end of an epoch. The learning rate falls to its end over the steps that remain.
+    For the end of an epoch. The learning rate falls to its end over the steps that remain. Returns
+    whether the epoch needs a validation: the run ends, or its time must be known to plan on.
     """
     training, position = record.training, record.training.position
     if training.finished or (training.minutes is None and not position.replans):
-        return
+        return training.finished
     before, after = training.last_epoch, from_main(training.process, lambda: _plan(training))
-    if after == before:
-        return
+    if after is None or after == before:
+        return after is None
     training.stepper.end_after((after - position.epoch) * training.sampler.steps_per_epoch)
     change = Replan(training.steps_done, before, after, round(position.used, 3))
     position.replans.append(change)
@@ -147,20 +150,23 @@ def replan(record: Record) -> None:
         f"epoch {position.epoch}: {format_seconds(position.used)} of {limit} used; "
         f"the run ends after epoch {after} instead of {before}"
     )
+    return training.finished
 
 
-def _plan(training: Training) -> int:
-    """Return after which epoch the run should end."""
+def _plan(training: Training) -> int | None:
+    """Return after which epoch the run should end; None: measure a validation first."""
     position, pace = training.position, training.position.pace
-    if not pace.validation:
-        # An estimate, until it is measured: an image takes as long as in training.
+    unknown = not pace.validation
+    if unknown:  # a guess: an image takes as long as in training
         images = training.validation_images / training.sampler.batch_size
         pace = replace(pace, validation=images * pace.step)
     every, steps = training.eval_every, training.sampler.steps_per_epoch
     forecast = Forecast(position.used, position.epoch, steps, every, pace)
-    return forecast.last_epoch(
-        training.seconds_allowed, planned=training.last_epoch, most=training.epochs
-    )
+    limit = training.seconds_allowed
+    last = forecast.last_epoch(limit, planned=training.last_epoch, most=training.epochs)
+    if unknown and (last == position.epoch or position.used > _GUESSED * limit):
+        return None
+    return last
 
 
 def warn_of_deadline(training: Training) -> None:

@@ -195,10 +195,8 @@ def _end_epoch(record: Record) -> Validated | None:
     if not training.epoch_done:
         return None
     position.epoch, position.step = position.epoch + 1, 0
-    if position.epoch % training.eval_every:
-        replan(record)
-        if not training.finished:
-            return None
+    if position.epoch % training.eval_every and not replan(record):
+        return None
     share_buffers(training.evaluated)
     try:
         with record.progress.paused():
