@@ -214,6 +214,51 @@ def test_greys_that_are_no_class_numbers_are_proposed(tmp_path: Path) -> None:
     assert labels_of(intake)[0] == {0, 1, 2}
 
 
+def held_out(source: Path) -> Path:
+    """Move the last image and its mask into a folder beside the source."""
+    target = source.with_name("held_out")
+    for kind in ("images", "masks"):
+        (target / kind).mkdir(parents=True)
+        last = max((source / kind).iterdir())
+        last.rename(target / kind / last.name)
+    return target
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(".jpg", "RGB"), (".png", "L")])
+def test_black_and_white_masks_with_noise_or_smoothed_edges_are_two_classes(
+    tmp_path: Path, suffix: str, mode: str
+) -> None:
+    source = tmp_path / "data"
+    random = np.random.default_rng(0)
+    (source / "masks").mkdir(parents=True)
+    names = [f"{number:03}" for number in range(6)]
+    for number, name in enumerate(names):
+        small = random.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+        (source / "images").mkdir(exist_ok=True)
+        Image.fromarray(small).resize((240, 160)).save(source / "images" / f"{name}.png")
+        mask = np.zeros((160, 240), np.uint8)
+        mask[20 + number : 120, 60:200] = 255
+        smooth = Image.fromarray(mask).rotate(3, Image.Resampling.BILINEAR)
+        smooth.convert(mode).save(source / "masks" / f"{name}{suffix}")
+    intake = taken(source)
+    assert labels_of(intake) == ({0, 1}, {0, 1})
+    assert intake.open()[0].table.names == ["background", "foreground"]
+    assert "taken as the nearer of both" in text_of(intake)
+    (tmp_path / "names.txt").write_text("soil\nroad\n", "utf-8")
+    named = take_in(source, tmp_path / "named", val=None, classes=tmp_path / "names.txt")
+    assert named.open()[0].table.names == ["soil", "road"]
+    pairs = take_in(source, tmp_path / "val", val=held_out(source), classes=None)
+    assert [len(part) for part in pairs.open()] == [5, 1]
+    (source / "classes.txt").write_text("soil\nroad\nrock\n", "utf-8")
+    with pytest.raises(InputError, match="names 3 classes, but the masks are black and white"):
+        take_in(source, tmp_path / "three", val=None, classes=None)
+
+
+def test_class_numbers_are_no_smoothed_black_and_white(tmp_path: Path) -> None:
+    intake = taken(pairs_in(tmp_path / "data", 6, *range(15), 255))
+    assert len(intake.open()[0].table.names) == 15
+
+
 def test_smoothed_and_many_colours_are_no_table(tmp_path: Path) -> None:
     many = [(k, 255 - k, 3 * k % 256) for k in range(200)]
     source = pairs_in(tmp_path / "data", 6, *many[:32])

@@ -13,10 +13,15 @@ from sceneparse.auto.splitting import split_items
 from sceneparse.auto.validation import with_validation
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.formats.folders import CLASS_FILES, masks_without_table
+from sceneparse.data.formats.shared.classes import read_classes
 from sceneparse.data.formats.shared.folders import write_folders
-from sceneparse.data.formats.shared.proposals import propose_table, table_text
+from sceneparse.data.formats.shared.proposals import (
+    propose_table,
+    table_text,
+)
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Item, Source, check_images, distinctly_named
+from sceneparse.data.labels import Color
 from sceneparse.errors import InputError, first_few, reason_of
 from sceneparse.files import exists
 from sceneparse.runtime.progress import Progress
@@ -120,13 +125,30 @@ def _read(
         if known.test_splits:
             notes.append(_left_alone(first_few(known.test_splits)))
         return _source_of(known), None
-    kind, why = format_of(source)
+    kind, why, options = format_of(source)
     notes.append(f"The data are of format {kind.name}: {why}.")
-    if classes is None and kind.name == "folders":
+    if options:
+        classes = _write_table(_black_and_white(source, classes), output)
+        notes.append(
+            "Masks are black and white with smoothed edges or JPEG noise: each pixel is taken as "
+            f"the nearer of both. Save masks as PNG to be exact; the names are those of {classes}."
+        )
+    elif kind.name == "folders" and classes is None:
         classes = _propose(source, output, notes)
-    found = kind.read(source, {} if classes is None else {"classes": classes})
+    found = kind.read(source, options if classes is None else {**options, "classes": classes})
     notes += [f"{note[:1].upper()}{note[1:]}." for note in found.notes]
     return found, classes
+
+
+def _black_and_white(source: Path, file: Path | None) -> dict[Color, str]:
+    """Return the classes of black and white: those of a file, or of one in the source."""
+    file = file or next((source / n for n in CLASS_FILES if (source / n).is_file()), None)
+    names = ["background", "foreground"] if file is None else read_classes(file).names
+    if len(names) != 2:
+        raise InputError(
+            f"{file} names {len(names)} classes, but the masks are black and white; name two"
+        )
+    return {(0, 0, 0): names[0], (255, 255, 255): names[1]}
 
 
 def _source_of(known: Known) -> Source:
@@ -149,12 +171,7 @@ def _propose(source: Path, output: Path, notes: list[str]) -> Path | None:
     if proposed is None:
         return None
     names, why = proposed
-    path = output / PROPOSAL
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(table_text(names), "utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {reason_of(error)}") from error
+    path = _write_table(names, output)
     shown = ", ".join("{} ({},{},{})".format(name, *color) for color, name in names.items())
     notes.append(
         f"The masks hold {len(names)} colours without a table; proposed classes: {shown}; {why}. "
@@ -162,6 +179,16 @@ def _propose(source: Path, output: Path, notes: list[str]) -> Path | None:
     )
     if unused := [name for name in CLASS_FILES if (source / name).is_file()]:
         notes.append(f"{unused[0]} gives no colours, so its names could not be used.")
+    return path
+
+
+def _write_table(names: Mapping[Color, str], output: Path) -> Path:
+    path = output / PROPOSAL
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(table_text(names), "utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {reason_of(error)}") from error
     return path
 
 

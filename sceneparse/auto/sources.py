@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sceneparse.data.datasets import spread
 from sceneparse.data.formats import FORMATS, Format, find_format
 from sceneparse.data.formats.shared.layouts import find_pairs
 from sceneparse.data.formats.shared.outlines import json_files
+from sceneparse.data.formats.shared.proposals import are_smoothed_black_and_white
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.pairing import IMAGE_SUFFIXES, find_images
 from sceneparse.errors import InputError
 from sceneparse.files import exists
 
+# Masks that are looked at to see whether all are smoothed.
+_LOOKED_AT = 8
 # Options that messages of the formats name, but that only `convert` has.
 _CONVERT_OPTIONS = re.compile(r"--(?:as|images|split|near-duplicates|unknown-colors)\b")
 
@@ -32,12 +36,24 @@ def require_content(source: Path) -> None:
         raise InputError(f"'{source}' is one image; give the folder of images and masks")
 
 
-def format_of(source: Path) -> tuple[Format, str]:
-    """Return the format of a source and how it is known; raises InputError if it has none."""
+def format_of(source: Path) -> tuple[Format, str, dict[str, object]]:
+    """Return the format of a source, how it is known, and options that its masks need.
+
+    Black and white masks with smoothed edges or JPEG noise are read as colours, of which each pixel
+    has the nearer one. Raises InputError for a source of no format.
+    """
     is_known = any(kind.recognise(source) for kind in FORMATS.values())
     if source.is_dir() and not is_known and not json_files(source):
         _refuse_images_alone(source)
-    return find_format(source)
+    kind, why = find_format(source)
+    if kind.name == "folders" and _are_smoothed(source):
+        return FORMATS["colors"], f"{why}; masks are black and white", {"unknown_colors": "nearest"}
+    return kind, why, {}
+
+
+def _are_smoothed(source: Path) -> bool:
+    masks = [pair.mask for pair in find_pairs(source, None, Skipped())[0]]
+    return are_smoothed_black_and_white([masks[k] for k in spread(len(masks), _LOOKED_AT)])
 
 
 def _refuse_images_alone(source: Path) -> None:

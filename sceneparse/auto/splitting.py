@@ -114,8 +114,8 @@ def _describe(plan: SplitPlan, images: Sequence[Path], seed: int) -> list[str]:
     if plan.together:
         notes.append(
             f"{sum(map(len, plan.together))} of {len(images)} images look like another one or "
-            "follow each other in a video or a stack; what belongs together is in one split "
-            f"(groups: {len(plan.together)})."
+            "follow each other in a video or a stack; they form groups "
+            f"({len(plan.together)}), each in one split unless it is named here."
         )
     for group in plan.cut:
         in_time = sorted(group, key=lambda image: natural_order(image.as_posix()))

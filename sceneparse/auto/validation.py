@@ -62,14 +62,14 @@ def with_validation(
 
 def _read(val: Path, table: Path | None, train: Source) -> Source:
     """Read the folder by its own names of classes, or else by those of the training images."""
-    kind, _ = format_of(val)
+    kind, _, options = format_of(val)
     with tempfile.TemporaryDirectory() as folder:
         names = Path(folder) / "classes.csv"
         names.write_text("".join(f"{line}\n" for line in _lines(train)), "utf-8")
         problem = ""
         for file in dict.fromkeys((table, names)):
             try:
-                found = kind.read(val, {} if file is None else {"classes": file})
+                found = kind.read(val, options if file is None else {**options, "classes": file})
             except InputError as error:
                 problem = str(error).replace(str(names), "the training images")
                 continue

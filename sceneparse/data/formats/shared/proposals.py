@@ -19,6 +19,9 @@ from sceneparse.data.reading import read_all, read_colors
 _MAX_COLORS, _RARE_SHARE = 64, 0.005
 # A palette is recognised by so many of its colours, without black.
 _MIN_KNOWN = 3
+# Of smoothed black and white masks: values close to black or white, the largest share of others,
+# how many kinds of noise there are at least, and how far the channels of grey differ in a JPEG.
+_NEAR, _MAX_MIDDLE, _MIN_KINDS, _MAX_TINT = 64, 0.05, 3, 40
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 _WORDS: dict[Color, str] = {
     _BLACK: "background",
@@ -68,6 +71,24 @@ def _word_for(color: Color) -> str:
         return _WORDS[color]
     is_grey = len({*color}) == 1
     return f"grey_{color[0]}" if is_grey else "color_{:02x}{:02x}{:02x}".format(*color)
+
+
+def are_smoothed_black_and_white(masks: Sequence[Path]) -> bool:
+    """Return whether some masks are black and white but for smoothed edges or JPEG noise.
+
+    Nearly all pixels are close to black or to white, and the others have values of all kinds, as
+    class numbers have not. Raises InputError for masks that cannot be read.
+    """
+    counts = np.zeros(256, np.int64)
+    for picture, transparent in read_all(read_colors, masks, "masks"):
+        seen = picture[~transparent]
+        if np.ptp(seen, axis=-1).max(initial=0) > _MAX_TINT:
+            return False
+        counts += np.bincount(seen[:, 1], minlength=256)
+    dark, middle, light = counts[:_NEAR], counts[_NEAR:-_NEAR], counts[-_NEAR:]
+    kinds = [np.count_nonzero(dark[1:]), np.count_nonzero(middle), np.count_nonzero(light[:-1])]
+    is_rare = middle.sum() <= _MAX_MIDDLE * counts.sum()
+    return bool(is_rare and min(kinds) >= _MIN_KINDS)
 
 
 def known_palettes() -> dict[str, dict[Color, str]]:
