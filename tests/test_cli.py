@@ -214,7 +214,7 @@ def test_every_command_has_a_file_and_is_listed(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(
     ("verb", "hint"),
-    [("trian", "did you mean 'train'?"), ("x\ny", "choose from train, evaluate, predict")],
+    [("trian", "did you mean 'train'?"), ("x\ny", "choose from auto, train, evaluate")],
 )
 def test_an_unknown_command_is_one_line(
     verb: str, hint: str, capsys: pytest.CaptureFixture[str]

@@ -310,7 +310,7 @@ def _write_run(light: Light, first: First, rule: str, found: Validated) -> None:
             meta={
                 **describe_model(config, arguments, light.table, origin),
                 **describe_run(config.model_dump(mode="json"), light.normalize, light.compute),
-                **vars(position),
+                **asdict(position),
                 "processes": 1,
                 "first": facts,
             },

@@ -11,6 +11,7 @@ from sceneparse.errors import one_line
 
 # Verb, which is also its file in this folder -> what it does.
 COMMANDS = {
+    "auto": "train the best model that a time allows, from a folder of images and masks",
     "train": "train a segmentation model",
     "evaluate": "score a model on a labelled split: mean IoU with intervals, pictures, report",
     "predict": "label images, folders, videos or a camera with a model",
@@ -36,6 +37,7 @@ commands:
 {_LISTED}
 
 examples:
+  sceneparse auto photos --time 20m
   sceneparse scenes data/quickstart && sceneparse train --config quickstart
   sceneparse evaluate runs/quickstart --report
   sceneparse predict runs/quickstart photos/

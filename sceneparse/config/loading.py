@@ -73,7 +73,9 @@ def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML holds any
             raise InputError(f"{source}{line}: {error.problem}") from error
 
 
-def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None:
+def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the values of texts "section.key=value", by dotted key; raises InputError."""
+    settings = {}
     for override in overrides:
         path, equals, value = override.partition("=")
         if not equals or not path:
@@ -83,7 +85,8 @@ def _apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None
                 f"{path}: {value!r} is not UTF-8 text; call the command in that folder, with a "
                 "relative path"
             )
-        set_key(settings, path, _parse_yaml(value, path))
+        settings[path] = _parse_yaml(value, path)
+    return settings
 
 
 def set_key(settings: dict[str, Any], path: str, value: object) -> None:
@@ -160,7 +163,8 @@ def read_settings(
         # A section whose keys are all commented out.
         if value is None and field is not None and _is_section(field.annotation):
             settings[key] = {}
-    _apply_overrides(settings, overrides)
+    for key, value in read_overrides(overrides).items():
+        set_key(settings, key, value)
     return settings
 
 

@@ -273,6 +273,21 @@ def _assemble(
     )
 
 
+def assemble_run(
+    config: SegConfig,
+    process: Process,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset,
+) -> Training:
+    """Build all parts of a run from open splits, without a check of the data or a folder.
+
+    Raises InputError if the parts do not fit each other.
+    """
+    settings = config.train
+    start = begin_run(Path(config.output), process, settings.amp, settings.channels_last)
+    return _assemble(config, start, train_set.resized(Resize.of(config.data.resize)), val_set)
+
+
 def prepare_training(
     config: SegConfig,
     process: Process,

@@ -1,0 +1,110 @@
+"""Measure what a plan would cost here: seconds of real training steps, a prediction, memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+from typing import cast
+
+import psutil
+import torch
+
+from sceneparse.config.segmentation import SegConfig
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.runtime.distributed import Process
+from sceneparse.training.loop import train_one_epoch
+from sceneparse.training.run import Training
+from sceneparse.training.segmentation import assemble_run, validation_protocol
+
+# Training steps that are measured, after one that is not counted; the fewest of a slow network.
+STEPS, _MIN_STEPS = 10, 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The cost of a step and of a predicted image in seconds, and the memory in MB.
+
+    `steps`: measured ones. `start_seconds`: to build the network and start reading.
+    """
+
+    step_seconds: float
+    steps: int
+    image_seconds: float
+    start_seconds: float
+    memory_mb: float
+
+
+def measure(
+    config: SegConfig,
+    splits: tuple[SegmentationDataset, SegmentationDataset],
+    process: Process,
+    seconds: float,
+) -> Measured:
+    """Take real training steps, ten if they fit into `seconds`, and predict a validation image.
+
+    `splits`: training and validation.
+    Raises InputError if the settings do not fit each other or the data, or the memory is too small.
+    """
+    began = time.perf_counter()
+    if process.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    training = assemble_run(config, process, *splits)
+    steps = _time_steps(training, seconds)
+    start = time.perf_counter() - began - sum(steps)
+    image_seconds = _time_image(config, training, splits[1])
+    return Measured(
+        median(steps), len(steps), image_seconds, start, _memory(process.device) / 2**20
+    )
+
+
+def _time_steps(training: Training, seconds: float) -> list[float]:
+    training.sampler.start_at(0, 0)
+    taken = train_one_epoch(
+        training.parallel,
+        training.batches(),
+        training.stepper,
+        forward=training.forward,
+        loss_function=training.loss,
+        normalize=training.normalize,
+        compute=training.compute,
+        accumulate=training.accumulate,
+        seed=(training.seed, 0, 0),
+        first_step=0,
+    )
+    times = []
+    with closing(cast("Iterator[object]", taken)):  # type: ignore[type-var]
+        next(iter(taken))  # starts workers, allocates memory
+        before = end = time.perf_counter()
+        for _ in islice(taken, STEPS):
+            times.append(time.perf_counter() - end)
+            end = time.perf_counter()
+            if end - before > seconds and len(times) >= _MIN_STEPS:
+                break
+    return times
+
+
+@torch.inference_mode()
+def _time_image(config: SegConfig, training: Training, val_set: SegmentationDataset) -> float:
+    """Return the seconds of reading and predicting a validation image, the second time."""
+    protocol, model = validation_protocol(config), training.model.eval()
+    taken = 0.0
+    for _ in range(2):
+        before = time.perf_counter()
+        image, _, _ = val_set[len(val_set) // 2]
+        pixels = training.compute.place_images(torch.tensor(image).permute(2, 0, 1)[None])
+        with training.compute.autocast():
+            protocol(cast("SegmentationNetwork", model), pixels, training.normalize).labels().cpu()
+        taken = time.perf_counter() - before
+    return taken
+
+
+def _memory(device: torch.device) -> float:
+    """Return the bytes in use: the peak of a GPU, or those of this process on a CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return float(psutil.Process().memory_info().rss)

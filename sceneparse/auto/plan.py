@@ -1,0 +1,275 @@
+"""The plan: settings with a reason each, from the data, the measured speed and the time left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from sceneparse.auto.candidates import MIN_WIDTH, Candidate, Weights
+from sceneparse.auto.facts import DataFacts
+from sceneparse.auto.intake import Intake
+from sceneparse.auto.measure import Measured
+from sceneparse.config.loading import set_key, validate
+from sceneparse.config.segmentation import SegConfig
+from sceneparse.errors import InputError, first_few
+from sceneparse.runtime.progress import format_seconds
+
+# Steps below which a finer image has not paid (docs/how-to/auto.md); with fewer, the image shrinks.
+ENOUGH_STEPS = 500
+# More passes than this over the same images have not helped.
+_MAX_PASSES = 200
+# Parts of the run after which the schedule may be shortened and a checkpoint is saved.
+_EPOCHS = 20
+# The share of the training time that validations may take, and the most there are.
+_VALIDATING, _MAX_VALIDATIONS = 0.08, 10
+# Steps take longer than measured where a run does more, such as logging.
+_SLOWER = 1.03
+_HEAD = {
+    "model.head": ("strip_pooling_plus", "details at stride 4 beside context: thin classes stay"),
+    "model.head_options": (
+        {"fine_strip": True},
+        "strip pooling at stride 4: +1.4 points on CamVid",
+    ),
+    "model.output_stride": (16, "the decoder brings stride 4 back"),
+    "model.width": (256, "as in the recipe camvid_mobilenet"),
+    "model.aux": (False, "the decoder needs none"),
+}
+_PRETRAINED = {
+    **_HEAD,
+    "model.zero_init_residual": (True, "mixed pooling starts as the identity"),
+    "model.freeze": (1, "the first stage of pretrained weights knows edges already"),
+    "optim.name": ("adamw", "as in the recipe camvid_mobilenet"),
+    "optim.lr": (5e-4, "of the pretrained backbone"),
+    "optim.head_lr_factor": (4.0, "the head is new"),
+    "optim.weight_decay": (0.01, "as in the recipe camvid_mobilenet"),
+}
+_SCRATCH = {
+    **_HEAD,
+    "model.width": (64, "a small network, since it learns from nothing"),
+    "model.stem": ("plain", "of the small ResNet-18"),
+    "model.base_width": (32, "a small network, since it learns from nothing"),
+    "optim.name": ("adamw", "robust to the learning rate"),
+    "optim.lr": (2e-3, "of a network from scratch"),
+    "optim.head_lr_factor": (1.0, "all parts are new"),
+    "optim.weight_decay": (0.01, "as in the recipe camvid_mobilenet"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting by its dotted key, its value, and why."""
+
+    setting: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Choices in the order of plan.yaml; a later choice of the same setting replaces an earlier."""
+
+    choices: tuple[Choice, ...]
+
+    def but(self, *choices: Choice) -> Plan:
+        """Return the plan with more choices, except those that the user made."""
+        merged = {choice.setting: choice for choice in self.choices}
+        for choice in choices:
+            fixed = choice.setting in merged and merged[choice.setting].reason == GIVEN
+            if not fixed or choice.reason == GIVEN:
+                merged[choice.setting] = choice
+        return replace(self, choices=tuple(merged.values()))
+
+    def config(self, **changes: object) -> SegConfig:
+        """Return the configuration; `changes` are settings by keys with "__" for the dot."""
+        settings: dict[str, Any] = {}
+        for choice in self.choices:
+            set_key(settings, choice.setting, choice.value)
+        for key, value in changes.items():
+            set_key(settings, key.replace("__", "."), value)
+        return validate(settings, SegConfig, "the plan")
+
+    def text(self, heading: Sequence[str]) -> str:
+        """Write plan.yaml: an ordinary configuration, a reason behind every line."""
+        lines = [f"# {line}" for line in heading]
+        sections: dict[str, list[Choice]] = {}
+        for choice in self.choices:
+            section, _, key = choice.setting.rpartition(".")
+            sections.setdefault(section, []).append(replace(choice, setting=key))
+        for section, choices in sections.items():
+            indent = "  " if section else ""
+            lines += [f"{section}:"] if section else []
+            lines += [f"{indent}{_line(choice)}" for choice in choices]
+        return "\n".join(lines) + "\n"
+
+
+GIVEN = "given by you"
+
+
+def _line(choice: Choice) -> str:
+    text = yaml.safe_dump(choice.value, default_flow_style=True, width=10_000, allow_unicode=True)
+    value = text.removesuffix("\n").removesuffix("\n...")
+    return f"{choice.setting}: {value}  # {' '.join(choice.reason.split())}"
+
+
+def first_plan(
+    intake: Intake, facts: DataFacts, weights: Weights, output: str, given: Mapping[str, Any]
+) -> Plan:
+    """Return what data and weights decide; `given`: settings of the user, by dotted key."""
+    flip = 0.0 if facts.sided else 0.5
+    images = f"{facts.train_images} images for training, {facts.val_images} for validation"
+    usual = _SCRATCH if weights.pretrained is None else _PRETRAINED
+    batch = min(4, facts.train_images)
+    choices = [
+        Choice("output", output, "the run folder"),
+        Choice("data.dataset", intake.dataset, "the layout of the files"),
+        Choice("data.root", str(intake.root.resolve()), images),
+        Choice("data.train_split", intake.train_split, f"{facts.train_images} images"),
+        Choice("data.val_split", intake.val_split, f"{facts.val_images} images"),
+        Choice("data.cache", "auto", "decoded images stay in memory if they fit"),
+        Choice("augment.scale", [0.75, 1.5], f"{len(facts.names)} classes of varying distance"),
+        Choice("augment.flip", flip, facts.sided_reason),
+        Choice("augment.color_jitter", 0.3, "photos differ in light"),
+        Choice("model.pretrained", weights.pretrained, weights.reason),
+        *(Choice(key, value, reason) for key, (value, reason) in usual.items()),
+        Choice("loss.terms", {"cross_entropy": 1.0, "dice": 1.0}, _DICE),
+        Choice("train.batch_size", batch, "many small steps in a short time"),
+    ]
+    return with_given(Plan(tuple(choices)), given)
+
+
+def with_given(plan: Plan, given: Mapping[str, Any]) -> Plan:
+    """Return the plan with the settings of the user, by dotted key, which nothing changes later."""
+    values = {choice.setting: choice.value for choice in plan.choices}
+    for key, value in given.items():
+        section, _, rest = key.partition(".")
+        name, _, inner = rest.partition(".")
+        setting = f"{section}.{name}" if name else section
+        if inner:  # a key of a table, such as model.head_options.fine_strip
+            values[setting] = dict(values.get(setting) or {})
+            set_key(values[setting], inner, value)
+        else:
+            values[setting] = value
+        plan = plan.but(Choice(setting, values[setting], GIVEN))
+    return plan
+
+
+_DICE = "Dice added 3.0 points on CamVid's validation images"
+
+
+def further_plan(choices: Sequence[Choice], model: str, output: str) -> Plan:
+    """Return a plan that starts a new schedule from the best weights of an earlier one."""
+    plan = Plan(tuple(choices))
+    rate = plan.config().optim.lr
+    return plan.but(
+        Choice("output", output, "the run folder"),
+        Choice("model.pretrained", model, "the better model of the earlier job"),
+        Choice("optim.lr", rate / 2, f"half of {rate:g}: the weights are good already"),
+        Choice("optim.head_lr_factor", 1.0, "the head is not new"),
+    )
+
+
+def sized(plan: Plan, candidate: Candidate, facts: DataFacts) -> Plan:
+    """Return the plan with the network and the sizes of a candidate, before it is measured."""
+    height, width = facts.sizes[1]
+    images = f"of {width}x{height} images"
+    return plan.but(
+        Choice("model.backbone", candidate.backbone, "see the measured candidates"),
+        Choice("data.resize", candidate.settings["data.resize"], images),
+        Choice("augment.crop", candidate.settings["augment.crop"], "4/5 of the resized image"),
+    )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A measured candidate, and the training steps that the time allows; `note`: why not chosen."""
+
+    candidate: Candidate
+    measured: Measured
+    steps_that_fit: int
+    note: str = ""
+
+
+def steps_that_fit(measured: Measured, seconds: float, val_images: int) -> tuple[int, int]:
+    """Return the training steps and the validations that fit into the seconds of a run."""
+    validation = measured.image_seconds * val_images * _SLOWER
+    share = math.floor(_VALIDATING * seconds / validation) if validation else _MAX_VALIDATIONS
+    validations = min(max(share, 1), _MAX_VALIDATIONS)
+    left = seconds - validations * validation
+    return max(math.floor(left / (measured.step_seconds * _SLOWER)), 0), validations
+
+
+def choose(timed: Sequence[Timed], facts: DataFacts) -> tuple[Timed, str]:
+    """Return the finest candidate with ENOUGH_STEPS, else the one with most, and the reason.
+
+    `timed`: from cheap to fine. A candidate whose images are too small for the thinnest class comes
+    only if no other has a third of ENOUGH_STEPS. Raises InputError if no step fits.
+    """
+    enough = [t for t in timed if t.steps_that_fit >= ENOUGH_STEPS]
+    thin = [t for t in timed if t.candidate.scale >= smallest_scale(facts)]
+    some = [t for t in thin if t.steps_that_fit >= ENOUGH_STEPS / 3]
+    if enough and enough[-1] in thin:
+        chosen, why = enough[-1], f"the finest of which at least {ENOUGH_STEPS} steps fit"
+    elif some:
+        name, width = thinnest(facts)
+        chosen = some[0]
+        why = f"the cheapest that shows '{name}', {width:.1f} pixels wide, with {MIN_WIDTH:.0f}"
+    else:
+        chosen = max(timed, key=lambda t: t.steps_that_fit)
+        why = f"the one of which most steps fit; {ENOUGH_STEPS} would be better: give more time"
+    if not chosen.steps_that_fit:
+        raise InputError("the time is too short for one training step")
+    return chosen, why
+
+
+def thinnest(facts: DataFacts) -> tuple[str, float]:
+    """Return the class with the thinnest regions and their width in pixels of the files."""
+    known = [(w, n) for w, n in zip(facts.widths, facts.names, strict=True) if w is not None]
+    width, name = min(known, default=(math.inf, "none"))
+    return name, width
+
+
+def smallest_scale(facts: DataFacts) -> float:
+    """Return the scale of images below which the thinnest class is less than MIN_WIDTH wide."""
+    _, width = thinnest(facts)
+    return min(MIN_WIDTH / width, 1.0)
+
+
+def scheduled(plan: Plan, timed: Timed, seconds: float, facts: DataFacts, why: str) -> Plan:
+    """Return the plan with the schedule that fits into the seconds of the run."""
+    measured, candidate = timed.measured, timed.candidate
+    fitting, validations = steps_that_fit(measured, seconds, facts.val_images)
+    batch = plan.config().train.batch_size
+    most = math.ceil(_MAX_PASSES * facts.train_images / batch)
+    steps = max(min(fitting, most), 1)
+    epochs = min(_EPOCHS, steps)
+    per_epoch = steps // epochs
+    every = max(math.ceil(epochs / validations), 1)
+    passes = steps * batch / facts.train_images
+    step = f"{1000 * measured.step_seconds:.0f} ms per step measured"
+    capped = f"; more than {_MAX_PASSES} passes do not help" if fitting > most else ""
+    return plan.but(
+        Choice("model.backbone", candidate.backbone, why),
+        Choice("train.steps_per_epoch", per_epoch, f"{step}: {steps} steps, {passes:.1f} passes"),
+        Choice("train.epochs", epochs, f"parts of {per_epoch} steps, a checkpoint each{capped}"),
+        Choice("train.minutes", round(seconds / 60, 3), f"{format_seconds(seconds)} are left"),
+        Choice(
+            "eval.every",
+            every,
+            f"{1000 * measured.image_seconds:.0f} ms per image: {epochs // every} validations take "
+            f"{100 * _VALIDATING:.0f}% of the time",
+        ),
+    )
+
+
+def describe(facts: DataFacts) -> str:
+    """Return the sizes, classes and thinnest class of the data, for the heading of a plan."""
+    height, width = facts.sizes[1]
+    name, thin = thinnest(facts)
+    return (
+        f"{facts.train_images} + {facts.val_images} images of about {width}x{height}, "
+        f"{len(facts.names)} classes ({first_few(facts.names)}), the thinnest {name}: {thin:.1f} px"
+    )
