@@ -18,8 +18,9 @@ logger = logging.getLogger(__name__)
 
 # The newest measurement counts as much as all before it.
 _NEWEST = 0.5
-# A run gets epochs back only if it would end before this share of its time.
-_EARLY = 0.95
+# A plan stays if it uses this share of the time, and errs by no more than a share of the time that
+# comes after the next epoch: measurements are noisy, and later plans can still correct it.
+_ENOUGH, _SLACK = 0.97, 0.2
 # The first validation comes by this share of the time, since its own time is a guess until then.
 _GUESSED = 0.1
 # A run that takes more than this share of its time says so.
@@ -78,17 +79,18 @@ class Forecast:
         saving = (epochs + 1) * pace.saving
         return self.used + epochs * self.steps * pace.step + validations * pace.validation + saving
 
-    def last_epoch(self, limit: float, *, planned: int, most: int) -> int:
-        """Return the last epoch that fits into `limit` seconds, at least `done`, at most `most`.
-
-        The `planned` one stays if it fits, unless the run would end far too early.
-        """
+    def fitting(self, limit: float, most: int) -> int:
+        """Return the last epoch that fits into `limit` seconds, at least `done`, at most `most`."""
         # The time grows with the number of epochs.
         count = bisect_right(range(self.done, most + 1), limit, key=self.seconds)
-        fitting = self.done + max(count - 1, 0)
-        if fitting > planned and self.seconds(planned) > _EARLY * limit:
+        return self.done + max(count - 1, 0)
+
+    def last_epoch(self, limit: float, *, planned: int, most: int) -> int:
+        """Return the `planned` epoch if it is near enough to the limit, else the fitting one."""
+        slack = _SLACK * max(limit - self.seconds(self.done + 1), 0.0)
+        if _ENOUGH * limit - slack <= self.seconds(planned) <= limit + slack:
             return planned
-        return fitting
+        return self.fitting(limit, most)
 
 
 class Stopwatch:
@@ -155,6 +157,8 @@ def replan(record: Record) -> bool:
 
 def _plan(training: Training) -> int | None:
     """Return after which epoch the run should end; None: measure a validation first."""
+    if training.minutes is None:
+        return training.epochs
     position, pace = training.position, training.position.pace
     unknown = not pace.validation
     if unknown:  # a guess: an image takes as long as in training
