@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sceneparse.auto.facts import facts_of
+from sceneparse.auto.facts import facts_of, sample_count
 from sceneparse.auto.sides import Place, places, sided_classes
 from sceneparse.auto.widths import middle_width, region_widths
 from sceneparse.data.datasets import create_dataset
@@ -202,3 +202,17 @@ def test_data_that_training_would_refuse_are_refused(tmp_path: Path) -> None:
         splits = (create_dataset("folder", root, split) for split in ("train", "val"))
         with pytest.raises(InputError, match=message):
             facts_of(*splits, lambda: None)
+
+
+def test_of_many_images_an_even_sample_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sceneparse.auto.facts._MIN_SAMPLES", 3)
+    monkeypatch.setattr("sceneparse.auto.facts._MAX_SAMPLES", 3)
+    write_dataset(tmp_path / "data", {"train": 9, "val": 2}, size=(48, 64))
+    train, val = (create_dataset("folder", tmp_path / "data", split) for split in ("train", "val"))
+    facts = facts_of(train, val, lambda: None)
+    expected = [np.bincount(train.mask(i).ravel(), minlength=256)[:9] for i in (0, 4, 8)]
+    assert facts.pixels == tuple(np.sum(expected, 0).tolist())
+    assert (facts.looked_at, facts.train_images, sample_count(train, val)) == (3, 9, 5)
+    assert "3 of 9 training images were looked at, evenly spread" in facts.notes[0]

@@ -80,7 +80,7 @@ def take_in(
         if val is None:
             split_of = _split(found.items, len(found.classes), seed, notes)
         else:
-            found, split_of = with_validation(found, source, val, table, notes)
+            found, split_of = with_validation(found, source, val, table, output, notes)
         found = replace(found, items=distinctly_named(found.items, split_of))
         _write(found, target, split_of)
     skipped = [f"Skipped: {line}." for line in found.skipped.lines()]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sceneparse.auto.sources import explained, format_of
 from sceneparse.data.formats.shared.source import Item, Source, check_images
 from sceneparse.data.labels import Labels
-from sceneparse.errors import InputError, first_few
+from sceneparse.errors import InputError, first_few, reason_of
 from sceneparse.files import sha256_of
 
 # Names that readers give to classes without names.
@@ -24,16 +25,22 @@ _NUMBERED = re.compile(r"class_\d+|background|foreground")
 
 
 def with_validation(
-    train: Source, source: Path, val: Path, table: Path | None, notes: list[str]
+    train: Source,
+    source: Path,
+    val: Path,
+    table: Path | None,
+    output: Path,
+    notes: list[str],
 ) -> tuple[Source, dict[Path, str]]:
     """Return all images, and the split of each: train, or val for those in the folder `val`.
 
-    `table`: the table of classes by which the training images were read. Images of the source that
+    `table`: the table of classes by which the training images were read. `output`: a folder for
+    files that are needed for a moment. Images of the source that
     lie in `val` are for validation only. Raises InputError for other classes, and for images that
     are in both.
     """
     with explained(val):
-        held_out = _read(val, table, train)
+        held_out = _read(val, table, train, output)
         check_images(held_out.items)
     if splits := sorted({item.split for item in held_out.items if item.split}):
         raise InputError(
@@ -60,11 +67,11 @@ def with_validation(
     return replace(train, items=[*kept, *mapped]), split_of
 
 
-def _read(val: Path, table: Path | None, train: Source) -> Source:
+def _read(val: Path, table: Path | None, train: Source, output: Path) -> Source:
     """Read the folder by its own names of classes, or else by those of the training images."""
     kind, _, options = format_of(val)
-    with tempfile.TemporaryDirectory() as folder:
-        names = Path(folder) / "classes.csv"
+    with _scratch(output) as folder:
+        names = folder / "classes.csv"
         names.write_text("".join(f"{line}\n" for line in _lines(train)), "utf-8")
         problem = ""
         for file in dict.fromkeys((table, names)):
@@ -83,6 +90,18 @@ def _read(val: Path, table: Path | None, train: Source) -> Source:
         f"'{val}' has other classes than the training images: {problem}; name the classes of both "
         "alike with --classes FILE"
     )
+
+
+@contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """Give a folder that is removed afterwards; raises InputError if it cannot be made."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=output)
+    except OSError as error:
+        raise InputError(f"cannot write '{output}': {reason_of(error)}") from error
+    with folder as name:
+        yield Path(name)
 
 
 def _lines(train: Source) -> list[str]:

@@ -135,6 +135,11 @@ def _read_binary(mask: Path) -> Labels:
 def _numbered(values: Iterable[int], pairs: Sequence[MaskPair]) -> list[str]:
     """Return names for the class numbers found; InputError if they are no class numbers."""
     found = [int(value) for value in values if value not in {255, 65535}]
+    if not found:
+        raise InputError(
+            f"{pairs[0].mask.parent}: every pixel of the masks is {first_few(values)}, which means "
+            "ignored; there is nothing to learn: store the classes as 0, 1, 2, ..."
+        )
     if not _are_numbers(found):
         raise InputError(
             f"{pairs[0].mask.parent}: masks hold the values {first_few(values, 10)}, which are not "
