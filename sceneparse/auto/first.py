@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -36,10 +37,11 @@ from sceneparse.config.loading import render_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.cache import free_memory
 from sceneparse.data.datasets import SegmentationDataset
-from sceneparse.data.loader import TensorSamples, evaluation_loader
+from sceneparse.data.loader import Batch, TensorSamples, evaluation_loader
 from sceneparse.data.resizing import Resize
 from sceneparse.data.sampling import Draw
 from sceneparse.errors import InputError
+from sceneparse.metrics.confusion import ConfusionMatrix, scores_from_counts
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.report.pictures import save_png
 from sceneparse.runs.atomic import remove_folder, replace_folder, replace_text
@@ -47,6 +49,7 @@ from sceneparse.runs.checkpoint import save_checkpoint
 from sceneparse.runs.folder import validate_folder
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.signals import StopRequest
+from sceneparse.training.loop import evaluate
 from sceneparse.training.position import Position
 from sceneparse.training.segmentation import describe_model, training_samples
 from sceneparse.training.start import describe_run
@@ -56,10 +59,9 @@ logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 RULES = ("none", "auto")
-# All maps are computed within this share of the time, those of validation images within half of it.
-_MAPS = 0.5
-# Share of the time that the last score may take, for images whose maps are not remembered.
-_LAST_SCORE = 0.25
+# Shares of the time: after the first the maps of validation images are computed, after the second
+# those of all crops. The last score may take the third, for images whose maps are not remembered.
+_COMPARED, _MAPS, _LAST_SCORE = 0.12, 0.4, 0.15
 # Kept for pictures and files: a share of the time, and the least seconds.
 _RESERVE, _LEAST_RESERVE = 0.03, 0.7
 # Share of the free memory that all maps may take.
@@ -91,7 +93,7 @@ class First:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores the network; remembers the maps of the validation images `numbers`.
+    """Scores the network; remembers the maps of some validation images, and these `images`.
 
     `new`, `remembered`: the seconds of an image whose maps it does not remember, and of another.
     """
@@ -99,12 +101,28 @@ class _Scorer:
     light: Light
     model: SegmentationModel
     dataset: SegmentationDataset
-    numbers: list[int]
+    images: list[Batch]
     new: float
     remembered: float
 
-    def score(self, numbers: list[int]) -> Validated:
-        """Score some validation images, under the protocol of the run."""
+    def mean_iou(self) -> float:
+        """Score the remembered images, under the protocol of the run."""
+        table, light, count = self.dataset.table, self.light, len(self.images)
+        device = light.compute.device
+        matrix = ConfusionMatrix(table.num_classes, table.ignore_index, range(count), count, device)
+        evaluate(
+            self.model,
+            self.images,
+            [matrix],
+            infer=light.protocol,
+            normalize=light.normalize,
+            compute=light.compute,
+            after_batch=lambda *_: None,
+        )
+        return scores_from_counts(matrix.counts.cpu().numpy()).mean_iou
+
+    def validate(self, numbers: list[int]) -> Validated:
+        """Score some validation images as a run does after an epoch."""
         pairs = [self.dataset.pairs[number] for number in sorted(numbers)]
         whole = self.dataset
         some = SegmentationDataset(pairs, whole.table, whole.bit_depth, whole.resize)
@@ -148,7 +166,7 @@ def train_first(
     validate_folder(folder, resume=False, overwrite=True)
     light = build_light(config, train_set.table, process)
     memory = _MEMORY * _free_bytes(process.device)
-    until = (1 - _MAPS / 2) * seconds
+    until = (1 - _COMPARED) * seconds
     scorer = _remember(light, val_set, memory / 4, lambda: left() < until, clock)
     until = (1 - _MAPS) * seconds
     crops = _crops(light, train_set, memory * 3 / 4, lambda: left() < until)
@@ -156,8 +174,8 @@ def train_first(
     steps = _count_steps(scorer, crops, left() - reserve, _LAST_SCORE * seconds, clock)
     rule, by_weights = _train_heads(scorer, crops, steps, left)
     more = int((left() - reserve) / scorer.new)
-    numbers = spread_order(len(val_set))[: len(scorer.numbers) + max(more, 0)]
-    found = scorer.score(numbers)
+    numbers = spread_order(len(val_set))[: len(scorer.images) + max(more, 0)]
+    found = scorer.validate(numbers)
     first = First(
         folder=folder,
         mean_iou=found.score,
@@ -166,7 +184,7 @@ def train_first(
         seconds=seconds - left(),
         crops=len(crops),
         steps=steps,
-        compared=len(scorer.numbers),
+        compared=len(scorer.images),
         validated=len(numbers),
     )
     _write_run(light, first, rule, found)
@@ -200,27 +218,27 @@ def _remember(
     """Compute the maps of some validation images, evenly spread, until it is `enough`."""
     backbone = RememberingBackbone(light.model.backbone, needed_maps(light.model), memory)
     model = SegmentationModel(backbone, light.model.head).eval()
-    samples, order, times = TensorSamples(val_set), spread_order(len(val_set)), list[float]()
+    samples, images, times = TensorSamples(val_set), list[Batch](), list[float]()
 
-    def run(number: int) -> None:
+    def run(batch: Batch) -> None:
+        with torch.inference_mode(), light.compute.autocast():
+            pixels = light.compute.place_images(batch.images)
+            light.protocol(model, pixels, light.normalize).labels().cpu()
+
+    for number in spread_order(len(val_set))[:_MAX_COMPARED]:
         before, sample = clock(), samples[Draw(0, number)]
         if isinstance(sample, InputError):
             raise sample
-        with torch.inference_mode(), light.compute.autocast():
-            pixels = light.compute.place_images(sample[0][None])
-            light.protocol(model, pixels, light.normalize).labels().cpu()
+        image, target, name = sample
+        images.append(Batch(image[None], target[None], (name,)))
+        run(images[-1])
         times.append(max(clock() - before, 1e-6))
-
-    for number in order[:_MAX_COMPARED]:
-        run(number)
         if enough():
             break
-    numbers = order[: len(times)]
-    run(numbers[-1])
-    *new, remembered = times
+    before = clock()
+    run(images[-1])
     # The first image is slower.
-    new = new[1:] or new
-    return _Scorer(light, model, val_set, numbers, sum(new) / len(new), remembered)
+    return _Scorer(light, model, val_set, images, median(times[1:] or times), clock() - before)
 
 
 def _crops(
@@ -247,9 +265,9 @@ def _count_steps(
     before = clock()
     step_seconds = time_step(scorer.light, crops, clock)
     left -= clock() - before
-    compared = len(scorer.numbers)
+    compared = len(scorer.images)
     others = (len(scorer.dataset) - compared) * scorer.new
-    left -= 3 * compared * scorer.remembered + min(others, last_score)
+    left -= 2 * compared * scorer.remembered + min(others, last_score)
     passes = -(-len(crops) // scorer.light.config.train.batch_size)
     steps = min(max(int(left / len(RULES) / step_seconds), _MIN_STEPS), _MAX_PASSES * passes)
     logger.info(
@@ -273,7 +291,7 @@ def _train_heads(
         before = left()
         load_trained(model, start)
         train_head(light, crops, steps, weights_of_rule(rule, crops, light))
-        scores[rule] = scorer.score(scorer.numbers).score
+        scores[rule] = scorer.mean_iou()
         states[rule] = trained_state(model)
         if rule != RULES[-1] and left() < 0.7 * (before - left()):
             logger.info(f"first rung: no time is left to compare other class weights than {rule}")
