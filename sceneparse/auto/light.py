@@ -70,8 +70,11 @@ def light_config(config: SegConfig, device: torch.device) -> SegConfig:
         outline = create_segmentation_model(**arguments | {"head": "fcn", "head_options": {}})
     if outline.backbone.strides[0] != 4:  # type: ignore[index]
         settings |= {"head": "fcn", "head_options": {}}
-    train = {"epochs": 1, "accumulate": 1, "ema": None, "compile": False}
-    train["batch_size"] = _BATCH.get(device.type, _BATCH["cpu"])
+    train = {
+        "batch_size": _BATCH.get(device.type, _BATCH["cpu"]),
+        **{"epochs": 1, "steps_per_epoch": None, "minutes": None},
+        **{"accumulate": 1, "ema": None, "compile": False, "gradient_checkpointing": False},
+    }
     plan = config.model_dump()
     plan |= {
         "model": settings,
