@@ -286,5 +286,8 @@ def _sentence(entries: Sequence[dict[str, Any]]) -> str:
         f"{_TOLERANCE:.0%} in {kept} of {len(compared)}"
     )
     if slow:
-        text += f"; of the hand recipes {len(slow)} did not: {first_few(slow)}"
+        text += (
+            f"; {len(slow)} runs by hand did not: {first_few(slow)}; to repeat them, delete their "
+            "files in WORK/rows"
+        )
     return text + "."
