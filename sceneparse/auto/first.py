@@ -66,8 +66,8 @@ _COMPARED, _MAPS, _LAST_SCORE = 0.12, 0.4, 0.15
 _RESERVE, _LEAST_RESERVE = 0.03, 0.7
 # Share of the free memory that all maps may take.
 _MEMORY = 0.25
-# The rules are compared on at most so many validation images.
-_MAX_COMPARED = 30
+# The rules are compared on so many validation images, if there are as many.
+_MIN_COMPARED, _MAX_COMPARED = 5, 30
 _MIN_STEPS, _MAX_PASSES = 20, 60
 
 
@@ -233,7 +233,7 @@ def _remember(
         images.append(Batch(image[None], target[None], (name,)))
         run(images[-1])
         times.append(max(clock() - before, 1e-6))
-        if enough():
+        if enough() and len(images) >= _MIN_COMPARED:
             break
     before = clock()
     run(images[-1])
