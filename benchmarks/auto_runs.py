@@ -104,7 +104,7 @@ def _auto(task: Task, prepared: Prepared, place: Path, weights: Path) -> dict[st
     """Run `sceneparse auto` as its user does, and evaluate the parser that it chose."""
     output, scores = place / "auto", place / "eval_test"
     command = ["auto", prepared.given, "--time", f"{task.minutes:g}m", "--weights", weights]
-    command += ["--output", output, f"seed={task.seed}"]
+    command += ["--output", output, "--seed", task.seed]
     seconds = _call(command, place / "auto.log", _PATIENCE * 60 * (task.minutes + 1))
     path = output / "auto.json"
     written = read_json(path, MAX_DESCRIPTION)
