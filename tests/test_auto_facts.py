@@ -181,8 +181,8 @@ def test_twins_duplicates_and_absent_classes_are_named(tmp_path: Path) -> None:
     assert (facts.duplicates, facts.twins) == (2, 1)
     assert facts.ignored == pytest.approx(0.1)
     text = " ".join(facts.notes)
-    assert "No training image shows c" in text
-    assert "No validation image shows b" in text
+    assert "No training image shows 'c'" in text
+    assert "No validation image shows 'b'" in text
     assert "1 validation images look like a training image" in text
     assert facts.widths[2] is None
 

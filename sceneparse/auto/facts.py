@@ -194,12 +194,12 @@ def _notes(
     }
     if absent["train"] and layout == "folder":
         notes.append(
-            f"No training image shows {first_few(absent['train'])}: it cannot be learned; add "
-            "images of it."
+            f"No training image shows {_quoted(absent['train'])}: what no image shows cannot be "
+            "learned; add images of it."
         )
     if only := [name for name in absent["val"] if name not in absent["train"]]:
         notes.append(
-            f"No validation image shows {first_few(only)}: the validation score says nothing about "
+            f"No validation image shows {_quoted(only)}: the validation score says nothing about "
             "it."
         )
     if summary["twins"]:
@@ -215,3 +215,7 @@ def _notes(
         )
     found = notes_of(facts, summary, train.table, layout)
     return notes + [f"{one['note']}. What to do: {one['remedy']}." for one in found]
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return first_few(f"'{name}'" for name in names)

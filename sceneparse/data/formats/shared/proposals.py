@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ _MAX_COLORS, _RARE_SHARE = 64, 0.005
 # A palette is recognised by so many of its colours, without black.
 _MIN_KNOWN = 3
 # Of smoothed black and white masks: values close to black or white, the largest share of others,
-# how many kinds of noise there are at least, and how far the channels of grey differ in a JPEG.
-_NEAR, _MAX_MIDDLE, _MIN_KINDS, _MAX_TINT = 64, 0.05, 3, 40
+# how many kinds of noise there are at least, how far the channels of grey differ in a JPEG, and
+# the pixels of a mask that are looked at.
+_NEAR, _MAX_MIDDLE, _MIN_KINDS, _MAX_TINT, _SAMPLED = 64, 0.05, 3, 40, 250_000
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 _WORDS: dict[Color, str] = {
     _BLACK: "background",
@@ -80,15 +82,21 @@ def are_smoothed_black_and_white(masks: Sequence[Path]) -> bool:
     class numbers have not. Raises InputError for masks that cannot be read.
     """
     counts = np.zeros(256, np.int64)
-    for picture, transparent in read_all(read_colors, masks, "masks"):
-        seen = picture[~transparent]
-        if np.ptp(seen, axis=-1).max(initial=0) > _MAX_TINT:
+    for pixels in read_all(_some_pixels, masks, "masks"):
+        if np.ptp(pixels, axis=-1).max(initial=0) > _MAX_TINT:
             return False
-        counts += np.bincount(seen[:, 1], minlength=256)
+        counts += np.bincount(pixels[:, 1], minlength=256)
     dark, middle, light = counts[:_NEAR], counts[_NEAR:-_NEAR], counts[-_NEAR:]
     kinds = [np.count_nonzero(dark[1:]), np.count_nonzero(middle), np.count_nonzero(light[:-1])]
     is_rare = middle.sum() <= _MAX_MIDDLE * counts.sum()
     return bool(is_rare and min(kinds) >= _MIN_KINDS)
+
+
+def _some_pixels(path: Path) -> NDArray[np.uint8]:
+    """Return the colours of an even sample of a mask's pixels (N, 3), without transparent ones."""
+    picture, transparent = read_colors(path)
+    step = max(math.isqrt(transparent.size // _SAMPLED), 1)
+    return picture[::step, ::step][~transparent[::step, ::step]]
 
 
 def known_palettes() -> dict[str, dict[Color, str]]:
