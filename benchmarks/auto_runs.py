@@ -1,6 +1,7 @@
 """The runs of the benchmark of `sceneparse auto`: auto itself, and recipes chosen by hand.
 
-A hand recipe trains for as many steps as fit into the minutes, by its speed measured just before.
+A hand recipe trains for as many steps as fit into the minutes, by its speed, which is measured once
+and stored, so that its training may share the machine with other work.
 Its minutes hold preparation, training and one validation after the last step; those of auto hold
 the whole command, from its imports to its report. The hand recipes' imports, the measuring of their
 speed and the thinking of a person are not counted. Their last weights are scored.
@@ -31,8 +32,10 @@ from sceneparse.errors import InputError, refusing
 from sceneparse.evaluation.result import read_evaluation
 from sceneparse.files import MAX_DESCRIPTION, read_json, read_text
 from sceneparse.inference.predictor import Predictor
+from sceneparse.report.tables import write_json
 from sceneparse.runs.checkpoint import newest_intact
 from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.versions import describe_device
 from sceneparse.studies.segmentation import write_scores
 from sceneparse.training.run import train
 
@@ -82,6 +85,10 @@ class Speed:
     start: float
     step: float
     validation: float
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of a run of some steps."""
+        return self.start + steps * self.step + self.validation
 
     def steps(self, seconds: float) -> int:
         """Return how many steps fit into some seconds, at least one."""
@@ -150,9 +157,10 @@ def _by_hand(
 ) -> dict[str, Any]:
     """Train a hand recipe for the minutes, and score its last weights."""
     plan = _plan(prepared, place, weights, process)
-    speed = measure(plan, hand_run(task, prepared, plan, _ENDLESS))
-    run = hand_run(task, prepared, plan, speed.steps(60 * task.minutes))
-    seconds = _timed(lambda: train(prepare(plan, run)))
+    speed = stored_speed(task, prepared, place, weights, process)
+    steps = speed.steps(60 * task.minutes)
+    run = hand_run(task, prepared, plan, steps)
+    train(prepare(plan, run))
     saved = newest_intact(run.folder)
     assert saved is not None  # the run has ended
     predictor = Predictor(load_network(plan, run, saved), device=str(process.device))
@@ -165,9 +173,9 @@ def _by_hand(
     return {
         "val": float(saved.meta["best"]),  # of the only validation
         "held_out": read_evaluation(scores).mean_iou,
-        "seconds_used": seconds,
+        "seconds_used": speed.seconds(steps),
         "weights": "last",
-        "steps": run.config.train.steps_per_epoch,
+        "steps": steps,
         "crop": list(plan.example_crop if run.row.plain else run.config.augment.crop),
         "speed": asdict(speed),
     }
@@ -226,6 +234,29 @@ def fitted_crop(crop: tuple[int, int], size: tuple[int, int]) -> list[int]:
         min(side, math.ceil((length - 1) / 16) * 16 + 1)
         for side, length in zip(crop, size, strict=True)
     ]
+
+
+def stored_speed(
+    task: Task, prepared: Prepared, place: Path, weights: Path, process: Process
+) -> Speed:
+    """Return the speed of a hand recipe on a dataset; measure and store it if that is not done.
+
+    Raises InputError if it was measured on another machine.
+    """
+    path = place.parents[1] / "speeds" / f"{task.data}-{task.row.replace(':', '-')}.json"
+    machine = describe_device(process.device)
+    if not path.is_file():
+        plan = _plan(prepared, place, weights, process)
+        found = measure(plan, hand_run(task, prepared, plan, _ENDLESS))
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {**asdict(found), "machine": machine})
+    written = read_json(path, MAX_DESCRIPTION)
+    with refusing(path, "holds no speed"):
+        on = written.pop("machine")
+        speed = Speed(**written)
+    if on != machine:
+        raise InputError(f"'{path}' was measured on {on}, this is {machine}: delete it")
+    return speed
 
 
 def measure(plan: Plan, run: Run) -> Speed:
