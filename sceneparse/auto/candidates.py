@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sceneparse.auto.facts import DataFacts
 from sceneparse.errors import InputError
 from sceneparse.models.downloads import imagenet_weights
-from sceneparse.models.origin import IMAGENET, name_of
+from sceneparse.models.origin import IMAGENET, imagenet_name, name_of
 from sceneparse.models.pretrained import load_pretrained
+from sceneparse.models.resnet import RESNETS
 from sceneparse.models.segmentation import create_segmentation_model
 from sceneparse.models.stored import read_description
+from sceneparse.models.timm_backbone import TimmBackbone
 
 # Backbones with permissive ImageNet weights, from cheap to accurate.
 _BACKBONES = ("mobilenetv2_100.ra_in1k", "mobilenetv4_conv_medium.e500_r256_in1k")
+# What is trained from scratch.
+_SCRATCH = "resnet18"
 # Shares of the image's size that the network may see; coarser ones lose what is thin.
 _SCALES = (0.25, 0.35, 0.5, 0.7, 1.0)
 # Shortest side of a resized image, and largest side of a crop, in pixels.
@@ -62,24 +69,38 @@ class Candidate:
         }
 
 
-def find_weights(asked: str) -> Weights:
+def find_weights(asked: str, backbone: str | None = None) -> Weights:
     """Return what `--weights` stands for: "imagenet", "none", a file of weights or a run.
+
+    `backbone`: the one that the user chose, which a file is for.
 
     Without ImageNet weights, offline, training starts from scratch, and the reason says what to
     fetch. Raises InputError for a file that fits no backbone.
     """
     if asked == "none":
-        return Weights(["resnet18"], None, "--weights none")
+        return Weights([backbone or _SCRATCH], None, "--weights none")
     if asked == IMAGENET:
-        try:
-            imagenet_weights(_BACKBONES[0], "--weights")
-        except InputError as error:
-            return Weights(["resnet18"], None, f"from scratch, much worse: {error}")
-        return Weights(_BACKBONES, IMAGENET, "ImageNet weights need few images")
+        return _find_imagenet([backbone] if backbone else _BACKBONES)
     _, meta = read_description(asked)
     if meta:
         return Weights([name_of(meta["model"])], asked, f"the weights of {asked}")
-    return Weights([_backbone_of(Path(asked))], asked, f"--weights {asked}")
+    path = Path(asked).resolve()
+    return Weights([backbone or _backbone_of(path)], str(path), f"--weights {asked}")
+
+
+def _find_imagenet(names: Sequence[str]) -> Weights:
+    """Return the backbones whose ImageNet weights are at hand, up to the first that is not."""
+    found: list[str] = []
+    for name in names:
+        try:
+            imagenet_weights(imagenet_name({"backbone": name, "stem": "plain"}), "--weights")
+        except InputError as error:
+            if found:
+                break
+            worse = f"from scratch, which needs far more images and time: {error}"
+            return Weights([_SCRATCH if names is _BACKBONES else name], None, worse)
+        found.append(name)
+    return Weights(found, IMAGENET, "networks trained on ImageNet need few images")
 
 
 def _backbone_of(path: Path) -> str:
@@ -105,24 +126,63 @@ def candidates(
 ) -> list[Candidate]:
     """Return the short list for the sizes of the images, from cheap to fine.
 
-    `fixed`: settings that the user gave. `multiple`: crops are a multiple of it plus one.
+    `fixed`: settings that the user gave. `multiple`: crops are a multiple of it plus one, or a
+    multiple of what a network demands.
     """
-    height, width = facts.sizes[1]
-    long = max(height, width)
-    largest = min(1.0, _MAX_LONG / long)
-    scales = [scale * largest for scale in _SCALES]
-    wide = [scale for scale in scales if min(height, width) * scale >= _MIN_SIDE] or [largest]
-    backbones = [fixed["model.backbone"]] if "model.backbone" in fixed else weights.backbones
-    found = [_sized(backbones[0], scale, (height, width), multiple) for scale in wide]
-    return found + [_sized(name, largest, (height, width), multiple) for name in backbones[1:]]
+    size = facts.sizes[1]
+    asked = _fixed_scale(fixed, size)
+    largest = min(1.0, _MAX_LONG / max(size)) if asked is None else asked
+    scales = [scale * largest for scale in _SCALES] if asked is None else []
+    wide = [scale for scale in scales if min(size) * scale >= _MIN_SIDE] or [largest]
+    backbones = weights.backbones
+    sized = partial(_sized, size=size, multiple=multiple, fixed=fixed)
+    return [
+        *(sized(backbones[0], scale) for scale in wide),
+        *(sized(name, largest) for name in backbones[1:]),
+    ]
 
 
-def _sized(backbone: str, scale: float, size: tuple[int, int], multiple: int) -> Candidate:
-    long = None if scale >= 1 else round(max(size) * scale)
-    height, width = (min(_aligned(side * scale, multiple), _MAX_CROP) for side in size)
-    return Candidate(backbone, long, (height, width), scale)
+def _fixed_scale(fixed: Mapping[str, Any], size: tuple[int, int]) -> float | None:
+    """Return the scale of images that the user's data.resize asks for; None: there is none."""
+    inner = {side: fixed.get(f"data.resize.{side}") for side in ("long", "short")}
+    resize = fixed.get("data.resize", inner if any(inner.values()) else ...)
+    if resize is ...:
+        return None
+    if resize is None:
+        return 1.0
+    side, of = ("long", max(size)) if resize.get("long") else ("short", min(size))
+    return float(resize[side]) / of
 
 
-def _aligned(length: float, multiple: int) -> int:
-    """Return the largest multiple plus one within 4/5 of a length, where features lie on pixels."""
+def _sized(
+    backbone: str,
+    scale: float,
+    *,
+    size: tuple[int, int],
+    multiple: int,
+    fixed: Mapping[str, Any],
+) -> Candidate:
+    long = None if scale == 1 else round(max(size) * scale)
+    unit = _unit(backbone, multiple)
+    height, width = (min(_aligned(side * scale, multiple, unit), _MAX_CROP) for side in size)
+    crop = fixed.get("augment.crop", (height, width))
+    return Candidate(backbone, long, (crop[0], crop[1]), scale)
+
+
+@cache
+def _unit(backbone: str, output_stride: int) -> int:
+    """Return the number of which the sizes of images must be multiples for a backbone."""
+    if backbone in RESNETS:
+        return 1
+    with torch.device("meta"):
+        return TimmBackbone(backbone, output_stride=output_stride).size_multiple
+
+
+def _aligned(length: float, multiple: int, unit: int) -> int:
+    """Return the largest multiple plus one within 4/5 of a length, where features lie on pixels.
+
+    A network that takes multiples of a `unit` only gets such a multiple.
+    """
+    if unit > 1:
+        return max(math.floor(0.8 * length / unit), 1) * unit
     return max(math.floor((0.8 * length - 1) / multiple), 2) * multiple + 1

@@ -9,10 +9,11 @@ from typing import Any
 
 from sceneparse.auto.intake import Intake
 from sceneparse.auto.plan import Choice
-from sceneparse.auto.record import RECORD_FILE, read_record
+from sceneparse.auto.record import RECORD_FILE, model_of, read_record
 from sceneparse.config.loading import read_settings
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.errors import InputError, refusing
+from sceneparse.models.stored import read_description
 from sceneparse.runs.folder import is_run_folder
 
 
@@ -38,17 +39,21 @@ def find_earlier(source: Path) -> Earlier | None:
 
 def intake_of(values: Mapping[str, Any]) -> Intake:
     """Return the intake that auto.json describes."""
-    return Intake(**{**values, "root": Path(values["root"]), "notes": tuple(values["notes"])})
+    classes = values["classes"] and tuple(values["classes"])
+    places = {"root": Path(values["root"]), "notes": tuple(values["notes"])}
+    return Intake(**{**values, **places, "classes": classes})
 
 
 def _of_job(folder: Path) -> Earlier:
     record = read_record(folder)
-    if "chosen" not in record:
-        raise InputError(f"'{folder}' is a job without a result; finish it with --resume")
+    if "mean_iou" not in record:
+        raise InputError(
+            f"'{folder}' is a job without a result; finish it with: {record['command']} --resume"
+        )
     with refusing(folder / RECORD_FILE, "damaged"):
         choices = tuple(Choice(**choice) for choice in record["choices"])
         score = float(record["scores"][record["chosen"]])
-        return Earlier(intake_of(record["intake"]), choices, folder / record["chosen"], score)
+        return Earlier(intake_of(record["intake"]), choices, model_of(folder, record), score)
 
 
 def _of_run(folder: Path) -> Earlier:
@@ -61,5 +66,13 @@ def _of_run(folder: Path) -> Earlier:
         data = settings["data"]
         splits = data.get("train_split", "train"), data.get("val_split", "val")
         note = f"the data of the run {folder}"
-        intake = Intake(data.get("dataset", "folder"), Path(data["root"]), *splits, (note,))
-    return Earlier(intake, tuple(choices), folder)
+        intake = Intake(
+            data.get("dataset", "folder"),
+            Path(data["root"]),
+            *splits,
+            (note,),
+            data.get("classes") and tuple(data["classes"]),
+            data.get("bit_depth"),
+        )
+    score = read_description(folder)[1].get("best")
+    return Earlier(intake, tuple(choices), folder, score)

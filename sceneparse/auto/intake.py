@@ -34,6 +34,7 @@ class Intake:
     """Where the samples are, and what was done to find them.
 
     `dataset` is a name of DATASETS. `notes`: sentences to print and to put into the report.
+    `classes`, `bit_depth`: as in the section data of a configuration.
     """
 
     dataset: str
@@ -41,11 +42,13 @@ class Intake:
     train_split: str
     val_split: str
     notes: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+    bit_depth: int | None = None
 
     def open(self) -> tuple[SegmentationDataset, SegmentationDataset]:
         """Open the splits for training and validation; raises InputError."""
         train, val = (
-            create_dataset(self.dataset, self.root, split)
+            create_dataset(self.dataset, self.root, split, self.classes, bit_depth=self.bit_depth)
             for split in (self.train_split, self.val_split)
         )
         return train, val

@@ -44,16 +44,18 @@ def measure(
     splits: tuple[SegmentationDataset, SegmentationDataset],
     process: Process,
     seconds: float,
+    *,
+    licences: str = "warn",
 ) -> Measured:
     """Take real training steps, ten if they fit into `seconds`, and predict a validation image.
 
-    `splits`: training and validation.
+    `splits`: training and validation. `licences`: what to do about those of weights.
     Raises InputError if the settings do not fit each other or the data, or the memory is too small.
     """
     began = time.perf_counter()
     if process.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    training = assemble_run(config, process, *splits)
+    training = assemble_run(config, process, *splits, licences=licences)
     steps = _time_steps(training, seconds)
     start = time.perf_counter() - began - sum(steps)
     image_seconds = _time_image(config, training, splits[1])

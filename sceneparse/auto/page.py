@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.auto.curves import draw_auto_curves
+from sceneparse.auto.record import model_of
 from sceneparse.auto.training_advice import Advice, setting_of
 from sceneparse.evaluation.page import layered_figure, most_confused
 from sceneparse.evaluation.result import Evaluation, as_dict
@@ -99,7 +100,7 @@ def verdict(record: Mapping[str, Any], evaluation: Evaluation) -> dict[str, str]
 
 def commands(output: Path, record: Mapping[str, Any]) -> dict[str, str]:
     """Return the commands for the network that was kept, by what they do."""
-    run, more = str(output / record["chosen"]), max(round(record["minutes"]), 1)
+    run, more = str(model_of(output, record)), max(round(record["minutes"]), 1)
     return {
         "Predict images": shlex.join(["sceneparse", "predict", run, "PHOTOS"]),
         "Evaluate, with a page": shlex.join(["sceneparse", "evaluate", run, "--report"]),

@@ -16,6 +16,8 @@ from sceneparse.auto.measure import Measured
 from sceneparse.config.loading import set_key, validate
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.errors import InputError, first_few
+from sceneparse.models.origin import IMAGENET
+from sceneparse.models.resnet import RESNETS
 from sceneparse.runtime.progress import format_seconds
 
 # Steps below which a finer image has not paid (docs/how-to/auto.md); with fewer, the image shrinks.
@@ -50,7 +52,7 @@ _PRETRAINED = {
 _SCRATCH = {
     **_HEAD,
     "model.width": (64, "a small network, since it learns from nothing"),
-    "model.stem": ("plain", "of the small ResNet-18"),
+    "model.stem": ("plain", "the cheaper one"),
     "model.base_width": (32, "a small network, since it learns from nothing"),
     "optim.name": ("adamw", "robust to the learning rate"),
     "optim.lr": (2e-3, "of a network from scratch"),
@@ -94,7 +96,7 @@ class Plan:
 
     def text(self, heading: Sequence[str]) -> str:
         """Write plan.yaml: an ordinary configuration, a reason behind every line."""
-        lines = [f"# {line}" for line in heading]
+        lines = [f"# {' '.join(line.split())}" for line in heading]
         sections: dict[str, list[Choice]] = {}
         for choice in self.choices:
             section, _, key = choice.setting.rpartition(".")
@@ -121,7 +123,7 @@ def first_plan(
     """Return what data and weights decide; `given`: settings of the user, by dotted key."""
     flip = 0.0 if facts.sided else 0.5
     images = f"{facts.train_images} images for training, {facts.val_images} for validation"
-    usual = _SCRATCH if weights.pretrained is None else _PRETRAINED
+    usual = usual_settings(weights)
     batch = min(4, facts.train_images)
     choices = [
         Choice("output", output, "the run folder"),
@@ -139,6 +141,25 @@ def first_plan(
         Choice("train.batch_size", batch, "many small steps in a short time"),
     ]
     return with_given(Plan(tuple(choices)), given)
+
+
+def usual_settings(weights: Weights) -> dict[str, tuple[Any, str]]:
+    """Return network and optimiser for weights, each value with its reason."""
+    is_resnet = weights.backbones[0] in RESNETS
+    if weights.pretrained is None:
+        of_resnets = ("model.stem", "model.base_width")
+        return {k: v for k, v in _SCRATCH.items() if is_resnet or k not in of_resnets}
+    if is_resnet and weights.pretrained == IMAGENET:
+        return {**_PRETRAINED, "model.stem": ("plain", "of the ImageNet weights")}
+    return _PRETRAINED
+
+
+def check_given(given: Mapping[str, Any], *, scratch: bool) -> None:
+    """Raise InputError if settings of the user are wrong in a plan, before data are read."""
+    usual = _SCRATCH if scratch else {"model.pretrained": ("FILE", ""), **_PRETRAINED}
+    settings = {"data.root": ("DATA", ""), **usual}
+    plan = Plan(tuple(Choice(key, value, why) for key, (value, why) in settings.items()))
+    with_given(plan, given).config()
 
 
 def with_given(plan: Plan, given: Mapping[str, Any]) -> Plan:

@@ -32,6 +32,12 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     replace_text(folder / RECORD_FILE, json.dumps(as_plain(record), indent=1) + "\n")
 
 
+def model_of(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Return the run folder of the best model of a job in a folder, by its record."""
+    chosen = record["chosen"]
+    return Path(record["earlier"]) if chosen == "earlier" else folder / chosen
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """Read auto.json of a folder; raises InputError if it is missing or damaged."""
     path = folder / RECORD_FILE
@@ -39,6 +45,6 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise InputError(f"'{folder}' is no folder of `sceneparse auto`: it has no {RECORD_FILE}")
     with refusing(path, "damaged"):
         record = read_json(path, MAX_DESCRIPTION)
-        if not isinstance(record, dict) or "intake" not in record:
+        if not isinstance(record, dict) or "minutes" not in record:
             raise ValueError("no record")
     return record

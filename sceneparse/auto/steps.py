@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import date
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import sceneparse
-from sceneparse.auto.advice import advise
 from sceneparse.auto.budget import Budget
 from sceneparse.auto.candidates import Candidate, Weights, candidates, find_weights
-from sceneparse.auto.earlier import Earlier, find_earlier, intake_of
+from sceneparse.auto.earlier import Earlier, find_earlier
 from sceneparse.auto.facts import DataFacts, facts_of, sample_count
+from sceneparse.auto.finish import finish
 from sceneparse.auto.first import train_first
 from sceneparse.auto.intake import Intake, take_in
+from sceneparse.auto.job import Job, Request, open_job
 from sceneparse.auto.measure import STEPS, measure
-from sceneparse.auto.page import write_auto_page
 from sceneparse.auto.plan import (
     ENOUGH_STEPS,
     Choice,
     Plan,
     Timed,
+    check_given,
     choose,
     describe,
     first_plan,
@@ -34,29 +33,15 @@ from sceneparse.auto.plan import (
     steps_that_fit,
     with_given,
 )
-from sceneparse.auto.record import (
-    PAGE_FILE,
-    PLAN_FILE,
-    RECORD_FILE,
-    as_plain,
-    read_record,
-    write_record,
-)
+from sceneparse.auto.record import PLAN_FILE
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.data.datasets import SegmentationDataset, spread
+from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.errors import InputError
-from sceneparse.evaluation.dataset import evaluate_dataset
-from sceneparse.evaluation.result import Evaluation, write_evaluation
-from sceneparse.inference.networks import load_network
-from sceneparse.inference.predictor import Predictor
 from sceneparse.models.origin import IMAGENET
 from sceneparse.runs.atomic import replace_text
-from sceneparse.runs.log import read_records
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.progress import Progress, format_seconds
-from sceneparse.runtime.versions import describe_device
-from sceneparse.training.examples import KeptExamples
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import prepare_training
 
@@ -68,102 +53,27 @@ _CANDIDATE, _MEASURING, _FIRST = 0.02, 0.08, 0.08
 _OTHER_SECONDS = 10.0
 # Evaluation reads, counts and draws, which validation does not.
 _EVALUATING = 1.3
-# Pictures to choose from; of look-alikes one is shown.
-_EXAMPLES, _WORST = 6, 24
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; `given`: settings by dotted key. `command`: as typed."""
-
-    source: Path
-    output: Path
-    command: str
-    weights: str = "imagenet"
-    licences: str = "warn"
-    val: Path | None = None
-    classes: Path | None = None
-    seed: int = 0
-    given: Mapping[str, Any] = field(default_factory=dict)
-    plan_only: bool = False
-
-
-@dataclass
-class Job:
-    """A request on the way to its result. `record` becomes auto.json."""
-
-    request: Request
-    budget: Budget
-    process: Process
-    record: dict[str, Any]
-
-    @property
-    def run_folder(self) -> Path:
-        """The folder of the fine-tuning."""
-        return self.request.output / "run"
-
-    def save(self) -> None:
-        """Write the record as it is now."""
-        self.record["phases"] = self.budget.phases
-        self.record["seconds_used"] = self.budget.used
-        write_record(self.request.output, self.record)
-
-
 def run_auto(request: Request, budget: Budget, process: Process, *, resume: bool) -> Job:
-    """Do all steps; resume a job that was interrupted after its plan was written.
+    """Do all steps; resume a job that was interrupted, from its plan on if it has one.
 
     Raises InputError for data, settings or a time that cannot work, before anything is trained.
     """
-    output = request.output
-    resume = resume and (output / RECORD_FILE).is_file()
-    if output.exists() and any(output.iterdir()) and not resume:
-        raise InputError(
-            f"'{output}' exists and is not empty; resume a job with --resume, or choose another "
-            "folder with --output"
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    if resume:
-        job = resumed(request, budget, process)
-    else:
-        job = Job(request, budget, process, first_record(request, budget, process))
-        plan_job(job)
-    if not request.plan_only:
-        fine_tune(job, resume=resume)
-        finish(job)
+    check_given(request.given, scratch=request.weights == "none")
+    with open_job(request, budget, process, resume=resume) as job:
+        if job.finished:
+            logger.info(f"{request.output} is finished; nothing is left to do")
+            return job
+        was_planned = job.planned
+        if not was_planned:
+            plan_job(job)
+        if not request.plan_only:
+            fine_tune(job, resume=was_planned)
+            finish(job)
     return job
-
-
-def first_record(request: Request, budget: Budget, process: Process) -> dict[str, Any]:
-    """Return the record of a job that begins."""
-    return {
-        "command": request.command,
-        "minutes": budget.seconds / 60,
-        "sceneparse": sceneparse.__version__,
-        "machine": describe_device(process.device),
-        "date": date.today().isoformat(),
-        "source": request.source,
-        "measured": [],
-        "choices": [],
-        "first": None,
-        "scores": {},
-        "warnings": [],
-    }
-
-
-def resumed(request: Request, budget: Budget, process: Process) -> Job:
-    """Return an interrupted job with the time that it used; one without a plan starts again."""
-    record = read_record(request.output)
-    if record["minutes"] * 60 != budget.seconds:
-        raise InputError(
-            f"'{request.output}' is a job of {record['minutes']:g} minutes; resume it with the "
-            f"same --time, or go further with sceneparse auto {request.output} --time +20m"
-        )
-    budget.used_before = record["seconds_used"]
-    budget.phases = dict(record["phases"])
-    logger.info(f"resuming {request.output}: {budget}")
-    return Job(request, budget, process, record)
 
 
 def plan_job(job: Job) -> None:
@@ -172,9 +82,11 @@ def plan_job(job: Job) -> None:
     earlier = find_earlier(request.source)
     if earlier is not None:
         _refuse_useless(request)
+        record["earlier"] = str(earlier.model)
         record["scores"] = {} if earlier.mean_iou is None else {"earlier": earlier.mean_iou}
-    with budget.phase("reading the data"):
+    with job.phase("reading the data"):
         intake = _take_in(request) if earlier is None else earlier.intake
+        intake = replace(intake, bit_depth=request.given.get("data.bit_depth", intake.bit_depth))
         facts, splits = look_at(intake)
     record |= {"intake": intake, "facts": facts}
     logger.info(f"data: {describe(facts)}")
@@ -184,10 +96,11 @@ def plan_job(job: Job) -> None:
         plan, timed, chosen, why = plan_further(job, earlier, facts, splits)
     record["measured"] = [_measured_row(t) | {"chosen": t is chosen} for t in timed]
     seconds = seconds_to_train(budget, chosen.measured.image_seconds, facts.val_images)
+    seconds = max(seconds, _least_seconds(chosen, facts.val_images))
     plan = scheduled(plan, chosen, seconds, facts, why)
-    record["choices"] = plan.choices
     plan.config()
     replace_text(request.output / PLAN_FILE, plan.text(_heading(request, facts, timed)))
+    record["choices"] = plan.choices
     job.save()
 
 
@@ -234,19 +147,21 @@ Planned = tuple[Plan, list[Timed], Timed, str]
 
 def plan_from_data(job: Job, intake: Intake, facts: DataFacts, splits: Splits) -> Planned:
     """Choose weights, network, sizes and class weights."""
-    request, budget = job.request, job.budget
-    with budget.phase("finding weights"):
-        weights = find_weights(request.weights)
+    request = job.request
+    with job.phase("finding weights"):
+        weights = find_weights(request.weights, request.given.get("model.backbone"))
     logger.info(f"weights: {weights.reason}")
     if weights.pretrained is None and request.weights != "none":
         job.record["warnings"].append(weights.reason)
     plan = first_plan(intake, facts, weights, str(job.run_folder), request.given)
-    with budget.phase("measuring candidates"):
+    plan = plan.but(Choice("seed", request.seed, "of the split, the weights and the order"))
+    with job.phase("measuring candidates"):
         timed = measure_candidates(job, plan, weights, facts, splits)
+    _require_time(job, timed, facts.val_images)
     chosen, why = choose(timed, facts)
     logger.info(f"chosen: {chosen.candidate.name}: {why}")
     plan = sized(plan, chosen.candidate, facts)
-    with budget.phase("first rung"):
+    with job.phase("first rung"):
         plan = plan.but(first_rung(job, plan, splits))
     return plan, timed, chosen, why
 
@@ -255,12 +170,13 @@ def plan_further(job: Job, earlier: Earlier, facts: DataFacts, splits: Splits) -
     """Keep the settings of an earlier job; start a new schedule from its better model."""
     given = job.request.given
     plan = further_plan(earlier.choices, str(earlier.model), str(job.run_folder))
-    plan = with_given(plan, given)
+    plan = with_given(plan.but(Choice("seed", job.request.seed, "of the order of images")), given)
     config = plan.config()
     long = (config.data.resize or {}).get("long")
     candidate = Candidate(config.model.backbone, long, config.augment.crop, 1.0)
-    with job.budget.phase("measuring candidates"):
+    with job.phase("measuring candidates"):
         timed = _measure_one(job, plan, candidate, splits)
+    _require_time(job, [timed], facts.val_images)
     return plan, [timed], timed, f"as in {earlier.model}"
 
 
@@ -278,6 +194,29 @@ def _heading(request: Request, facts: DataFacts, timed: Sequence[Timed]) -> list
 def seconds_to_train(budget: Budget, image_seconds: float, val_images: int) -> float:
     """Return the seconds for training and its validations; the final evaluation comes after."""
     return budget.left - _OTHER_SECONDS - _EVALUATING * image_seconds * val_images
+
+
+def _least_seconds(timed: Timed, val_images: int) -> float:
+    """Return the seconds of the shortest training: two steps and a validation."""
+    return 2 * timed.measured.step_seconds + timed.measured.image_seconds * val_images
+
+
+def _require_time(job: Job, timed: Sequence[Timed], val_images: int) -> None:
+    """Raise InputError, with the least time that would do, if no candidate can be trained."""
+    if any(t.steps_that_fit for t in timed):
+        return
+    budget = job.budget
+    after = min(
+        _least_seconds(t, val_images) + _EVALUATING * t.measured.image_seconds * val_images
+        for t in timed
+    )
+    least = (budget.used - budget.used_before + after + _OTHER_SECONDS) / (1 - _FIRST)
+    # Measured times vary.
+    least = max(math.ceil(1.2 * least / 10) * 10, budget.seconds + 10)
+    raise InputError(
+        f"--time {format_seconds(budget.seconds)} is too short for one training step and an "
+        f"evaluation here; give at least --time {least:.0f}s, and better 5m or more"
+    )
 
 
 def measure_candidates(
@@ -318,7 +257,13 @@ def _measure_one(job: Job, plan: Plan, candidate: Candidate, splits: Splits) -> 
     )
     budget = job.budget
     with quiet():
-        measured = measure(config, splits, job.process, _CANDIDATE * budget.seconds)
+        measured = measure(
+            config,
+            splits,
+            job.process,
+            _CANDIDATE * budget.seconds,
+            licences=job.request.licences,
+        )
     seconds = seconds_to_train(budget, measured.image_seconds, len(splits[1]))
     seconds -= _FIRST * budget.seconds
     steps, _ = steps_that_fit(measured, seconds, len(splits[1]))
@@ -347,14 +292,16 @@ def first_rung(job: Job, plan: Plan, splits: Splits) -> Choice:
     budget = job.budget
     seconds = min(_FIRST * budget.seconds, max(budget.left / 4, 0))
     config = plan.config(train__epochs=1)
-    found = train_first(
-        config, job.request.output / "first", *splits, seconds=seconds, process=job.process
-    )
+    with quiet():
+        found = train_first(
+            config, job.request.output / "first", *splits, seconds=seconds, process=job.process
+        )
     job.record["first"] = found
     job.record["scores"]["first"] = found.mean_iou
     logger.info(
-        f"first model after {format_seconds(budget.used)}: mean IoU {found.mean_iou:.4f} "
-        f"({found.images} images, {job.request.output / 'first'})"
+        f"first model after {format_seconds(budget.used)}: mean IoU {found.mean_iou:.4f} on "
+        f"{found.validated} of {len(splits[1])} validation images ({found.images} of "
+        f"{len(splits[0])} training images, {found.steps} steps; {job.request.output / 'first'})"
     )
     best = max(found.by_weights, key=lambda rule: found.by_weights[rule])
     shown = ", ".join(f"{rule} {score:.3f}" for rule, score in found.by_weights.items())
@@ -366,57 +313,15 @@ def first_rung(job: Job, plan: Plan, splits: Splits) -> Choice:
 def fine_tune(job: Job, *, resume: bool) -> None:
     """Train by plan.yaml, as `sceneparse train` does; a finished run is left as it is."""
     config = load_config(job.request.output / PLAN_FILE, [], SegConfig)
-    with job.budget.phase("fine-tuning"):
+    # The folder may have been moved, or the command called in another one.
+    config = config.model_copy(update={"output": str(job.run_folder)})
+    with job.phase("fine-tuning"):
         training = prepare_training(
             config, job.process, resume=resume, licences=job.request.licences
         )
+        # Of a run that was killed, its checkpoint knows the seconds.
+        counted = job.budget.phases.get("fine-tuning", 0.0)
+        job.budget.used_before += max(training.position.used - counted, 0.0)
         train(training)
     job.record["scores"] = {**job.record["scores"], "run": training.position.best}
     job.save()
-
-
-def finish(job: Job) -> None:
-    """Evaluate the better model on the validation split, and write the page."""
-    record, output = job.record, job.request.output
-    scores = record["scores"]
-    chosen = max(("run", "first"), key=lambda name: scores.get(name, -1.0))
-    record |= {"chosen": chosen, "reason": _why(scores)}
-    with job.budget.phase("evaluation and report"):
-        evaluation, kept = evaluate(job, output / chosen)
-        job.save()
-        written, log = read_record(output), read_records(output / "run")
-        advice = advise(written, evaluation, log)
-        write_auto_page(output / PAGE_FILE, written, evaluation, kept, log, advice)
-    record["mean_iou"] = evaluation.scores.mean_iou
-    job.save()
-
-
-def _why(scores: Mapping[str, float]) -> str:
-    run = f"fine-tuned {scores['run']:.4f}"
-    if others := [f"{name} model {score:.4f}" for name, score in scores.items() if name != "run"]:
-        return f"mean IoU on the validation images: {run}, {', '.join(others)}"
-    return f"mean IoU on the validation images: {run}"
-
-
-def evaluate(job: Job, run: Path) -> tuple[Evaluation, KeptExamples]:
-    """Score the best checkpoint of a run as `sceneparse evaluate` does; write RUN/eval_val."""
-    model = load_network(run)
-    _, dataset = intake_of(as_plain(job.record["intake"])).open()
-    predictor = Predictor(model, device=str(job.process.device))
-    kept = KeptExamples(dataset, spread(len(dataset), _EXAMPLES), worst=_WORST)
-    evaluation = evaluate_dataset(
-        predictor,
-        dataset,
-        job.process,
-        with_calibration=True,
-        facts={
-            "checkpoint": str(run),
-            "data": f"{len(dataset)} images, the validation split",
-            "precision": predictor.precision,
-        },
-        kept=kept,
-    )
-    folder = run / "eval_val"
-    folder.mkdir(exist_ok=True)
-    write_evaluation(folder, evaluation)
-    return evaluation, kept

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,23 +75,28 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.auto.record import PLAN_FILE
     from sceneparse.auto.steps import run_auto
     from sceneparse.runtime.distributed import join_processes
+    from sceneparse.runtime.progress import log_to_stderr
 
     budget = Budget(read_time(options.time), started=psutil.Process().create_time())
     request = request_of(options)
-    with join_processes() as process, writing(request.output):
+    with ExitStack() as stack:
+        process = stack.enter_context(join_processes())
+        stack.enter_context(writing(request.output))
         if process.world_size > 1:
             raise InputError("sceneparse auto runs in one process; train plan.yaml with torchrun")
+        if options.plan_only:  # stdout gets the plan alone
+            stack.enter_context(log_to_stderr())
         job = run_auto(request, budget, process, resume=options.resume)
     if options.plan_only:
         print((request.output / PLAN_FILE).read_text(encoding="utf-8"), end="")
         return
-    print_result(request.output, job.record, str(budget))
+    print_result(request.output, job.record)
 
 
 def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request, imported late
     """Return what the options ask for; raises InputError for settings that auto sets itself."""
+    from sceneparse.auto.job import Request
     from sceneparse.auto.record import RECORD_FILE
-    from sceneparse.auto.steps import Request
     from sceneparse.config.loading import read_overrides
 
     given = read_overrides(options.overrides)
@@ -98,7 +105,7 @@ def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request,
             instead = f"use {_OWN[key]}" if _OWN[key] else "it follows from DATA"
             raise InputError(f"{key} is set by sceneparse auto itself; {instead}")
     source = options.data
-    again = (source / RECORD_FILE).is_file() and not options.resume
+    again = (source / RECORD_FILE).is_file()
     usual = f"{source}_more" if again else f"runs/auto_{source.resolve().stem or 'data'}"
     return Request(
         source=source,
@@ -114,13 +121,15 @@ def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request,
     )
 
 
-def print_result(output: Path, record: dict[str, Any], used: str) -> None:
-    """Print the score, the better model, the time, and the next commands."""
-    from sceneparse.auto.record import PAGE_FILE, PLAN_FILE
+def print_result(output: Path, record: Mapping[str, Any]) -> None:
+    """Print the score, the best model, the time, and the next commands."""
+    from sceneparse.auto.record import PAGE_FILE, PLAN_FILE, model_of
+    from sceneparse.runtime.progress import format_seconds
 
-    chosen = shlex.quote(str(output / record["chosen"]))
+    chosen = shlex.quote(str(model_of(output, record)))
+    used, allowed = record["seconds_used"], 60 * record["minutes"]
     print(f"\nmean IoU     {record['mean_iou']:.4f} ({record['reason']})")
-    print(f"time         {used}")
+    print(f"time         {format_seconds(used)} of {format_seconds(allowed)} used")
     print(f"report       {output / PAGE_FILE}")
     print(f"plan         {output / PLAN_FILE}")
     print(f"predict      sceneparse predict {chosen} PHOTOS")

@@ -25,10 +25,10 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 class RunLock:
-    """Keeps other processes out of a run folder."""
+    """Keeps other processes out of a run folder; `name`: of the file, for folders of others."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_FILE
+    def __init__(self, folder: Path, name: str = LOCK_FILE) -> None:
+        self.path = folder / name
         self._file: IO[str] | None = None
         self._before: dict[str, Any] = {}
 
@@ -103,9 +103,10 @@ class RunLock:
             raise self._in_use("wait for it")
 
     def _in_use(self, remedy: str) -> InputError:
+        option = "output=FOLDER" if self.path.name == LOCK_FILE else "--output"
         return InputError(
             f"'{self.path.parent}' is in use by {_name(self._before)}; {remedy}, or choose another "
-            "folder with output=FOLDER"
+            f"folder with {option}"
         )
 
     def _write(self, *, ended: bool) -> None:

@@ -278,13 +278,17 @@ def assemble_run(
     process: Process,
     train_set: SegmentationDataset,
     val_set: SegmentationDataset,
+    *,
+    licences: str = "warn",
 ) -> Training:
     """Build all parts of a run from open splits, without a check of the data or a folder.
 
-    Raises InputError if the parts do not fit each other.
+    `licences`: see `begin_run`. Raises InputError if the parts do not fit each other.
     """
     settings = config.train
-    start = begin_run(Path(config.output), process, settings.amp, settings.channels_last)
+    start = begin_run(
+        Path(config.output), process, settings.amp, settings.channels_last, licences=licences
+    )
     return _assemble(config, start, train_set.resized(Resize.of(config.data.resize)), val_set)
 
 

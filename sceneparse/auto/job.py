@@ -1,0 +1,209 @@
+"""A job of `sceneparse auto`: what was asked, its folder and its record; begun or resumed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import sceneparse
+from sceneparse.auto.budget import Budget
+from sceneparse.auto.intake import PROPOSAL
+from sceneparse.auto.record import (
+    PAGE_FILE,
+    PLAN_FILE,
+    RECORD_FILE,
+    as_plain,
+    read_record,
+    write_record,
+)
+from sceneparse.errors import InputError, Preempted, first_few
+from sceneparse.runs.lock import RunLock
+from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.versions import describe_device
+
+logger = logging.getLogger(__name__)
+
+# Held while a job runs. Not the file of run folders, since OUTPUT is none.
+_LOCK_FILE = ".auto.lock"
+# What a job has written before its plan; files that are being written have hidden names.
+_UNPLANNED = (RECORD_FILE, PLAN_FILE, PROPOSAL, "data", "first")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; `given`: settings by dotted key. `command`: as typed."""
+
+    source: Path
+    output: Path
+    command: str
+    weights: str = "imagenet"
+    licences: str = "warn"
+    val: Path | None = None
+    classes: Path | None = None
+    seed: int = 0
+    given: Mapping[str, Any] = field(default_factory=dict)
+    plan_only: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a resumed job must have in common with this one, as plain values."""
+        paths = {"DATA": self.source, "--val": self.val, "--classes": self.classes}
+        settings = {f"the setting {key}": value for key, value in self.given.items()}
+        values = {
+            **{name: path and path.resolve() for name, path in paths.items()},
+            "--weights": self.weights,
+            "--licences": self.licences,
+            "--seed": self.seed,
+            **settings,
+        }
+        plain: dict[str, Any] = as_plain(values)
+        return plain
+
+
+@dataclass
+class Job:
+    """A request on the way to its result. `record` becomes auto.json."""
+
+    request: Request
+    budget: Budget
+    process: Process
+    record: dict[str, Any]
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the fine-tuning."""
+        return self.request.output / "run"
+
+    @property
+    def planned(self) -> bool:
+        """Whether plan.yaml is written."""
+        return "choices" in self.record
+
+    @property
+    def finished(self) -> bool:
+        """Whether the report is written."""
+        return "mean_iou" in self.record and (self.request.output / PAGE_FILE).is_file()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of what is done inside to the phase `name`, also if it is interrupted."""
+        try:
+            with self.budget.phase(name):
+                yield
+        finally:
+            self.save()
+
+    def save(self) -> None:
+        """Write the record as it is now."""
+        self.record["phases"] = self.budget.phases
+        self.record["seconds_used"] = self.budget.used
+        write_record(self.request.output, self.record)
+
+
+@contextmanager
+def open_job(request: Request, budget: Budget, process: Process, *, resume: bool) -> Iterator[Job]:
+    """Begin a job in its empty folder, or resume the one that was interrupted there.
+
+    A job that fails before its plan is written leaves the folder as it was. Raises InputError.
+    """
+    output = request.output
+    if output.exists() and not output.is_dir():
+        raise InputError(f"'{output}' is a file; choose another folder with --output")
+    is_new = not output.exists()
+    has_record = (output / RECORD_FILE).is_file()
+    if not (resume and has_record) and not is_new and _others(output):
+        with_resume = "resume its job with the same command and --resume, or " if has_record else ""
+        raise InputError(
+            f"'{output}' exists and is not empty; {with_resume}choose another folder with --output"
+        )
+    if resume and not has_record:
+        logger.info(f"'{output}' has no job yet; it starts from the beginning")
+    output.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(output, _LOCK_FILE)
+    lock.acquire()
+    job = None
+    try:
+        job = _resumed(request, budget, process) if has_record else _begun(request, budget, process)
+        yield job
+    except Exception as error:
+        if job is not None and not (job.planned or isinstance(error, Preempted)):
+            _clear(output)
+            is_new = is_new or has_record
+        raise
+    finally:
+        lock.release()
+        if not _others(output):
+            (output / _LOCK_FILE).unlink(missing_ok=True)
+            if is_new:
+                output.rmdir()
+
+
+def _others(folder: Path) -> bool:
+    return any(path.name != _LOCK_FILE for path in folder.iterdir())
+
+
+def _clear(output: Path) -> None:
+    """Remove what a job wrote before its plan."""
+    for name in _UNPLANNED:
+        for path in (output / name, *output.glob(f".{name}.*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _begun(request: Request, budget: Budget, process: Process) -> Job:
+    """Return a job that begins; its record exists from now on, so that it can be resumed."""
+    record = {
+        "command": request.command,
+        "options": request.options,
+        "minutes": budget.seconds / 60,
+        "sceneparse": sceneparse.__version__,
+        "machine": describe_device(process.device),
+        "date": date.today().isoformat(),
+        "source": str(request.source),
+        "measured": [],
+        "first": None,
+        "scores": {},
+        "warnings": [],
+    }
+    job = Job(request, budget, process, record)
+    job.save()
+    return job
+
+
+def _resumed(request: Request, budget: Budget, process: Process) -> Job:
+    """Return an interrupted job with the time that it used; one without a plan starts again."""
+    output, record = request.output, read_record(request.output)
+    if not math.isclose(record["minutes"] * 60, budget.seconds):
+        raise InputError(
+            f"'{output}' is a job of {record['minutes']:g} minutes; resume it with the same "
+            f"--time, and once it is finished, go further with sceneparse auto {output} --time +20m"
+        )
+    before, now = record["options"], request.options
+    absent = object()
+    if changed := [
+        f"{name} was {before.get(name, 'not given')}, is {now.get(name, 'not given')}"
+        for name in {**before, **now}
+        if before.get(name, absent) != now.get(name, absent)
+    ]:
+        raise InputError(
+            f"'{output}' is another job: {first_few(changed)}; resume it with the options that it "
+            f"began with ({record['command']}), or choose another folder with --output"
+        )
+    budget.used_before = record["seconds_used"]
+    budget.phases = dict(record["phases"])
+    job = Job(request, budget, process, record)
+    if job.planned:
+        logger.info(f"resuming {output}: {budget}")
+        return job
+    logger.info(f"{output} has no plan yet; the job starts again: {budget}")
+    _clear(output)
+    return _begun(request, budget, process)
