@@ -142,6 +142,20 @@ def test_a_job_that_dies_in_any_phase_is_resumed(
     assert record_of(output)["seconds_used"] == pytest.approx(used + time.time() - began, abs=0.5)
 
 
+def test_the_seconds_of_a_killed_call_count(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process records nothing more, but the lock shows how long it lived."""
+    monkeypatch.setattr(job_module, "_BEAT", 0.05)
+    request, budget = request_for(photos, tmp_path / "job", "none"), Budget(40, time.time())
+    with job_module.open_job(request, budget, CPU, resume=False):
+        time.sleep(1)
+    saved = record_of(request.output)["seconds_used"]
+    with job_module.open_job(request, Budget(40, time.time()), CPU, resume=True) as job:
+        assert saved + 0.9 < job.record["seconds_used"] < saved + 2
+        assert job.record["phases"]["calls that were killed"] > 0.9
+
+
 def test_going_further_keeps_the_better_earlier_model(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
 ) -> None:
@@ -256,3 +270,23 @@ def test_a_score_on_some_images_says_so() -> None:
     }
     expected = "mean IoU on 20 validation images: fine-tuned 0.5000, first model 0.4000 on 3 of"
     assert describe_scores(record).startswith(expected)
+
+
+def test_weights_under_other_licences_are_refused_before_training(
+    photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "timm"
+    place.mkdir()
+    shutil.copy(weights, place / "model.safetensors")
+    stated = {"architecture": "convnextv2_atto", "pretrained_cfg": {"tag": "fcmae_ft_in1k"}}
+    (place / "config.json").write_text(json.dumps(stated))
+    request = request_for(
+        photos,
+        tmp_path / "job",
+        place / "model.safetensors",
+        licences="permissive",
+        given={**SMALL, "model.backbone": BACKBONE},
+    )
+    with pytest.raises(InputError, match="--licences permissive refuses"):
+        go(request)
+    assert not request.output.exists()

@@ -73,7 +73,8 @@ def describe_scores(record: Mapping[str, Any]) -> str:
         parts.append(f"first model {scores['first']:.4f}{some}")
     if "earlier" in scores:
         parts.append(f"earlier model {scores['earlier']:.4f}")
-    text = f"mean IoU on {facts['val_images']} validation images: {', '.join(parts)}"
+    number = facts["val_images"]
+    text = f"mean IoU on {number} validation image{'s' * (number != 1)}: {', '.join(parts)}"
     if record["chosen"] == "earlier":
         text += "; training brought no better model, so the earlier one is kept"
     return text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -30,8 +32,11 @@ from sceneparse.runtime.versions import describe_device
 
 logger = logging.getLogger(__name__)
 
-# Held while a job runs. Not the file of run folders, since OUTPUT is none.
-_LOCK_FILE = ".auto.lock"
+# Held while a job runs, and touched every _BEAT seconds, so that the time of a job that was killed
+# is known. Not the file of run folders, since OUTPUT is none.
+_LOCK_FILE, _BEAT = ".auto.lock", 1.0
+# The phase of seconds that a killed call had no time to record.
+_CUT_OFF = "calls that were killed"
 # What a job has written before its plan; files that are being written have hidden names.
 _UNPLANNED = (RECORD_FILE, PLAN_FILE, PROPOSAL, "data", "first")
 
@@ -114,24 +119,19 @@ def open_job(request: Request, budget: Budget, process: Process, *, resume: bool
     A job that fails before its plan is written leaves the folder as it was. Raises InputError.
     """
     output = request.output
-    if output.exists() and not output.is_dir():
-        raise InputError(f"'{output}' is a file; choose another folder with --output")
-    is_new = not output.exists()
-    has_record = (output / RECORD_FILE).is_file()
-    if not (resume and has_record) and not is_new and _others(output):
-        with_resume = "resume its job with the same command and --resume, or " if has_record else ""
-        raise InputError(
-            f"'{output}' exists and is not empty; {with_resume}choose another folder with --output"
-        )
-    if resume and not has_record:
-        logger.info(f"'{output}' has no job yet; it starts from the beginning")
+    has_record, is_new = (output / RECORD_FILE).is_file(), not output.exists()
+    _require_usable(output, resume=resume, has_record=has_record)
     output.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(output, _LOCK_FILE)
+    lock, lost = RunLock(output, _LOCK_FILE), _lost_seconds(output)
     lock.acquire()
     job = None
     try:
-        job = _resumed(request, budget, process) if has_record else _begun(request, budget, process)
-        yield job
+        if has_record:
+            job = _resumed(request, budget, process, lost)
+        else:
+            job = _begun(request, budget, process)
+        with _touching(lock.path):
+            yield job
     except Exception as error:
         if job is not None and not (job.planned or isinstance(error, Preempted)):
             _clear(output)
@@ -143,6 +143,46 @@ def open_job(request: Request, budget: Budget, process: Process, *, resume: bool
             (output / _LOCK_FILE).unlink(missing_ok=True)
             if is_new:
                 output.rmdir()
+
+
+def _require_usable(output: Path, *, resume: bool, has_record: bool) -> None:
+    """Raise InputError unless a folder is empty or absent, or holds a job to resume."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"'{output}' is a file; choose another folder with --output")
+    if not (resume and has_record) and output.exists() and _others(output):
+        with_resume = "resume its job with the same command and --resume, or " if has_record else ""
+        raise InputError(
+            f"'{output}' exists and is not empty; {with_resume}choose another folder with --output"
+        )
+    if resume and not has_record:
+        logger.info(f"'{output}' has no job yet; it starts from the beginning")
+
+
+def _lost_seconds(output: Path) -> float:
+    """Return how long the last call lived after its record was saved, if it was killed."""
+    record, lock = output / RECORD_FILE, output / _LOCK_FILE
+    if not (record.is_file() and lock.is_file()):
+        return 0.0
+    return max(lock.stat().st_mtime - record.stat().st_mtime, 0.0)
+
+
+@contextmanager
+def _touching(path: Path) -> Iterator[None]:
+    """Set the time of a file to now, again and again."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(_BEAT):
+            with suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _others(folder: Path) -> bool:
@@ -179,8 +219,11 @@ def _begun(request: Request, budget: Budget, process: Process) -> Job:
     return job
 
 
-def _resumed(request: Request, budget: Budget, process: Process) -> Job:
-    """Return an interrupted job with the time that it used; one without a plan starts again."""
+def _resumed(request: Request, budget: Budget, process: Process, lost: float) -> Job:
+    """Return an interrupted job with the time that it used; one without a plan starts again.
+
+    `lost`: seconds that its record lacks.
+    """
     output, record = request.output, read_record(request.output)
     if not math.isclose(record["minutes"] * 60, budget.seconds):
         raise InputError(
@@ -198,11 +241,16 @@ def _resumed(request: Request, budget: Budget, process: Process) -> Job:
             f"'{output}' is another job: {first_few(changed)}; resume it with the options that it "
             f"began with ({record['command']}), or choose another folder with --output"
         )
-    budget.used_before = record["seconds_used"]
-    budget.phases = dict(record["phases"])
     job = Job(request, budget, process, record)
+    if job.finished:
+        return job
+    budget.used_before = record["seconds_used"] + lost
+    budget.phases = dict(record["phases"])
+    if lost > _BEAT:
+        budget.phases[_CUT_OFF] = budget.phases.get(_CUT_OFF, 0.0) + lost
     if job.planned:
         logger.info(f"resuming {output}: {budget}")
+        job.save()
         return job
     logger.info(f"{output} has no plan yet; the job starts again: {budget}")
     _clear(output)

@@ -15,7 +15,7 @@ from sceneparse.auto.intake import Intake
 from sceneparse.auto.measure import Measured
 from sceneparse.config.loading import set_key, validate
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.errors import InputError, first_few
+from sceneparse.errors import InputError, first_few, one_line
 from sceneparse.models.origin import IMAGENET
 from sceneparse.models.resnet import RESNETS
 from sceneparse.runtime.progress import format_seconds
@@ -92,7 +92,7 @@ class Plan:
 
     def text(self, heading: Sequence[str]) -> str:
         """Write plan.yaml: an ordinary configuration, a reason behind every line."""
-        lines = [f"# {' '.join(line.split())}" for line in heading]
+        lines = [f"# {one_line(line)}" for line in heading]
         sections: dict[str, list[Choice]] = {}
         for choice in self.choices:
             section, _, key = choice.setting.rpartition(".")
@@ -237,7 +237,8 @@ def choose(timed: Sequence[Timed], facts: DataFacts) -> tuple[Timed, str]:
     elif some:
         name, width = thinnest(facts)
         chosen = some[0]
-        why = f"the cheapest that shows '{name}', {width:.1f} pixels wide, with {MIN_WIDTH:.0f}"
+        seen = min(chosen.candidate.scale, 1.0) * width
+        why = f"the cheapest that shows '{name}', {width:.1f} pixels wide, with {seen:.1f}"
     else:
         chosen = max(timed, key=lambda t: t.steps_that_fit)
         why = f"the one of which most steps fit; {ENOUGH_STEPS} would be better: give more time"

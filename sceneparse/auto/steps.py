@@ -65,7 +65,7 @@ def run_auto(request: Request, budget: Budget, process: Process, *, resume: bool
     check_given(request.given, scratch=request.weights == "none")
     with open_job(request, budget, process, resume=resume) as job:
         if job.finished:
-            logger.info(f"{request.output} is finished; nothing is left to do")
+            logger.info(f"{request.output} is finished, so nothing is trained")
             return job
         was_planned = job.planned
         if not was_planned:
@@ -148,7 +148,7 @@ Planned = tuple[Plan, list[Timed], Timed, str]
 def plan_from_data(job: Job, intake: Intake, facts: DataFacts, splits: Splits) -> Planned:
     """Choose weights, network, sizes and class weights."""
     request = job.request
-    with job.phase("finding weights"):
+    with job.phase("finding weights"), quiet():
         weights = find_weights(request.weights, request.given.get("model.backbone"))
     logger.info(f"weights: {weights.reason}")
     if weights.pretrained is None and request.weights != "none":
@@ -320,9 +320,6 @@ def fine_tune(job: Job, *, resume: bool) -> None:
         training = prepare_training(
             config, job.process, resume=resume, licences=job.request.licences
         )
-        # Of a run that was killed, its checkpoint knows the seconds.
-        counted = job.budget.phases.get("fine-tuning", 0.0)
-        job.budget.used_before += max(training.position.used - counted, 0.0)
         train(training)
     job.record["scores"] = {**job.record["scores"], "run": training.position.best}
     job.save()
