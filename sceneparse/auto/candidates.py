@@ -31,8 +31,9 @@ _SCALES = (0.25, 0.35, 0.5, 0.7, 1.0)
 _MIN_SIDE, _MAX_CROP = 96, 513
 # The longest side that a network sees at all; larger images cost more than they give.
 _MAX_LONG = 1280
-# Pixels across a thin class that the network should see: its decoder has stride 4.
-MIN_WIDTH = 2.0
+# Pixels across a thin class that the network should see: its decoder has stride 4. On CamVid, poles
+# of 1.8 and of 2.5 pixels were found alike in 3 minutes.
+MIN_WIDTH = 1.75
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from sceneparse.auto.budget import Budget
-from sceneparse.auto.candidates import Candidate, Weights, candidates, find_weights
+from sceneparse.auto.candidates import Candidate, candidates, find_weights
 from sceneparse.auto.earlier import Earlier, find_earlier
 from sceneparse.auto.facts import DataFacts, facts_of, sample_count
 from sceneparse.auto.finish import finish
@@ -30,6 +30,7 @@ from sceneparse.auto.plan import (
     further_plan,
     scheduled,
     sized,
+    smallest_scale,
     steps_that_fit,
     with_given,
 )
@@ -155,15 +156,22 @@ def plan_from_data(job: Job, intake: Intake, facts: DataFacts, splits: Splits) -
         job.record["warnings"].append(weights.reason)
     plan = first_plan(intake, facts, weights, str(job.run_folder), request.given)
     plan = plan.but(Choice("seed", request.seed, "of the split, the weights and the order"))
+    stride = plan.config().model.output_stride
+    listed = candidates(facts, weights, request.given, stride)
     with job.phase("measuring candidates"):
-        timed = measure_candidates(job, plan, weights, facts, splits)
-    _require_time(job, timed, facts.val_images)
+        cheapest = _measure_one(job, sized(plan, listed[0], facts), listed[0], splits)
+    _require_time(job, [cheapest], facts.val_images)
+    # The first score shall not wait for the finer candidates.
+    shown = [c for c in listed if c.scale >= smallest_scale(facts)]
+    with job.phase("first rung"):
+        plan = plan.but(
+            first_rung(job, sized(plan, (shown or listed[-1:])[0], facts), facts, splits)
+        )
+    with job.phase("measuring candidates"):
+        timed = [cheapest, *measure_finer(job, plan, listed[1:], cheapest, facts, splits)]
     chosen, why = choose(timed, facts)
     logger.info(f"chosen: {chosen.candidate.name}: {why}")
-    plan = sized(plan, chosen.candidate, facts)
-    with job.phase("first rung"):
-        plan = plan.but(first_rung(job, plan, facts, splits))
-    return plan, timed, chosen, why
+    return sized(plan, chosen.candidate, facts), timed, chosen, why
 
 
 def plan_further(job: Job, earlier: Earlier, facts: DataFacts, splits: Splits) -> Planned:
@@ -219,25 +227,26 @@ def _require_time(job: Job, timed: Sequence[Timed], val_images: int) -> None:
     )
 
 
-def measure_candidates(
-    job: Job, plan: Plan, weights: Weights, facts: DataFacts, splits: Splits
-) -> list[Timed]:
-    """Measure the candidates from cheap to fine, until one is too slow for the time.
+def measure_finer(
+    job: Job,
+    plan: Plan,
+    listed: Sequence[Candidate],
+    last: Timed,
+    facts: DataFacts,
+    splits: Splits,
+) -> Iterator[Timed]:
+    """Measure candidates from cheap to fine after `last`, until one is too slow for the time.
 
     One is skipped if the next has enough steps too, as the numbers of their pixels predict.
     """
-    stride = plan.config().model.output_stride
-    listed = candidates(facts, weights, job.request.given, stride)
-    timed = list[Timed]()
     end = job.budget.used + _MEASURING * job.budget.seconds
     for number, candidate in enumerate(listed):
+        if last.steps_that_fit < ENOUGH_STEPS or job.budget.used > end:
+            return
         finer = listed[number + 1 :]
-        if timed and finer and _predicted(timed[-1], finer[0]) > ENOUGH_STEPS:
-            continue
-        timed.append(_measure_one(job, sized(plan, candidate, facts), candidate, splits))
-        if timed[-1].steps_that_fit < ENOUGH_STEPS or job.budget.used > end:
-            break
-    return timed
+        if not finer or _predicted(last, finer[0]) <= ENOUGH_STEPS:
+            last = _measure_one(job, sized(plan, candidate, facts), candidate, splits)
+            yield last
 
 
 def _predicted(timed: Timed, candidate: Candidate) -> float:
@@ -265,7 +274,8 @@ def _measure_one(job: Job, plan: Plan, candidate: Candidate, splits: Splits) -> 
             licences=job.request.licences,
         )
     seconds = seconds_to_train(budget, measured.image_seconds, len(splits[1]))
-    seconds -= _FIRST * budget.seconds
+    if job.record["first"] is None:
+        seconds -= _FIRST * budget.seconds
     steps, _ = steps_that_fit(measured, seconds, len(splits[1]))
     note = f"{1000 * measured.step_seconds:.0f} ms per step, {steps} steps fit"
     logger.info(f"measured {candidate.name}: {note}")
