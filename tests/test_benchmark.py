@@ -76,7 +76,7 @@ def test_operations_become_that_many_products(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_training_steps_are_compared(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "_STEPS", 2)
+    monkeypatch.setattr(train, "STEPS", 2)
     monkeypatch.setattr(train, "_REPEATS", 2)
     small = [setting for setting in tiny if setting.startswith(("augment", "model", "train"))]
     rows = train.measure(lambda settings: benchmark._quickstart([*small, *settings]))
