@@ -16,10 +16,10 @@ from sceneparse.auto.facts import DataFacts
 from sceneparse.auto.intake import Intake
 from sceneparse.auto.measure import Measured
 from sceneparse.auto.plan import (
-    ENOUGH_STEPS,
     Choice,
     Timed,
     choose,
+    enough_steps,
     first_plan,
     further_plan,
     scheduled,
@@ -32,7 +32,7 @@ from sceneparse.errors import InputError
 
 INTAKE = Intake("folder", Path("data/mine"), "train", "val", ("a folder",))
 WEIGHTS = Weights(["mobilenetv2_100"], "mobilenetv2.safetensors", "--weights")
-STEPS = ENOUGH_STEPS
+STEPS = 500
 
 
 def facts(**changes: Any) -> DataFacts:
@@ -103,20 +103,30 @@ def test_large_photos_are_shrunk_and_tiny_images_are_not() -> None:
 
 def test_the_finest_candidate_with_enough_steps_is_chosen() -> None:
     listed = [timed(0.5, 4 * STEPS), timed(0.7, 2 * STEPS), timed(1.0, STEPS - 1)]
-    assert choose(listed, facts())[0].candidate.scale == 0.7
+    assert choose(listed, facts(), STEPS)[0].candidate.scale == 0.7
+
+
+def test_the_sizes_that_won_on_camvid_are_chosen() -> None:
+    """Steps that fit by scale, and the best scale, measured in 3 and in 10 minutes."""
+    for seconds, fitting, best in (
+        (180, {0.35: 1456, 0.5: 819, 0.7: 364, 1.0: 182}, 0.5),
+        (600, {0.7: 1638, 1.0: 819}, 0.7),
+    ):
+        listed = [timed(scale, steps) for scale, steps in fitting.items()]
+        assert choose(listed, facts(), enough_steps(seconds))[0].candidate.scale == best
 
 
 def test_thin_classes_ask_for_finer_images() -> None:
     """A class of 2 pixels must not shrink, if a third of the usual steps fit without."""
     listed = [timed(0.5, 2 * STEPS), timed(1.0, STEPS // 2)]
     thin = facts(widths=(80.0, 2.0))
-    assert choose(listed, thin)[0].candidate.scale == 1.0
-    assert choose([listed[0], timed(1.0, STEPS // 4)], thin)[0].candidate.scale == 0.5
+    assert choose(listed, thin, STEPS)[0].candidate.scale == 1.0
+    assert choose([listed[0], timed(1.0, STEPS // 4)], thin, STEPS)[0].candidate.scale == 0.5
 
 
 def test_no_step_is_refused() -> None:
     with pytest.raises(InputError, match="too short"):
-        choose([timed(0.5, 0)], facts())
+        choose([timed(0.5, 0)], facts(), STEPS)
 
 
 def test_steps_and_validations_fit_into_the_time() -> None:

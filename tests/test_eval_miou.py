@@ -69,7 +69,8 @@ def test_examples_are_the_worst_and_the_best_predicted_once(
     shown = []
     monkeypatch.setattr(sceneparse.Predictor, "score", None)  # a second time
     monkeypatch.setattr(
-        "sceneparse.evaluation.page.layered_figure", lambda *arguments: shown.append(arguments) or {}
+        "sceneparse.evaluation.page.layered_figure",
+        lambda *arguments: shown.append(arguments) or {},
     )
     monkeypatch.setattr("sceneparse.evaluation.page.write_page", lambda *_: None)
     evaluated(run, "--split", "train", "--report")

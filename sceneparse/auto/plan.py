@@ -20,8 +20,9 @@ from sceneparse.models.origin import IMAGENET
 from sceneparse.models.resnet import RESNETS
 from sceneparse.runtime.progress import format_seconds
 
-# Steps below which a finer image has not paid (docs/how-to/auto.md); with fewer, the image shrinks.
-ENOUGH_STEPS = 500
+# Times the root of the seconds: the steps below which a finer image has not paid. Twice the time is
+# shared by more steps and finer images (measured in docs/how-to/auto.md).
+_STEPS_PER_ROOT = 45
 # Parts of the run after which the schedule may be shortened and a checkpoint is saved.
 _EPOCHS = 20
 # The share of the training time that validations may take, and the most there are.
@@ -223,17 +224,22 @@ def steps_that_fit(measured: Measured, seconds: float, val_images: int) -> tuple
     return max(math.floor(left / (measured.step_seconds * _SLOWER)), 0), validations
 
 
-def choose(timed: Sequence[Timed], facts: DataFacts) -> tuple[Timed, str]:
-    """Return the finest candidate with ENOUGH_STEPS, else the one with most, and the reason.
+def enough_steps(seconds: float) -> int:
+    """Return the steps that a candidate should have in a job of some seconds."""
+    return round(_STEPS_PER_ROOT * math.sqrt(seconds))
+
+
+def choose(timed: Sequence[Timed], facts: DataFacts, wanted: int) -> tuple[Timed, str]:
+    """Return the finest candidate with the `wanted` steps, else the one with most, and the reason.
 
     `timed`: from cheap to fine. A candidate whose images are too small for the thinnest class comes
-    only if no other has a third of ENOUGH_STEPS. Raises InputError if no step fits.
+    only if no other has a third of these steps. Raises InputError if no step fits.
     """
-    enough = [t for t in timed if t.steps_that_fit >= ENOUGH_STEPS]
+    enough = [t for t in timed if t.steps_that_fit >= wanted]
     thin = [t for t in timed if t.candidate.scale >= smallest_scale(facts)]
-    some = [t for t in thin if t.steps_that_fit >= ENOUGH_STEPS / 3]
+    some = [t for t in thin if t.steps_that_fit >= wanted / 3]
     if enough and enough[-1] in thin:
-        chosen, why = enough[-1], f"the finest of which at least {ENOUGH_STEPS} steps fit"
+        chosen, why = enough[-1], f"the finest of which at least {wanted} steps fit"
     elif some:
         name, width = thinnest(facts)
         chosen = some[0]
@@ -241,7 +247,7 @@ def choose(timed: Sequence[Timed], facts: DataFacts) -> tuple[Timed, str]:
         why = f"the cheapest that shows '{name}', {width:.1f} pixels wide, with {seen:.1f}"
     else:
         chosen = max(timed, key=lambda t: t.steps_that_fit)
-        why = f"the one of which most steps fit; {ENOUGH_STEPS} would be better: give more time"
+        why = f"the one of which most steps fit; {wanted} would be better: give more time"
     if not chosen.steps_that_fit:
         raise InputError("the time is too short for one training step")
     return chosen, why

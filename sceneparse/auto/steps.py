@@ -19,13 +19,13 @@ from sceneparse.auto.intake import Intake, take_in
 from sceneparse.auto.job import Job, Request, open_job
 from sceneparse.auto.measure import STEPS, measure
 from sceneparse.auto.plan import (
-    ENOUGH_STEPS,
     Choice,
     Plan,
     Timed,
     check_given,
     choose,
     describe,
+    enough_steps,
     first_plan,
     further_plan,
     scheduled,
@@ -169,7 +169,7 @@ def plan_from_data(job: Job, intake: Intake, facts: DataFacts, splits: Splits) -
         )
     with job.phase("measuring candidates"):
         timed = [cheapest, *measure_finer(job, plan, listed[1:], cheapest, facts, splits)]
-    chosen, why = choose(timed, facts)
+    chosen, why = choose(timed, facts, enough_steps(job.budget.seconds))
     logger.info(f"chosen: {chosen.candidate.name}: {why}")
     return sized(plan, chosen.candidate, facts), timed, chosen, why
 
@@ -240,11 +240,12 @@ def measure_finer(
     One is skipped if the next has enough steps too, as the numbers of their pixels predict.
     """
     end = job.budget.used + _MEASURING * job.budget.seconds
+    wanted = enough_steps(job.budget.seconds)
     for number, candidate in enumerate(listed):
-        if last.steps_that_fit < ENOUGH_STEPS or job.budget.used > end:
+        if last.steps_that_fit < wanted or job.budget.used > end:
             return
         finer = listed[number + 1 :]
-        if not finer or _predicted(last, finer[0]) <= ENOUGH_STEPS:
+        if not finer or _predicted(last, finer[0]) <= wanted:
             last = _measure_one(job, sized(plan, candidate, facts), candidate, splits)
             yield last
 
