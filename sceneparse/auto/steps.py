@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 # Shares of the time: one candidate's measured steps, all candidates, the first rung.
 _CANDIDATE, _MEASURING, _FIRST = 0.02, 0.08, 0.08
 # Seconds beside training and predictions: building the network again, pictures, the page.
-_OTHER_SECONDS = 10.0
+_OTHER_SECONDS = 8.0
 # Evaluation reads, counts and draws, which validation does not.
 _EVALUATING = 1.3
 
