@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.auto_data import SETS, prepare
-from benchmarks.auto_runs import ROWS, Task, carry_out, stored_speed
+from benchmarks.auto_runs import ROWS, Task, carry_out, plan_of, stored_speed
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.errors import InputError, NumericalError, first_few, refusing
 from sceneparse.files import MAX_DESCRIPTION, read_json
@@ -161,7 +161,7 @@ def _measure_all(tasks: Sequence[Task], options: argparse.Namespace, work: Path)
         prepared = prepare(data, options.packs, work / "data")
         place = work / "runs" / "speeds"
         place.mkdir(parents=True, exist_ok=True)
-        speed = stored_speed(task, prepared, place, weights, process)
+        speed = stored_speed(task, prepared, plan_of(prepared, place, weights, process))
         print(f"{data} {row}: {1000 * speed.step:.0f} ms per step", flush=True)
 
 

@@ -156,8 +156,8 @@ def _by_hand(
     task: Task, prepared: Prepared, place: Path, weights: Path, process: Process
 ) -> dict[str, Any]:
     """Train a hand recipe for the minutes, and score its last weights."""
-    plan = _plan(prepared, place, weights, process)
-    speed = stored_speed(task, prepared, place, weights, process)
+    plan = plan_of(prepared, place, weights, process)
+    speed = stored_speed(task, prepared, plan)
     steps = speed.steps(60 * task.minutes)
     run = hand_run(task, prepared, plan, steps)
     train(prepare(plan, run))
@@ -185,7 +185,7 @@ def _timed(work: Callable[[], object]) -> float:
     return timeit(work, number=1)
 
 
-def _plan(prepared: Prepared, place: Path, weights: Path, process: Process) -> Plan:
+def plan_of(prepared: Prepared, place: Path, weights: Path, process: Process) -> Plan:
     """Return what the runs of peers_runs share: here SMP's example keeps the images' size."""
     height, width = prepared.open("train").sizes([0])[0]
     rows, columns = (min(_EXAMPLE_CROP, side // _MULTIPLE * _MULTIPLE) for side in (height, width))
@@ -236,17 +236,14 @@ def fitted_crop(crop: tuple[int, int], size: tuple[int, int]) -> list[int]:
     ]
 
 
-def stored_speed(
-    task: Task, prepared: Prepared, place: Path, weights: Path, process: Process
-) -> Speed:
+def stored_speed(task: Task, prepared: Prepared, plan: Plan) -> Speed:
     """Return the speed of a hand recipe on a dataset; measure and store it if that is not done.
 
     Raises InputError if it was measured on another machine.
     """
-    path = place.parents[1] / "speeds" / f"{task.data}-{task.row.replace(':', '-')}.json"
-    machine = describe_device(process.device)
+    path = plan.output.parents[1] / "speeds" / f"{task.data}-{task.row.replace(':', '-')}.json"
+    machine = describe_device(plan.process.device)
     if not path.is_file():
-        plan = _plan(prepared, place, weights, process)
         found = measure(plan, hand_run(task, prepared, plan, _ENDLESS))
         path.parent.mkdir(exist_ok=True)
         write_json(path, {**asdict(found), "machine": machine})

@@ -60,7 +60,7 @@ def candidate(scale: float) -> Candidate:
 
 
 def timed(scale: float, steps: int) -> Timed:
-    return Timed(candidate(scale), Measured(0.1, 10, 0.05, 1.0, 500.0), steps)
+    return Timed(candidate(scale), Measured(0.1, 10, 0.05, 500.0), steps)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_no_step_is_refused() -> None:
 
 
 def test_steps_and_validations_fit_into_the_time() -> None:
-    measured = Measured(0.2, 10, 0.05, 1.0, 500.0)
+    measured = Measured(0.2, 10, 0.05, 500.0)
     for seconds in (30.0, 200.0, 2000.0):
         steps, validations = steps_that_fit(measured, seconds, 20)
         used = steps * 0.2 + validations * 20 * 0.05

@@ -188,18 +188,7 @@ def train_first(
         validated=len(numbers),
     )
     _write_run(light, first, rule, found)
-    logger.info(_summary(first, rule, len(train_set), len(val_set)))
     return first
-
-
-def _summary(first: First, rule: str, train_images: int, val_images: int) -> str:
-    scores = ", ".join(f"{name} {score:.4f}" for name, score in first.by_weights.items())
-    return (
-        f"first rung: mean IoU {first.mean_iou:.4f} on {first.validated} of {val_images} "
-        f"validation images, in {first.seconds:.0f} s ({first.crops} crops of {first.images} of "
-        f"{train_images} training images, {first.steps} steps; class weights {rule}, compared on "
-        f"{first.compared} images: {scores})"
-    )
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +17,7 @@ from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.runtime.distributed import Process
-from sceneparse.training.loop import train_one_epoch
-from sceneparse.training.run import Training
+from sceneparse.training.run import Training, epoch_steps
 from sceneparse.training.segmentation import assemble_run, validation_protocol
 
 # Training steps that are measured, after one that is not counted; the fewest of a slow network.
@@ -29,13 +28,12 @@ STEPS, _MIN_STEPS = 10, 3
 class Measured:
     """The cost of a step and of a predicted image in seconds, and the memory in MB.
 
-    `steps`: measured ones. `start_seconds`: to build the network and start reading.
+    `steps`: measured ones.
     """
 
     step_seconds: float
     steps: int
     image_seconds: float
-    start_seconds: float
     memory_mb: float
 
 
@@ -52,35 +50,18 @@ def measure(
     `splits`: training and validation. `licences`: what to do about those of weights.
     Raises InputError if the settings do not fit each other or the data, or the memory is too small.
     """
-    began = time.perf_counter()
     if process.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     training = assemble_run(config, process, *splits, licences=licences)
     steps = _time_steps(training, seconds)
-    start = time.perf_counter() - began - sum(steps)
     image_seconds = _time_image(config, training, splits[1])
-    return Measured(
-        median(steps), len(steps), image_seconds, start, _memory(process.device) / 2**20
-    )
+    return Measured(median(steps), len(steps), image_seconds, _memory(process.device) / 2**20)
 
 
 def _time_steps(training: Training, seconds: float) -> list[float]:
-    training.sampler.start_at(0, 0)
-    taken = train_one_epoch(
-        training.parallel,
-        training.batches(),
-        training.stepper,
-        forward=training.forward,
-        loss_function=training.loss,
-        normalize=training.normalize,
-        compute=training.compute,
-        accumulate=training.accumulate,
-        seed=(training.seed, 0, 0),
-        first_step=0,
-    )
-    times = []
-    with closing(cast("Iterator[object]", taken)):  # type: ignore[type-var]
-        next(iter(taken))  # starts workers, allocates memory
+    taken, times = epoch_steps(training), list[float]()
+    with closing(cast("Generator[object]", taken)):
+        next(taken)  # starts workers, allocates memory
         before = end = time.perf_counter()
         for _ in islice(taken, STEPS):
             times.append(time.perf_counter() - end)

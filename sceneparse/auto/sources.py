@@ -42,10 +42,13 @@ def format_of(source: Path) -> tuple[Format, str, dict[str, object]]:
     Black and white masks with smoothed edges or JPEG noise are read as colours, of which each pixel
     has the nearer one. Raises InputError for a source of no format.
     """
-    is_known = any(kind.recognise(source) for kind in FORMATS.values())
-    if source.is_dir() and not is_known and not json_files(source):
-        _refuse_images_alone(source)
-    kind, why = find_format(source)
+    try:
+        kind, why = find_format(source)
+    except InputError:
+        is_known = any(kind.recognise(source) for kind in FORMATS.values())  # by several formats
+        if source.is_dir() and not is_known and not json_files(source):
+            _refuse_images_alone(source)
+        raise
     if kind.name == "folders" and _are_smoothed(source):
         return FORMATS["colors"], f"{why}; masks are black and white", {"unknown_colors": "nearest"}
     return kind, why, {}

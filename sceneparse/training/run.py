@@ -112,24 +112,10 @@ def train(training: Training) -> None:
     Raises Preempted after a signal, once the state is saved, and NumericalError if the loss stays
     infinite or NaN.
     """
-    position = training.position
     with _opened(training) as record:
         record.watch.lap()
         while not training.finished:
-            training.sampler.start_at(position.epoch, position.step)
-            steps = train_one_epoch(
-                training.parallel,
-                training.batches(),
-                training.stepper,
-                forward=training.forward,
-                loss_function=training.loss,
-                normalize=training.normalize,
-                compute=training.compute,
-                accumulate=training.accumulate,
-                seed=(training.seed, training.process.rank, position.epoch),
-                first_step=position.step,
-            )
-            _take_steps(steps, record)
+            _take_steps(epoch_steps(training), record)
             save(training, _end_epoch(record))
             record.watch.saved()
             (stopping,) = any_process(training.process.device, training.stop.name is not None)
@@ -139,6 +125,24 @@ def train(training: Training) -> None:
                     f"{training.steps_done}; resume with the same command and --resume"
                 )
         warn_of_deadline(training)
+
+
+def epoch_steps(training: Training) -> Iterator[tuple[int, Stepped, list[str]]]:
+    """Take the steps that remain of the current epoch, see `train_one_epoch`."""
+    position = training.position
+    training.sampler.start_at(position.epoch, position.step)
+    return train_one_epoch(
+        training.parallel,
+        training.batches(),
+        training.stepper,
+        forward=training.forward,
+        loss_function=training.loss,
+        normalize=training.normalize,
+        compute=training.compute,
+        accumulate=training.accumulate,
+        seed=(training.seed, training.process.rank, position.epoch),
+        first_step=position.step,
+    )
 
 
 @contextmanager
