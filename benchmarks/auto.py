@@ -3,7 +3,8 @@
 Five datasets, of which auto and the recipes get the same images. Recipes of ours and of
 segmentation_models.pytorch (SMP) are chosen on validation, each kind for itself. Regret is how far
 auto is behind the better of the two. A call does the runs that are not finished; a run that was
-killed starts again. Auto and `--speeds` need a quiet machine, the training of the recipes does not.
+killed starts again. Auto and `--speeds` need a quiet machine, the training of the recipes does not:
+it takes the steps of the stored speeds, with `--device cuda` on a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.auto_data import SETS, prepare
-from benchmarks.auto_runs import ROWS, Task, carry_out, plan_of, stored_speed
+from benchmarks.auto_runs import CPU, ROWS, Task, carry_out, plan_of, stored_speed
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.errors import InputError, NumericalError, first_few, refusing
 from sceneparse.files import MAX_DESCRIPTION, read_json
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", help="other seeds, on all datasets")
     add("--only", nargs="+", metavar="PATTERN", help="runs of these names only; * is any text")
     add("--speeds", action="store_true", help="only measure the speeds of the recipes by hand")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="that trains recipes by hand")
     add("--plan", action="store_true", help="only list the runs that are not finished")
     add("--json", metavar="FILE", help="write the entries to this file as well")
     return result
@@ -155,13 +157,13 @@ def _check(options: argparse.Namespace, tasks: Sequence[Task]) -> None:
 
 def _measure_all(tasks: Sequence[Task], options: argparse.Namespace, work: Path) -> None:
     """Measure and print the speeds of the hand recipes of some tasks."""
-    process, weights = Process(0, 1, torch.device("cpu")), options.weights.resolve()
+    weights = options.weights.resolve()
     by_hand = {(task.data, task.row): task for task in tasks if ROWS[task.row] != "auto"}
     for (data, row), task in by_hand.items():
         prepared = prepare(data, options.packs, work / "data")
         place = work / "runs" / "speeds"
         place.mkdir(parents=True, exist_ok=True)
-        speed = stored_speed(task, prepared, plan_of(prepared, place, weights, process))
+        speed = stored_speed(task, prepared, plan_of(prepared, place, weights, CPU))
         print(f"{data} {row}: {1000 * speed.step:.0f} ms per step", flush=True)
 
 
@@ -169,7 +171,7 @@ def _carry_out_all(
     tasks: Sequence[Task], options: argparse.Namespace, work: Path
 ) -> Iterator[Task]:
     """Make the runs one by one and store each; yield those that failed."""
-    process = Process(0, 1, torch.device("cpu"))
+    process = Process(0, 1, torch.device(options.device))
     for number, task in enumerate(tasks, start=1):
         print(f"\n{task} ({number} of {len(tasks)})", flush=True)
         prepared = prepare(task.data, options.packs, work / "data")
@@ -228,7 +230,15 @@ def entries_of(finished: Sequence[Finished]) -> list[dict[str, Any]]:
 
 
 def _entry(cell: tuple[str, float, int], runs: Sequence[Finished]) -> dict[str, Any]:
-    """Compare the runs of a dataset, minutes and seed; what is not finished yet is None."""
+    """Compare the runs of a dataset, minutes and seed; what is not finished yet is None.
+
+    Raises InputError if the minutes of runs are those of different machines.
+    """
+    machines = {run.facts.get("speed", run.facts)["machine"] for run in runs}
+    if len(machines) > 1:
+        raise InputError(
+            f"minutes of different machines: {first_few(sorted(machines))}; delete one"
+        )
     best: dict[str, Finished | None] = {}
     for kind in ("auto", "hand", "smp"):
         own = [run for run in runs if ROWS[run.task.row] == kind]

@@ -163,7 +163,7 @@ def test_recipes_fit_the_images(prepared: dict[str, Prepared]) -> None:
 
 
 def test_steps_fit_into_the_minutes() -> None:
-    speed = Speed(start=4.0, step=10.0, validation=6.0)
+    speed = Speed(start=4.0, step=10.0, validation=6.0, machine="here")
     assert [speed.steps(seconds) for seconds in (5, 29.9, 30.1, 60)] == [1, 1, 2, 5]
 
 
