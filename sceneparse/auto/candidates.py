@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,13 @@ from sceneparse.models.timm_backbone import TimmBackbone
 _BACKBONES = ("mobilenetv2_100.ra_in1k", "mobilenetv4_conv_medium.e500_r256_in1k")
 # What is trained from scratch.
 _SCRATCH = "resnet18"
-# Shares of the image's size that the network may see; coarser ones lose what is thin.
-_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0)
+# From cheap to fine: the share of the images' sides that is kept, and what crops take of it.
+_SIZES = ((0.25, 0.8), (0.35, 0.8), (0.5, 0.8), (0.7, 0.8), (1.0, 0.65), (1.0, 0.8))
 # Shortest side of a resized image, and largest side of a crop, in pixels.
 _MIN_SIDE, _MAX_CROP = 96, 513
 # The longest side that a network sees at all; larger images cost more than they give.
 _MAX_LONG = 1280
-# Pixels across a thin class that the network should see: its decoder has stride 4. On CamVid, poles
-# of 1.8 and of 2.5 pixels were found alike in 3 minutes.
+# Pixels across a thin class that the network should see: its decoder has stride 4.
 MIN_WIDTH = 1.75
 
 
@@ -47,12 +46,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings to measure: a backbone, the long side of images (None: their own), a crop (H, W)."""
+    """Settings to measure: a backbone, the long side of images (None: their own), a crop (H, W).
+
+    `scale`: the share of the images' sides that is kept. `larger`: not the smallest backbone.
+    """
 
     backbone: str
     long: int | None
     crop: tuple[int, int]
     scale: float
+    larger: bool = False
 
     @property
     def name(self) -> str:
@@ -133,14 +136,17 @@ def candidates(
     size = facts.sizes[1]
     asked = _fixed_scale(fixed, size)
     largest = min(1.0, _MAX_LONG / max(size)) if asked is None else asked
-    scales = [scale * largest for scale in _SCALES] if asked is None else []
-    wide = [scale for scale in scales if min(size) * scale >= _MIN_SIDE] or [largest]
-    backbones = weights.backbones
+    sizes = [(scale * largest, share) for scale, share in _SIZES]
+    listed = [s for s in sizes if s[0] == largest or (asked is None and _is_wide(size, s[0]))]
+    first, *others = weights.backbones
     sized = partial(_sized, size=size, multiple=multiple, fixed=fixed)
-    return [
-        *(sized(backbones[0], scale) for scale in wide),
-        *(sized(name, largest) for name in backbones[1:]),
-    ]
+    every = [sized(first, *s) for s in listed]
+    every += [replace(sized(name, *sizes[-1]), larger=True) for name in others]
+    return list(dict.fromkeys(every))
+
+
+def _is_wide(size: tuple[int, int], scale: float) -> bool:
+    return min(size) * scale >= _MIN_SIDE
 
 
 def _fixed_scale(fixed: Mapping[str, Any], size: tuple[int, int]) -> float | None:
@@ -158,6 +164,7 @@ def _fixed_scale(fixed: Mapping[str, Any], size: tuple[int, int]) -> float | Non
 def _sized(
     backbone: str,
     scale: float,
+    share: float,
     *,
     size: tuple[int, int],
     multiple: int,
@@ -165,7 +172,8 @@ def _sized(
 ) -> Candidate:
     long = None if scale == 1 else round(max(size) * scale)
     unit = _unit(backbone, multiple)
-    height, width = (min(_aligned(side * scale, multiple, unit), _MAX_CROP) for side in size)
+    sides = (_aligned(share * scale * side, multiple, unit) for side in size)
+    height, width = (min(side, _MAX_CROP) for side in sides)
     crop = fixed.get("augment.crop", (height, width))
     return Candidate(backbone, long, (crop[0], crop[1]), scale)
 
@@ -180,10 +188,10 @@ def _unit(backbone: str, output_stride: int) -> int:
 
 
 def _aligned(length: float, multiple: int, unit: int) -> int:
-    """Return the largest multiple plus one within 4/5 of a length, where features lie on pixels.
+    """Return the largest multiple plus one within a length, where features lie on pixels.
 
     A network that takes multiples of a `unit` only gets such a multiple.
     """
     if unit > 1:
-        return max(math.floor(0.8 * length / unit), 1) * unit
-    return max(math.floor((0.8 * length - 1) / multiple), 2) * multiple + 1
+        return max(math.floor(length / unit), 1) * unit
+    return max(math.floor((length - 1) / multiple), 2) * multiple + 1

@@ -20,13 +20,15 @@ from sceneparse.models.origin import IMAGENET
 from sceneparse.models.resnet import RESNETS
 from sceneparse.runtime.progress import format_seconds
 
-# Times the root of the seconds: the steps below which a finer image has not paid. Twice the time is
-# shared by more steps and finer images (measured in docs/how-to/auto.md).
-_STEPS_PER_ROOT = 45
+# Times the root of the seconds: the steps below which a larger crop has not paid (measured in
+# docs/how-to/auto.md), and below which a larger network is not tried.
+_STEPS_PER_ROOT, _STEPS_OF_LARGER = 12, 45
 # Parts of the run after which the schedule may be shortened and a checkpoint is saved.
 _EPOCHS = 20
 # The share of the training time that validations may take, and the most there are.
 _VALIDATING, _MAX_VALIDATIONS = 0.08, 10
+# The shares of an image's sides that crops show, from large to small.
+_SHOWN = (1.07, 0.53)
 # Steps take longer than measured where a run does more, such as logging; or at most so much less.
 _SLOWER, _FASTER = 1.03, 1.25
 _RECIPE = "as in camvid_mobilenet, which reaches a mean IoU of 0.735"
@@ -130,7 +132,6 @@ def first_plan(
         Choice("data.train_split", intake.train_split, f"{train} images"),
         Choice("data.val_split", intake.val_split, f"{val} images"),
         Choice("data.cache", "auto", f"{decoded}; they stay in memory if that fits"),
-        Choice("augment.scale", [0.75, 1.5], "crops then show 53% to 107% of an image's sides"),
         Choice("augment.flip", flip, facts.sided_reason),
         Choice(
             "augment.color_jitter", 0.3, "light varies; 0.4 and more changes gained -0.1 points"
@@ -198,21 +199,30 @@ def sized(plan: Plan, candidate: Candidate, facts: DataFacts) -> Plan:
     """Return the plan with the network and the sizes of a candidate, before it is measured."""
     (height, width), (name, thin), scale = facts.sizes[1], thinnest(facts), candidate.scale
     shown = f"{scale:.0%} of {width}x{height}; {name}, the thinnest, is then {thin * scale:.1f} px"
+    share = candidate.crop[0] / (scale * height)
+    scales = [round(share / of, 2) for of in _SHOWN]
     return plan.but(
         Choice("model.backbone", candidate.backbone, "the 1 to measure"),
         Choice("data.resize", candidate.settings["data.resize"], f"{shown} wide"),
-        Choice("augment.crop", candidate.settings["augment.crop"], "4/5 of the resized image"),
+        Choice("augment.crop", candidate.settings["augment.crop"], f"{share:.0%} of the height"),
+        Choice("augment.scale", scales, "crops then show 53% to 107% of an image's sides"),
     )
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A measured candidate, and the training steps that the time allows; `note`: why not chosen."""
+    """A measured candidate, the steps that fit into the time, those that it should have, a note."""
 
     candidate: Candidate
     measured: Measured
     steps_that_fit: int
+    wanted: int
     note: str = ""
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether as many steps fit as it should have."""
+        return self.steps_that_fit >= self.wanted
 
 
 def steps_that_fit(measured: Measured, seconds: float, val_images: int) -> tuple[int, int]:
@@ -224,22 +234,23 @@ def steps_that_fit(measured: Measured, seconds: float, val_images: int) -> tuple
     return max(math.floor(left / (measured.step_seconds * _SLOWER)), 0), validations
 
 
-def enough_steps(seconds: float) -> int:
+def enough_steps(candidate: Candidate, seconds: float) -> int:
     """Return the steps that a candidate should have in a job of some seconds."""
-    return round(_STEPS_PER_ROOT * math.sqrt(seconds))
+    return round((_STEPS_OF_LARGER if candidate.larger else _STEPS_PER_ROOT) * math.sqrt(seconds))
 
 
-def choose(timed: Sequence[Timed], facts: DataFacts, wanted: int) -> tuple[Timed, str]:
-    """Return the finest candidate with the `wanted` steps, else the one with most, and the reason.
+def choose(timed: Sequence[Timed], facts: DataFacts) -> tuple[Timed, str]:
+    """Return the finest candidate with enough steps, else the one with most, and the reason.
 
     `timed`: from cheap to fine. A candidate whose images are too small for the thinnest class comes
     only if no other has a third of these steps. Raises InputError if no step fits.
     """
-    enough = [t for t in timed if t.steps_that_fit >= wanted]
+    enough = [t for t in timed if t.has_enough]
     thin = [t for t in timed if t.candidate.scale >= smallest_scale(facts)]
-    some = [t for t in thin if t.steps_that_fit >= wanted / 3]
+    some = [t for t in thin if t.steps_that_fit >= t.wanted / 3]
     if enough and enough[-1] in thin:
-        chosen, why = enough[-1], f"the finest of which at least {wanted} steps fit"
+        chosen = enough[-1]
+        why = f"the finest of which at least {chosen.wanted} steps fit"
     elif some:
         name, width = thinnest(facts)
         chosen = some[0]
@@ -247,7 +258,7 @@ def choose(timed: Sequence[Timed], facts: DataFacts, wanted: int) -> tuple[Timed
         why = f"the cheapest that shows '{name}', {width:.1f} pixels wide, with {seen:.1f}"
     else:
         chosen = max(timed, key=lambda t: t.steps_that_fit)
-        why = f"the one of which most steps fit; {wanted} would be better: give more time"
+        why = f"the one of which most steps fit; {chosen.wanted} would be better: give more time"
     if not chosen.steps_that_fit:
         raise InputError("the time is too short for one training step")
     return chosen, why

@@ -39,19 +39,21 @@ from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.errors import InputError
-from sceneparse.models.origin import IMAGENET
+from sceneparse.models.licences import check_licence
+from sceneparse.models.origin import IMAGENET, origin_of
+from sceneparse.models.stored import read_description
 from sceneparse.runs.atomic import replace_text
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.progress import Progress, format_seconds
 from sceneparse.training.run import train
-from sceneparse.training.segmentation import prepare_training
+from sceneparse.training.segmentation import model_arguments, prepare_training
 
 logger = logging.getLogger(__name__)
 
 # Shares of the time: one candidate's measured steps, all candidates, the first rung.
-_CANDIDATE, _MEASURING, _FIRST = 0.02, 0.08, 0.08
+_CANDIDATE, _MEASURING, _FIRST = 0.02, 0.08, 0.055
 # Seconds beside training and predictions: building the network again, pictures, the page.
-_OTHER_SECONDS = 8.0
+_OTHER_SECONDS = 6.0
 # Evaluation reads, counts and draws, which validation does not.
 _EVALUATING = 1.3
 
@@ -156,22 +158,35 @@ def plan_from_data(job: Job, intake: Intake, facts: DataFacts, splits: Splits) -
         job.record["warnings"].append(weights.reason)
     plan = first_plan(intake, facts, weights, str(job.run_folder), request.given)
     plan = plan.but(Choice("seed", request.seed, "of the split, the weights and the order"))
-    stride = plan.config().model.output_stride
+    config = plan.config()
+    origin = origin_of(model_arguments(config, len(facts.names)), weights.pretrained)
+    stride = config.model.output_stride
+    with quiet():
+        check_licence(origin, weights.pretrained, request.licences, output_stride=stride)
     listed = candidates(facts, weights, request.given, stride)
+    shown = [c for c in listed if c.scale >= smallest_scale(facts)] or listed[-1:]
+    with job.phase("first rung"):
+        plan = plan.but(first_rung(job, sized(plan, shown[0], facts), facts, splits))
     with job.phase("measuring candidates"):
         cheapest = _measure_one(job, sized(plan, listed[0], facts), listed[0], splits)
-    _require_time(job, [cheapest], facts.val_images)
-    # The first score shall not wait for the finer candidates.
-    shown = [c for c in listed if c.scale >= smallest_scale(facts)]
-    with job.phase("first rung"):
-        plan = plan.but(
-            first_rung(job, sized(plan, (shown or listed[-1:])[0], facts), facts, splits)
-        )
-    with job.phase("measuring candidates"):
+        _require_time(job, [cheapest], facts.val_images)
         timed = [cheapest, *measure_finer(job, plan, listed[1:], cheapest, facts, splits)]
-    chosen, why = choose(timed, facts, enough_steps(job.budget.seconds))
+    chosen, why = choose(timed, facts)
     logger.info(f"chosen: {chosen.candidate.name}: {why}")
-    return sized(plan, chosen.candidate, facts), timed, chosen, why
+    plan = begun_from_first(job, sized(plan, chosen.candidate, facts))
+    return plan, timed, chosen, why
+
+
+def begun_from_first(job: Job, plan: Plan) -> Plan:
+    """Return the plan with the first model as its start, if that has the same backbone and head."""
+    first, model = job.record["first"], plan.config().model
+    if first is None:
+        return plan
+    trained = read_description(first.folder)[1]["model"]
+    if any(trained[key] != vars(model)[key] for key in ("backbone", "head", "width")):
+        return plan
+    reason = f"the first model: its head has learnt {first.steps} steps on {model.pretrained}"
+    return plan.but(Choice("model.pretrained", str(first.folder), reason))
 
 
 def plan_further(job: Job, earlier: Earlier, facts: DataFacts, splits: Splits) -> Planned:
@@ -240,22 +255,20 @@ def measure_finer(
     One is skipped if the next has enough steps too, as the numbers of their pixels predict.
     """
     end = job.budget.used + _MEASURING * job.budget.seconds
-    wanted = enough_steps(job.budget.seconds)
     for number, candidate in enumerate(listed):
-        if last.steps_that_fit < wanted or job.budget.used > end:
+        if not last.has_enough or job.budget.used > end:
             return
-        finer = listed[number + 1 :]
-        if not finer or _predicted(last, finer[0]) <= wanted:
+        if not _has_enough(last, listed[number + 1 :][:1], job.budget.seconds):
             last = _measure_one(job, sized(plan, candidate, facts), candidate, splits)
             yield last
 
 
-def _predicted(timed: Timed, candidate: Candidate) -> float:
-    """Return the steps of another candidate that would fit, by the pixels of its crops."""
-    if candidate.backbone != timed.candidate.backbone:
-        return 0.0
-    pixels = [of.crop[0] * of.crop[1] for of in (timed.candidate, candidate)]
-    return timed.steps_that_fit * pixels[0] / pixels[1]
+def _has_enough(timed: Timed, finer: Sequence[Candidate], seconds: float) -> bool:
+    """Predict whether a finer candidate, if there is one, has enough steps, by its pixels."""
+    if not finer or finer[0].backbone != timed.candidate.backbone:
+        return False
+    pixels = [of.crop[0] * of.crop[1] for of in (timed.candidate, finer[0])]
+    return timed.steps_that_fit * pixels[0] / pixels[1] > enough_steps(finer[0], seconds)
 
 
 def _measure_one(job: Job, plan: Plan, candidate: Candidate, splits: Splits) -> Timed:
@@ -275,12 +288,10 @@ def _measure_one(job: Job, plan: Plan, candidate: Candidate, splits: Splits) -> 
             licences=job.request.licences,
         )
     seconds = seconds_to_train(budget, measured.image_seconds, len(splits[1]))
-    if job.record["first"] is None:
-        seconds -= _FIRST * budget.seconds
     steps, _ = steps_that_fit(measured, seconds, len(splits[1]))
     note = f"{1000 * measured.step_seconds:.0f} ms per step, {steps} steps fit"
     logger.info(f"measured {candidate.name}: {note}")
-    return Timed(candidate, measured, steps, note)
+    return Timed(candidate, measured, steps, enough_steps(candidate, budget.seconds), note)
 
 
 @contextmanager
