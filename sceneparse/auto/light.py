@@ -34,6 +34,7 @@ from sceneparse.training.optim import Stepper
 from sceneparse.training.segmentation import create_stepper, model_arguments, validation_protocol
 
 _HEAD = {"head": "strip_pooling_plus", "head_options": {"context": "none"}}
+_WIDTH = 128
 _OPTIM = {"name": "adamw", "lr": 1e-2, "head_lr_factor": 1.0, "momentum": 0.9, "weight_decay": 0.01}
 _LOSS = {"terms": {"cross_entropy": 1.0, "dice": 1.0}, "class_weights": None}
 # Many small steps learn more in the same time than few large ones, unless steps wait for a GPU.
@@ -60,7 +61,7 @@ def light_config(config: SegConfig, device: torch.device) -> SegConfig:
     weights are those of a model of ours, since ImageNet's have none.
     """
     given, pretrained = config.model, str(config.model.pretrained)
-    settings = given.model_dump() | _HEAD | {"aux": False, "freeze": 0}
+    settings = given.model_dump() | _HEAD | {"width": _WIDTH, "aux": False, "freeze": 0}
     settings["norm"] = "group" if given.norm == "group" else "batch"
     if pretrained == IMAGENET or not read_description(pretrained)[1]:
         settings["attention"] = "none"

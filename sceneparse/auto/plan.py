@@ -26,7 +26,7 @@ _STEPS_PER_ROOT, _STEPS_OF_LARGER = 12, 45
 # Parts of the run after which the schedule may be shortened and a checkpoint is saved.
 _EPOCHS = 20
 # The share of the training time that validations may take, and the most there are.
-_VALIDATING, _MAX_VALIDATIONS = 0.08, 10
+_VALIDATING, _MAX_VALIDATIONS = 0.05, 10
 # The shares of an image's sides that crops show, from large to small.
 _SHOWN = (1.07, 0.53)
 # Steps take longer than measured where a run does more, such as logging; or at most so much less.

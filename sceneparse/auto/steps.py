@@ -41,7 +41,6 @@ from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.errors import InputError
 from sceneparse.models.licences import check_licence
 from sceneparse.models.origin import IMAGENET, origin_of
-from sceneparse.models.stored import read_description
 from sceneparse.runs.atomic import replace_text
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.progress import Progress, format_seconds
@@ -173,20 +172,7 @@ def plan_from_data(job: Job, intake: Intake, facts: DataFacts, splits: Splits) -
         timed = [cheapest, *measure_finer(job, plan, listed[1:], cheapest, facts, splits)]
     chosen, why = choose(timed, facts)
     logger.info(f"chosen: {chosen.candidate.name}: {why}")
-    plan = begun_from_first(job, sized(plan, chosen.candidate, facts))
-    return plan, timed, chosen, why
-
-
-def begun_from_first(job: Job, plan: Plan) -> Plan:
-    """Return the plan with the first model as its start, if that has the same backbone and head."""
-    first, model = job.record["first"], plan.config().model
-    if first is None:
-        return plan
-    trained = read_description(first.folder)[1]["model"]
-    if any(trained[key] != vars(model)[key] for key in ("backbone", "head", "width")):
-        return plan
-    reason = f"the first model: its head has learnt {first.steps} steps on {model.pretrained}"
-    return plan.but(Choice("model.pretrained", str(first.folder), reason))
+    return sized(plan, chosen.candidate, facts), timed, chosen, why
 
 
 def plan_further(job: Job, earlier: Earlier, facts: DataFacts, splits: Splits) -> Planned:
