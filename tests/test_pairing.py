@@ -274,3 +274,9 @@ def test_random_names_never_pair_wrongly(tmp_path: Path) -> None:
 
 def plain_parts(name: str, marks: list[str]) -> list[str]:
     return [part for part in Path(name).stem.split("_") if part not in marks]
+
+
+def test_folders_that_no_name_tells_apart_are_named(tmp_path: Path) -> None:
+    fill(tmp_path, "bilder/a.png", "masken/a.png")
+    with pytest.raises(InputError, match=r"names of its folders \(bilder, masken\)"):
+        pair_folders(tmp_path, tmp_path)

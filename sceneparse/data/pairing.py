@@ -142,15 +142,25 @@ def _pair_one_folder(folder: Path, files: dict[str, Path], skipped: Counter[str]
     """Pair images with masks in the same folder, by what only the names of masks have."""
     rule = find_rule_in_one_folder(files)
     if rule is None:
-        raise InputError(
-            f"{folder}: images and masks are in one folder, and no part of their names tells them "
-            "apart; name masks e.g. x_mask.png, or put them into a folder of their own"
-        )
+        raise InputError(_not_told_apart(folder, files.values()))
     names = names_with(rule.mask, files)
     masks = {name: path for name, path in files.items() if name in names}
     images = {name: path for name, path in files.items() if name not in names}
     _require_one_mask(images, masks, rule.matches)
     return Pairing(_pairs((folder, folder), images, masks, rule.matches), str(rule), skipped)
+
+
+def _not_told_apart(folder: Path, files: Iterable[Path]) -> str:
+    names = sorted({path.parent.relative_to(folder).as_posix() for path in files})
+    if len(names) == 1:
+        return (
+            f"{folder}: images and masks are in one folder, and no part of their names tells them "
+            "apart; name masks e.g. x_mask.png, or put them into a folder of their own"
+        )
+    return (
+        f"{folder}: neither the names of its folders ({first_few(names)}) nor those of the files "
+        "tell which are masks; rename the folders to images and masks, or the masks to x_mask.png"
+    )
 
 
 def _by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
