@@ -34,7 +34,7 @@ from sceneparse.auto.plan import (
     steps_that_fit,
     with_given,
 )
-from sceneparse.auto.record import PLAN_FILE
+from sceneparse.auto.record import PLAN_FILE, as_plain
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import SegmentationDataset
@@ -50,7 +50,9 @@ from sceneparse.training.segmentation import model_arguments, prepare_training
 logger = logging.getLogger(__name__)
 
 # Shares of the time: one candidate's measured steps, all candidates, the first rung.
-_CANDIDATE, _MEASURING, _FIRST = 0.02, 0.08, 0.055
+_CANDIDATE, _MEASURING, _FIRST = 0.02, 0.08, 0.05
+# Pixels of larger crops cost at most so many times less, since each step has fixed costs.
+_CHEAPER = 2.5
 # Seconds beside training and predictions: building the network again, pictures, the page.
 _OTHER_SECONDS = 6.0
 # Evaluation reads, counts and draws, which validation does not.
@@ -170,6 +172,7 @@ def plan_from_data(job: Job, intake: Intake, facts: DataFacts, splits: Splits) -
         cheapest = _measure_one(job, sized(plan, listed[0], facts), listed[0], splits)
         _require_time(job, [cheapest], facts.val_images)
         timed = [cheapest, *measure_finer(job, plan, listed[1:], cheapest, facts, splits)]
+        timed.sort(key=lambda t: listed.index(t.candidate))
     chosen, why = choose(timed, facts)
     logger.info(f"chosen: {chosen.candidate.name}: {why}")
     return sized(plan, chosen.candidate, facts), timed, chosen, why
@@ -232,29 +235,36 @@ def measure_finer(
     job: Job,
     plan: Plan,
     listed: Sequence[Candidate],
-    last: Timed,
+    enough: Timed,
     facts: DataFacts,
     splits: Splits,
 ) -> Iterator[Timed]:
-    """Measure candidates from cheap to fine after `last`, until one is too slow for the time.
+    """Measure the finest candidate after `enough` that may have enough steps, and search on.
 
-    One is skipped if the next has enough steps too, as the numbers of their pixels predict.
+    Towards finer ones if it has enough, towards cheaper ones if not, while the time allows.
     """
     end = job.budget.used + _MEASURING * job.budget.seconds
-    for number, candidate in enumerate(listed):
-        if not last.has_enough or job.budget.used > end:
+    while listed and enough.has_enough and job.budget.used < end:
+        place = _hopeful(enough, listed, job.budget.seconds)
+        if place is None:
             return
-        if not _has_enough(last, listed[number + 1 :][:1], job.budget.seconds):
-            last = _measure_one(job, sized(plan, candidate, facts), candidate, splits)
-            yield last
+        timed = _measure_one(job, sized(plan, listed[place], facts), listed[place], splits)
+        yield timed
+        listed = listed[place + 1 :] if timed.has_enough else listed[:place]
+        enough = timed if timed.has_enough else enough
 
 
-def _has_enough(timed: Timed, finer: Sequence[Candidate], seconds: float) -> bool:
-    """Predict whether a finer candidate, if there is one, has enough steps, by its pixels."""
-    if not finer or finer[0].backbone != timed.candidate.backbone:
-        return False
-    pixels = [of.crop[0] * of.crop[1] for of in (timed.candidate, finer[0])]
-    return timed.steps_that_fit * pixels[0] / pixels[1] > enough_steps(finer[0], seconds)
+def _hopeful(timed: Timed, listed: Sequence[Candidate], seconds: float) -> int | None:
+    """Return the place of the last candidate that may have enough steps, by its pixels.
+
+    Of another backbone nothing is known, so that the first is tried. None: there is none.
+    """
+    same = [c for c in listed if c.backbone == timed.candidate.backbone]
+    if not same:
+        return 0
+    done = timed.candidate.crop[0] * timed.candidate.crop[1] * timed.steps_that_fit * _CHEAPER
+    may = [done / (c.crop[0] * c.crop[1]) > enough_steps(c, seconds) for c in same]
+    return max((k for k, hope in enumerate(may) if hope), default=None)
 
 
 def _measure_one(job: Job, plan: Plan, candidate: Candidate, splits: Splits) -> Timed:
@@ -328,6 +338,15 @@ def fine_tune(job: Job, *, resume: bool) -> None:
         training = prepare_training(
             config, job.process, resume=resume, licences=job.request.licences
         )
+        if not training.position.pace.validation:
+            training.position.pace.measure("validation", _validation_seconds(job))
         train(training)
     job.record["scores"] = {**job.record["scores"], "run": training.position.best}
     job.save()
+
+
+def _validation_seconds(job: Job) -> float:
+    """Return the seconds of a validation, by what was measured for the plan."""
+    measured, facts = as_plain(job.record["measured"]), as_plain(job.record["facts"])
+    chosen = next(row for row in measured if row["chosen"])
+    return float(chosen["image_seconds"] * facts["val_images"])
