@@ -22,7 +22,7 @@ from sceneparse.runtime.progress import format_seconds
 
 # Times the root of the seconds: the steps below which a larger crop has not paid (measured in
 # docs/how-to/auto.md), and below which a larger network is not tried.
-_STEPS_PER_ROOT, _STEPS_OF_LARGER = 12, 45
+_STEPS_PER_ROOT, _STEPS_OF_LARGER = 14, 45
 # Parts of the run after which the schedule may be shortened and a checkpoint is saved.
 _EPOCHS = 20
 # The share of the training time that validations may take, and the most there are.

@@ -54,7 +54,7 @@ _CANDIDATE, _MEASURING, _FIRST = 0.02, 0.08, 0.05
 # Pixels of larger crops cost at most so many times less, since each step has fixed costs.
 _CHEAPER = 2.5
 # Seconds beside training and predictions: building the network again, pictures, the page.
-_OTHER_SECONDS = 6.0
+_OTHER_SECONDS = 4.0
 # Evaluation reads, counts and draws, which validation does not.
 _EVALUATING = 1.3
 
