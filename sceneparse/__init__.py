@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sceneparse.data.datasets import create_dataset as create_dataset
+    from sceneparse.evaluation.any_model import evaluate as evaluate
+    from sceneparse.inference.any_network import AnyNetwork as AnyNetwork
     from sceneparse.inference.predictor import Predictor as Predictor
     from sceneparse.inference.prepare import prepare_for_inference as prepare_for_inference
     from sceneparse.models import create_segmentation_model as create_segmentation_model
@@ -19,10 +22,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "AnyNetwork": "sceneparse.inference.any_network",
     "Predictor": "sceneparse.inference.predictor",
     "convert_official_spnet": "sceneparse.models.official_spnet",
     "create_classifier": "sceneparse.models.classification",
+    "create_dataset": "sceneparse.data.datasets",
     "create_segmentation_model": "sceneparse.models",
+    "evaluate": "sceneparse.evaluation.any_model",
     "load_model": "sceneparse.runs.checkpoint",
     "prepare_for_inference": "sceneparse.inference.prepare",
 }

@@ -95,7 +95,12 @@ ABSENT = np.array([[4, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 @pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("rule", "expected"),
-    [("cityscapes", 1.5 / 3), ("truth_only", 1.5 / 2), ("absent_is_zero", 1.5 / 4)],
+    [
+        ("cityscapes", 1.5 / 3),
+        ("truth_only", 1.5 / 2),
+        ("absent_is_zero", 1.5 / 4),
+        ("absent_is_one", 2.5 / 4),
+    ],
 )
 def test_rules_for_absent_classes(rule: str, expected: float) -> None:
     scores = scores_from_counts(ABSENT, rule)

@@ -40,7 +40,8 @@ ALLOWED: dict[str, set[str]] = {
         *("config", "data", "inference", "layers", "losses", "metrics", "models", "report"),
         *("runs", "runtime"),
     },
-    "evaluation": {"data", "inference", "metrics", "report", "runtime", "training"},
+    "evaluation": {"data", "inference", "metrics", "models", "report", "runtime", "training"},
+    "scoring": {"data", "evaluation", "metrics", "training"},
     # What the core above does without.
     "data/formats": {"data"},
     "data/checks": {"data", "report"},

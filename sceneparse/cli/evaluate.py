@@ -30,6 +30,7 @@ EXAMPLES = """\
   sceneparse evaluate --compare runs/fcn/eval_val_slide runs/mpm/eval_val_slide
   torchrun --nproc-per-node=4 -m sceneparse evaluate runs/ade20k_spnet50
   sceneparse evaluate runs/cifar10_resnet18/seed-0 --data data
+  sceneparse evaluate other.onnx --data photos --split val --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
 
 A run folder stands for its best checkpoint. Results go to RUN/eval_SPLIT: eval.json, eval.csv,
 confusion.csv, images.csv, counts.npz and examples.png; with --report also report.html and plots/,
@@ -41,7 +42,7 @@ Of an image classifier, accuracy and loss are printed.
 --compare takes two runs that were evaluated (of several evaluations the one that both have), or two
 folders of results, and writes to OUTPUT (default runs/compare_...)."""
 SAVED = ("index", "raw", "color", "overlay")
-RULES = ("cityscapes", "truth_only", "absent_is_zero")
+RULES = ("cityscapes", "truth_only", "absent_is_zero", "absent_is_one")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
     add("--save KIND...", "also write a PNG per image", choices=SAVED, default=[])
     add("--output FOLDER", "folder for the results; default RUN/eval_SPLIT..., see below")
     add("--workers N", "processes that read images", type=number(int, 0), default=2)
+    foreign = partial(add_option, result.add_argument_group("ONNX files of other programs"))
+    foreign("--mean R G B", "mean that images are normalised with, of values in 0..1", type=float)
+    foreign("--std R G B", "deviation that images are normalised with", type=float)
+    foreign("--input-size H W", "the only size it takes; images are scaled", type=number(int, 1))
     add_protocol_options(result)
     return result
 
@@ -145,7 +150,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.training.examples import KeptExamples
 
-    model = load_network(options.checkpoint)
+    model = foreign_network(options) or load_network(options.checkpoint)
     usual = usual_settings(model)
     for name in ("dataset", "data", "split"):
         if getattr(options, name) is None:
@@ -178,6 +183,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
             resamples=options.bootstrap,
             with_boundary=options.boundary,
             with_calibration=options.report,
+            with_regions=options.report,
             workers=options.workers,
             facts={
                 "checkpoint": str(source_of(options.checkpoint)),
@@ -191,6 +197,36 @@ def evaluate_one(options: argparse.Namespace) -> None:
         )
         if process.is_main:
             write_results(options, evaluation, kept, output)
+
+
+def foreign_network(options: argparse.Namespace) -> SegmentationNetwork | None:
+    """Return the network in an ONNX file of another program; None if no option says it is one."""
+    from sceneparse.data.datasets import create_dataset
+    from sceneparse.inference.any_network import (
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        AnyNetwork,
+        onnx_function,
+    )
+
+    given = {"--mean": options.mean, "--std": options.std, "--input-size": options.input_size}
+    if not any(given.values()):
+        return None
+    if Path(options.checkpoint).suffix != ".onnx":
+        used = next(name for name, value in given.items() if value)
+        raise InputError(f"{used} is for ONNX files of other programs; omit it")
+    if not (options.data and options.split):
+        raise InputError("the file of another program names no data; give --data and --split")
+    options.dataset = options.dataset or "folder"
+    table = create_dataset(options.dataset, options.data, options.split).table
+    return AnyNetwork(
+        onnx_function(Path(options.checkpoint)),
+        table.names,
+        colors=table.colors,
+        mean=options.mean or IMAGENET_MEAN,
+        std=options.std or IMAGENET_STD,
+        size=options.input_size and tuple(options.input_size),
+    )
 
 
 def open_dataset(options: argparse.Namespace, model: SegmentationNetwork) -> SegmentationDataset:

@@ -15,6 +15,7 @@ from sceneparse.metrics.boundary import BoundaryCounts
 from sceneparse.metrics.calibration import CalibrationCounts
 from sceneparse.metrics.confusion import ConfusionMatrix, Counts
 from sceneparse.metrics.intervals import Interval, bootstrap_mean_iou, mean_iou_intervals
+from sceneparse.metrics.regions import RegionCounts
 from sceneparse.report.pictures import Picture
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.progress import Progress
@@ -31,6 +32,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     resamples: int | None = None,
     with_boundary: bool = False,
     with_calibration: bool = False,
+    with_regions: bool = False,
     workers: int = 2,
     facts: Mapping[str, str],
     excluded: Sequence[int] = (),
@@ -50,8 +52,9 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
     boundary = BoundaryCounts(table.num_classes, table.ignore_index, device)
     calibration = CalibrationCounts(table.ignore_index, device)
-    optional = ((boundary, with_boundary), (calibration, with_calibration))
-    meters: list[Meter] = [matrix, *(meter for meter, wanted in optional if wanted)]
+    regions = RegionCounts(table.num_classes, table.ignore_index, device)
+    wanted = {boundary: with_boundary, calibration: with_calibration, regions: with_regions}
+    meters: list[Meter] = [matrix, *(meter for meter in wanted if wanted[meter])]
 
     def after(number: int, image: Picture, name: str, labels: NDArray[Any]) -> None:
         if after_image is not None:
@@ -64,7 +67,9 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
-    intervals = (None, None) if resamples == 0 else _intervals(by_image, resamples, rule, excluded)
+    intervals = (
+        (None, None) if resamples == 0 else intervals_of(by_image, resamples, rule, excluded)
+    )
     return Evaluation(
         protocol=predictor.protocol.description,
         rule=rule,
@@ -72,17 +77,18 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
         image_names=[pair.name for pair in dataset.pairs],
         counts=matrix.counts.cpu().numpy(),
         by_image=by_image,
-        interval=intervals[0],
-        class_intervals=intervals[1],
+        interval=intervals and intervals[0],
+        class_intervals=intervals and intervals[1],
         boundary=boundary if with_boundary else None,
         calibration=calibration.curve() if with_calibration else None,
-        facts={**facts, **_interval_rule(resamples)},
+        regions=regions if with_regions else None,
+        facts={**facts, **interval_facts(resamples)},
         excluded=excluded,
         settings=settings or {},
     )
 
 
-def _interval_rule(resamples: int | None) -> dict[str, str]:
+def interval_facts(resamples: int | None) -> dict[str, str]:
     """Return how intervals are computed, by heading."""
     if resamples is None:
         return {"intervals": "95%, jackknife over images with Student's t"}
@@ -90,7 +96,7 @@ def _interval_rule(resamples: int | None) -> dict[str, str]:
     return {"intervals": draws} if resamples else {}
 
 
-def _intervals(
+def intervals_of(
     by_image: Counts, resamples: int | None, rule: str, excluded: Sequence[int]
 ) -> tuple[Interval, list[Interval]]:
     """Return the intervals of the mean IoU without excluded classes, and of the IoU per class."""

@@ -27,6 +27,8 @@ from sceneparse.metrics.confusion import (
     scores_from_counts,
 )
 from sceneparse.metrics.intervals import Interval, few_images_note
+from sceneparse.metrics.regions import DEFINITION as REGIONS
+from sceneparse.metrics.regions import SIZES, RegionCounts, distance_names
 from sceneparse.report.tables import (
     plain,
     score_table,
@@ -60,6 +62,7 @@ class Evaluation:
     class_intervals: list[Interval] | None = None
     boundary: BoundaryCounts | None = None
     calibration: Calibration | None = None
+    regions: RegionCounts | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     excluded: Sequence[int] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +82,14 @@ class Evaluation:
                 f"; excluded from the means: {', '.join(self.excluded_names)}, whose pixels still "
                 "count as wrong predictions of other classes"
             )
-        return {**self.facts, "protocol": self.protocol, "counting": counting, **boundary}
+        regions = {} if self.regions is None else {"regions": REGIONS}
+        return {
+            **self.facts,
+            "protocol": self.protocol,
+            "counting": counting,
+            **boundary,
+            **regions,
+        }
 
     @property
     def interval_note(self) -> str:
@@ -160,17 +170,38 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
         measured = (evaluation.boundary.boundary_iou(), evaluation.boundary.boundary_f1())
         for row, iou, f1 in zip(result["classes"], *measured, strict=True):
             row |= {"boundary_iou": iou, "boundary_f1": f1}
+    if evaluation.regions is not None:
+        result["classes"] = [
+            {**row, **found}
+            for row, found in zip(result["classes"], _region_rows(evaluation.regions), strict=True)
+        ]
     if evaluation.calibration is not None:
         result["calibration_error"] = evaluation.calibration.error
     values: dict[str, Any] = plain(result)
     return values
 
 
+def _region_rows(regions: RegionCounts) -> list[dict[str, Any]]:
+    """Return the recall by size and the accuracy by distance of each class."""
+    by_size, by_distance = regions.region_recall().T, regions.accuracy_by_distance().T
+    totals = regions.regions().transpose(2, 1, 0)
+    return [
+        {
+            **{f"recall_{size}": value for size, value in zip(SIZES, recall, strict=True)},
+            **{f"regions_{size}": int(n) for size, (n, _) in zip(SIZES, counts, strict=True)},
+            **{f"found_{size}": int(n) for size, (_, n) in zip(SIZES, counts, strict=True)},
+            "accuracy_by_distance": dict(zip(distance_names(), accuracy, strict=True)),
+        }
+        for recall, accuracy, counts in zip(by_size, by_distance, totals, strict=True)
+    ]
+
+
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.json, eval.csv, confusion.csv, images.csv and counts.npz."""
     result, names = as_dict(evaluation), evaluation.table.names
     write_json(folder / "eval.json", result)
-    write_csv(folder / "eval.csv", result["classes"])
+    rows = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in result["classes"]]
+    write_csv(folder / "eval.csv", rows)
     # A row per true class, a column per predicted one.
     rows = [[name, *row] for name, row in zip(names, evaluation.counts.tolist(), strict=True)]
     write_lines(folder / "confusion.csv", [["truth \\ prediction", *names], *rows])

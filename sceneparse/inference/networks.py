@@ -40,7 +40,7 @@ class OnnxNetwork(SegmentationNetwork):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.path = Path(path)
-        self._session, self.meta = _open_session(self.path)
+        self._session, self.meta = _open_export(self.path)
         self._input = self._session.get_inputs()[0]
         self._export = self.meta["export"]
         self.size_multiple = self._export.get("size_multiple", 1)
@@ -62,7 +62,7 @@ class OnnxNetwork(SegmentationNetwork):
             images = 255 * (images * std + mean)
         found = self.run(images)
         if self._export["argmax"]:
-            found = _CERTAIN * F.one_hot(found, len(self.classes)).permute(0, 3, 1, 2).float()
+            found = certain_logits(found, len(self.classes))
         return {"out": found}
 
     def run(self, images: Tensor) -> Tensor:
@@ -102,7 +102,13 @@ class OnnxNetwork(SegmentationNetwork):
         )
 
 
-def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
+def certain_logits(labels: Tensor, num_classes: int) -> Tensor:
+    """Return logits that stand for labels: (B, H, W) -> (B, K, H, W)."""
+    return _CERTAIN * F.one_hot(labels, num_classes).permute(0, 3, 1, 2).float()
+
+
+def open_session(path: Path) -> Any:  # noqa: ANN401 - of an optional package
+    """Open an ONNX file of any program; raises InputError."""
     try:
         import onnxruntime  # noqa: PLC0415 - an optional package
     except ImportError as error:
@@ -115,11 +121,18 @@ def _open_session(path: Path) -> tuple[Any, dict[str, Any]]:
     options.intra_op_num_threads = torch.get_num_threads()
     # Errors are in the exception; they need not be on standard error too.
     options.log_severity_level = 4
-    with refusing(f"'{path}'", _NOT_OURS):
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+    with refusing(f"'{path}'", "is damaged, or no ONNX file"):
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _open_export(path: Path) -> tuple[Any, dict[str, Any]]:
+    session = open_session(path)
+    text = session.get_modelmeta().custom_metadata_map.get(META_KEY)
+    if text is None:
+        raise InputError(
+            f"'{path}' is not an export of this package; to evaluate a network of another program, "
+            "say how it takes images: sceneparse evaluate FILE --mean R G B --std R G B"
         )
-        text = session.get_modelmeta().custom_metadata_map[META_KEY]
     return session, _read_description(text, path)
 
 

@@ -17,7 +17,9 @@ ABSENT_CLASS_RULES = {
     "is only predicted counts 0 (rule of the Cityscapes evaluation script)",
     "truth_only": "only classes with pixels in the truth are in the mean",
     "absent_is_zero": "a class with no pixel in truth and prediction counts 0 (rule of the public "
-    "SPNet code; lowers the mean on small sets)",
+    "SPNet code and of ADE20K's; lowers the mean on small sets)",
+    "absent_is_one": "a class with no pixel in truth and prediction counts 1 (rule of "
+    "segmentation_models.pytorch's iou_score; raises the mean on small sets)",
 }
 # Rows of the counts kept per image.
 RIGHT, TRUTH, PREDICTED = 0, 1, 2
@@ -142,15 +144,19 @@ def mean_by_rule(
 ) -> NDArray[np.float64]:
     """Average scores (..., K) over the classes in the mean by one of ABSENT_CLASS_RULES.
 
-    The NaN of a class in the mean counts 0. Classes in `excluded` are never in the mean.
+    The NaN of a class in the mean counts 0, or 1 with "absent_is_one". Classes in `excluded` are
+    never in the mean.
     """
     present = truth + predicted > 0
+    every = np.broadcast_to(present.any(axis=-1, keepdims=True), present.shape)
     in_mean = {
         "cityscapes": present,
         "truth_only": truth > 0,
-        "absent_is_zero": np.broadcast_to(present.any(axis=-1, keepdims=True), present.shape),
+        "absent_is_zero": every,
+        "absent_is_one": every,
     }[rule] & ~np.isin(np.arange(scores.shape[-1]), excluded)
-    return ratio((np.nan_to_num(scores) * in_mean).sum(axis=-1), in_mean.sum(axis=-1))
+    known = np.nan_to_num(scores, nan=float(rule == "absent_is_one"))
+    return ratio((known * in_mean).sum(axis=-1), in_mean.sum(axis=-1))
 
 
 def group_counts(counts: Counts, groups: Sequence[str]) -> tuple[list[str], Counts]:

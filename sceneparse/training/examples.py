@@ -2,15 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.data.datasets import Sample
 from sceneparse.report.pictures import Example
 from sceneparse.runtime.distributed import gather
+
+
+class Samples(Protocol):
+    """Image (H, W, 3), mask (H, W) and name of each number."""
+
+    def __getitem__(self, number: int, /) -> Sample: ...
 
 
 class KeptExamples:
@@ -20,7 +26,7 @@ class KeptExamples:
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, some: Sequence[int], *, worst: int = 6, best: int = 3
+        self, dataset: Samples, some: Sequence[int], *, worst: int = 6, best: int = 3
     ) -> None:
         self._dataset, self._worst, self._best = dataset, worst, best
         self.some, self.scores = some, dict[int, float]()

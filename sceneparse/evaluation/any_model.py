@@ -1,0 +1,82 @@
+"""Evaluate any network on a dataset, with one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.errors import InputError, first_few
+from sceneparse.evaluation.dataset import evaluate_dataset
+from sceneparse.evaluation.result import Evaluation, write_evaluation
+from sceneparse.inference.any_network import IMAGENET_MEAN, IMAGENET_STD, AnyNetwork, Size
+from sceneparse.inference.predictor import Predictor
+from sceneparse.metrics.confusion import ABSENT_CLASS_RULES
+from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.runtime.distributed import Process
+
+
+def evaluate(  # noqa: PLR0913 - what a user may choose, all by keyword
+    predict: Callable[[Tensor], Any] | SegmentationNetwork,
+    dataset: SegmentationDataset,
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    multiple: int = 1,
+    size: Size | None = None,
+    device: str | None = None,
+    protocol: str | None = None,
+    rule: str = "cityscapes",
+    resamples: int | None = None,
+    boundary: bool = False,
+    exclude: Sequence[str] = (),
+    workers: int = 2,
+    output: str | Path | None = None,
+    **settings: Any,  # noqa: ANN401 - create_protocol's
+) -> Evaluation:
+    """Score a network or function of any library on a dataset of `create_dataset`.
+
+    `predict`, `mean`, `std`, `multiple` and `size`: see AnyNetwork; a network of ours has its own
+    normalisation. `protocol` and `settings`: see create_protocol, e.g. protocol="slide",
+    crop=(512, 512). `rule`: one of ABSENT_CLASS_RULES. `resamples`: of bootstrap intervals; None:
+    intervals by the jackknife; 0: none. `output`: a folder for the files that `sceneparse evaluate`
+    writes. Raises InputError.
+
+    >>> data = sceneparse.create_dataset("folder", "data/mine", "val")
+    >>> result = sceneparse.evaluate(model, data, mean=(0.5,) * 3, std=(0.5,) * 3)
+    >>> result.scores.mean_iou, result.interval
+    """
+    if rule not in ABSENT_CLASS_RULES:
+        raise InputError(f"rule must be one of {', '.join(ABSENT_CLASS_RULES)}, got '{rule}'")
+    names, colors = dataset.table.names, dataset.table.colors
+    if unknown := [name for name in exclude if name not in names]:
+        raise InputError(f"exclude: no class '{unknown[0]}'; there are {', '.join(names)}")
+    network = predict
+    if not isinstance(network, SegmentationNetwork):
+        network = AnyNetwork(
+            predict, names, colors=colors, mean=mean, std=std, multiple=multiple, size=size
+        )
+    if network.classes != names:
+        raise InputError(
+            f"the classes of network and dataset differ: {first_few(network.classes)} and "
+            f"{first_few(names)}"
+        )
+    predictor = Predictor(network, device=device, protocol=protocol, **settings)
+    evaluation = evaluate_dataset(
+        predictor,
+        dataset,
+        Process(0, 1, predictor.compute.device),
+        rule=rule,
+        resamples=resamples,
+        with_boundary=boundary,
+        workers=workers,
+        facts={"data": f"{len(dataset)} images"},
+        excluded=[names.index(name) for name in exclude],
+    )
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        write_evaluation(Path(output), evaluation)
+    return evaluation

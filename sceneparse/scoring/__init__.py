@@ -1,0 +1,1 @@
+"""Score label files that any program wrote: find them, match them with masks, read both, count."""
