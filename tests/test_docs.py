@@ -84,6 +84,15 @@ def test_own_loop_runs(
     assert sceneparse.load_model("runs/mine").classes == classes
 
 
+def test_a_network_of_torchvision_is_scored(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/how-to/score.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(source.replace('"data/quickstart"', f'"{scenes}"'), {})
+    assert re.match(r"0\.\d+ Interval\(", capsys.readouterr().out)
+
+
 def test_generated_pages_are_fresh() -> None:
     script = ROOT / "docs" / "generate_reference.py"
     spec = spec_from_file_location("generate_reference", script)
