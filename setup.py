@@ -89,6 +89,9 @@ setup(
             # Its networks are what benchmarks compare ours with.
             "segmentation-models-pytorch==0.6.*",
             "hypothesis",
+            # Scores and networks of others, with which ours are compared.
+            "cityscapesscripts",
+            "transformers",
         ],
     },
 )

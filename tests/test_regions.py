@@ -20,12 +20,12 @@ def blobs(seed: int) -> tuple[Mask, Mask]:
     """Return a truth with regions of all sizes and an ignored strip, and a prediction."""
     random = np.random.default_rng(seed)
     truth = np.zeros((140, 150), np.uint8)
-    truth[5:115, 5:115] = 1
+    truth[5:115, 5:125] = 1
     truth[120:135, 5:60] = 2
     for _ in range(12):
         y, x = random.integers(0, 130, 2)
         truth[y : y + random.integers(1, 12), x : x + random.integers(1, 12)] = random.integers(3)
-    truth[60:63] = IGNORED
+    truth[8:10] = IGNORED
     wrong = random.integers(0, CLASSES, truth.shape).astype(np.uint8)
     return truth, np.where(random.random(truth.shape) < 0.7, truth % 250, wrong)
 

@@ -93,7 +93,7 @@ def evaluate(job: Job, run: Path) -> tuple[Evaluation, KeptExamples]:
         predictor,
         dataset,
         job.process,
-        with_calibration=True,
+        for_report=True,
         facts={
             "checkpoint": str(run),
             "data": f"{len(dataset)} images, the validation split",

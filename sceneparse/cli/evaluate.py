@@ -182,8 +182,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
             rule=options.rule,
             resamples=options.bootstrap,
             with_boundary=options.boundary,
-            with_calibration=options.report,
-            with_regions=options.report,
+            for_report=options.report,
             workers=options.workers,
             facts={
                 "checkpoint": str(source_of(options.checkpoint)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,10 @@ def evaluate(  # noqa: PLR0913 - what a user may choose, all by keyword
     names, colors = dataset.table.names, dataset.table.colors
     if unknown := [name for name in exclude if name not in names]:
         raise InputError(f"exclude: no class '{unknown[0]}'; there are {', '.join(names)}")
-    network = predict
-    if not isinstance(network, SegmentationNetwork):
-        network = AnyNetwork(
-            predict, names, colors=colors, mean=mean, std=std, multiple=multiple, size=size
-        )
+    build = partial(AnyNetwork, colors=colors, mean=mean, std=std, multiple=multiple, size=size)
+    network = predict if isinstance(predict, SegmentationNetwork) else build(predict, names)
     if network.classes != names:
-        raise InputError(
-            f"the classes of network and dataset differ: {first_few(network.classes)} and "
-            f"{first_few(names)}"
-        )
+        raise InputError(f"the network has other classes than the data: {first_few(names)}")
     predictor = Predictor(network, device=device, protocol=protocol, **settings)
     evaluation = evaluate_dataset(
         predictor,

@@ -31,8 +31,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     rule: str = "cityscapes",
     resamples: int | None = None,
     with_boundary: bool = False,
-    with_calibration: bool = False,
-    with_regions: bool = False,
+    for_report: bool = False,
     workers: int = 2,
     facts: Mapping[str, str],
     excluded: Sequence[int] = (),
@@ -43,33 +42,31 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     """Evaluate this process's share of a dataset and sum the counts of all processes.
 
     `rule`: one of ABSENT_CLASS_RULES. `resamples`: of bootstrap intervals; None: intervals by the
-    jackknife; 0: none. `facts` are printed beside the scores; `excluded`, `settings`: see
-    Evaluation. `kept` keeps predictions for pictures. `after_image` is called with each image
-    (H, W, 3), its name and its predicted labels (H, W).
+    jackknife; 0: none. `for_report`: calibration and regions too. `facts`, `excluded`, `settings`:
+    see Evaluation. `after_image` gets each image (H, W, 3), its name and predicted labels (H, W).
     """
     table, device = dataset.table, predictor.compute.device
     numbers = range(process.rank, len(dataset), process.world_size)
-    matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
-    boundary = BoundaryCounts(table.num_classes, table.ignore_index, device)
-    calibration = CalibrationCounts(table.ignore_index, device)
-    regions = RegionCounts(table.num_classes, table.ignore_index, device)
-    wanted = {boundary: with_boundary, calibration: with_calibration, regions: with_regions}
-    meters: list[Meter] = [matrix, *(meter for meter in wanted if wanted[meter])]
+    size, ignored = table.num_classes, table.ignore_index
+    matrix = ConfusionMatrix(size, ignored, numbers, len(dataset), device)
+    boundary = BoundaryCounts(size, ignored, device)
+    regions = RegionCounts(size, ignored, device)
+    calibration = CalibrationCounts(ignored, device)
+    meters: list[Meter] = [matrix, *([boundary] if with_boundary else [])]
+    meters += [calibration, regions] if for_report else []
 
     def after(number: int, image: Picture, name: str, labels: NDArray[Any]) -> None:
         if after_image is not None:
             after_image(image, name, labels)
         if kept is not None:
-            counts = matrix.by_image[number].cpu().numpy()
-            kept.add(number, labels, float(image_mean_iou(counts, excluded)))
+            score = image_mean_iou(matrix.by_image[number].cpu().numpy(), excluded)
+            kept.add(number, labels, float(score))
 
     _count(predictor, dataset, process, meters, workers, after)
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
-    intervals = (
-        (None, None) if resamples == 0 else intervals_of(by_image, resamples, rule, excluded)
-    )
+    mean, classes = intervals_of(by_image, resamples, rule, excluded)
     return Evaluation(
         protocol=predictor.protocol.description,
         rule=rule,
@@ -77,11 +74,11 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
         image_names=[pair.name for pair in dataset.pairs],
         counts=matrix.counts.cpu().numpy(),
         by_image=by_image,
-        interval=intervals and intervals[0],
-        class_intervals=intervals and intervals[1],
+        interval=mean,
+        class_intervals=classes,
         boundary=boundary if with_boundary else None,
-        calibration=calibration.curve() if with_calibration else None,
-        regions=regions if with_regions else None,
+        calibration=calibration.curve() if for_report else None,
+        regions=regions if for_report else None,
         facts={**facts, **interval_facts(resamples)},
         excluded=excluded,
         settings=settings or {},
@@ -98,8 +95,13 @@ def interval_facts(resamples: int | None) -> dict[str, str]:
 
 def intervals_of(
     by_image: Counts, resamples: int | None, rule: str, excluded: Sequence[int]
-) -> tuple[Interval, list[Interval]]:
-    """Return the intervals of the mean IoU without excluded classes, and of the IoU per class."""
+) -> tuple[Interval | None, list[Interval] | None]:
+    """Return the intervals of the mean IoU without excluded classes, and of the IoU per class.
+
+    `resamples`: see evaluate_dataset.
+    """
+    if resamples == 0:
+        return None, None
 
     def both(counts: Counts) -> tuple[Interval, list[Interval]]:
         if resamples is None:

@@ -200,8 +200,11 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.json, eval.csv, confusion.csv, images.csv and counts.npz."""
     result, names = as_dict(evaluation), evaluation.table.names
     write_json(folder / "eval.json", result)
-    rows = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in result["classes"]]
-    write_csv(folder / "eval.csv", rows)
+    plain_rows = [
+        {key: value for key, value in row.items() if not isinstance(value, dict)}
+        for row in result["classes"]
+    ]
+    write_csv(folder / "eval.csv", plain_rows)
     # A row per true class, a column per predicted one.
     rows = [[name, *row] for name, row in zip(names, evaluation.counts.tolist(), strict=True)]
     write_lines(folder / "confusion.csv", [["truth \\ prediction", *names], *rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def _tensor_in(output: Any) -> Tensor:  # noqa: ANN401 - of any library
         return _tensor_in(output[names[0]])
     if hasattr(output, "logits"):
         return _tensor_in(output.logits)
-    return cast("Tensor", torch.as_tensor(output))
+    return torch.as_tensor(output)
 
 
 def onnx_function(path: Path) -> Callable[[Tensor], Tensor]:

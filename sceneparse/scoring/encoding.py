@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def find_encoding(
     which names `option`, if both leave as many, or none is possible.
     """
     shown = [paths[k] for k in spread(len(paths), _LOOKED_AT)]
-    if any(decode(path).image.mode in _COLORED for path in shown):
+    if any(map(_is_colored, shown)):
         if ids is not None:
             raise InputError(f"{shown[0]} is painted in colours, so {option} {ids} means nothing")
         return Encoding("colors", table)
@@ -70,6 +71,12 @@ def find_encoding(
         return Encoding("train", table)
     values = {int(v) for found in read_all(_values_in, shown, "label files") for v in found}
     return Encoding(_kind_of(values, table, shown[0], option), table)
+
+
+def _is_colored(path: Path) -> bool:
+    with suppress(InputError):  # which is reported when the file is read
+        return decode(path).image.mode in _COLORED
+    return False
 
 
 def _values_in(path: Path) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from sceneparse.metrics.confusion import TRUTH, ConfusionMatrix
 from sceneparse.metrics.regions import RegionCounts
 from sceneparse.scoring.encoding import Encoding
 from sceneparse.scoring.matching import Match
+from sceneparse.training.loop import Meter
 
 PROTOCOL = "label files, as they are"
 # The class of pixels for which a file has none.
@@ -87,7 +88,8 @@ def score_files(
         prediction, truth = found
         labels = np.where(prediction == ignored, size, prediction)
         batch = [torch.from_numpy(x.astype(np.int32))[None] for x in (labels, truth)]
-        for meter in filter(None, (matrix, boundary, regions)):
+        meters: list[Meter] = [m for m in (matrix, boundary, regions) if m is not None]
+        for meter in meters:
             meter.update(*batch)
         after_image(number, prediction, matrix.by_image[number, :, :size].numpy())
     if problems:
@@ -96,22 +98,21 @@ def score_files(
         )
     if not matrix.by_image[:, TRUTH].any():
         raise InputError("every pixel of the masks is ignored, so there is nothing to score")
-    return _evaluation(
-        [match.name for match in matches], readers.truth.table, matrix, boundary, how
-    )
+    names = [match.name for match in matches]
+    return _evaluation(names, readers.truth.table, matrix, (boundary, regions), how)
 
 
 def _evaluation(
     names: list[str],
     table: LabelTable,
     matrix: ConfusionMatrix,
-    boundary: BoundaryCounts | None,
-    regions: RegionCounts | None,
+    optional: tuple[BoundaryCounts | None, RegionCounts | None],
     how: How,
 ) -> Evaluation:
     """Return the scores; the last class, pixels without a prediction, stays only if it occurs."""
     size, counts, by_image = table.num_classes, matrix.counts.numpy(), matrix.by_image.numpy()
     gaps, excluded = {}, list(how.excluded)
+    boundary, regions = optional
     if missing := int(counts[:, size].sum()):
         gaps = {NO_PREDICTION: f"{missing / counts.sum():.2%} of the counted pixels, all wrong"}
         table, excluded = _with_gaps(table), [*excluded, size]
@@ -121,20 +122,19 @@ def _evaluation(
             boundary.counts = boundary.counts[:, :size]
         if regions is not None:
             regions.keep(size)
-    rule, resamples = how.rule, how.resamples
-    intervals = None if resamples == 0 else intervals_of(by_image, resamples, rule, excluded)
+    mean, classes = intervals_of(by_image, how.resamples, how.rule, excluded)
     return Evaluation(
         protocol=PROTOCOL,
-        rule=rule,
+        rule=how.rule,
         table=table,
         image_names=names,
         counts=counts,
         by_image=by_image,
-        interval=intervals and intervals[0],
-        class_intervals=intervals and intervals[1],
+        interval=mean,
+        class_intervals=classes,
         boundary=boundary,
         regions=regions,
-        facts={**how.facts, **gaps, **interval_facts(resamples)},
+        facts={**how.facts, **gaps, **interval_facts(how.resamples)},
         excluded=excluded,
         settings=how.settings,
     )
