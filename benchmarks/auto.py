@@ -2,9 +2,9 @@
 
 Five datasets, of which auto and the recipes get the same images. Recipes of ours and of
 segmentation_models.pytorch (SMP) are chosen on validation, each kind for itself. Regret is how far
-auto is behind the better of the two. A call does the runs that are not finished; a run that was
-killed starts again. Auto and `--speeds` need a quiet machine, the training of the recipes does not:
-it takes the steps of the stored speeds, with `--device cuda` on a GPU.
+auto is behind the one of the two that is better on validation. A call does the runs that are not
+finished; a run that was killed starts again. Auto and `--speeds` need a quiet machine, the training
+of the recipes does not: it takes the steps of the stored speeds, with `--device cuda` on a GPU.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def _entry(cell: tuple[str, float, int], runs: Sequence[Finished]) -> dict[str, 
     auto, hand, smp = best.values()
     regret = None
     if auto and hand and smp:
-        regret = max(hand.held_out, smp.held_out) - auto.held_out
+        regret = max((hand, smp), key=lambda run: run.val).held_out - auto.held_out
     return {
         **dict(zip(("data", "minutes", "seed"), cell, strict=True)),
         **{kind: run and run.held_out for kind, run in best.items()},
