@@ -18,7 +18,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted((ROOT / "sceneparse").rglob("*.py"))
 SCRIPTS = [*sorted((ROOT / "tools").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 # Modules outside of config, studies, auto and cli that read the configuration.
-CONFIGURED = {"training/segmentation.py", "training/classification.py"}
+CONFIGURED = {
+    *("training/segmentation.py", "training/classification.py"),
+    "suspects/folds.py",
+}
 # Modules beside the rooms.
 LOOSE = {"__init__.py", "__main__.py", "errors.py", "files.py", "losses.py"}
 
@@ -45,6 +48,9 @@ ALLOWED: dict[str, set[str]] = {
     # What the core above does without.
     "data/formats": {"data"},
     "data/checks": {"data", "report"},
+    "suspects": {
+        *("config", "data", "data/checks", "inference", "report", "runs", "runtime", "training"),
+    },
     "export": {"data", "inference", "layers", "models"},
     "studies": {
         *("config", "data", "evaluation", "inference", "metrics", "models", "report", "runs"),

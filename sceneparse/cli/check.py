@@ -1,4 +1,4 @@
-"""Check every file of a dataset: damage, wrong labels, suspicious masks, images in two splits."""
+"""Check every file of a dataset for damage and twins, or by a network for wrong labels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,16 @@ EXAMPLES = """\
   sceneparse check data/quickstart
   sceneparse check /data/camvid --dataset camvid --splits train val test
   sceneparse check /data/cityscapes --dataset cityscapes --output checks/cityscapes
+  sceneparse check data/mine --model runs/mine
+  sceneparse check data/mine --model runs/mine --split train --folds 3
 
-Exit code 2: training would fail, or an image occurs in two splits (unless --allow-twins)."""
+Exit code 2: training would fail, or an image occurs in two splits (unless --allow-twins).
+
+--model looks for wrong labels instead: regions that RUN is sure to be of another class than the
+mask says, the most likely errors first, in OUTPUT/suspects.csv and suspects.html. RUN must not have
+seen these masks. --folds K trains K more networks with the settings of RUN, each on the other parts
+of the split, and questions each part by the one that has not seen it; the same command resumes
+them."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,16 +39,48 @@ def parser() -> argparse.ArgumentParser:
     result = command_parser("check", "Check every image and mask of a dataset.", EXAMPLES)
     result.add_argument("root", metavar="DATA", help="folder of the dataset")
     add = partial(add_option, result)
-    add("--dataset NAME", "layout of the files, e.g. camvid or cityscapes", default="folder")
+    layout = "layout of the files, e.g. camvid or cityscapes; default folder, or that of RUN"
+    add("--dataset NAME", layout)
     add("--splits SPLIT...", "splits to check", default=["train", "val"])
     depth = "bits that 16-bit images really use, as data.bit_depth of the training"
     add("--bit-depth N", depth, type=number(int, 9, 16))
-    add("--output FOLDER", "folder for data.json and data.html; default runs/check_NAME_OF_DATA")
+    place = "folder for the results; default runs/check_NAME_OF_DATA, or runs/suspects_NAME_SPLIT"
+    add("--output FOLDER", place)
     add("--allow-twins", "accept images that occur in two splits")
+    labels = partial(add_option, result.add_argument_group("labels that are probably wrong"))
+    labels("--model RUN", "run, checkpoint or exported file that questions the masks")
+    split = "split to question; default the validation split, with --folds the training split"
+    labels("--split SPLIT", split)
+    folds = "train K networks, each of which questions the part of the split that it has not seen"
+    labels("--folds K", folds, type=number(int, 2))
     return result
 
 
 def main(options: argparse.Namespace) -> None:
+    """Check the files, or with --model the labels; raise InputError if training would fail."""
+    require_effect(options)
+    if options.model is None:
+        check_files(options)
+    else:
+        from sceneparse.cli.suspects import check_labels
+
+        check_labels(options)
+
+
+def require_effect(options: argparse.Namespace) -> None:
+    """Raise InputError for an option that changes nothing, with or without --model."""
+    if options.model is None:
+        options.dataset = options.dataset or "folder"
+        useless, remedy = ("split", "folds"), "is for --model RUN; add it, or give --splits"
+    else:
+        useless, remedy = ("splits", "bit_depth", "allow_twins"), "has no effect with --model"
+    defaults = parser()
+    for name in useless:
+        if getattr(options, name) != defaults.get_default(name):
+            raise InputError(f"--{name.replace('_', '-')} {remedy}")
+
+
+def check_files(options: argparse.Namespace) -> None:
     """Check all samples, print and write the findings; raise InputError if training would fail."""
     from sceneparse.data.checks.findings import class_problems, note, notes
     from sceneparse.data.checks.full import check_all_samples, find_duplicates, summarise

@@ -100,6 +100,16 @@ class PixelScores:
         labels, confidence = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         return labels, confidence
 
+    def confidence_in(self, given: Tensor) -> Tensor:
+        """Return the probability of the `given` classes (B, H, W); 0 for numbers of no class."""
+        parts, first = [], 0
+        for band in self._bands():
+            classes = given[:, first : first + band.shape[1]]
+            first += band.shape[1]
+            known = classes < self.num_classes
+            parts.append(band.gather(-1, classes.where(known, 0)[..., None])[..., 0] * known)
+        return torch.cat(parts, dim=1)
+
     def probabilities(self) -> Tensor:
         """Return all probabilities: (B, K, H, W), float32; for small batches of small images."""
         return torch.cat(list(self._bands()), dim=1).permute(0, 3, 1, 2)

@@ -279,15 +279,21 @@ def assemble_run(
     train_set: SegmentationDataset,
     val_set: SegmentationDataset,
     *,
+    resume: bool = False,
     licences: str = "warn",
 ) -> Training:
     """Build all parts of a run from open splits, without a check of the data or a folder.
 
-    `licences`: see `begin_run`. Raises InputError if the parts do not fit each other.
+    `resume`, `licences`: see `begin_run`. Raises InputError if the parts do not fit each other.
     """
     settings = config.train
     start = begin_run(
-        Path(config.output), process, settings.amp, settings.channels_last, licences=licences
+        Path(config.output),
+        process,
+        settings.amp,
+        settings.channels_last,
+        resume=resume,
+        licences=licences,
     )
     return _assemble(config, start, train_set.resized(Resize.of(config.data.resize)), val_set)
 

@@ -1,0 +1,145 @@
+"""`sceneparse check DATA --model RUN`: find labels that are probably wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sceneparse.cli.command import writing
+from sceneparse.cli.evaluate import open_dataset
+from sceneparse.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from sceneparse.config.segmentation import SegConfig
+    from sceneparse.data.datasets import SegmentationDataset
+    from sceneparse.suspects.search import Parts, Suspect
+
+# Suspects that are printed.
+_PRINTED = 10
+
+
+def check_labels(options: argparse.Namespace) -> None:
+    """Predict every mask by a network that has not seen it; print and write what disagrees."""
+    from sceneparse.data.sample_checks import check_samples
+    from sceneparse.inference.networks import load_network, source_of
+    from sceneparse.inference.predictor import Predictor
+    from sceneparse.runtime.progress import Progress
+    from sceneparse.suspects.folds import fold_settings
+    from sceneparse.suspects.search import search
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--model runs in one process; start the command without torchrun")
+    model = load_network(options.model)
+    trained = {**model.meta.get("data", {}), **model.meta.get("config", {}).get("data", {})}
+    layout = options.dataset or trained.get("dataset", "folder")
+    split = options.split or usual_split(trained, folds=options.folds)
+    dataset = open_dataset(
+        argparse.Namespace(dataset=layout, data=options.root, split=split), model
+    )
+    facts = {
+        "data": f"{len(dataset)} images, split {split} of {options.root}",
+        "network": str(source_of(options.model)),
+    }
+    config = None
+    if options.folds is not None:
+        data = {"dataset": layout, "root": options.root, "train_split": split, "val_split": split}
+        config = fold_settings(model.meta, options.model, data)
+    elif warning := seen_before(trained, split):
+        facts["warning"] = warning
+    check_samples(dataset, range(len(dataset)), layout)
+    name = Path(options.root).resolve().name
+    output = Path(options.output or f"runs/suspects_{name}_{Path(split).stem}")
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        parts: Parts = [(Predictor(model), range(len(dataset)))]
+        if config is not None:
+            parts = predict_folds(options, config, dataset, output, facts)
+        progress = Progress(len(dataset), "images predicted")
+        suspects = search(dataset, parts, output, lambda: progress.advance(1))
+        progress.close()
+        report(f"Labels of {name} to look at", dataset, suspects, facts, output)
+
+
+def usual_split(trained: dict[str, Any], *, folds: int | None) -> str:
+    """Return the split to check: that of training with folds, else that of validation."""
+    key, usual = ("val_split", "val") if folds is None else ("train_split", "train")
+    return str(trained.get(key) or usual)
+
+
+def seen_before(trained: dict[str, Any], split: str) -> str | None:
+    """Return a warning if a network may have been trained on the split that it is to question."""
+    remedy = "it agrees with wrong labels that it was trained on; add --folds 3"
+    if trained.get("train_split") is None:
+        return f"the network does not tell what it was trained on; if on these images, {remedy}"
+    if trained["train_split"] != split:
+        return None
+    where = f"split {split} of {trained.get('root')}"
+    return f"the network was trained on {where}; if these are its images, {remedy}"
+
+
+def predict_folds(
+    options: argparse.Namespace,
+    config: SegConfig,
+    dataset: SegmentationDataset,
+    output: Path,
+    facts: dict[str, str],
+) -> Parts:
+    """Train a network per fold; return each with the images that it has not seen."""
+    from sceneparse.inference.predictor import Predictor
+    from sceneparse.runtime.distributed import join_processes
+    from sceneparse.runtime.progress import Progress
+    from sceneparse.suspects.folds import plan_folds, train_folds
+
+    start = config.model.pretrained
+    if start is not None and Path(start).is_dir():
+        facts["warning"] = (
+            f"the networks of the folds start from '{start}', as that of '{options.model}' did; if "
+            "it was trained on these images, their wrong labels are harder to find"
+        )
+    progress = Progress(len(dataset), "images compared")
+    folds = plan_folds(dataset, options.folds, lambda: progress.advance(1))
+    progress.close()
+    facts["folds"] = folds.note
+    with join_processes() as process:
+        checkpoints = train_folds(config, dataset, folds, output, process)
+    return (
+        (Predictor(checkpoint), members)
+        for checkpoint, members in zip(checkpoints, folds.members, strict=True)
+    )
+
+
+def report(
+    title: str,
+    dataset: SegmentationDataset,
+    suspects: Sequence[Suspect],
+    facts: dict[str, str],
+    output: Path,
+) -> None:
+    """Print the facts and the first suspects; write suspects.csv and suspects.html."""
+    from sceneparse.report.tables import Table
+    from sceneparse.suspects.page import write_suspects_page, write_table
+    from sceneparse.suspects.regions import DEFINITION
+
+    images = len({suspect.image for suspect in suspects})
+    facts["suspects"] = f"{len(suspects)} regions in {images} of {len(dataset)} images"
+    facts["a suspect"] = DEFINITION
+    for heading, value in facts.items():
+        print(f"{heading:<12} {one_line(value)}")
+    names, rows = dataset.table.names, []
+    for rank, suspect in enumerate(suspects[:_PRINTED], start=1):
+        region = suspect.region
+        classes = f"{names[region.given]} -> {names[region.suggested]}"
+        probabilities = f"{region.quality:.2f} -> {region.confidence:.2f}"
+        place = "{}, {}  {}x{}".format(*region.box)
+        name = one_line(dataset.pairs[suspect.image].name)
+        rows.append([str(rank), name, classes, probabilities, place, f"{region.score:.0f}"])
+    heads = ["", "image", "label -> suggestion", "probabilities", "x, y  size", "score"]
+    if rows:
+        print("\n" + Table(title, heads, rows).as_text(numbers=False))
+    page, table = output / "suspects.html", output / "suspects.csv"
+    write_table(table, dataset, suspects)
+    write_suspects_page(page, title, dataset, suspects, facts)
+    print(f"\npage         {page}\ntable        {table}")

@@ -1,0 +1,124 @@
+"""Write what was found in the labels: suspects.csv, and a page with crops of the first ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.report.pages import picture_uri, write_page
+from sceneparse.report.pictures import Picture, overlay
+from sceneparse.report.tables import write_lines
+from sceneparse.suspects.search import Suspect
+
+_HEADS = (
+    *("rank", "image", "score", "labelled", "suggested", "x", "y", "width", "height", "pixels"),
+    *("confidence", "label_quality", "mask"),
+)
+# Suspects with pictures on the page.
+_SHOWN = 100
+# Pixels around a region in its crop, at least; and of the long side of crops on the page.
+_MARGIN, _SIDE = 24, 260
+
+
+def write_table(path: Path, dataset: SegmentationDataset, suspects: Sequence[Suspect]) -> None:
+    """Write a line per suspect, the highest score first: place, classes, probabilities, file."""
+    names = dataset.table.names
+    lines = []
+    for rank, suspect in enumerate(suspects, start=1):
+        pair, region = dataset.pairs[suspect.image], suspect.region
+        lines.append(
+            [
+                *(rank, pair.name, f"{region.score:.2f}"),
+                *(names[region.given], names[region.suggested], *region.box, region.pixels),
+                *(f"{region.confidence:.4f}", f"{region.quality:.4f}", pair.mask),
+            ]
+        )
+    write_lines(path, [_HEADS, *lines])
+
+
+def write_suspects_page(
+    path: Path,
+    title: str,
+    dataset: SegmentationDataset,
+    suspects: Sequence[Suspect],
+    facts: Mapping[str, str],
+) -> None:
+    """Write the page: `facts` by heading, and crops of the first suspects."""
+    shown = suspects[:_SHOWN]
+    values = {
+        "title": title,
+        "facts": facts,
+        "total": len(suspects),
+        "classes": dataset.table.classes,
+        "figures": [_figure(dataset, rank, one) for rank, one in enumerate(shown, start=1)],
+    }
+    write_page("suspects.html", path, values)
+
+
+def _figure(dataset: SegmentationDataset, rank: int, suspect: Suspect) -> dict[str, Any]:
+    image, mask, name = dataset[suspect.image]
+    region, names = suspect.region, dataset.table.names
+    x, y, width, height = region.box
+    return {
+        "pictures": [
+            {"name": kind, "uri": picture_uri(picture, longest=_SIDE)}
+            for kind, picture in _crops(dataset, image, mask, suspect).items()
+        ],
+        "rank": rank,
+        "name": name,
+        "labelled": names[region.given],
+        "suggested": names[region.suggested],
+        "confidence": region.confidence,
+        "quality": region.quality,
+        "place": f"{region.pixels:,} pixels in {width}x{height} at x {x}, y {y}",
+        "score": region.score,
+    }
+
+
+def _crops(
+    dataset: SegmentationDataset, image: Picture, mask: NDArray[Any], suspect: Suspect
+) -> dict[str, Picture]:
+    """Return a crop of the image, and the image under its label and under the suggestion."""
+    region = suspect.region
+    x, y, width, height = region.box
+    side = max(width, height) + 2 * max(_MARGIN, max(width, height) // 4)
+    rows = _around(y, height, side, mask.shape[0])
+    columns = _around(x, width, side, mask.shape[1])
+    inside = np.zeros(mask.shape, bool)
+    inside[y : y + height, x : x + width] = region.shape
+    # Small crops are enlarged, so that the outline is thin beside them.
+    factor = math.ceil(_SIDE / side)
+    crop, labels, inside = (
+        np.ascontiguousarray(a[rows, columns].repeat(factor, axis=0).repeat(factor, axis=1))
+        for a in (image, mask, inside)
+    )
+    suggested = np.where(inside, region.suggested, labels).astype(labels.dtype)
+    pictures = {
+        "image": crop,
+        "label": overlay(crop, labels, dataset.table, legend="none"),
+        "suggestion": overlay(crop, suggested, dataset.table, legend="none"),
+    }
+    return {kind: _outlined(picture, inside) for kind, picture in pictures.items()}
+
+
+def _around(start: int, length: int, side: int, limit: int) -> slice:
+    """Return `side` pixels with the middle of a stretch in their middle, inside of 0..limit-1."""
+    first = max(min(start + length // 2 - side // 2, limit - side), 0)
+    return slice(first, min(first + side, limit))
+
+
+def _outlined(picture: Picture, inside: NDArray[np.bool_]) -> Picture:
+    """Draw a white line on a black one around the pixels `inside` (H, W)."""
+    shape = inside.astype(np.uint8)
+    contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    result = picture.copy()
+    for color, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        cv2.drawContours(result, contours, -1, color, thickness)
+    return result

@@ -1,0 +1,165 @@
+"""Regions in which a network is sure of one class and the mask holds another.
+
+A pixel is doubtful if its most probable class is not the given one, and if that class is at least
+as probable there as it is on average where the masks hold it: the threshold of confident learning
+(Northcutt, Jiang and Chuang, JAIR 2021). A suspect region: doubtful pixels with the same given and
+the same suggested class that are connected, over corners too (8 neighbours), at least MIN_PIXELS.
+Its score is the sum over its pixels of the probability of the suggested class minus that of the
+given one: large regions with a clear difference come first. Ignored pixels are never doubtful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_PIXELS = 16
+# The mean of equal numbers may be a little larger than they are.
+_ROUNDING = 1e-6
+DEFINITION = (
+    "connected pixels of one label whose most probable class is another one, at least as probable "
+    f"as it is on average where the masks hold it; {MIN_PIXELS} pixels or more; score: sum of the "
+    "probability of the suggested class minus that of the label"
+)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Connected pixels of an image with one given and one suggested class.
+
+    `box`: x, y, width, height in pixels. `quality`: mean probability of the given class (the
+    self-confidence of the label). `confidence`: mean probability of the suggested class.
+    """
+
+    given: int
+    suggested: int
+    box: tuple[int, int, int, int]
+    pixels: int
+    quality: float
+    confidence: float
+    packed: NDArray[np.uint8] = field(repr=False)
+
+    @property
+    def score(self) -> float:
+        """Sum over the pixels of the probability of the suggested class minus the given one's."""
+        return self.pixels * (self.confidence - self.quality)
+
+    @property
+    def shape(self) -> NDArray[np.bool_]:
+        """The pixels of the region within its box: (height, width)."""
+        _, _, width, height = self.box
+        bits = np.unpackbits(self.packed, count=width * height)
+        return bits.reshape(height, width).astype(bool)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """The n labelled pixels of an image (H, W) whose most probable class is not the given one.
+
+    `where`: their places in the flat image. `given`, `suggested`: class numbers. `quality`,
+    `confidence`: the probabilities of these two classes. All arrays (n,).
+    """
+
+    size: NDArray[np.int64]
+    where: NDArray[np.int64]
+    given: NDArray[np.int32]
+    suggested: NDArray[np.int32]
+    quality: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+
+class SelfConfidence:
+    """The mean probability of the given class over pixels of many images, per class."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.sums, self.pixels = np.zeros(num_classes), np.zeros(num_classes, np.int64)
+
+    def add(self, mask: NDArray[Any], quality: NDArray[np.float32]) -> None:
+        """Count a mask (H, W); `quality` (H, W): the probability of the given class."""
+        count = len(self.sums)
+        known = mask < count
+        self.sums += np.bincount(mask[known], weights=quality[known], minlength=count)
+        self.pixels += np.bincount(mask[known], minlength=count)
+
+    def thresholds(self) -> NDArray[np.float64]:
+        """Return the mean per class (K,); for classes without a pixel the mean over all pixels."""
+        total = self.sums.sum() / max(self.pixels.sum(), 1)
+        return np.where(self.pixels > 0, self.sums / np.maximum(self.pixels, 1), total)
+
+
+def disagreement(
+    mask: NDArray[Any],
+    labels: NDArray[Any],
+    confidence: NDArray[np.float32],
+    quality: NDArray[np.float32],
+    num_classes: int,
+) -> Disagreement:
+    """Return the labelled pixels whose most probable class is another one.
+
+    `labels`: the most probable classes; `confidence`, `quality`: their probability, and that of the
+    given class. All arrays (H, W); `mask` holds 0..K-1 or larger numbers for ignored pixels.
+    """
+    where = np.flatnonzero((mask != labels) & (mask < num_classes))
+    given, suggested, quality, confidence = (
+        array.ravel()[where] for array in (mask, labels, quality, confidence)
+    )
+    return Disagreement(
+        np.array(mask.shape),
+        where,
+        given.astype(np.int32),
+        suggested.astype(np.int32),
+        quality.astype(np.float32),
+        confidence.astype(np.float32),
+    )
+
+
+def find_regions(
+    found: Disagreement, thresholds: NDArray[np.float64], min_pixels: int = MIN_PIXELS
+) -> list[Region]:
+    """Return the suspect regions of an image; `thresholds` (K,): see SelfConfidence."""
+    lowest = thresholds[found.suggested] - _ROUNDING
+    doubtful = np.flatnonzero(found.confidence >= lowest)
+    codes = found.given[doubtful] * len(thresholds) + found.suggested[doubtful]
+    order = np.argsort(codes, kind="stable")
+    ends = np.flatnonzero(np.diff(codes[order])) + 1
+    groups = np.split(doubtful[order], ends) if len(order) else []
+    return [
+        region
+        for group in groups
+        if len(group) >= min_pixels
+        for region in _connected(found, group, min_pixels)
+    ]
+
+
+def _connected(found: Disagreement, chosen: NDArray[np.intp], min_pixels: int) -> Iterator[Region]:
+    """Yield the connected parts of pixels that agree in their two classes."""
+    rows, columns = np.divmod(found.where[chosen], found.size[1])
+    top, left = rows.min(), columns.min()
+    rows, columns = rows - top, columns - left
+    canvas = np.zeros((rows.max() + 1, columns.max() + 1), np.uint8)
+    canvas[rows, columns] = 1
+    count, numbers, boxes, _ = cv2.connectedComponentsWithStats(canvas, connectivity=8)
+    of_part = numbers[rows, columns]
+    sums = [
+        np.bincount(of_part, weights=values[chosen], minlength=count)
+        for values in (found.quality, found.confidence)
+    ]
+    for number in range(1, count):
+        x, y, width, height, pixels = boxes[number].tolist()
+        if pixels < min_pixels:
+            continue
+        quality, confidence = (float(total[number] / pixels) for total in sums)
+        yield Region(
+            given=int(found.given[chosen[0]]),
+            suggested=int(found.suggested[chosen[0]]),
+            box=(int(left) + x, int(top) + y, width, height),
+            pixels=pixels,
+            quality=quality,
+            confidence=confidence,
+            packed=np.packbits(numbers[y : y + height, x : x + width] == number),
+        )
