@@ -119,6 +119,8 @@ def _outlined(picture: Picture, inside: NDArray[np.bool_]) -> Picture:
     shape = inside.astype(np.uint8)
     contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     result = picture.copy()
-    for color, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+    # As wide on the page, whatever the size of the crop.
+    line = 2 * max(round(max(shape.shape) / _SIDE), 1)
+    for color, thickness in (((0, 0, 0), 2 * line), ((255, 255, 255), line)):
         cv2.drawContours(result, contours, -1, color, thickness)
     return result
