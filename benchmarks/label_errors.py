@@ -11,7 +11,6 @@ alarms. A run that was interrupted is resumed by the same command.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +32,12 @@ from sceneparse.report.tables import Table, write_json
 from sceneparse.runtime.distributed import join_processes
 from sceneparse.runtime.progress import Progress
 from sceneparse.suspects.folds import plan_folds, train_folds
+from sceneparse.suspects.regions import Region
 from sceneparse.suspects.search import (
     Parts,
     Suspect,
     collect_disagreements,
     ranked_suspects,
-    read_disagreement,
 )
 
 RECIPE = "study/camvid_half"
@@ -87,8 +86,11 @@ def main(options: argparse.Namespace) -> None:
     numbers = range(len(flipped))
     found = ranked_suspects(folder, numbers, thresholds)
     every = ranked_suspects(folder, numbers, np.zeros_like(thresholds))
-    rankings = ranked(folder, found, every)
-    changed = [cv2.imread(str(data / "changes" / f"{k:05d}.png"), -1) for k in numbers]
+    rankings = ranked(found, every)
+    changed = [
+        np.asarray(cv2.imread(str(data / "changes" / f"{k:05d}.png"), -1), np.uint16)
+        for k in numbers
+    ]
     scores = {name: scores_of(ranking, changed, len(flips)) for name, ranking in rankings.items()}
     chance = float(np.mean([hit > 0 for hit in hits_of(every, changed)])) if every else 0.0
     result = {
@@ -190,7 +192,7 @@ def flip_one(
         around = label_around(mask, region, used, given)
         if around is None:
             continue
-        new = mask.copy()
+        new: Mask = mask.copy()
         new[region] = around
         if kind == "swapped class":
             new[region] = generator.choice([k for k in used if k != given])
@@ -271,37 +273,25 @@ def fold_config(options: argparse.Namespace) -> SegConfig:
     return load_config(find_config(RECIPE, Path()), settings, SegConfig)
 
 
-def ranked(
-    folder: Path, found: Sequence[Suspect], every: Sequence[Suspect]
-) -> dict[str, list[Suspect]]:
+def ranked(found: Sequence[Suspect], every: Sequence[Suspect]) -> dict[str, list[Suspect]]:
     """Return suspects in the orders to compare.
 
     `found`: those of confident learning, by score. `every`: all regions of disagreement, whose
     order by loss is what one would look through without it.
     """
-    losses = loss_sums(folder, every)
-    by_loss = sorted(range(len(every)), key=lambda k: -losses[k])
-    by_mean = sorted(range(len(every)), key=lambda k: -losses[k] / every[k].region.pixels)
     return {
         "score": list(found),
         "label quality": sorted(found, key=lambda suspect: suspect.region.quality),
+        "expected wrong pixels": sorted(found, key=lambda suspect: -wrong_pixels(suspect.region)),
         "score, all disagreements": list(every),
-        "sum of losses": [every[k] for k in by_loss],
-        "mean loss": [every[k] for k in by_mean],
+        "sum of losses": sorted(every, key=lambda one: -one.region.loss * one.region.pixels),
+        "mean loss": sorted(every, key=lambda one: -one.region.loss),
     }
 
 
-def loss_sums(folder: Path, suspects: Sequence[Suspect]) -> list[float]:
-    """Return the sum of the cross entropy of the given class over each region."""
-    sums = [0.0] * len(suspects)
-    order = sorted(range(len(suspects)), key=lambda k: suspects[k].image)
-    for image, group in itertools.groupby(order, key=lambda k: suspects[k].image):
-        found = read_disagreement(folder, image)
-        losses = np.zeros(tuple(found.size))
-        losses.ravel()[found.where] = -np.log(np.maximum(found.quality, 1e-12))
-        for k in group:
-            sums[k] = float(pixels_of(suspects[k], losses).sum())
-    return sums
+def wrong_pixels(region: Region) -> float:
+    """Return the sum of the probability of the suggested class minus that of the label."""
+    return region.pixels * (region.confidence - region.quality)
 
 
 def pixels_of(suspect: Suspect, values: NDArray[Any]) -> NDArray[Any]:
@@ -315,6 +305,7 @@ def hits_of(suspects: Sequence[Suspect], changed: Sequence[NDArray[np.uint16]]) 
     hits = []
     for suspect in suspects:
         counts = np.bincount(pixels_of(suspect, changed[suspect.image]), minlength=1)
+        counts[0] = 0  # pixels that no flip changed
         most = int(counts.argmax())
         hits.append(most if 2 * counts[most] >= suspect.region.pixels else 0)
     return hits

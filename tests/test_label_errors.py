@@ -55,7 +55,7 @@ def test_flips_are_where_masks_differ_and_the_same_again() -> None:
 
 def suspect(x: int, width: int) -> Suspect:
     shape = np.ones((4, width), bool)
-    region = Region(0, 1, (x, 2, width, 4), 4 * width, 0.1, 0.9, np.packbits(shape))
+    region = Region(0, 1, (x, 2, width, 4), 4 * width, 0.1, 0.9, 2.3, np.packbits(shape))
     return Suspect(0, region)
 
 

@@ -90,8 +90,8 @@ def test_regions_equal_brute_force(seed: int) -> None:
         inside[y : y + height, x : x + width] = region.shape
         assert region.pixels == inside.sum()
         assert region.shape.any(axis=0).all() and region.shape.any(axis=1).all()
-        difference = probabilities[region.suggested] - probabilities[region.given]
-        assert region.score == pytest.approx(difference[inside].sum(), rel=1e-4)
+        losses = -np.log(probabilities[region.given][inside])
+        assert region.score == pytest.approx(losses.mean() * np.log(inside.sum()), rel=1e-4)
         means = round(region.quality, 5), round(region.confidence, 5)
         places = tuple(np.flatnonzero(inside).tolist())
         found.add((region.given, region.suggested, places, *means))
@@ -156,7 +156,9 @@ def test_planted_errors_are_found_and_shown(planted: SegmentationDataset, tmp_pa
     places = [(s.image, s.region.given, s.region.suggested, s.region.box) for s in suspects]
     assert places == [(1, 1, 2, (10, 35, 20, 8)), (0, 1, 0, (5, 7, 12, 10))]
     assert [s.region.pixels for s in suspects] == [160, 120]
-    assert [s.region.score for s in suspects] == pytest.approx([160, 120], rel=0.01)
+    # The label is as good as impossible: the smallest probability that counts is 1e-12.
+    expected = [12 * np.log(10) * np.log(pixels) for pixels in (160, 120)]
+    assert [s.region.score for s in suspects] == pytest.approx(expected)
     write_table(tmp_path / "suspects.csv", planted, suspects)
     with (tmp_path / "suspects.csv").open() as file:
         rows = list(csv.DictReader(file))

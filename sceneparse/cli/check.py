@@ -69,11 +69,10 @@ def main(options: argparse.Namespace) -> None:
 
 def require_effect(options: argparse.Namespace) -> None:
     """Raise InputError for an option that changes nothing, with or without --model."""
+    useless, remedy = ["splits", "bit_depth", "allow_twins"], "has no effect with --model"
     if options.model is None:
+        useless, remedy = ["split", "folds"], "is for --model RUN; add it, or give --splits"
         options.dataset = options.dataset or "folder"
-        useless, remedy = ("split", "folds"), "is for --model RUN; add it, or give --splits"
-    else:
-        useless, remedy = ("splits", "bit_depth", "allow_twins"), "has no effect with --model"
     defaults = parser()
     for name in useless:
         if getattr(options, name) != defaults.get_default(name):

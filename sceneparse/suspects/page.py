@@ -118,7 +118,7 @@ def _outlined(picture: Picture, inside: NDArray[np.bool_]) -> Picture:
     """Draw a white line on a black one around the pixels `inside` (H, W)."""
     shape = inside.astype(np.uint8)
     contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    result = picture.copy()
+    result: Picture = picture.copy()
     # As wide on the page, whatever the size of the crop.
     line = 2 * max(round(max(shape.shape) / _SIDE), 1)
     for color, thickness in (((0, 0, 0), 2 * line), ((255, 255, 255), line)):
