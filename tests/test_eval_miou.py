@@ -21,7 +21,9 @@ from sceneparse.data.datasets import create_dataset
 from tests.processes import run_ranks
 
 PLOTS = [
-    f"{name}.{kind}" for name in ("calibration", "classes", "confusion") for kind in ("png", "svg")
+    f"{name}.{kind}"
+    for name in ("calibration", "classes", "confusion", "risk")
+    for kind in ("png", "svg")
 ]
 
 
@@ -52,6 +54,8 @@ def test_everything_that_was_asked_for_is_written(
     assert [row["image"] for row in images] == [f"scene_{n:05d}" for n in range(12, 17)]
     page = (output / "report.html").read_text()
     assert result["protocol"] in html.unescape(page)
+    assert result["risk_coverage"]["coverage"][7] == 0
+    assert "No pixel has a confidence of at least 0.80." in page
     # nothing is loaded from elsewhere, so the page works offline
     assert "http" not in page.replace("http-equiv", "")
     assert page.count('class="layer prediction"') == 5

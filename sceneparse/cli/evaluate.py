@@ -152,11 +152,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
 
     model = foreign_network(options) or load_network(options.checkpoint)
     usual = usual_settings(model)
-    for name in ("dataset", "data", "split"):
-        if getattr(options, name) is None:
-            setattr(options, name, usual[name])
-        if getattr(options, name) is None:
-            raise InputError(f"the model does not name the {name} it was trained on; give --{name}")
+    set_usual_data(options, usual)
     dataset = open_dataset(options, model)
     excluded = excluded_classes(options.exclude, model.classes)
     settings, variant = settings_of(options, model, usual)
@@ -196,6 +192,15 @@ def evaluate_one(options: argparse.Namespace) -> None:
         )
         if process.is_main:
             write_results(options, evaluation, kept, output)
+
+
+def set_usual_data(options: argparse.Namespace, usual: dict[str, Any]) -> None:
+    """Set the dataset, folder and split that are not given to those of the model's validation."""
+    for name in ("dataset", "data", "split"):
+        if getattr(options, name) is None:
+            setattr(options, name, usual[name])
+        if getattr(options, name) is None:
+            raise InputError(f"the model does not name the {name} it was trained on; give --{name}")
 
 
 def foreign_network(options: argparse.Namespace) -> SegmentationNetwork | None:

@@ -14,6 +14,7 @@ COMMANDS = {
     "auto": "train the best model that a time allows, from a folder of images and masks",
     "train": "train a segmentation model",
     "evaluate": "score a model on a labelled split: mean IoU with intervals, pictures, report",
+    "calibrate": "fit the temperature of a model's confidences on a labelled split",
     "score": "score label files of any program against masks",
     "predict": "label images, folders, videos or a camera with a model",
     "check": "check every file of a dataset for damage and wrong labels",

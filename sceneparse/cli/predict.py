@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   sceneparse predict runs/quickstart street.jpg
   sceneparse predict runs/quickstart photos/ "more/*.jpg" --save index color
+  sceneparse predict runs/quickstart photos/ --abstain 0.7
   sceneparse predict runs/camvid_mobilenet drive.mp4
   sceneparse predict runs/camvid_mobilenet camera:0 --frames 100
   find photos -name "*.png" | sceneparse predict runs/quickstart -
@@ -36,6 +37,8 @@ KIND of --save:
   overlay        these colours blended with the image, and the names of the classes
   raw            the dataset's own label values, as its submission server expects them
   probabilities  NAME.npz: probabilities (classes, height, width) in float16
+With --abstain, pixels without a class are 255 (65535 in 16-bit files) in index and raw, black in
+color, and not painted in overlay; shares.json counts them for no class.
 A video becomes OUTPUT/overlay/NAME.mp4; the other kinds get a file per frame.
 Results of earlier predictions among the inputs are skipped and counted.
 Exit code 2: some inputs could not be predicted; all others were."""
@@ -56,10 +59,20 @@ def parser() -> argparse.ArgumentParser:
     add("--output FOLDER", "folder for the results", default="predictions")
     add("--save KIND...", "what to write", choices=KINDS, default=["index", "overlay"])
     add("--opacity X", "opacity of overlays, in 0..1", type=number(float, 0, 1), default=0.5)
+    unsure = "give no class to pixels whose confidence is below X, see below"
+    add("--abstain X", unsure, type=confidence)
     add("--frames N", "stop a video or camera after N frames", type=number(int, 1))
     add("--device NAME", "cpu, cuda or cuda:NUMBER; default a GPU if there is one")
     add_protocol_options(result)
     return result
+
+
+def confidence(text: str) -> float:
+    """Read a number between 0 and 1, both excluded."""
+    with suppress(ValueError):
+        if 0 < (value := float(text)) < 1:
+            return value
+    raise argparse.ArgumentTypeError(f"must be above 0 and below 1, got '{text}'")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -81,7 +94,12 @@ def main(options: argparse.Namespace) -> None:
         print(one_line(f"skipped      {skipped}"))
     writer = Writer(options)
     writer.require_no_overwriting(sources)
-    predictor = Predictor(options.checkpoint, device=options.device, **protocol_settings(options))
+    predictor = Predictor(
+        options.checkpoint,
+        device=options.device,
+        abstain=options.abstain,
+        **protocol_settings(options),
+    )
     print(f"protocol     {predictor.protocol.description}")
     videos: list[tuple[Path | int, str]] = [(s.path, s.name) for s in sources if s.is_video]
     videos += [(camera, f"camera{camera}") for camera in cameras]
@@ -95,10 +113,33 @@ def main(options: argparse.Namespace) -> None:
             writer.close()
     count = len(sources) + len(cameras)
     print(f"predictions  {options.output} ({len(writer.shares)} of {count} inputs)")
+    if writer.pixels:
+        print_abstained(predictor, options.abstain, writer.abstained / writer.pixels)
     if writer.failures:
         raise InputError(
             f"{len(writer.failures)} inputs could not be predicted: {first_few(writer.failures)}"
         )
+
+
+def print_abstained(predictor: Predictor, threshold: float, share: float) -> None:
+    """Print the share of pixels without a class, and the expected error of the others."""
+    import numpy as np
+
+    print(f"abstained    {share:.2%} of the pixels, with a confidence below {threshold:g}")
+    calibration = predictor.calibration
+    if calibration is None:
+        return
+    # At some thresholds no pixel was left.
+    risk = calibration["risk"]
+    pairs = zip(risk["thresholds"], risk["error"], strict=True)
+    known = np.array([pair for pair in pairs if pair[1] is not None])
+    error = float(np.interp(threshold, known[:, 0], known[:, 1]))
+    here = predictor.protocol.description
+    other = f" under another protocol ({calibration['protocol']})"
+    print(
+        f"expected     {error:.2%} of the other pixels are wrong, as on {calibration['images']} "
+        f"images of split {calibration['split']}{other if calibration['protocol'] != here else ''}"
+    )
 
 
 def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -127,6 +168,8 @@ class Writer:
         self.opacity, self.frames = options.opacity, options.frames
         self.keep = "probabilities" in self.save
         self.failures: list[InputError] = []
+        # With --abstain: pixels in all, and those without a class.
+        self.abstain, self.pixels, self.abstained = options.abstain, 0, 0.0
         # Per finished input; a list with an entry per frame for a video.
         self.shares: dict[str, Any] = {}
         self.written = ResultList(self.output)
@@ -163,6 +206,9 @@ class Writer:
 
         from sceneparse.report.pictures import save_labels
 
+        if self.abstain is not None:
+            self.pixels += prediction.labels.size
+            self.abstained += prediction.labels.size * prediction.abstained
         for kind in kinds:
             path = self.path(kind, name)
             self.written.add(path)

@@ -16,11 +16,12 @@ from sceneparse.metrics.calibration import CalibrationCounts
 from sceneparse.metrics.confusion import ConfusionMatrix, Counts
 from sceneparse.metrics.intervals import Interval, bootstrap_mean_iou, mean_iou_intervals
 from sceneparse.metrics.regions import RegionCounts
+from sceneparse.metrics.risk import RiskCounts
 from sceneparse.report.pictures import Picture
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.progress import Progress
 from sceneparse.training.examples import KeptExamples
-from sceneparse.training.loop import Meter, evaluate
+from sceneparse.training.loop import Loss, Meter, evaluate
 
 
 def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
@@ -42,18 +43,17 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     """Evaluate this process's share of a dataset and sum the counts of all processes.
 
     `rule`: one of ABSENT_CLASS_RULES. `resamples`: of bootstrap intervals; None: intervals by the
-    jackknife; 0: none. `for_report`: calibration and regions too. `facts`, `excluded`, `settings`:
-    see Evaluation. `after_image` gets each image (H, W, 3), its name and predicted labels (H, W).
+    jackknife; 0: none. `for_report`: calibration, risk, regions too. `facts`, `excluded`,
+    `settings`: see Evaluation. `after_image` gets images (H, W, 3), names, found labels (H, W).
     """
-    table, device = dataset.table, predictor.compute.device
-    numbers = range(process.rank, len(dataset), process.world_size)
-    size, ignored = table.num_classes, table.ignore_index
+    table, numbers = dataset.table, range(process.rank, len(dataset), process.world_size)
+    size, ignored, device = table.num_classes, table.ignore_index, predictor.compute.device
     matrix = ConfusionMatrix(size, ignored, numbers, len(dataset), device)
     boundary = BoundaryCounts(size, ignored, device)
     regions = RegionCounts(size, ignored, device)
-    calibration = CalibrationCounts(ignored, device)
+    calibration, risk = CalibrationCounts(ignored, device), RiskCounts(ignored, device)
     meters: list[Meter] = [matrix, *([boundary] if with_boundary else [])]
-    meters += [calibration, regions] if for_report else []
+    meters += [calibration, risk, regions] if for_report else []
 
     def after(number: int, image: Picture, name: str, labels: NDArray[Any]) -> None:
         if after_image is not None:
@@ -62,7 +62,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
             score = image_mean_iou(matrix.by_image[number].cpu().numpy(), excluded)
             kept.add(number, labels, float(score))
 
-    _count(predictor, dataset, process, meters, workers, after)
+    count(predictor, dataset, process, meters, workers, after)
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
@@ -78,6 +78,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
         class_intervals=classes,
         boundary=boundary if with_boundary else None,
         calibration=calibration.curve() if for_report else None,
+        risk=risk.curve() if for_report else None,
         regions=regions if for_report else None,
         facts={**facts, **interval_facts(resamples)},
         excluded=excluded,
@@ -114,15 +115,19 @@ def intervals_of(
     return mean, classes
 
 
-def _count(
+def count(
     predictor: Predictor,
     dataset: SegmentationDataset,
     process: Process,
     meters: Sequence[Meter],
     workers: int,
     after_image: Callable[[int, Picture, str, NDArray[Any]], None],
+    loss: Loss | None = None,
 ) -> None:
-    """Predict and count this process's images; call `after_image` with the number of each."""
+    """Predict and count this process's images; call `after_image` with the number of each.
+
+    `loss`: also measured, unless a meter needs confidence.
+    """
     loader = evaluation_loader(
         dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
     )
@@ -143,5 +148,6 @@ def _count(
             normalize=predictor.normalize,
             compute=predictor.compute,
             after_batch=after_batch,
+            loss=loss,
         )
     progress.close()

@@ -11,6 +11,7 @@ from sceneparse.data.labels import LabelTable
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import Counts, ratio
+from sceneparse.metrics.risk import BINS, THRESHOLDS, Risk
 from sceneparse.report.pages import figure_uri, layer_uri, picture_uri, write_page
 from sceneparse.report.pictures import RED, Example, without_background
 from sceneparse.report.plots import named_lines, save_plot
@@ -18,6 +19,8 @@ from sceneparse.training.examples import KeptExamples
 
 _LONGEST = 480
 _MAX_CONFUSIONS = 15
+# Thresholds of confidence that the page tells about.
+_TOLD_THRESHOLDS = (0.5, 0.8, 0.95)
 # With more classes, the cells of a confusion matrix are too small for numbers.
 _MAX_NUMBERED_CLASSES = 25
 
@@ -73,6 +76,40 @@ def draw_calibration(calibration: Calibration) -> Figure:
     return figure
 
 
+def draw_risk(risk: Risk) -> Figure:
+    """Draw the share of wrong pixels against the share of pixels whose confidence suffices."""
+    figure = Figure(figsize=(5, 4))
+    axes = figure.subplots()
+    axes.plot(risk.coverage, risk.error, label=f"model, area {risk.area:.4f}")
+    marked = [round(threshold * BINS) for threshold in THRESHOLDS[1:]]
+    axes.scatter(risk.coverage[marked], risk.error[marked], s=16)
+    for row in (round(threshold * BINS) for threshold in _TOLD_THRESHOLDS):
+        place = (float(risk.coverage[row]), float(risk.error[row]))
+        if np.isfinite(place).all():
+            name, above = f"{risk.threshold[row]:.2f}", (-4, 6)
+            axes.annotate(name, place, above, textcoords="offset points", ha="right", fontsize=8)
+    axes.set(xlabel="share of pixels above a confidence", ylabel="share of these that is wrong")
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def risk_sentences(risk: Risk) -> list[str]:
+    """Tell coverage and error at a few thresholds."""
+    sentences = []
+    for threshold in _TOLD_THRESHOLDS:
+        row = round(threshold * BINS)
+        if np.isnan(risk.error[row]):
+            sentences.append(f"No pixel has a confidence of at least {threshold:.2f}.")
+            continue
+        sentences.append(
+            f"Of the pixels with a confidence of at least {threshold:.2f}, which are "
+            f"{risk.coverage[row]:.1%} of all, {risk.error[row]:.2%} are wrong."
+        )
+    return sentences
+
+
 def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptExamples) -> None:
     """Write report.html and plots/*.png and *.svg."""
     figures = {
@@ -81,6 +118,8 @@ def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptEx
     }
     if evaluation.calibration is not None:
         figures["calibration"] = draw_calibration(evaluation.calibration)
+    if evaluation.risk is not None:
+        figures["risk"] = draw_risk(evaluation.risk)
     for name, figure in figures.items():
         save_plot(figure, folder / "plots" / name)
     scores = evaluation.image_scores
@@ -90,6 +129,7 @@ def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptEx
         "result": as_dict(evaluation),
         "confusions": most_confused(evaluation.counts, evaluation.table.names),
         "plots": {name: figure_uri(figure) for name, figure in figures.items()},
+        "risk": [] if evaluation.risk is None else risk_sentences(evaluation.risk),
         "galleries": {
             heading: [
                 layered_figure(shown.example(k), scores[k], evaluation.table) for k in numbers

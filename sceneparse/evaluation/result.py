@@ -29,6 +29,7 @@ from sceneparse.metrics.confusion import (
 from sceneparse.metrics.intervals import Interval, few_images_note
 from sceneparse.metrics.regions import DEFINITION as REGIONS
 from sceneparse.metrics.regions import SIZES, RegionCounts, distance_names
+from sceneparse.metrics.risk import Risk
 from sceneparse.report.tables import (
     plain,
     score_table,
@@ -62,6 +63,7 @@ class Evaluation:
     class_intervals: list[Interval] | None = None
     boundary: BoundaryCounts | None = None
     calibration: Calibration | None = None
+    risk: Risk | None = None
     regions: RegionCounts | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     excluded: Sequence[int] = ()
@@ -175,10 +177,16 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
             {**row, **found}
             for row, found in zip(result["classes"], _region_rows(evaluation.regions), strict=True)
         ]
-    if evaluation.calibration is not None:
-        result["calibration_error"] = evaluation.calibration.error
+    result |= _confidence_results(evaluation)
     values: dict[str, Any] = plain(result)
     return values
+
+
+def _confidence_results(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the calibration error, and coverage and error by confidence, where measured."""
+    calibration, risk = evaluation.calibration, evaluation.risk
+    error = {} if calibration is None else {"calibration_error": calibration.error}
+    return error if risk is None else {**error, "risk_coverage": risk.table()}
 
 
 def _region_rows(regions: RegionCounts) -> list[dict[str, Any]]:

@@ -132,7 +132,10 @@ def _prepare(
         "min_size": model.min_size,
     }
     origin = recorded_origin(model.meta, "not recorded")
-    return graph, {**model.meta, "pretrained": origin, "export": facts}
+    meta = {**model.meta, "pretrained": origin, "export": facts}
+    if argmax:  # labels have no confidence that could be calibrated
+        meta.pop("calibration", None)
+    return graph, meta
 
 
 def _write_onnx(

@@ -46,6 +46,8 @@ class OnnxNetwork(SegmentationNetwork):
         self.size_multiple = self._export.get("size_multiple", 1)
         self.min_size = self._export.get("min_size", 1)
         self._checked = _checked_sizes(self._export, self.path)
+        # A label has no probability.
+        self.gives_confidence = not self._export["argmax"]
         self.precision = f"{'int8' if self._export.get('int8') else 'float32'}, by ONNX Runtime"
 
     @property

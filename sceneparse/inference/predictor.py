@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -55,8 +56,13 @@ class Predictor:
 
     `device`: "cpu", "cuda" or "cuda:NUMBER"; None: a GPU if there is one. `amp`: auto, bf16, fp16
     or off; None: as trained. `dtype` (float32, bfloat16, float16) and `compile` prepare the network
-    for speed instead (prepare_for_inference). `protocol` and the settings after it are those of
-    create_protocol; None: as trained. Raises InputError if the checkpoint cannot be used.
+    for speed instead (prepare_for_inference). `abstain`: pixels whose confidence, the probability
+    of their class, is below it get the ignore index (255) instead of a class; warns if the model is
+    not calibrated. `protocol` and the settings after it are those of create_protocol; None: as
+    trained.
+
+    Logits are divided by the temperature of the model's calibration, if it has one (`sceneparse
+    calibrate`). Raises InputError if the checkpoint cannot be used.
     """
 
     def __init__(
@@ -67,13 +73,18 @@ class Predictor:
         amp: str | None = None,
         dtype: str | None = None,
         compile: bool = False,
+        abstain: float | None = None,
         protocol: str | None = None,
         **settings: Any,  # noqa: ANN401 - create_protocol's
     ) -> None:
         network = source if isinstance(source, SegmentationNetwork) else load_network(source)
         network.eval()
         self.table = table_of(network)
-        self.protocol = protocol_of(network, protocol, **settings)
+        self.calibration: dict[str, Any] | None = network.meta.get("calibration")
+        temperature = self.calibration["temperature"] if self.calibration else 1.0
+        found = protocol_of(network, protocol, **settings)
+        self.protocol = replace(found, temperature=temperature)
+        self.abstain = _checked_threshold(abstain, network)
         chosen = _choose_device(device, network.device_types)
         self._compiled, self._prepared = compile, compile or dtype is not None
         if self._prepared and amp is not None:
@@ -107,11 +118,16 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """The type of the computation and how it was prepared, e.g. "bfloat16, norms folded"."""
-        if not self._prepared:
-            return self.model.precision or self.compute.name
-        kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        return f"{kind}, norms folded" + (", compiled" if self._compiled else "")
+        """The type of the computation, how it was prepared, and its temperature if it has one.
+
+        E.g. "bfloat16, norms folded, temperature 1.32".
+        """
+        kind = self.model.precision or self.compute.name
+        if self._prepared:
+            kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+            kind += ", norms folded" + (", compiled" if self._compiled else "")
+        temperature = self.protocol.temperature
+        return kind if temperature == 1 else f"{kind}, temperature {temperature:.3g}"
 
     @torch.inference_mode()
     def batch(
@@ -131,7 +147,7 @@ class Predictor:
                 for image in images
             ]
         scores = self.score(np.stack(images))
-        labels = scores.labels().cpu().numpy()
+        labels = self._labels_of(scores)
         return [
             Prediction(image, label, self.table, scores if keep_probabilities else None, index)
             for index, (image, label) in enumerate(zip(images, labels, strict=True))
@@ -156,18 +172,29 @@ class Predictor:
             pixels = self.compute.place_images(tensor)
             return (protocol or self.protocol)(self.model, pixels, self.normalize)
 
+    def _labels_of(self, scores: PixelScores) -> Labels:
+        """Return the labels of images (B, H, W), the ignore index where confidence is missing."""
+        if self.abstain is None:
+            return np.asarray(scores.labels().cpu())
+        labels, confidence = scores.labels_and_confidence()
+        if self.table.ignore_index > 255:
+            labels = labels.int()
+        unsure = confidence < self.abstain
+        return np.asarray(labels.masked_fill(unsure, self.table.ignore_index).cpu())
+
     def _labels_by_tiles(self, image: Picture) -> Labels:
         """Predict tiles, each with a margin of context around it: (H, W)."""
         height, width = image.shape[:2]
         protocol = self.protocol.for_parts_of(height, width)
-        labels = np.empty((height, width), np.uint8 if self.table.num_classes <= 256 else np.int32)
+        small = self.table.num_classes <= (256 if self.abstain is None else 255)
+        labels = np.empty((height, width), np.uint8 if small else np.int32)
         for top, left in product(range(0, height, TILE), range(0, width, TILE)):
             # All parts have one size, so that the memory of one can be reused for the next.
             above = max(min(top - MARGIN, height - _PART), 0)
             before = max(min(left - MARGIN, width - _PART), 0)
             part = image[above : above + _PART, before : before + _PART]
             scores = self.score(np.ascontiguousarray(part)[None], protocol)
-            found = scores.labels()[0].cpu().numpy()
+            found = self._labels_of(scores)[0]
             inner = found[top - above :, left - before :][:TILE, :TILE]
             labels[top : top + TILE, left : left + TILE] = inner
         return labels
@@ -177,6 +204,7 @@ class Predictor:
 class Prediction:
     """The prediction of an image: `labels` (H, W), a class number for each pixel.
 
+    With `abstain`, unsure pixels hold the table's ignore index.
     `tiled`: whether the image was so large that it was predicted in tiles.
     """
 
@@ -202,6 +230,11 @@ class Prediction:
             raise InputError("the probabilities were not kept; pass keep_probabilities=True")
         found: NDArray[np.float32] = self._scores.probabilities()[self._index].cpu().numpy()
         return found
+
+    @property
+    def abstained(self) -> float:
+        """Share of the image without a class, because the network was unsure."""
+        return float((self.labels == self.table.ignore_index).mean())
 
     @property
     def shares(self) -> dict[str, float]:
@@ -242,6 +275,26 @@ class Prediction:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(self.overlay()).save(path)
+
+
+def _checked_threshold(abstain: float | None, network: SegmentationNetwork) -> float | None:
+    """Return the confidence below which pixels get no class; raises InputError."""
+    if abstain is None:
+        return None
+    if not 0 < abstain < 1:
+        raise InputError(f"abstain must be above 0 and below 1, got {abstain}")
+    if not network.gives_confidence:
+        raise InputError(
+            "this file gives labels without confidences, so abstain has no effect; export the "
+            "model without --argmax"
+        )
+    if "calibration" not in network.meta:
+        warnings.warn(
+            "confidences are not calibrated, so abstain can leave too many or too few pixels "
+            "without a class; run: sceneparse calibrate RUN (then export again, if it is a file)",
+            stacklevel=3,
+        )
+    return abstain
 
 
 def _choose_device(name: str | None, types: Sequence[str]) -> torch.device:

@@ -54,6 +54,9 @@ class Protocol:
 
     If a network takes some sizes only, whole images and windows are extended to the right and
     bottom to the next of them, and the scores are cut back; "align" then adds nothing else.
+
+    `temperature`: logits are divided by it before softmax; the most likely class of a single view
+    stays the same.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Protocol:
     padding: Literal["align", "after", "around", "none"] = "none"
     rescale: Rescale = "float"
     stride_of: Callable[[int], int] = two_thirds
+    temperature: float = 1.0
 
     @property
     def description(self) -> str:
@@ -109,7 +113,7 @@ class Protocol:
         sizes = [self.scaled(height, width, scale) for scale in self.scales]
         scaled = rescale_images(images, sizes, self.rescale, normalize)
         views = [view for images in scaled for view in self._views(model, images)]
-        return PixelScores(views, (height, width), self.average)
+        return PixelScores(views, (height, width), self.average, self.temperature)
 
     def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
         """Return the size an image is scaled to."""

@@ -6,6 +6,7 @@ and mirror images, and argmax happen band by band.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -27,13 +28,13 @@ class Window:
     """The network's output for a window of a scaled image; windows may extend beyond the image.
 
     `logits` (B, h, w, K) span its rows and columns of pixels, with aligned corners or centres.
-    `far_apart`: some differ so much that exponentials underflow.
+    `lowest`: the lowest logit, if the highest of each feature is 0.
     """
 
     logits: Tensor
     rows: Span
     columns: Span
-    far_apart: bool = False
+    lowest: float = 0.0
     align_corners: bool = True
 
 
@@ -55,10 +56,17 @@ class PixelScores:
     Probabilities are the mean of the views' probabilities. With `average="softmax"`, a view's
     probabilities are averaged over its windows, then resized to the image; with "logits", the
     logits are, and softmax follows at the image's size. The views' logits may be changed in place.
+    `temperature`: logits are divided by it before softmax (Guo et al., ICML 2017).
     """
 
-    def __init__(self, views: Sequence[View], size: tuple[int, int], average: str) -> None:
-        self.size = size
+    def __init__(
+        self,
+        views: Sequence[View],
+        size: tuple[int, int],
+        average: str,
+        temperature: float = 1.0,
+    ) -> None:
+        self.size, self.temperature = size, temperature
         self.num_classes: int = views[0].windows[0].logits.shape[-1]
         self._softmax_first = average == "softmax"
         self._views = views
@@ -84,14 +92,44 @@ class PixelScores:
             first += band.shape[1]
             counted = truth < self.num_classes
             truth = truth.where(counted, 0)
-            wanted = band.gather(-1, truth[..., None])[..., 0].float()
-            if self._keeps_order:
-                losses = band.float().logsumexp(dim=-1) - wanted
-            else:
-                losses = -wanted.clamp(min=torch.finfo(torch.float32).tiny).log()
+            losses = self._cross_entropy(band, truth)
             shares = (weights[truth] * counted).double()
             sums += torch.stack([(losses * shares).sum(), shares.sum()])
         return torch.cat(labels, dim=1), sums
+
+    def losses_at(
+        self, temperatures: Sequence[float], rows: slice, targets: Tensor
+    ) -> tuple[Tensor, int]:
+        """Return summed cross entropies at each temperature (T,), float64, and of how many pixels.
+
+        `rows` of the image alone are counted. `targets` (B, H, W): true classes; other numbers are
+        not counted.
+        """
+        truth = targets[:, rows].long()
+        counted = truth < self.num_classes
+        truth = truth[counted]
+        logits = self._rows(rows, ordered_only=True)[counted] if self._keeps_order else None
+        sums = []
+        for temperature in temperatures:
+            scores = self.at(temperature)
+            values = scores._rows(rows)[counted] if logits is None else logits
+            sums.append(scores._cross_entropy(values, truth).double().sum())
+        return torch.stack(sums), len(truth)
+
+    def at(self, temperature: float) -> PixelScores:
+        """Return the same scores at another temperature."""
+        scores = copy.copy(self)
+        scores.temperature = temperature
+        return scores
+
+    def _cross_entropy(self, scores: Tensor, truth: Tensor) -> Tensor:
+        """Return the cross entropy of pixels (...), from what _rows yields (..., K)."""
+        if self._keeps_order and self.temperature != 1:
+            scores = scores / self.temperature
+        wanted = scores.gather(-1, truth[..., None])[..., 0].float()
+        if self._keeps_order:
+            return scores.float().logsumexp(dim=-1) - wanted
+        return -wanted.clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def labels_and_confidence(self) -> tuple[Tensor, Tensor]:
         """Return the most likely class of each pixel and its probability: (B, H, W) each."""
@@ -125,18 +163,20 @@ class PixelScores:
         return torch.uint8 if self.num_classes <= 256 else torch.int32
 
     def _bands(self, ordered_only: bool = False) -> Iterator[Tensor]:
-        """Yield scores (B, rows, W, K) from top to bottom: probabilities.
-
-        With `ordered_only`, logits, whose order is that of the probabilities.
-        """
+        """Yield the scores of all rows, from top to bottom, as _rows returns them."""
         step = self._band_rows()
         for first in range(0, self.size[0], step):
-            last = min(first + step, self.size[0])
-            bands = (
-                self._resized_band(v, first, last, as_logits=ordered_only) for v in self._views
-            )
-            total = reduce(Tensor.add_, bands)
-            yield total if ordered_only else total.div_(len(self._views))
+            yield self._rows(slice(first, min(first + step, self.size[0])), ordered_only)
+
+    def _rows(self, rows: slice, ordered_only: bool = False) -> Tensor:
+        """Compute the probabilities in rows of the image: (B, rows, W, K).
+
+        With `ordered_only`, logits, whose order is that of the probabilities at any temperature.
+        """
+        first, last = rows.start, rows.stop
+        bands = (self._resized_band(v, first, last, as_logits=ordered_only) for v in self._views)
+        total = reduce(Tensor.add_, bands)
+        return total if ordered_only else total.div_(len(self._views))
 
     def _band_rows(self) -> int:
         """Return how many rows of the image fill a band, at the largest scale."""
@@ -148,21 +188,23 @@ class PixelScores:
 
     def _resized_band(self, view: View, first: int, last: int, *, as_logits: bool) -> Tensor:
         """Compute a view's scores in rows first..last-1 of the image: (B, rows, W, K)."""
-        softmax_first = self._softmax_first and not as_logits
+        softmax_at = self.temperature if self._softmax_first and not as_logits else None
         if view.size == self.size:
-            band = _band(view, first, last, softmax=softmax_first)
+            band = _band(view, first, last, softmax_at)
         else:
             aligned = view.align_corners
             rows = _positions(slice(first, last), view.size[0], self.size[0], aligned)
             top = int(rows[0])
             bottom = min(int(rows[-1]) + 2, view.size[0])
-            source = _band(view, top, bottom, softmax=softmax_first)
+            source = _band(view, top, bottom, softmax_at)
             # Columns first if they shrink, so that rows have less to do.
             if view.size[1] > self.size[1]:
                 source = _resize_columns(source, self.size[1], align_corners=aligned)
             source = _pick_rows(source, rows - top)
             band = _resize_columns(source, self.size[1], align_corners=aligned)
-        return band if self._softmax_first or as_logits else torch.softmax(band, dim=-1)
+        if self._softmax_first or as_logits:
+            return band
+        return torch.softmax(band if self.temperature == 1 else band / self.temperature, dim=-1)
 
 
 def _shift_to_zero(window: Window) -> Window:
@@ -171,11 +213,14 @@ def _shift_to_zero(window: Window) -> Window:
     A shift of all classes changes no probability, also not after upsampling.
     """
     window.logits.sub_(window.logits.amax(dim=-1, keepdim=True))
-    return replace(window, far_apart=bool(window.logits.amin() < _MIN_LOGIT))
+    return replace(window, lowest=float(window.logits.amin()))
 
 
-def _band(view: View, first: int, last: int, *, softmax: bool) -> Tensor:
-    """Average the windows in rows first..last-1 of the scaled image: (B, rows, W, K)."""
+def _band(view: View, first: int, last: int, softmax_at: float | None) -> Tensor:
+    """Average the windows in rows first..last-1 of the scaled image: (B, rows, W, K).
+
+    `softmax_at`: a temperature, to average probabilities; None: to average logits.
+    """
     batch, *_, classes = view.windows[0].logits.shape
     total = view.windows[0].logits.new_zeros(batch, last - first, view.size[1], classes)
     for window in view.windows:
@@ -187,9 +232,11 @@ def _band(view: View, first: int, last: int, *, softmax: bool) -> Tensor:
         columns = slice(left - window.columns.start, right - window.columns.start)
         values = _upsample(window, rows)[:, :, columns]
         shares = window.rows.shares[rows, None, None] * window.columns.shares[columns, None]
-        if softmax:
-            if window.far_apart:
+        if softmax_at is not None:
+            if window.lowest < _MIN_LOGIT * softmax_at:
                 values = values - values.amax(dim=-1, keepdim=True)
+            if softmax_at != 1:
+                values = values.div_(softmax_at)
             values = values.exp_()
             shares = shares / values.sum(dim=-1, keepdim=True)
         total[:, top - first : bottom - first, left:right].addcmul_(values, shares)

@@ -69,6 +69,17 @@ def check_description(meta: object, source: object) -> dict[str, Any]:
     return meta
 
 
+def check_calibration(values: object, source: object) -> dict[str, Any]:
+    """Return the calibration of a model that was read from `source`; raises InputError."""
+    with refusing(source, "damaged; delete it, then run `sceneparse calibrate` again"):
+        try:
+            _Calibration.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+    assert isinstance(values, dict)  # as validated
+    return values
+
+
 def first_problem(error: ValidationError) -> str:
     """Return the place of the first problem, and the problem."""
     first = error.errors(include_input=False, include_url=False)[0]
@@ -136,6 +147,32 @@ class _Pretrained(BaseModel):
     licence: _Name
 
 
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Risk(_Part):
+    thresholds: Annotated[list[_Share], Field(min_length=1, max_length=1000)]
+    error: list[_Share | None]
+
+    @model_validator(mode="after")
+    def _error_at_each_threshold(self) -> _Risk:
+        if len(self.error) != len(self.thresholds) or self.thresholds != sorted(self.thresholds):
+            raise ValueError("thresholds must rise, with an error for each")
+        if self.error[0] is None:
+            raise ValueError("the first error must be known")
+        return self
+
+
+class _Calibration(_Part):
+    step: int
+    weights: str
+    temperature: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
+    protocol: str
+    split: str
+    images: Annotated[int, Field(ge=1)]
+    risk: _Risk
+
+
 class _Description(_Part):
     task: Literal["segmentation", "classification"] = "segmentation"
     model: dict[str, Any]
@@ -146,6 +183,7 @@ class _Description(_Part):
     data: _Data = _Data()
     eval: _Protocol = _Protocol(name="whole")
     pretrained: _Pretrained | None = None
+    calibration: _Calibration | None = None
     amp: str = ""
     epoch: int = 0
     config: _Config = _Config()

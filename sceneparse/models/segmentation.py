@@ -35,12 +35,14 @@ class SegmentationNetwork(nn.Module, Described):
     `precision`: the only precision the network computes in, None if it can be chosen.
     `device_types`: the devices it runs on. `align_corners`: how its logits are enlarged to the
     image; the networks of this package align the corners, those of others may not.
+    `gives_confidence`: whether its logits are more than labels.
     Shape: (B, 3, H, W) normalised images, with `upsample=False` -> {"out": (B, K, h, w)}
     """
 
     precision: str | None = None
     device_types: tuple[str, ...] = ("cpu", "cuda")
     align_corners: bool = True
+    gives_confidence: bool = True
     # Heights and widths of images must be multiples of the first, and within the others.
     size_multiple: int = 1
     min_size: int = 1

@@ -135,7 +135,8 @@ def save_labels(
     """Write labels (H, W) of an image (H, W, 3) as a PNG; its folder is created.
 
     `kind` index: train ids, with a palette up to 256 classes, as 16-bit grey above; raw: the
-    dataset's own label values, for its submission server; color, overlay: RGB pictures.
+    dataset's own label values, for its submission server; color, overlay: RGB pictures. Pixels of
+    the ignore index are 255 (65535 in 16 bits), black or not painted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "color":
@@ -144,12 +145,21 @@ def save_labels(
         save_png(overlay(image, labels, table, opacity), path)
     elif kind == "raw":
         Image.fromarray(table.decode(labels)).save(path)
-    elif table.num_classes > 256:
-        Image.fromarray(labels.astype(np.uint16)).save(path)
     else:
-        picture = Image.fromarray(labels.astype(np.uint8), mode="P")
-        picture.putpalette([channel for color in table.colors for channel in color])
-        picture.save(path)
+        _save_index(path, labels, table)
+
+
+def _save_index(path: Path, labels: NDArray[Any], table: LabelTable) -> None:
+    """Write train ids (H, W) with a palette, or as 16-bit grey if they need it."""
+    highest = int(labels.max(initial=0))
+    if table.num_classes > 256 or highest > 255:
+        Image.fromarray(labels.astype(np.uint16)).save(path)
+        return
+    picture = Image.fromarray(labels.astype(np.uint8), mode="P")
+    # A file has as many bits as its palette needs; ignored pixels need all of them.
+    black = [(0, 0, 0)] * (256 - table.num_classes) if highest >= table.num_classes else []
+    picture.putpalette([channel for color in [*table.colors, *black] for channel in color])
+    picture.save(path)
 
 
 def example_grid(

@@ -41,6 +41,7 @@ from sceneparse.models.stored import (
 from sceneparse.models.tensor_files import read_tensors
 from sceneparse.models.weights import rebuild
 from sceneparse.runs import atomic
+from sceneparse.runs.calibration import calibration_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
 
     A file is one of `sceneparse export` or `sceneparse weights`, or a folder of `save_pretrained`.
     `classes`, `mean`, `std` and, for segmentation, `colors` are those of its training; `meta` is
-    the whole description. Raises InputError if a file is damaged or missing.
+    the whole description, and the calibration of the checkpoint if there is one. Raises InputError
+    if a file is damaged or missing.
     """
     path = Path(path)
     is_model = path.suffix == ".safetensors" or holds_one_model(path)
@@ -99,7 +101,7 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     if meta.get("task") == "classification":
         create = create_classifier
     model = rebuild(create, meta["model"], weights, source)
-    model.meta = meta
+    model.meta = {**meta, **calibration_of(Path(source), meta)}
     return model.eval()
 
 

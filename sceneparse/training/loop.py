@@ -115,6 +115,15 @@ class Meter(Protocol):
         """Return the tensors to sum over processes, in place."""
 
 
+class Loss(Protocol):
+    """A loss during an evaluation; its `sums` are summed over all processes."""
+
+    sums: Tensor
+
+    def labels(self, scores: PixelScores, targets: Tensor) -> Tensor:
+        """Add the losses of a batch; return its most likely classes (B, H, W)."""
+
+
 class MeanLoss:
     """The mean cross entropy of an evaluation, weighted by true class with `weights` (K,)."""
 
@@ -146,7 +155,7 @@ def evaluate(  # noqa: PLR0913 - all it uses
     normalize: Callable[[Tensor], Tensor],
     compute: Compute,
     after_batch: Callable[[Batch, Tensor], None],
-    loss: MeanLoss | None = None,
+    loss: Loss | None = None,
 ) -> None:
     """Update the meters with this process's batches, then sum the counts of all processes.
 

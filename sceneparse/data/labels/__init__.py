@@ -152,10 +152,19 @@ class LabelTable:
         )
 
     def decode(self, train_ids: Labels) -> Labels:
-        """Map train ids (H, W) of predictions back to raw ids, for submission files."""
+        """Map train ids (H, W) of predictions back to raw ids, for submission files.
+
+        Ignored pixels become 255, or 65535 if 255 is the raw id of a class or there are larger ids.
+        """
         raw_ids = np.array([label.raw_id for label in self.classes])
         # The table decides, so that all files of a folder have the same depth.
-        return raw_ids.astype(np.uint16 if raw_ids.max() > 255 else np.uint8)[train_ids]
+        wide = raw_ids.max() > 255
+        ignored = train_ids == self.ignore_index
+        if ignored.any():
+            wide |= 255 in raw_ids
+            train_ids = np.where(ignored, self.num_classes, train_ids)
+        raw_ids = np.append(raw_ids, IGNORE_16_BIT if wide else IGNORE_8_BIT)
+        return raw_ids.astype(np.uint16 if wide else np.uint8)[train_ids]
 
 
 def count_labels(labels: Labels, num_classes: int) -> NDArray[np.int64]:
