@@ -224,5 +224,7 @@ def test_masks_are_found_without_images(tmp_path: Path) -> None:
     listing.write_text("x\n")
     for dataset, place in places.items():
         assert [*find_truth(tmp_path, dataset, "val", None).masks.values()] == [tmp_path / place]
+    with pytest.raises(InputError, match="holds images beside masks"):
+        find_truth(save(tmp_path / "root", {"val/images/x.png": one}), None, None, None)
     with pytest.raises(InputError, match="give --classes FILE"):
         find_truth(save(tmp_path / "far/away/masks", {"x.png": one}), None, None, None)

@@ -72,7 +72,7 @@ def main(options: argparse.Namespace) -> None:
 
     truth = find_truth(options.truth, options.dataset, options.split, options.classes)
     if not options.predictions.is_dir():
-        raise InputError(f"'{options.predictions}' does not exist; give the folder of label files")
+        raise InputError(f"'{options.predictions}' is no folder; give that of the label files")
     matched = match_files(options.predictions, truth.masks)
     require_complete(matched, partial=options.partial)
     of = partial(find_encoding, table=truth.table)

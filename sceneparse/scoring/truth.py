@@ -25,6 +25,8 @@ _PLACES: dict[str, Sequence[str]] = {
 }
 _VOC_ROOTS = ("VOCdevkit/VOC2010", "VOC2010", ".")
 _ADE_SPLITS = {"train": "training", "val": "validation"}
+# Folders of images, which are no masks.
+_IMAGES = {"images", "leftImg8bit", "JPEGImages"}
 # Files beside Cityscapes' masks of labels.
 _CITYSCAPES_ENDS = ("_labelIds", "_labelTrainIds")
 
@@ -47,9 +49,15 @@ def find_truth(place: Path, dataset: str | None, split: str | None, classes: Pat
     if dataset is not None and dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
     if not place.is_dir():
-        raise InputError(f"'{place}' does not exist; give the folder of the masks")
+        raise InputError(f"'{place}' is no folder; give the folder of the masks")
     folder = place if split is None else _split_folder(place, dataset or "folder", split)
-    masks = {relative_name(folder, path): path for path in find_images(folder)[0]}
+    files = find_images(folder)[0]
+    if beside := [path for path in files if _IMAGES & {*path.relative_to(folder).parts[:-1]}]:
+        raise InputError(
+            f"'{folder}' holds images beside masks, e.g. {beside[0]}; give the folder of the masks, "
+            "or name the split with --split"
+        )
+    masks = {relative_name(folder, path): path for path in files}
     if split is not None and (dataset or "").startswith("pascal_context"):
         masks = _listed(masks, folder, split)
     cityscapes = _one_kind(masks)
