@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,18 +28,14 @@ from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.errors import InputError
+from sceneparse.files import read_arrays
 from sceneparse.inference.predictor import Predictor
 from sceneparse.report.tables import Table, write_json
 from sceneparse.runtime.distributed import join_processes
 from sceneparse.runtime.progress import Progress
 from sceneparse.suspects.folds import plan_folds, train_folds
-from sceneparse.suspects.regions import Region
-from sceneparse.suspects.search import (
-    Parts,
-    Suspect,
-    collect_disagreements,
-    ranked_suspects,
-)
+from sceneparse.suspects.regions import MAX_QUALITY, Disagreement, Region, find_regions
+from sceneparse.suspects.search import Parts, Suspect, disagreements, ranked
 
 RECIPE = "study/camvid_half"
 NETWORK = ["model.head=strip_pooling_plus", "model.head_options={fine_strip: true}"]
@@ -82,11 +79,17 @@ def main(options: argparse.Namespace) -> None:
     flips = write_flipped(original, data, asked)
     flipped = create_dataset("folder", data, "flipped")
     folder = options.output / "predictions"
-    thresholds = predict_all(options, flipped, folder)
+    predict_all(options, flipped, folder)
     numbers = range(len(flipped))
-    found = ranked_suspects(folder, numbers, thresholds)
-    every = ranked_suspects(folder, numbers, np.zeros_like(thresholds))
-    rankings = ranked(found, every)
+    found, every = (
+        ranked(
+            Suspect(number, region)
+            for number in numbers
+            for region in find_regions(read_disagreement(folder, number), max_quality)
+        )
+        for max_quality in (MAX_QUALITY, math.inf)
+    )
+    rankings = orders_of(found, every)
     changed = [
         np.asarray(cv2.imread(str(data / "changes" / f"{k:05d}.png"), -1), np.uint16)
         for k in numbers
@@ -234,14 +237,10 @@ def shifted(region: NDArray[np.bool_], generator: np.random.Generator) -> NDArra
     return np.asarray(moved > 0)
 
 
-def predict_all(
-    options: argparse.Namespace, dataset: SegmentationDataset, folder: Path
-) -> NDArray[np.float64]:
-    """Write the predictions of all images to `folder`, unless that is done; return thresholds."""
-    done = folder / "thresholds.npy"
-    if done.is_file():
-        thresholds: NDArray[np.float64] = np.load(done, allow_pickle=False)
-        return thresholds
+def predict_all(options: argparse.Namespace, dataset: SegmentationDataset, folder: Path) -> None:
+    """Write where predictions disagree to FOLDER/NUMBER.npz, unless that is done."""
+    if (folder / "done").is_file():
+        return
     parts: Parts = [(Predictor(options.model), range(len(dataset)))] if options.model else ()
     if not options.model:
         folds = plan_folds(dataset, options.folds)
@@ -255,10 +254,16 @@ def predict_all(
         )
     folder.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(dataset), "images predicted")
-    thresholds = collect_disagreements(dataset, parts, folder, lambda: progress.advance(1))
+    for number, differing in disagreements(dataset, parts):
+        np.savez(folder / f"{number}.npz", **vars(differing))
+        progress.advance(1)
     progress.close()
-    np.save(done, thresholds)
-    return thresholds
+    (folder / "done").touch()
+
+
+def read_disagreement(folder: Path, number: int) -> Disagreement:
+    """Read what `predict_all` wrote about an image."""
+    return Disagreement(**read_arrays(folder / f"{number}.npz"))
 
 
 def fold_config(options: argparse.Namespace) -> SegConfig:
@@ -273,11 +278,11 @@ def fold_config(options: argparse.Namespace) -> SegConfig:
     return load_config(find_config(RECIPE, Path()), settings, SegConfig)
 
 
-def ranked(found: Sequence[Suspect], every: Sequence[Suspect]) -> dict[str, list[Suspect]]:
+def orders_of(found: Sequence[Suspect], every: Sequence[Suspect]) -> dict[str, list[Suspect]]:
     """Return suspects in the orders to compare.
 
-    `found`: those of confident learning, by score. `every`: all regions of disagreement, whose
-    order by loss is what one would look through without it.
+    `found`: suspects, by score. `every`: all regions of disagreement, whose order by loss is what
+    one would look through without a score.
     """
     return {
         "score": list(found),

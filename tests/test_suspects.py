@@ -28,7 +28,7 @@ from sceneparse.runtime.distributed import Process
 from sceneparse.suspects import folds as folding
 from sceneparse.suspects.folds import Folds, fold_settings, plan_folds, train_folds
 from sceneparse.suspects.page import write_suspects_page, write_table
-from sceneparse.suspects.regions import MIN_PIXELS, SelfConfidence, disagreement, find_regions
+from sceneparse.suspects.regions import MIN_PIXELS, disagreement, find_regions
 from sceneparse.suspects.search import search
 
 MakeRun = Callable[..., Path]
@@ -49,15 +49,12 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return probabilities.astype(np.float32), mask
 
 
-def regions_by_hand(
-    probabilities: np.ndarray, mask: np.ndarray, thresholds: list[float]
-) -> set[tuple[Any, ...]]:
+def regions_by_hand(probabilities: np.ndarray, mask: np.ndarray) -> set[tuple[Any, ...]]:
     """Return the pixels and means of the regions, pixel by pixel and label by label."""
     doubtful = np.zeros((4, 4, *mask.shape), bool)
     for y, x in itertools.product(*map(range, mask.shape)):
         best, given = int(probabilities[:, y, x].argmax()), int(mask[y, x])
-        sure = probabilities[best, y, x] >= thresholds[best]
-        if given not in {255, best} and sure:
+        if given not in {255, best} and probabilities[given, y, x] < 0.1:
             doubtful[given, best, y, x] = True
     found = set()
     for given, best in itertools.product(range(4), range(4)):
@@ -74,17 +71,10 @@ def regions_by_hand(
 @pytest.mark.parametrize("seed", range(4))
 def test_regions_equal_brute_force(seed: int) -> None:
     probabilities, mask = random_case(seed)
-    thresholds = [float(probabilities[k][mask == k].mean(dtype=float)) for k in range(4)]
     quality = np.take_along_axis(probabilities, np.minimum(mask, 3)[None].astype(int), 0)[0]
-    trust = SelfConfidence(4)
-    trust.add(mask[:20], quality[:20])
-    trust.add(mask[20:], quality[20:])
-    assert trust.thresholds() == pytest.approx(thresholds)
     best, confidence = probabilities.argmax(axis=0), probabilities.max(axis=0)
     found = set()
-    for region in find_regions(
-        disagreement(mask, best, confidence, quality, 4), np.array(thresholds)
-    ):
+    for region in find_regions(disagreement(mask, best, confidence, quality, 4)):
         x, y, width, height = region.box
         inside = np.zeros(mask.shape, bool)
         inside[y : y + height, x : x + width] = region.shape
@@ -95,15 +85,8 @@ def test_regions_equal_brute_force(seed: int) -> None:
         means = round(region.quality, 5), round(region.confidence, 5)
         places = tuple(np.flatnonzero(inside).tolist())
         found.add((region.given, region.suggested, places, *means))
-    assert found == regions_by_hand(probabilities, mask, thresholds)
+    assert found == regions_by_hand(probabilities, mask)
     assert found
-
-
-def test_threshold_of_a_class_without_a_label_is_the_mean_of_all() -> None:
-    trust = SelfConfidence(3)
-    trust.add(np.array([[0, 0], [1, 255]]), np.array([[0.5, 0.7], [0.9, 0.0]], np.float32))
-    assert trust.thresholds() == pytest.approx([0.6, 0.9, 0.7])
-    assert SelfConfidence(2).thresholds().tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("settings", [{}, {"protocol": "slide", "crop": (32, 48), "mirror": True}])
@@ -149,10 +132,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
 
 def test_planted_errors_are_found_and_shown(planted: SegmentationDataset, tmp_path: Path) -> None:
     network = AnyNetwork(by_color, planted.table.names, mean=(0, 0, 0), std=(1, 1, 1))
-    seen: list[int] = []
-    parts = [(Predictor(network), range(3))]
-    suspects = search(planted, parts, tmp_path, lambda: seen.append(1))
-    assert len(seen) == 3 and not list(tmp_path.iterdir())
+    suspects = search(planted, [(Predictor(network), range(3))])
     places = [(s.image, s.region.given, s.region.suggested, s.region.box) for s in suspects]
     assert places == [(1, 1, 2, (10, 35, 20, 8)), (0, 1, 0, (5, 7, 12, 10))]
     assert [s.region.pixels for s in suspects] == [160, 120]

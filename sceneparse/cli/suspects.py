@@ -26,7 +26,6 @@ def check_labels(options: argparse.Namespace) -> None:
     from sceneparse.data.sample_checks import check_samples
     from sceneparse.inference.networks import load_network, source_of
     from sceneparse.inference.predictor import Predictor
-    from sceneparse.runtime.progress import Progress
     from sceneparse.suspects.folds import fold_settings
     from sceneparse.suspects.search import search
 
@@ -57,9 +56,7 @@ def check_labels(options: argparse.Namespace) -> None:
         parts: Parts = [(Predictor(model), range(len(dataset)))]
         if config is not None:
             parts = predict_folds(options, config, dataset, output, facts)
-        progress = Progress(len(dataset), "images predicted")
-        suspects = search(dataset, parts, output, lambda: progress.advance(1))
-        progress.close()
+        suspects = search(dataset, parts)
         report(f"Labels of {name} to look at", dataset, suspects, facts, output)
 
 

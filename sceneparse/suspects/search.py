@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,13 +13,8 @@ from numpy.typing import NDArray
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.inference.predictor import Predictor
 from sceneparse.report.pictures import Picture
-from sceneparse.suspects.regions import (
-    Disagreement,
-    Region,
-    SelfConfidence,
-    disagreement,
-    find_regions,
-)
+from sceneparse.runtime.progress import Progress
+from sceneparse.suspects.regions import Disagreement, Region, disagreement, find_regions
 
 # Networks, each with the numbers of the images that it predicts.
 Parts = Iterable[tuple[Predictor, Sequence[int]]]
@@ -35,57 +28,33 @@ class Suspect:
     region: Region
 
 
-def search(
-    dataset: SegmentationDataset, parts: Parts, output: Path, after_image: Callable[[], None]
-) -> list[Suspect]:
+def search(dataset: SegmentationDataset, parts: Parts) -> list[Suspect]:
     """Return the suspect regions of a dataset, the highest score first.
 
-    Predictions are kept in a folder below `output` meanwhile. Raises InputError for a sample that
-    cannot be read.
+    Raises InputError for a sample that cannot be read.
     """
-    with TemporaryDirectory(prefix=".predictions-", dir=output) as folder:
-        place = Path(folder)
-        thresholds = collect_disagreements(dataset, parts, place, after_image)
-        return ranked_suspects(place, range(len(dataset)), thresholds)
+    progress = Progress(len(dataset), "images predicted")
+    found = []
+    for number, differing in disagreements(dataset, parts):
+        found += [Suspect(number, region) for region in find_regions(differing)]
+        progress.advance(1)
+    progress.close()
+    return ranked(found)
 
 
-def collect_disagreements(
-    dataset: SegmentationDataset, parts: Parts, folder: Path, after_image: Callable[[], None]
-) -> NDArray[np.float64]:
-    """Predict images, write where masks disagree to FOLDER/NUMBER.npz; return the thresholds (K,).
+def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """Return suspects in the order of their scores, the highest first."""
+    return sorted(suspects, key=lambda suspect: (-suspect.region.score, suspect.image))
 
-    The thresholds are those of all images together, see SelfConfidence. Memory does not grow with
-    the number of images.
-    """
+
+def disagreements(dataset: SegmentationDataset, parts: Parts) -> Iterator[tuple[int, Disagreement]]:
+    """Predict images; yield the number of each, and where its mask and the prediction disagree."""
     classes = dataset.table.num_classes
-    trust = SelfConfidence(classes)
     for predictor, numbers in parts:
         for number in numbers:
             image, mask, _ = dataset[number]
             labels, confidence, quality = _predict(predictor, image, mask)
-            trust.add(mask, quality)
-            found = disagreement(mask, labels, confidence, quality, classes)
-            np.savez(folder / f"{number}.npz", **vars(found))
-            after_image()
-    return trust.thresholds()
-
-
-def read_disagreement(folder: Path, number: int) -> Disagreement:
-    """Read what `collect_disagreements` wrote about an image."""
-    with np.load(folder / f"{number}.npz", allow_pickle=False) as arrays:
-        return Disagreement(**arrays)
-
-
-def ranked_suspects(
-    folder: Path, numbers: Iterable[int], thresholds: NDArray[np.float64]
-) -> list[Suspect]:
-    """Return the suspect regions of images in `folder`, the highest score first."""
-    found = [
-        Suspect(number, region)
-        for number in numbers
-        for region in find_regions(read_disagreement(folder, number), thresholds)
-    ]
-    return sorted(found, key=lambda suspect: (-suspect.region.score, suspect.image))
+            yield number, disagreement(mask, labels, confidence, quality, classes)
 
 
 @torch.inference_mode()
