@@ -34,7 +34,7 @@ from sceneparse.report.tables import Table, write_json
 from sceneparse.runtime.distributed import join_processes
 from sceneparse.runtime.progress import Progress
 from sceneparse.suspects.folds import plan_folds, train_folds
-from sceneparse.suspects.regions import MAX_QUALITY, Disagreement, Region, find_regions
+from sceneparse.suspects.regions import Disagreement, Region, find_regions
 from sceneparse.suspects.search import Parts, Suspect, disagreements, ranked
 
 RECIPE = "study/camvid_half"
@@ -85,9 +85,9 @@ def main(options: argparse.Namespace) -> None:
         ranked(
             Suspect(number, region)
             for number in numbers
-            for region in find_regions(read_disagreement(folder, number), max_quality)
+            for region in find_regions(read_disagreement(folder, number), *bounds)
         )
-        for max_quality in (MAX_QUALITY, math.inf)
+        for bounds in ((), (math.inf, 0))
     )
     rankings = orders_of(found, every)
     changed = [

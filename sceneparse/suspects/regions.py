@@ -2,14 +2,14 @@
 
 A pixel is doubtful if its most probable class is not the given one, and if the given one has a
 probability below MAX_QUALITY. A suspect region: doubtful pixels with the same given and the same
-suggested class that are connected, over corners too (8 neighbours), at least MIN_PIXELS. Its score
-is the mean cross entropy of its label times the logarithm of its pixels. Ignored pixels are never
-doubtful.
+suggested class that are connected, over corners too (8 neighbours), at least MIN_PIXELS, and whose
+suggested class has a mean probability of at least MIN_CONFIDENCE. Its score is the mean cross
+entropy of its label times the logarithm of its pixels. Ignored pixels are never doubtful.
 
-Both were chosen by labels of CamVid that were flipped at random (benchmarks/label_errors.py): the
-first 100 suspects point at more different flips than with the thresholds per class of confident
-learning (Northcutt, Jiang and Chuang, JAIR 2021), or in the order of the sum or mean of the cross
-entropy, of self-confidence, or of the expected number of wrong pixels.
+These rules were chosen by labels of CamVid that were flipped at random: the first 100 suspects
+point at more different flips than with the thresholds per class of confident learning (Northcutt,
+Jiang and Chuang, JAIR 2021), or in the order of the sum or mean of the cross entropy, of
+self-confidence, or of the expected number of wrong pixels (benchmarks/label_errors.py).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 MIN_PIXELS = 16
 # Smaller probabilities count as this one in the cross entropy.
 _SMALLEST = 1e-12
-MAX_QUALITY = 0.1
+MAX_QUALITY, MIN_CONFIDENCE = 0.1, 0.5
 DEFINITION = (
     f"connected pixels of one label that has a probability below {MAX_QUALITY}, and whose most "
-    f"probable class is the same other one; {MIN_PIXELS} pixels or more; score: mean cross entropy "
-    "of the label times the logarithm of the pixels"
+    f"probable class is the same other one, {MIN_CONFIDENCE} or more on average; {MIN_PIXELS} "
+    "pixels or more; score: mean cross entropy of the label times the logarithm of the pixels"
 )
 # Smaller probabilities count as this one in the cross entropy.
 _SMALLEST = 1e-12
@@ -115,9 +115,11 @@ def disagreement(
 
 
 def find_regions(
-    found: Disagreement, max_quality: float = MAX_QUALITY, min_pixels: int = MIN_PIXELS
+    found: Disagreement,
+    max_quality: float = MAX_QUALITY,
+    min_confidence: float = MIN_CONFIDENCE,
 ) -> list[Region]:
-    """Return the regions of an image whose label has a probability below `max_quality`."""
+    """Return the suspect regions of an image: the label less, the suggestion more probable."""
     doubtful = np.flatnonzero(found.quality < max_quality)
     codes = found.given[doubtful].astype(np.int64) << 16 | found.suggested[doubtful]
     order = np.argsort(codes, kind="stable")
@@ -126,12 +128,13 @@ def find_regions(
     return [
         region
         for group in groups
-        if len(group) >= min_pixels
-        for region in _connected(found, group, min_pixels)
+        if len(group) >= MIN_PIXELS
+        for region in _connected(found, group)
+        if region.confidence >= min_confidence
     ]
 
 
-def _connected(found: Disagreement, chosen: NDArray[np.intp], min_pixels: int) -> Iterator[Region]:
+def _connected(found: Disagreement, chosen: NDArray[np.intp]) -> Iterator[Region]:
     """Yield the connected parts of pixels that agree in their two classes."""
     rows, columns = np.divmod(found.where[chosen], found.size[1])
     top, left = rows.min(), columns.min()
@@ -148,7 +151,7 @@ def _connected(found: Disagreement, chosen: NDArray[np.intp], min_pixels: int) -
     ]
     for number in range(1, count):
         x, y, width, height, pixels = boxes[number].tolist()
-        if pixels < min_pixels:
+        if pixels < MIN_PIXELS:
             continue
         means = [float(total[number] / pixels) for total in sums]
         yield Region(
