@@ -379,7 +379,7 @@ def test_network_from_no_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "message"),
-    [(".onnx", "is damaged, or not an export"), (".safetensors", "damaged or not a weights file")],
+    [(".onnx", "is damaged, or no ONNX file"), (".safetensors", "damaged or not a weights file")],
 )
 def test_damaged_files_are_named(tmp_path: Path, suffix: str, message: str) -> None:
     path = tmp_path / f"model{suffix}"
@@ -395,7 +395,7 @@ def test_onnx_files_of_others_are_refused(tmp_path: Path) -> None:
     torch.onnx.export(
         torch.nn.ReLU().eval(), (torch.zeros(1, 3, 8, 8),), path, dynamo=True, verbose=False
     )
-    with pytest.raises(InputError, match="is damaged, or not an export"):
+    with pytest.raises(InputError, match="is not an export of this package; to evaluate"):
         sceneparse.Predictor(path)
 
 
@@ -414,7 +414,7 @@ def test_onnx_data_outside_the_file_are_not_read(exported: Path, tmp_path: Path)
     for key, value in (("location", "../secret"), ("offset", "0"), ("length", str(size))):
         weight.external_data.add(key=key, value=value)
     onnx.save(model, path)
-    with pytest.raises(InputError, match="is damaged, or not an export"):
+    with pytest.raises(InputError, match="is damaged, or no ONNX file"):
         sceneparse.Predictor(path)
 
 
