@@ -25,7 +25,7 @@ from sceneparse.cli import predict as predict_command
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.labels import identity_table, load_label_table, palette
 from sceneparse.errors import InputError
-from sceneparse.evaluation.calibrate import sample_rows
+from sceneparse.evaluation.calibrate import LOGARITHMS, best_temperature, sample_rows
 from sceneparse.export import export_onnx, export_safetensors
 from sceneparse.inference import predictor as predictor_module
 from sceneparse.inference.protocols import create_protocol
@@ -120,6 +120,13 @@ def sharpened(run: Path) -> Path:
     return run
 
 
+def test_the_lowest_loss_is_found_between_temperatures() -> None:
+    found, at_limit = best_temperature((LOGARITHMS - 0.37) ** 2 + 0.1 * (LOGARITHMS - 0.37) ** 4)
+    assert found == pytest.approx(np.exp(0.37), rel=1e-3)
+    assert not at_limit
+    assert best_temperature(-LOGARITHMS) == (pytest.approx(np.exp(3), rel=1e-3), True)
+
+
 def draw_labels(run: Path, root: Path, split: str, temperature: float, **protocol: Any) -> None:
     """Write masks drawn from what the run predicts at a temperature."""
     predictor = Predictor(run, **protocol)
@@ -134,11 +141,13 @@ def draw_labels(run: Path, root: Path, split: str, temperature: float, **protoco
         Image.fromarray(labels.astype(np.uint8)).save(root / split / f"labels/{path.stem}.png")
 
 
-@pytest.mark.parametrize("temperature", [0.6, 1.7])
+VIEWS = ("--protocol", "slide", "--mirror", "--scales", "1", "1.5")
+
+
 @pytest.mark.parametrize(
-    "protocol",
-    [("--protocol", "whole"), ("--protocol", "slide", "--mirror", "--scales", "1", "1.5")],
-    ids=["whole", "views"],
+    ("temperature", "protocol"),
+    [(0.6, ("--protocol", "whole")), (1.7, ("--protocol", "whole")), (1.7, VIEWS)],
+    ids=["low", "high", "views"],
 )
 def test_a_known_temperature_is_found(
     make_run: MakeRun, scenes: Path, tmp_path: Path, temperature: float, protocol: tuple[str, ...]
@@ -331,10 +340,15 @@ def test_exports_carry_the_temperature(calibrated: Path, tmp_path: Path, scenes:
         assert found.precision.endswith(f", temperature {ours.protocol.temperature:.3g}")
         expected = ours(image[0]).probabilities
         np.testing.assert_allclose(found(image[0]).probabilities, expected, atol=1e-3)
-    export_onnx(model, tmp_path / "labels.onnx", fixed=(64, 96), argmax=True)
-    labels = Predictor(tmp_path / "labels.onnx")
-    assert labels.calibration is None
-    assert not labels.model.gives_confidence
+
+
+@pytest.mark.slow
+def test_exported_labels_have_no_confidence(calibrated: Path, tmp_path: Path) -> None:
+    model, path = load_segmentation_model(calibrated), tmp_path / "labels.onnx"
+    export_onnx(model, path, fixed=(64, 96), argmax=True)
+    assert Predictor(path).calibration is None
+    with pytest.raises(InputError, match="labels without confidences"):
+        Predictor(path, abstain=0.5)
 
 
 def test_a_calibration_belongs_to_one_checkpoint(calibrated: Path) -> None:
