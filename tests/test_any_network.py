@@ -118,6 +118,23 @@ def test_other_outputs_are_refused(scenes: SegmentationDataset, output: Any, sai
         sceneparse.evaluate(output, scenes, workers=0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"std": (0, 0, 0)}, "those of std above 0"),
+        ({"mean": (0.5,)}, "3 numbers each"),
+        ({"multiple": 0}, "must be 1 or more"),
+        ({"exclude": ["cow"]}, "no class 'cow'"),
+        ({"rule": "best"}, "rule must be one of"),
+    ],
+)
+def test_wrong_settings_are_refused(
+    scenes: SegmentationDataset, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        sceneparse.evaluate(lambda p: p.new_zeros(len(p), CLASSES, 2, 2), scenes, **settings)
+
+
 class Fixed(nn.Module):
     """A network of images of 64x96 only."""
 

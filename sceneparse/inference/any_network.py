@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ class AnyNetwork(SegmentationNetwork):
         size: Size | None = None,
     ) -> None:
         super().__init__()
+        are_three = len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std)))
+        if not are_three or min(std) <= 0:
+            raise InputError(
+                "mean and std take 3 numbers each, those of std above 0, got "
+                f"{list(mean)} and {list(std)}"
+            )
+        if multiple < 1 or (size is not None and min(size) < 1):
+            raise InputError(f"multiple and size must be 1 or more, got {multiple}, {size}")
         self.predict, self.size, self.size_multiple = predict, size, multiple
         if not isinstance(predict, nn.Module):
             self.device_types = ("cpu",)
