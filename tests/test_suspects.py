@@ -167,6 +167,7 @@ def test_command_writes_table_and_page(
     printed = capsys.readouterr().out
     assert "5 images, split val" in printed
     assert "the network does not tell what it was trained on" in printed
+    assert "has a probability below 0.1, and whose most probable class is the same other" in printed
     assert sorted(path.name for path in output.iterdir()) == ["suspects.csv", "suspects.html"]
     dataset = create_dataset("folder", scenes, "val")
     names = {pair.name: number for number, pair in enumerate(dataset.pairs)}

@@ -32,13 +32,6 @@ DEFINITION = (
     f"probable class is the same other one, {MIN_CONFIDENCE} or more on average; {MIN_PIXELS} "
     "pixels or more; score: mean cross entropy of the label times the logarithm of the pixels"
 )
-# Smaller probabilities count as this one in the cross entropy.
-_SMALLEST = 1e-12
-DEFINITION = (
-    "connected pixels of one label whose most probable class is another one, at least as probable "
-    f"as it is on average where the masks hold it; {MIN_PIXELS} pixels or more; score: mean cross "
-    "entropy of the label times the logarithm of the pixels"
-)
 
 
 @dataclass(frozen=True)
