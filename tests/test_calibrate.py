@@ -182,6 +182,18 @@ def calibrated(sure: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return sure
 
 
+def test_a_run_that_cannot_be_written_is_refused_before_the_work(
+    sure: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("sceneparse.evaluation.calibrate.calibrate", None)  # never called
+    assert call(calibrate_command, sure) == 2
+    assert f"cannot write '{sure}/calibration.json': Permission" in capsys.readouterr().err
+
+
 def test_labels_stay_and_confidences_change(calibrated: Path, scenes: Path) -> None:
     image = create_dataset("folder", scenes, "val")[0][0]
     after = Predictor(calibrated)
@@ -322,6 +334,9 @@ def test_bad_thresholds_are_one_line(value: str, capsys: pytest.CaptureFixture[s
 def test_thresholds_of_labels_without_confidence_are_refused(make_run: MakeRun) -> None:
     with pytest.raises(InputError, match="abstain must be above 0 and below 1, got 1"):
         Predictor(make_run(), abstain=1)
+    classes = len(load_segmentation_model(make_run()).classes)
+    with pytest.raises(InputError, match=f"no effect at .* of {classes} classes"):
+        Predictor(make_run(), abstain=1 / classes)
     model = load_segmentation_model(make_run())
     model.gives_confidence = False
     with pytest.raises(InputError, match=r"labels without confidences.*without --argmax"):

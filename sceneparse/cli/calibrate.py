@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,9 @@ def main(options: argparse.Namespace) -> None:
     print(f"checkpoint   {checkpoint}")
     print(f"data         {len(dataset)} images, split {options.split} of {options.data}")
     print(f"protocol     {predictor.protocol.description}")
+    # Known before the passes over the images, not after them.
+    with writing(place := calibration_path(checkpoint)):
+        tempfile.TemporaryFile(dir=place.parent).close()
     found = calibrate(predictor, dataset, options.workers)
     values = {
         "temperature": found.temperature,
@@ -73,7 +77,7 @@ def main(options: argparse.Namespace) -> None:
         "protocol": predictor.protocol.description,
         **measured(found),
     }
-    with writing(calibration_path(checkpoint)):
+    with writing(place):
         path = write_calibration(checkpoint, model.meta, values)
     print(f"temperature  {found.temperature:.4g}\n\n{tables(found)}\n\nwritten      {path}")
     if found.at_limit:

@@ -283,6 +283,11 @@ def _checked_threshold(abstain: float | None, network: SegmentationNetwork) -> f
         return None
     if not 0 < abstain < 1:
         raise InputError(f"abstain must be above 0 and below 1, got {abstain}")
+    if abstain <= 1 / (classes := table_of(network).num_classes):
+        raise InputError(
+            f"abstain has no effect at {abstain:g}: the most probable of {classes} classes has at "
+            f"least {1 / classes:.3g}; give a number between that and 1"
+        )
     if not network.gives_confidence:
         raise InputError(
             "this file gives labels without confidences, so abstain has no effect; export the "
