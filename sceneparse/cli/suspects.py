@@ -44,7 +44,8 @@ def check_labels(options: argparse.Namespace) -> None:
     }
     config = None
     if options.folds is not None:
-        data = {"dataset": layout, "root": options.root, "train_split": split, "val_split": split}
+        root = str(Path(options.root).resolve())
+        data = {"dataset": layout, "root": root, "train_split": split, "val_split": split}
         config = fold_settings(model.meta, options.model, data)
     elif warning := seen_before(trained, split):
         facts["warning"] = warning

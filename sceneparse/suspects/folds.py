@@ -156,8 +156,8 @@ def _record(config: SegConfig, dataset: SegmentationDataset, folds: Folds, outpu
         known = before if isinstance(before, dict) else {}
         if changed := [key for key, value in plan.items() if known.get(key) != value]:
             raise InputError(
-                f"'{output}' holds folds with other {first_few(changed)}; repeat the command that "
-                "began them, or give another --output"
+                f"'{output}' was begun with other {first_few(changed)}; repeat the command that "
+                "began it, or give another --output"
             )
         return
     output.mkdir(parents=True, exist_ok=True)
