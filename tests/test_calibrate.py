@@ -124,7 +124,10 @@ def test_the_lowest_loss_is_found_between_temperatures() -> None:
     found, at_limit = best_temperature((LOGARITHMS - 0.37) ** 2 + 0.1 * (LOGARITHMS - 0.37) ** 4)
     assert found == pytest.approx(np.exp(0.37), rel=1e-3)
     assert not at_limit
-    assert best_temperature(-LOGARITHMS) == (pytest.approx(np.exp(3), rel=1e-3), True)
+    for slope, side in ((-1, "upper"), (1, "lower")):
+        found, at_limit = best_temperature(slope * LOGARITHMS)
+        assert found == pytest.approx(np.exp(-3 * slope), rel=1e-3)
+        assert at_limit and f"at its {side} limit" in calibrate_command.limit_reason(found)
 
 
 def draw_labels(run: Path, root: Path, split: str, temperature: float, **protocol: Any) -> None:

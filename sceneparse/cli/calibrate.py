@@ -81,10 +81,15 @@ def main(options: argparse.Namespace) -> None:
         path = write_calibration(checkpoint, model.meta, values)
     print(f"temperature  {found.temperature:.4g}\n\n{tables(found)}\n\nwritten      {path}")
     if found.at_limit:
-        logger.warning(
-            "warning: the temperature is at its limit, since the predictions of this split are "
-            "nearly all right, or their confidences tell nothing; choose another --split"
-        )
+        logger.warning(f"warning: {limit_reason(found.temperature)}; choose another --split")
+
+
+def limit_reason(temperature: float) -> str:
+    """Tell why no temperature between the limits is the best."""
+    if temperature < 1:
+        why = "nearly all predictions of this split are right, or the model is hardly trained"
+        return f"the temperature is at its lower limit, since {why}"
+    return "the temperature is at its upper limit, since confidences tell nothing on this split"
 
 
 def load_own(path: str) -> SegmentationModel:
