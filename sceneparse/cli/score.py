@@ -115,10 +115,8 @@ def main(options: argparse.Namespace) -> None:
 
 def require_complete(matched: Matches, *, partial: bool) -> None:
     """Raise InputError for masks without a prediction, unless only those that exist are scored."""
-    alone, total = (
-        matched.without_prediction,
-        len(matched.matches) + len(matched.without_prediction),
-    )
+    alone = matched.without_prediction
+    total = len(matched.matches) + len(alone)
     if alone and not partial:
         raise InputError(
             f"{len(alone)} of {total} masks have no prediction: {first_few(alone)}; add them, or "

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from sceneparse.data.labels import Color, palette
 from sceneparse.errors import InputError, first_few, reason_of
 from sceneparse.inference.networks import certain_logits, open_session
+from sceneparse.models.published_resnets import IMAGENET_STATISTICS
 from sceneparse.models.segmentation import SegmentationNetwork
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET_STATISTICS
 Size = tuple[int, int]
 
 

@@ -54,17 +54,25 @@ class RegionCounts:
         """Count labels of equal shape (B, H, W): predictions 0..K-1, targets 0..K-1 or ignored."""
         for label, target in zip(labels, targets, strict=True):
             truth, right = target.cpu().numpy(), (label == target).cpu().numpy()
-            for number, mask in self._masks(truth):
-                sizes, distances = _size_counts(mask, right), _distance_counts(mask, right)
+            for number, (mask, hits) in self._masks(truth, right):
+                sizes, distances = _size_counts(mask, hits), _distance_counts(mask, hits)
                 self.by_size[:, :, number] += torch.from_numpy(sizes).to(self.by_size.device)
                 found = torch.from_numpy(distances).to(self.by_distance.device)
                 self.by_distance[:, :, number] += found
 
-    def _masks(self, truth: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield the classes in a truth (H, W), and where they are."""
+    def _masks(
+        self, truth: NDArray[Any], right: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, tuple[NDArray[np.uint8], NDArray[np.bool_]]]]:
+        """Yield the classes in a truth (H, W), and in a box around each where it is, and is right.
+
+        The nearest pixel outside a class is at most one pixel beyond its box.
+        """
         for number in np.unique(truth):
             if number != self.ignore_index:
-                yield int(number), (truth == number).astype(np.uint8)
+                mask = (truth == number).astype(np.uint8)
+                x, y, width, height = cv2.boundingRect(mask)
+                box = np.s_[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1]
+                yield int(number), (np.ascontiguousarray(mask[box]), right[box])
 
     def state(self) -> list[Tensor]:
         """Return the tensors to sum over processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ class Encoding:
         names = {"raw": "ids of the dataset", "train": "train ids", "colors": "colours"}
         return names[self.kind]
 
+    @cached_property
+    def _values_of(self) -> LabelTable:
+        return self.table.of_train_ids() if self.kind == "train" else self.table
+
     def read(self, path: Path) -> Labels:
         """Return the train ids (H, W) in a file; pixels of no class have the ignore index.
 
@@ -44,12 +49,11 @@ class Encoding:
         if self.kind == "colors":
             return _of_colors(path, self.table)
         values, transparent = read_labels(path)
-        table = self.table.of_train_ids() if self.kind == "train" else self.table
         try:
-            labels = table.encode(values)
+            labels = self._values_of.encode(values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return np.where(transparent, table.ignore_index, labels).astype(table.dtype)
+        return np.where(transparent, self.table.ignore_index, labels).astype(self.table.dtype)
 
 
 def find_encoding(

@@ -80,6 +80,7 @@ def score_files(
     matrix = ConfusionMatrix(size + 1, ignored, range(len(matches)), len(matches))
     boundary = BoundaryCounts(size + 1, ignored) if how.with_boundary else None
     regions = RegionCounts(size + 1, ignored) if how.with_regions else None
+    meters: list[Meter] = [m for m in (matrix, boundary, regions) if m is not None]
     problems = []
     for number, found in enumerate(_in_order(matches, readers)):
         if isinstance(found, InputError):
@@ -88,7 +89,6 @@ def score_files(
         prediction, truth = found
         labels = np.where(prediction == ignored, size, prediction)
         batch = [torch.from_numpy(x.astype(np.int32))[None] for x in (labels, truth)]
-        meters: list[Meter] = [m for m in (matrix, boundary, regions) if m is not None]
         for meter in meters:
             meter.update(*batch)
         after_image(number, prediction, matrix.by_image[number, :, :size].numpy())
@@ -99,20 +99,20 @@ def score_files(
     if not matrix.by_image[:, TRUTH].any():
         raise InputError("every pixel of the masks is ignored, so there is nothing to score")
     names = [match.name for match in matches]
-    return _evaluation(names, readers.truth.table, matrix, (boundary, regions), how)
+    return _evaluation(names, readers.truth.table, matrix, boundary, regions, how)
 
 
 def _evaluation(
     names: list[str],
     table: LabelTable,
     matrix: ConfusionMatrix,
-    optional: tuple[BoundaryCounts | None, RegionCounts | None],
+    boundary: BoundaryCounts | None,
+    regions: RegionCounts | None,
     how: How,
 ) -> Evaluation:
     """Return the scores; the last class, pixels without a prediction, stays only if it occurs."""
     size, counts, by_image = table.num_classes, matrix.counts.numpy(), matrix.by_image.numpy()
     gaps, excluded = {}, list(how.excluded)
-    boundary, regions = optional
     if missing := int(counts[:, size].sum()):
         gaps = {NO_PREDICTION: f"{missing / counts.sum():.2%} of the counted pixels, all wrong"}
         table, excluded = _with_gaps(table), [*excluded, size]
