@@ -63,7 +63,7 @@ class SegmentationDataset:
         image, (raw, transparent) = read_image(pair.image, self.bit_depth), read_labels(pair.mask)
         if image.shape[:2] != raw.shape:
             raise _sizes_differ(pair, image.shape[:2], raw.shape)
-        mask = self._encode(raw, transparent, pair.mask)
+        mask = encode_mask(self.table, raw, transparent, pair.mask)
         if self.resize is not None:
             size = self.resize.size(*mask.shape)
             image, mask = resize_image(image, size), resize_mask(mask, size)
@@ -72,7 +72,7 @@ class SegmentationDataset:
     def mask(self, index: int) -> Labels:
         """Read only the mask of a sample: train ids (H, W)."""
         path = self.pairs[index].mask
-        mask = self._encode(*read_labels(path), path)
+        mask = encode_mask(self.table, *read_labels(path), path)
         return mask if self.resize is None else resize_mask(mask, self.resize.size(*mask.shape))
 
     def sizes(self, indices: Iterable[int]) -> list[tuple[int, int]]:
@@ -84,18 +84,21 @@ class SegmentationDataset:
         """Return the same samples, resized."""
         return SegmentationDataset(self.pairs, self.table, self.bit_depth, resize)
 
-    def _encode(self, raw: Labels, transparent: NDArray[np.bool_], path: Path) -> Labels:
-        """Map raw labels to train ids; transparent pixels are ignored."""
-        hides = bool(transparent.any())
-        if hides:  # whatever value they hide
-            raw = np.where(transparent, self.table.labels[0].raw_id, raw)
-        try:
-            labels = self.table.encode(raw)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        if hides:
-            labels[transparent] = self.table.ignore_index
-        return labels
+
+def encode_mask(
+    table: LabelTable, raw: Labels, transparent: NDArray[np.bool_], path: Path
+) -> Labels:
+    """Map the raw labels of a file to train ids (H, W); transparent pixels are ignored."""
+    hides = bool(transparent.any())
+    if hides:  # whatever value they hide
+        raw = np.where(transparent, table.labels[0].raw_id, raw)
+    try:
+        labels = table.encode(raw)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if hides:
+        labels[transparent] = table.ignore_index
+    return labels
 
 
 def _sizes_differ(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> InputError:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.datasets import spread
+from sceneparse.data.datasets import encode_mask, spread
 from sceneparse.data.decoding import decode
 from sceneparse.data.labels import Labels, LabelTable
 from sceneparse.data.reading import read_all, read_colors, read_labels
@@ -48,12 +48,7 @@ class Encoding:
         """
         if self.kind == "colors":
             return _of_colors(path, self.table)
-        values, transparent = read_labels(path)
-        try:
-            labels = self._values_of.encode(values)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        return np.where(transparent, self.table.ignore_index, labels).astype(self.table.dtype)
+        return encode_mask(self._values_of, *read_labels(path), path)
 
 
 def find_encoding(
