@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +143,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
     from sceneparse.data.sample_checks import require_labels
     from sceneparse.evaluation.dataset import evaluate_dataset
     from sceneparse.evaluation.folders import default_folder
+    from sceneparse.evaluation.result import excluded_classes
     from sceneparse.inference.networks import load_network, source_of
     from sceneparse.inference.predictor import Predictor
     from sceneparse.report.pictures import save_labels
@@ -289,16 +289,6 @@ def settings_of(
     plain = protocol_of(model, protocol.name)
     variant += protocol_variant(protocol, plain, protocol_of(model).name)
     return settings, variant + excluded_variant(settings["excluded"])
-
-
-def excluded_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the numbers of the classes to exclude; raise InputError for a wrong name, or all."""
-    if unknown := [name for name in names if name not in classes]:
-        raise InputError(f"--exclude: no class '{unknown[0]}'; the model has {', '.join(classes)}")
-    excluded = sorted({classes.index(name) for name in names})
-    if len(excluded) == len(classes):
-        raise InputError("--exclude names every class, so no class would be left to score")
-    return excluded
 
 
 def predict_instead(checkpoint: str, dataset: SegmentationDataset) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.evaluate import RULES, excluded_classes
+from sceneparse.cli.evaluate import RULES
 from sceneparse.cli.options import add_option, number
 from sceneparse.errors import InputError, first_few
 
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     """Match, read and count the files, print and write the scores."""
     from sceneparse.evaluation.page import write_report
-    from sceneparse.evaluation.result import text, write_evaluation
+    from sceneparse.evaluation.result import excluded_classes, text, write_evaluation
     from sceneparse.runtime.progress import Progress
     from sceneparse.scoring.encoding import find_encoding
     from sceneparse.scoring.matching import match_files
@@ -95,7 +95,8 @@ def main(options: argparse.Namespace) -> None:
     progress = Progress(len(matched.matches), "images")
 
     def after_image(number: int, prediction: Any, counts: Any) -> None:  # noqa: ANN401 - arrays
-        keep(number, prediction, counts)
+        if options.report:
+            keep(number, prediction, counts)
         progress.advance(1)
 
     evaluation = score_files(matched.matches, readers, how, after_image)

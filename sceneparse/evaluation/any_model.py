@@ -12,7 +12,7 @@ from torch import Tensor
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.dataset import evaluate_dataset
-from sceneparse.evaluation.result import Evaluation, write_evaluation
+from sceneparse.evaluation.result import Evaluation, excluded_classes, write_evaluation
 from sceneparse.inference.any_network import IMAGENET_MEAN, IMAGENET_STD, AnyNetwork, Size
 from sceneparse.inference.predictor import Predictor
 from sceneparse.metrics.confusion import ABSENT_CLASS_RULES
@@ -53,8 +53,7 @@ def evaluate(  # noqa: PLR0913 - what a user may choose, all by keyword
     if rule not in ABSENT_CLASS_RULES:
         raise InputError(f"rule must be one of {', '.join(ABSENT_CLASS_RULES)}, got '{rule}'")
     names, colors = dataset.table.names, dataset.table.colors
-    if unknown := [name for name in exclude if name not in names]:
-        raise InputError(f"exclude: no class '{unknown[0]}'; there are {', '.join(names)}")
+    excluded = excluded_classes(exclude, names)
     build = partial(AnyNetwork, colors=colors, mean=mean, std=std, multiple=multiple, size=size)
     network = predict if isinstance(predict, SegmentationNetwork) else build(predict, names)
     if network.classes != names:
@@ -69,7 +68,7 @@ def evaluate(  # noqa: PLR0913 - what a user may choose, all by keyword
         with_boundary=boundary,
         workers=workers,
         facts={"data": f"{len(dataset)} images"},
-        excluded=[names.index(name) for name in exclude],
+        excluded=excluded,
     )
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)

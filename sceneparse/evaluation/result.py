@@ -138,6 +138,16 @@ def image_mean_iou(counts: Counts, excluded: Sequence[int] = ()) -> NDArray[np.f
     return mean_iou(right, truth, predicted, excluded=excluded)
 
 
+def excluded_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the numbers of the classes to exclude; raise InputError for a wrong name, or all."""
+    if unknown := [name for name in names if name not in classes]:
+        raise InputError(f"--exclude: no class '{unknown[0]}'; the model has {', '.join(classes)}")
+    excluded = sorted({classes.index(name) for name in names})
+    if len(excluded) == len(classes):
+        raise InputError("--exclude names every class, so no class would be left to score")
+    return excluded
+
+
 def text(evaluation: Evaluation) -> str:
     """Format how the scores were computed, the scores per class, and the totals."""
     head = "\n".join(f"{name:<12} {value}" for name, value in evaluation.how.items())
