@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sceneparse.auto.advice import DETAILED_HEADS, advise
-from sceneparse.auto.page import different_scenes, write_auto_page
+from sceneparse.auto.page import write_auto_page
 from sceneparse.auto.training_advice import Advice, time_advice
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.labels import Label, LabelTable
@@ -233,11 +233,6 @@ def test_a_wide_interval_says_how_many_images_are_missing() -> None:
     assert f"of {width:.2f}; about {needed} give one of 0.10." in advice.reason
     (none,) = advise(record_of(names), evaluation_of([GOOD], names), [])
     assert none.reason.startswith("1 validation image does not suffice")
-
-
-def test_worst_images_are_of_different_scenes() -> None:
-    assert different_scenes([50, 51, 49, 10, 30, 90], 100) == [50, 10, 30, 90]
-    assert different_scenes([50, 51, 49], 100) == [50, 51, 49]
 
 
 NASTY = '<script>alert("x")</script>'

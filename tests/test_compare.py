@@ -55,7 +55,7 @@ def test_two_evaluations_are_compared_as_evaluate_does(tmp_path: Path) -> None:
     assert call(compare_command, first, second, *options, tmp_path / "a") == 0
     assert call(evaluate_command, "--compare", first, second, *options, tmp_path / "b") == 0
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        *("compare.json", "compare.csv", "differences.png", "differences.svg")
+        *("compare.html", "compare.json", "compare.csv", "differences.png", "differences.svg")
     }
     for name in ("compare.json", "compare.csv"):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
@@ -90,6 +90,10 @@ def test_rows_of_seeds_are_compared_with_the_first(
     assert f"| {100 * (means[1] - means[0]):+.2f}, separated |" in line
     for kind in ("scores", "costs", "classes"):
         assert (output / f"compare_{kind}.png").is_file()
+    page = (output / "compare.html").read_text()
+    assert f"mpm against fcn: by seeds {100 * (means[1] - means[0]):+.2f} points, separated" in page
+    assert page.count("<figure><img") == 3
+    assert "<tr><td>commit</td><td>abc</td></tr>" in page
 
     rows = [study / "mpm", study / "fcn"]
     assert call(compare_command, *rows, "--output", tmp_path / "turned") == 0

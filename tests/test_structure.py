@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": set(),
     "models": {"layers"},
     "runs": {"models"},
-    "report": {"data", "metrics"},
+    "report": {"data", "metrics", "runtime"},
     "inference": {"data", "models", "report", "runs", "runtime"},
     "training": {
         *("config", "data", "inference", "layers", "losses", "metrics", "models", "report"),

@@ -1,4 +1,4 @@
-"""The curves of a fine-tuning over time, readable on white and on dark pages."""
+"""The curves of a fine-tuning over time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-# Grey that both white and near-black paper show well.
-_INK = "#808080"
-_BLUE, _ORANGE, _GREEN = "#3b82c4", "#e07b1a", "#2e9e5b"
+_INK, _BLUE, _ORANGE, _GREEN = "#808080", "#3b82c4", "#e07b1a", "#2e9e5b"
 
 
 def draw_auto_curves(log: Sequence[Mapping[str, Any]], first: float | None = None) -> Figure:
@@ -50,8 +48,9 @@ def draw_auto_curves(log: Sequence[Mapping[str, Any]], first: float | None = Non
     loss.set_ylim(bottom=0)
     rate.set_ylim(bottom=0)
     for axes in (loss, score, rate):
-        _grey(axes)
-    figure.patch.set_alpha(0)
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
     return figure
 
 
@@ -74,16 +73,3 @@ def _minutes(log: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> NDArray[
     beyond = np.maximum(np.array(steps, dtype=float) - known_steps[-1], 0)
     places: NDArray[np.float64] = found + beyond * speed
     return places
-
-
-def _grey(axes: Axes) -> None:
-    """Paint the frame and text of a plot grey, its ground transparent."""
-    axes.patch.set_alpha(0)
-    axes.grid(alpha=0.3)
-    axes.tick_params(colors=_INK, which="both")
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    for spine in axes.spines.values():
-        spine.set_color(_INK)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(framealpha=0, labelcolor=_INK, fontsize="small")

@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from sceneparse.auto.curves import draw_auto_curves
 from sceneparse.auto.record import model_of
 from sceneparse.auto.training_advice import Advice, setting_of
-from sceneparse.evaluation.page import layered_figure, most_confused
+from sceneparse.data.labels import LabelTable
+from sceneparse.evaluation.page import most_confused, page_plots
 from sceneparse.evaluation.result import Evaluation, as_dict
-from sceneparse.report.pages import figure_uri, write_page
+from sceneparse.report.pages import example_layers, figure_of_layers, figure_uri, write_page
 from sceneparse.report.pictures import Example
 from sceneparse.training.examples import KeptExamples
 
 # Pictures of each kind.
 _WORST, _TYPICAL = 4, 2
-# Neighbours in the order of names are often frames of one scene: of such, the worst is shown.
-_SCENES = 8
 _CONFUSIONS = 8
 # Longer tables of classes are folded: the classes of lowest IoU, or the rarest, are shown.
 _LONG, _SHORT = 20, 10
@@ -60,7 +59,7 @@ def write_auto_page(
         "result": as_dict(evaluation),
         "verdict": verdict(record, evaluation),
         "galleries": {
-            heading: [layered_figure(e, evaluation.image_scores[k], table) for k, e in examples]
+            heading: [_pair(e, evaluation.image_scores[k], table) for k, e in examples]
             for heading, examples in galleries.items()
         },
         "seen": [label for number, label in enumerate(table.classes) if number in seen],
@@ -69,10 +68,16 @@ def write_auto_page(
         "by_pixels": _order(np.array(facts["pixels"], dtype=float)),
         "shares": _shares(facts),
         "confusions": most_confused(evaluation.counts, table.names)[:_CONFUSIONS],
+        "plots": {name: figure_uri(plot) for name, plot in page_plots(evaluation).items()},
         "curves": _curves(record, log),
         "replans": [r for r in log if r["kind"] == "replan"],
         "commands": commands(path.parent, record),
         "setting": _setting,
+        "made": {
+            "version": record["sceneparse"],
+            "time": record["date"],
+            **{key: record[key] for key in ("command", "machine")},
+        },
     }
     write_page("auto.html", path, values)
 
@@ -112,10 +117,10 @@ def commands(output: Path, record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _galleries(evaluation: Evaluation, shown: KeptExamples) -> dict[str, list[tuple[int, Example]]]:
-    """Return the worst images, and others whose score is nearest to the usual one."""
+    """Return the worst images of different scenes, and others that score about as most do."""
     scores = evaluation.image_scores
     worst = shown.by_score()["Worst images"]
-    chosen = different_scenes(worst, len(scores))
+    chosen = shown.of_different_scenes(worst, _WORST, len(scores))
     others = [k for k in shown.some if k not in worst and np.isfinite(scores[k])]
     usual = np.nanmedian(scores) if others else np.nan
     typical = sorted(others, key=lambda k: abs(scores[k] - usual))[:_TYPICAL]
@@ -123,17 +128,11 @@ def _galleries(evaluation: Evaluation, shown: KeptExamples) -> dict[str, list[tu
     return {name: [(k, shown.example(k)) for k in found] for name, found in numbers.items()}
 
 
-def different_scenes(worst: Sequence[int], images: int) -> list[int]:
-    """Return the numbers of images to show, the worst first, without neighbours if others suffice.
-
-    `worst`: numbers in the order of file names, the worst first, of so many `images`.
-    """
-    chosen: list[int] = []
-    for number in worst:
-        if all(abs(number - other) > images / _SCENES for other in chosen):
-            chosen.append(number)
-    chosen += [number for number in worst if number not in chosen]
-    return [number for number in worst if number in chosen[:_WORST]]
+def _pair(example: Example, score: float, table: LabelTable) -> dict[str, Any]:
+    """Encode an image under its mask, and beside it under the prediction or its errors."""
+    layers = example_layers(example, table)
+    panels = {"mask": {"mask": layers.pop("truth")}, "prediction": layers}
+    return figure_of_layers(f"{example.name}: mean IoU {score:.3f}", example.image, panels)
 
 
 def _order(values: NDArray[np.float64]) -> dict[str, list[int]]:

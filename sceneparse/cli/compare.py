@@ -28,8 +28,10 @@ Classifiers: OUTPUT gets compare.html (one file that works offline), compare.jso
 PNG and SVG. Costs are measured on this machine, in the precision that
 `train.amp=auto` chooses here.
 Segmentation: two runs are compared class by class as by `sceneparse evaluate --compare`: OUTPUT
-gets compare.json, compare.csv and differences.png. Several runs, or rows with seeds, are compared
-with the first one: OUTPUT gets compare.json, compare.md and plots."""
+gets compare.html, compare.json, compare.csv and differences.png. The page shows the images that
+gain and lose most, if `sceneparse evaluate --save index` wrote the predictions of both. Several
+runs, or rows with seeds, are compared with the first one: OUTPUT gets compare.html, compare.json,
+compare.md and plots."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,7 +101,8 @@ def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: 
         comparison = compare(first.scores, runs[1].scores, 10_000)
         print(text(comparison))
         write_comparison(output, comparison)
-        print(f"\nresults      {output}: compare.json, compare.csv, differences.png, .svg")
+        print(f"\npage         {output / 'compare.html'}")
+        print(f"results      {output}: compare.json, compare.csv, differences.png, .svg")
         return
     split = options.split or first.scores.folder.name.removeprefix("eval_")
     rows = rows_of(runs, first.row)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
+from sceneparse.cli.options import (
+    add_option,
+    add_palette,
+    add_protocol_options,
+    number,
+    protocol_settings,
+)
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
@@ -66,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     add("--exclude CLASS...", without, default=[])
     add("--report", "also write report.html, and plots as PNG and SVG")
     add("--save KIND...", "also write a PNG per image", choices=SAVED, default=[])
+    add_palette(result)
     add("--output FOLDER", "folder for the results; default RUN/eval_SPLIT..., see below")
     add("--workers N", "processes that read images", type=number(int, 0), default=2)
     foreign = partial(add_option, result.add_argument_group("ONNX files of other programs"))
@@ -166,6 +174,8 @@ def evaluate_one(options: argparse.Namespace) -> None:
         # None: an exported network chooses, because it may not run on every device.
         device = str(process.device) if process.device.type in model.device_types else None
         predictor = Predictor(model, device=device, **protocol_settings(options))
+        if options.palette == "safe":
+            predictor.table = predictor.table.with_safe_colors()
 
         def save(image: Any, name: str, labels: Any) -> None:  # noqa: ANN401 - arrays
             for kind in options.save:
@@ -191,7 +201,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
             kept=kept,
         )
         if process.is_main:
-            write_results(options, evaluation, kept, output)
+            write_results(options, model, evaluation, kept, output)
 
 
 def set_usual_data(options: argparse.Namespace, usual: dict[str, Any]) -> None:
@@ -299,13 +309,19 @@ def predict_instead(checkpoint: str, dataset: SegmentationDataset) -> str:
 
 
 def write_results(
-    options: argparse.Namespace, evaluation: Evaluation, kept: KeptExamples, output: Path
+    options: argparse.Namespace,
+    model: SegmentationNetwork,
+    evaluation: Evaluation,
+    kept: KeptExamples,
+    output: Path,
 ) -> None:
     """Print the tables and write the files beside them."""
-    from sceneparse.evaluation.page import write_report
+    from sceneparse.evaluation.page import describe_model, write_report
     from sceneparse.evaluation.result import text, write_evaluation
     from sceneparse.report.pictures import example_grid, save_png
 
+    if options.palette == "safe":
+        evaluation = replace(evaluation, table=evaluation.table.with_safe_colors())
     print(text(evaluation))
     write_evaluation(output, evaluation)
     examples = [kept.example(number) for number in kept.some]
@@ -316,7 +332,8 @@ def write_results(
     for old in (output / "report.html", *(output / "plots").glob("*")):
         old.unlink(missing_ok=True)
     if options.report:
-        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, kept)
+        about = describe_model(model, Path(options.checkpoint))
+        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, kept, about)
         print(f"report       {output / 'report.html'}, {output / 'plots'}")
 
 

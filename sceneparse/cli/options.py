@@ -60,6 +60,15 @@ def add_option(
     parser.add_argument(name, help=meaning.replace("%", "%%"), **settings)
 
 
+def add_palette(parser: argparse.ArgumentParser) -> None:
+    """Add --palette, the colours of classes in pictures."""
+    meaning = (
+        "colours of the classes in pictures: of the dataset, or safe: told apart by colour-blind "
+        "eyes"
+    )
+    add_option(parser, "--palette NAME", meaning, choices=("dataset", "safe"), default="dataset")
+
+
 def train_command(data: Path) -> str:
     """Return the command that trains on a folder in the layout of `data.dataset=folder`."""
     settings = f"data.root={data}", f"output=runs/{data.resolve().name or 'mine'}"

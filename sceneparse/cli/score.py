@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.evaluate import RULES
-from sceneparse.cli.options import add_option, number
+from sceneparse.cli.options import add_option, add_palette, number
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("--exclude CLASS...", "leave classes out of the means", default=[])
     add("--report", "also write report.html, and plots as PNG and SVG")
     add("--images FOLDER", "the images, for the pictures of the report", type=Path)
+    add_palette(result)
     add("--boundary", "also compute boundary IoU and boundary F1")
     resamples = "95% intervals by a bootstrap of N draws instead of the jackknife, 0: none"
     add("--bootstrap N", resamples, type=number(int, 0))
@@ -70,6 +72,7 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.scoring.score import How, Readers, score_files
     from sceneparse.scoring.truth import find_truth
 
+    require_effect(options)
     truth = find_truth(options.truth, options.dataset, options.split, options.classes)
     if not options.predictions.is_dir():
         raise InputError(f"'{options.predictions}' is no folder; give that of the label files")
@@ -80,8 +83,6 @@ def main(options: argparse.Namespace) -> None:
         of([m.prediction for m in matched.matches], ids=options.ids, option="--ids"),
         of([m.truth for m in matched.matches], ids=options.truth_ids, option="--truth-ids"),
     )
-    if options.images is not None and not options.report:
-        raise InputError("--images is for the pictures of --report; add it")
     how = How(
         rule=options.rule,
         resamples=options.bootstrap,
@@ -107,11 +108,21 @@ def main(options: argparse.Namespace) -> None:
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
         write_evaluation(output, evaluation)
+        if options.palette == "safe":
+            evaluation = replace(evaluation, table=evaluation.table.with_safe_colors())
         if options.report:
             write_report(output, f"{name} against {options.truth}", evaluation, kept)
     print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}, {output / 'images.csv'}")
     if options.report:
         print(f"report       {output / 'report.html'}, {output / 'plots'}")
+
+
+def require_effect(options: argparse.Namespace) -> None:
+    """Raise InputError for an option of the pictures if there will be none."""
+    given = {"--images": options.images is not None, "--palette": options.palette != "dataset"}
+    for name, is_given in given.items():
+        if is_given and not options.report:
+            raise InputError(f"{name} is for the pictures of --report; add it")
 
 
 def require_complete(matched: Matches, *, partial: bool) -> None:

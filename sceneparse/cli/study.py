@@ -20,7 +20,7 @@ EXAMPLES = """\
 The YAML names the configuration of the runs, what each row changes, the seeds, the row that the
 others are compared with, and the split that the last epoch is tested on. The same command resumes
 an interrupted study, in the middle of a run too. Runs go to OUTPUT/ROW/seed-N; OUTPUT gets
-study.json, study.md and the pictures study_scores, study_costs and study_classes."""
+study.html, study.json, study.md and the pictures study_scores, study_costs and study_classes."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,10 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sceneparse.errors import InputError, first_few
+from sceneparse.evaluation.compare_page import image_values
 from sceneparse.evaluation.result import COUNTS_FILE, Stored
 from sceneparse.metrics.confusion import TRUTH
 from sceneparse.metrics.intervals import Interval, compare_paired, few_images_note
 from sceneparse.metrics.significance import LEVEL
+from sceneparse.report.pages import figure_uri, write_page
 from sceneparse.report.plots import draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
 
@@ -129,6 +131,13 @@ def verdict(comparison: Comparison) -> str:
 
 def text(comparison: Comparison) -> str:
     """Format which is A and which is B, a row per class and for the mean, and the verdict."""
+    sides = {"A": comparison.first, "B": comparison.second}
+    folders = "\n".join(f"{name:<12} {_with_others(side.folder)}" for name, side in sides.items())
+    return "\n\n".join([folders, class_table(comparison).as_text(), verdict(comparison)])
+
+
+def class_table(comparison: Comparison) -> Table:
+    """Lay out both scores, their difference and its test, per class and for the mean."""
     heads = ["class", "A", "B", "B - A", "95% interval", "p", ""]
     rows = [
         [
@@ -142,9 +151,7 @@ def text(comparison: Comparison) -> str:
         ]
         for pair in [*comparison.classes, comparison.overall]
     ]
-    sides = {"A": comparison.first, "B": comparison.second}
-    folders = "\n".join(f"{name:<12} {_with_others(side.folder)}" for name, side in sides.items())
-    return "\n\n".join([folders, Table("Classes", heads, rows).as_text(), verdict(comparison)])
+    return Table("Per-class IoU", heads, rows)
 
 
 def _with_others(folder: Path) -> str:
@@ -155,7 +162,7 @@ def _with_others(folder: Path) -> str:
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """Write compare.json, compare.csv, differences.png and differences.svg."""
+    """Write compare.html, compare.json, compare.csv, differences.png and differences.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [comparison.overall, *comparison.classes]
     rows = [pair._asdict() for pair in pairs]
@@ -169,7 +176,18 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     }
     write_json(folder / "compare.json", result)
     write_csv(folder / "compare.csv", plain(rows))
-    save_plot(_draw_differences(pairs), folder / "differences")
+    differences = _draw_differences(pairs)
+    save_plot(differences, folder / "differences")
+    images = image_values(comparison)
+    page = {
+        "title": f"{comparison.second.folder} (B) against {comparison.first.folder} (A)",
+        "verdicts": verdict(comparison).splitlines(),
+        "plots": {"Per-class IoU, differences": figure_uri(differences)},
+        "facts": {name.upper(): f"{of.folder}; {of.protocol}" for name, of in sides.items()},
+        **images,
+        "tables": [class_table(comparison), *images["tables"]],
+    }
+    write_page("comparison.html", folder / "compare.html", page)
 
 
 def _draw_differences(pairs: list[ScorePair]) -> Figure:
@@ -177,7 +195,7 @@ def _draw_differences(pairs: list[ScorePair]) -> Figure:
     label = "B - A in points of IoU, 95% intervals; grey: not separated"
     figure, axes = named_lines([row.name for row in pairs], (7, 1 + 0.28 * len(pairs)), label)
     for place, pair in enumerate(pairs):
-        better = "#2a7a3a" if pair.difference > 0 else "#b53a3a"
+        better = "#3b82c4" if pair.difference > 0 else "#e07b1a"
         ink = better if pair.separated and pair.difference else "#777"
         draw_interval(axes, place, pair.interval, ink, width=2)
         axes.plot(100 * pair.difference, place, marker="o", color=ink)

@@ -25,7 +25,7 @@ def default_folder(
     The usual settings have RUN/eval_SPLIT. `variant`: a word for each difference. Two evaluations
     with equal names and different settings do not share a folder: one has a code after its name.
     """
-    place, last = _place_of(checkpoint)
+    place, last = place_of(checkpoint)
     base = f"eval_{split_name(settings['split'])}{last}"
     name = "_".join([base, *variant])
     if settings == usual:
@@ -37,7 +37,7 @@ def default_folder(
     return place / f"{name}_{code[:6]}"
 
 
-def _place_of(checkpoint: Path) -> tuple[Path, str]:
+def place_of(checkpoint: Path) -> tuple[Path, str]:
     """Return the folder that results go to, and how names end, unless it is the run's best."""
     if checkpoint.is_file():  # an exported file
         return checkpoint.parent, f"_{checkpoint.name.replace('.', '_')}"

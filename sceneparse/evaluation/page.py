@@ -1,6 +1,7 @@
 """Write the page about an evaluation: scores, plots, and the worst and best images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,55 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sceneparse.data.labels import LabelTable
+from sceneparse.evaluation.folders import place_of
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.metrics.calibration import Calibration
 from sceneparse.metrics.confusion import Counts, ratio
 from sceneparse.metrics.risk import BINS, THRESHOLDS, Risk
-from sceneparse.report.pages import figure_uri, layer_uri, picture_uri, write_page
-from sceneparse.report.pictures import RED, Example, without_background
+from sceneparse.models.costs import count_parameters
+from sceneparse.models.origin import recorded_origin
+from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.report.pages import example_layers, figure_of_layers, figure_uri, write_page
+from sceneparse.report.pictures import Example
 from sceneparse.report.plots import named_lines, save_plot
 from sceneparse.training.examples import KeptExamples
+from sceneparse.training.pictures import curves_of
 
-_LONGEST = 480
+# Images that are shown.
+_WORST, _BEST = 6, 3
 _MAX_CONFUSIONS = 15
 # Thresholds of confidence that the page tells about.
 _TOLD_THRESHOLDS = (0.5, 0.8, 0.95)
 # With more classes, the cells of a confusion matrix are too small for numbers.
 _MAX_NUMBERED_CLASSES = 25
+
+
+@dataclass(frozen=True)
+class AboutModel:
+    """What a page tells about a model: facts by heading, settings and curves of its training."""
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    curves: Figure | None = None
+
+
+def describe_model(model: SegmentationNetwork, source: Path) -> AboutModel:
+    """Describe a network that was loaded from `source`, and its run if it is of one."""
+    built = model.meta.get("model", {})
+    facts = {
+        "loaded from": str(source),
+        **{key: str(built[key]) for key in ("head", "backbone", "attention") if built.get(key)},
+        "classes": str(len(model.classes)),
+    }
+    if parameters := count_parameters(model):  # exported files tell no number
+        facts["parameters"] = f"{parameters:,}"
+    if built:
+        origin = recorded_origin(model.meta, source)
+        facts["pretrained weights"] = origin["weights"] if origin else "none"
+        facts |= {"their licence": origin["licence"]} if origin else {}
+    if epoch := model.meta.get("epoch"):
+        facts["trained"] = f"until epoch {epoch}"
+    return AboutModel(facts, model.meta.get("config", {}), curves_of(place_of(source)[0]))
 
 
 def draw_classes(evaluation: Evaluation) -> Figure:
@@ -110,31 +145,45 @@ def risk_sentences(risk: Risk) -> list[str]:
     return sentences
 
 
-def write_report(folder: Path, title: str, evaluation: Evaluation, shown: KeptExamples) -> None:
-    """Write report.html and plots/*.png and *.svg."""
-    figures = {
-        "classes": draw_classes(evaluation),
-        "confusion": draw_confusion(evaluation.counts, evaluation.table.names),
-    }
+def page_plots(evaluation: Evaluation) -> dict[str, Figure]:
+    """Draw the plots of the page by name; "calibration" and "risk" only if they were measured."""
+    figures = {"confusion": draw_confusion(evaluation.counts, evaluation.table.names)}
     if evaluation.calibration is not None:
         figures["calibration"] = draw_calibration(evaluation.calibration)
     if evaluation.risk is not None:
         figures["risk"] = draw_risk(evaluation.risk)
-    for name, figure in figures.items():
+    return figures
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    evaluation: Evaluation,
+    shown: KeptExamples,
+    about: AboutModel | None = None,
+) -> None:
+    """Write report.html and plots/*.png and *.svg; `about`: None if no model is known."""
+    about = about or AboutModel()
+    plots = page_plots(evaluation)
+    for name, figure in {"classes": draw_classes(evaluation), **plots}.items():
         save_plot(figure, folder / "plots" / name)
     scores = evaluation.image_scores
+    galleries = shown.scenes(_WORST, _BEST, len(evaluation.image_names))
     values = {
         "title": title,
+        "model": about.facts,
+        "settings": about.settings,
+        "curves": about.curves and figure_uri(about.curves),
         "evaluation": evaluation,
         "result": as_dict(evaluation),
         "confusions": most_confused(evaluation.counts, evaluation.table.names),
-        "plots": {name: figure_uri(figure) for name, figure in figures.items()},
+        "plots": {name: figure_uri(figure) for name, figure in plots.items()},
         "risk": [] if evaluation.risk is None else risk_sentences(evaluation.risk),
         "galleries": {
             heading: [
                 layered_figure(shown.example(k), scores[k], evaluation.table) for k in numbers
             ]
-            for heading, numbers in shown.by_score().items()
+            for heading, numbers in galleries.items()
         },
     }
     write_page("evaluation.html", folder / "report.html", values)
@@ -157,18 +206,7 @@ def most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def layered_figure(example: Example, score: float, table: LabelTable) -> dict[str, str]:
+def layered_figure(example: Example, score: float, table: LabelTable) -> dict[str, Any]:
     """Encode an image and the layers that the page shows above it."""
-    colors = table.colors
-    errors = np.where(example.errors(len(colors)), 0, 255)
-    truth, prediction = (
-        layer_uri(without_background(labels, table), colors, _LONGEST)
-        for labels in (example.truth, example.prediction)
-    )
-    return {
-        "caption": f"{example.name}: mean IoU {score:.3f}",
-        "image": picture_uri(example.image, longest=_LONGEST),
-        "truth": truth,
-        "prediction": prediction,
-        "errors": layer_uri(errors, [RED], _LONGEST),
-    }
+    caption = f"{example.name}: mean IoU {score:.3f}"
+    return figure_of_layers(caption, example.image, {"": example_layers(example, table)})

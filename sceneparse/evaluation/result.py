@@ -252,6 +252,7 @@ class Stored:
     rule: str
     how: Mapping[str, Any]
     excluded: list[str] = field(default_factory=list)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def mean_iou(self) -> float:
@@ -284,6 +285,7 @@ def read_evaluation(folder: Path) -> Stored:
         if rule not in ABSENT_CLASS_RULES:
             raise ValueError(f"unknown rule '{rule}'")
         how, excluded = dict(written.get("how", {})), list(written.get("excluded", []))
+        settings = dict(written.get("settings", {}))
         by_image = np.delete(by_image, [classes.index(name) for name in excluded], axis=2)
         classes = [name for name in classes if name not in excluded]
-    return Stored(folder, by_image, images, classes, protocol, rule, how, excluded)
+    return Stored(folder, by_image, images, classes, protocol, rule, how, excluded, settings)

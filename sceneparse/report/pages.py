@@ -2,31 +2,88 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from sceneparse.data.labels import Color
-from sceneparse.report.pictures import Picture, colorize
+import sceneparse
+from sceneparse.data.labels import Color, LabelTable
+from sceneparse.report.pictures import Example, Picture, colorize, without_background
+from sceneparse.report.plots import adapt_to_page
+from sceneparse.runtime.versions import describe_device
+
+# Pixels of the long side of pictures with layers: a page of 14 of them has about 3 MB.
+_LONGEST = 960
+# Errors are told from right pixels by brightness alone, so that no eye needs a colour for it.
+_WRONG, _RIGHT = (255, 221, 51), (0, 0, 0)
 
 
 def write_page(template: str, path: Path, values: dict[str, Any]) -> None:
-    """Fill the template of this name (a .html file beside this one) and write the page."""
+    """Fill the template of this name (a .html file beside this one) and write the page.
+
+    `values` may hold "made", see `made_now`; otherwise it is what runs now.
+    """
     environment = Environment(
         loader=PackageLoader(__package__, ""),
         autoescape=True,  # names of files and classes are data, never markup
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = environment.get_template(template).render(values)
+    page = environment.get_template(template).render({"made": made_now(), **values})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", errors="surrogateescape")
+
+
+def made_now() -> dict[str, str]:
+    """Return the command that runs, the version, the time and the machine, to end a page."""
+    program, *arguments = sys.argv
+    ours = Path(program).name in {"sceneparse", "sceneparse.exe", "__main__.py"}
+    command = ["sceneparse"] if ours else ["python", program]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "command": shlex.join([*command, *arguments]),
+        "version": sceneparse.__version__,
+        "time": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        "machine": describe_device(device),
+    }
+
+
+def figure_of_layers(
+    caption: str, image: Picture, panels: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Describe a figure of the macro `layered`: an image (H, W, 3) in panels, each under layers.
+
+    `panels`: by title, the addresses of the layers by name. The reader chooses between "truth",
+    "prediction" and "errors"; "mask" is always shown.
+    """
+    height, width = image.shape[:2]
+    return {
+        "caption": caption,
+        "image": picture_uri(image, longest=_LONGEST),
+        "ratio": round(width / height, 4),
+        "panels": panels,
+    }
+
+
+def example_layers(example: Example, table: LabelTable) -> dict[str, str]:
+    """Encode truth, prediction and errors of an example as layers above its image."""
+    errors = np.where(example.errors(table.num_classes), 0, 1)
+    labels = {"truth": example.truth, "prediction": example.prediction}
+    layers = {
+        name: layer_uri(without_background(found, table), table.colors, _LONGEST)
+        for name, found in labels.items()
+    }
+    return {**layers, "errors": layer_uri(errors, [_WRONG, _RIGHT], _LONGEST)}
 
 
 def picture_uri(picture: Picture, longest: int = 320) -> str:
@@ -49,7 +106,8 @@ def layer_uri(labels: NDArray[Any], colors: Sequence[Color], longest: int) -> st
 
 
 def figure_uri(figure: Figure) -> str:
-    """Encode a plot."""
+    """Encode a plot for a page, light or dark, to which its colours are adapted."""
+    adapt_to_page(figure)
     return _uri("png", lambda stream: figure.savefig(stream, dpi=120, bbox_inches="tight"))
 
 

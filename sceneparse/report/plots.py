@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from sceneparse.metrics.intervals import Interval
+
+# Grey that both white and near-black paper show well.
+_INK = "#808080"
 
 
 def save_plot(figure: Figure, path: Path) -> None:
@@ -16,6 +21,28 @@ def save_plot(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=120, bbox_inches="tight")
+
+
+def adapt_to_page(figure: Figure) -> None:
+    """Make the ground of a figure transparent, and its black lines and text grey.
+
+    So it is readable on light and dark pages. Text above a picture, as in a matrix, stays.
+    """
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.tick_params(colors=_INK, which="both")
+        for spine in axes.spines.values():
+            spine.set_color(_INK)
+    for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
+        if legend is not None:
+            legend.get_frame().set_alpha(0)
+    above_pictures = {text for axes in figure.axes if axes.images for text in axes.texts}
+    drawn = [found for found in figure.findobj() if isinstance(found, Line2D | Text)]
+    for artist in drawn:
+        is_black = to_hex(artist.get_color(), keep_alpha=True) == "#000000ff"
+        if is_black and artist not in above_pictures:
+            artist.set_color(_INK)
 
 
 def named_lines(

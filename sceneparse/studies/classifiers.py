@@ -281,7 +281,7 @@ def write_comparison(
         "tables": tables_of(comparison, costs),
         "plots": {title: figure_uri(figure) for title, figure in figures.items()},
     }
-    write_page("classifiers.html", folder / "compare.html", {**page, **texts})
+    write_page("comparison.html", folder / "compare.html", {**page, **texts})
     measures = ("accuracy", "loss", "best_accuracy")
     values = [
         {

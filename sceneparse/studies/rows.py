@@ -12,12 +12,19 @@ from sceneparse.errors import InputError, refusing
 from sceneparse.evaluation.result import Stored
 from sceneparse.metrics.intervals import Difference, Interval, compare_paired
 from sceneparse.metrics.significance import MeanDifference, compare_means
+from sceneparse.report.pages import figure_uri, write_page
 from sceneparse.report.plots import add_legend, draw_interval, named_lines, save_plot
 from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
 from sceneparse.studies.costs import Costs, draw_trade_offs
 from sceneparse.studies.seeds import Spread, spread_of
 
 _RESAMPLES = 10_000
+# Headings of the plots on the page.
+_TITLES = {
+    "scores": "Mean IoU over seeds",
+    "costs": "Mean IoU against cost",
+    "classes": "Per-class IoU, differences",
+}
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,11 @@ def write_entries(path: Path, tested: Sequence[FinishedRun], split: str) -> None
 def write_rows(
     path: Path, tested: Sequence[FinishedRun], rows: Sequence[StudyRow], reference: str, split: str
 ) -> list[str]:
-    """Write PATH.json as `write_entries` does, PATH.md and the pictures; return the suffixes."""
+    """Write PATH.json as `write_entries` does, PATH.md, .html and pictures; return the suffixes."""
     write_entries(path, tested, split)
-    table = table_of(rows, split).as_markdown()
-    path.with_name(f"{path.name}.md").write_text(table + "\n", encoding="utf-8")
+    table = table_of(rows, split)
+    markdown = table.as_markdown() + "\n"
+    path.with_name(f"{path.name}.md").write_text(markdown, encoding="utf-8")
     figures = {"scores": draw_scores(rows, split)}
     if all(run.costs for run in tested):
         keys = ("multiply_adds", "parameters")
@@ -152,7 +160,37 @@ def write_rows(
     figures["classes"] = draw_classes(rows, reference)
     for kind, figure in figures.items():
         save_plot(figure, path.with_name(f"{path.name}_{kind}"))
-    return [".json", ".md", *(f"_{kind}.png" for kind in figures)]
+    page = {
+        "title": f"{path.name}: {len(rows)} rows on {split}",
+        "verdicts": verdicts(rows, reference),
+        "notes": [],
+        "tables": [table],
+        "plots": {_TITLES[kind]: figure_uri(figure) for kind, figure in figures.items()},
+        "facts": {"runs": ", ".join(str(run.scores.folder) for run in tested), **_how(tested)},
+    }
+    write_page("comparison.html", path.with_name(f"{path.name}.html"), page)
+    return [".json", ".md", ".html", *(f"_{kind}.png" for kind in figures)]
+
+
+def verdicts(rows: Sequence[StudyRow], reference: str) -> list[str]:
+    """Describe the best row, and what each row gains over the reference by seeds and by images."""
+    best = max(rows, key=lambda row: row.spread.mean)
+    lines = [f"Highest mean IoU: {best.name}, {best.spread.mean:.4f}."]
+    for row in rows:
+        if row.over_seeds is None:
+            continue
+        parts = [f"by seeds {points(row.over_seeds.value)} points, {verdict_word(row.over_seeds)}"]
+        if images := row.over_images:
+            parts.append(f"by images {points(images.value)} ({span(images.interval)})")
+        lines.append(f"{row.name} against {reference}: {'; '.join(parts)}.")
+    return lines
+
+
+def _how(tested: Sequence[FinishedRun]) -> dict[str, str]:
+    """Return how the runs were tested and what made them, by heading; values that differ joined."""
+    each = [{"protocol": run.scores.protocol, **run.made_by} for run in tested]
+    keys = dict.fromkeys(key for values in each for key in values)
+    return {key: "; ".join(dict.fromkeys(v[key] for v in each if key in v)) for key in keys}
 
 
 def draw_scores(rows: Sequence[StudyRow], split: str) -> Figure:

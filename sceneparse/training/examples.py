@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import cv2
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -11,6 +13,11 @@ from torch import Tensor
 from sceneparse.data.datasets import Sample
 from sceneparse.report.pictures import Example
 from sceneparse.runtime.distributed import gather
+
+# Of this side is the grey thumbnail of an image. Two images show one scene if their thumbnails
+# correlate by the first number, or by the second one if they are also neighbours: in the order of
+# names, fewer than this share of all images lie between them.
+_SIDE, _ALIKE, _ALIKE_NEIGHBOURS, _NEAR = 32, 0.9, 0.5, 0.125
 
 
 class Samples(Protocol):
@@ -22,15 +29,17 @@ class Samples(Protocol):
 class KeptExamples:
     """Keeps the predictions of `some` images of a dataset and of its worst and best images.
 
-    `scores`: the mean IoU of these images, by their number.
+    By default of more than a page shows, so that `scenes` has a choice. `scores`: the mean IoU of
+    these images, by their number.
     """
 
     def __init__(
-        self, dataset: Samples, some: Sequence[int], *, worst: int = 6, best: int = 3
+        self, dataset: Samples, some: Sequence[int], *, worst: int = 16, best: int = 6
     ) -> None:
         self._dataset, self._worst, self._best = dataset, worst, best
         self.some, self.scores = some, dict[int, float]()
         self._labels: dict[int, Any] = {}
+        self._looks: dict[int, NDArray[np.float64]] = {}
 
     def add(self, number: int, labels: Tensor | NDArray[Any], score: float) -> None:
         """Add the labels (H, W) of an image and its mean IoU; drop predictions no longer needed."""
@@ -56,6 +65,49 @@ class KeptExamples:
         numbers = [k for _, k in known]
         worst, others = numbers[: self._worst], numbers[self._worst :]
         return {"Worst images": worst, "Best images": others[::-1][: self._best]}
+
+    def scenes(self, worst: int, best: int, images: int) -> dict[str, list[int]]:
+        """Return so many of the worst and best images, each of another scene if there are any.
+
+        They are chosen from those that are kept. `images`: how many the dataset has.
+        """
+        kept = self.by_score()
+        chosen = self.of_different_scenes(kept["Worst images"], worst, images)
+        others = [*kept["Best images"], *reversed(kept["Worst images"])]
+        left = [number for number in others if number not in chosen]
+        return {
+            "Worst images": chosen,
+            "Best images": self.of_different_scenes(left, best, images),
+        }
+
+    def of_different_scenes(self, numbers: Sequence[int], count: int, images: int) -> list[int]:
+        """Return `count` of the numbers in their order; two of one scene only if others lack.
+
+        Greedy: each is taken unless it shows the scene of an earlier one. `images`: how many the
+        dataset has.
+        """
+        chosen: list[int] = []
+        for number in numbers:
+            if len(chosen) == count:
+                break
+            if not any(self._is_same_scene(number, other, images) for other in chosen):
+                chosen.append(number)
+        chosen += [number for number in numbers if number not in chosen]
+        return [number for number in numbers if number in chosen[:count]]
+
+    def _is_same_scene(self, first: int, second: int, images: int) -> bool:
+        is_near = abs(first - second) < _NEAR * images
+        looks = self._look(first) @ self._look(second)
+        return bool(looks >= (_ALIKE_NEIGHBOURS if is_near else _ALIKE))
+
+    def _look(self, number: int) -> NDArray[np.float64]:
+        """Return the grey thumbnail of an image, of mean 0 and length 1: products correlate."""
+        if number not in self._looks:
+            image = cv2.cvtColor(self._dataset[number][0], cv2.COLOR_RGB2GRAY)
+            small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).ravel()
+            grey = small.astype(np.float64) - small.mean()
+            self._looks[number] = grey / max(float(np.linalg.norm(grey)), 1e-6)
+        return self._looks[number]
 
     def example(self, number: int) -> Example:
         """Read an image and its truth, and add its prediction."""

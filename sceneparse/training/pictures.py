@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sceneparse.data.balance import count_masks
 from sceneparse.data.datasets import spread
@@ -21,6 +22,9 @@ from sceneparse.data.sampling import EpochSampler
 from sceneparse.report.pictures import save_png
 from sceneparse.report.run_pictures import augmented_grid
 from sceneparse.runs.log import read_records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -85,3 +89,17 @@ class Curves:
             figure = draw_curves(read_records(self.folder), self.steps_per_epoch)
             figure.savefig(self.folder / "curves.png", dpi=100)
         self.drawn = time.monotonic()
+
+
+def curves_of(run: Path) -> Figure | None:
+    """Draw the curves of a run folder from its log; None if it has none that can be drawn."""
+    if not (run / "metrics.jsonl").is_file():
+        return None
+    with drawing(run / "metrics.jsonl"):
+        from sceneparse.report.run_plots import draw_curves  # noqa: PLC0415
+
+        records = read_records(run)
+        # Validation comes at the end of an epoch.
+        lengths = [r["step"] / r["epoch"] for r in records if r["kind"] == "val"]
+        return draw_curves(records, round(max(lengths))) if lengths else None
+    return None

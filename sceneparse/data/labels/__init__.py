@@ -112,6 +112,15 @@ class LabelTable:
         """The type of train ids: uint8, or uint16 for over 255 classes."""
         return np.dtype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
 
+    def with_safe_colors(self) -> LabelTable:
+        """Return the same table in colours that colour-blind eyes tell apart."""
+        colors = palette(self.names)
+        rows = (
+            label if label.train_id is None else replace(label, color=colors[label.train_id])
+            for label in self.labels
+        )
+        return LabelTable(tuple(rows))
+
     def of_train_ids(self) -> LabelTable:
         """Return the table for masks that already hold this table's train ids."""
         rows = [replace(label, raw_id=number) for number, label in enumerate(self.classes)]
