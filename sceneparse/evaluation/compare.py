@@ -183,7 +183,11 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
         "title": f"{comparison.second.folder} (B) against {comparison.first.folder} (A)",
         "verdicts": verdict(comparison).splitlines(),
         "plots": {"Per-class IoU, differences": figure_uri(differences)},
-        "facts": {name.upper(): f"{of.folder}; {of.protocol}" for name, of in sides.items()},
+        "facts": {
+            f"{name.upper()}: {key}": value
+            for name, of in sides.items()
+            for key, value in {"scores": of.folder, "protocol": of.protocol, **of.how}.items()
+        },
         **images,
         "tables": [class_table(comparison), *images["tables"]],
     }

@@ -38,16 +38,18 @@ def image_values(comparison: Comparison) -> dict[str, Any]:
         _GAIN: [int(k) for k in order[::-1] if gains[k] > 0],
         _LOSE: [int(k) for k in order if gains[k] < 0],
     }
+    notes: list[str] = []
     try:
-        pictures, notes = _pictures(comparison, ranked, scores), []
+        pictures = _pictures(comparison, ranked, scores)
     except InputError as error:
-        pictures, notes = {}, [f"There are no pictures of the images: {error}."]
+        pictures = {"galleries": {}, "classes": []}
+        notes = [f"There are no pictures of the images: {error}."]
     tables = [
         _table(heading, comparison.first.images, found[:_LISTED], scores)
         for heading, found in ranked.items()
         if found
     ]
-    return {"tables": tables, "notes": notes, "galleries": {}, "classes": [], **pictures}
+    return {"tables": tables, "notes": notes, **pictures}
 
 
 def _table(

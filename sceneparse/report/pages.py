@@ -77,7 +77,8 @@ def figure_of_layers(
 
 def example_layers(example: Example, table: LabelTable) -> dict[str, str]:
     """Encode truth, prediction and errors of an example as layers above its image."""
-    errors = np.where(example.errors(table.num_classes), 0, 1)
+    known = np.where(example.truth < table.num_classes, 1, table.ignore_index)
+    errors = np.where(example.errors(table.num_classes), 0, known)
     labels = {"truth": example.truth, "prediction": example.prediction}
     layers = {
         name: layer_uri(without_background(found, table), table.colors, _LONGEST)

@@ -15,6 +15,8 @@ from sceneparse.report.pictures import Picture, colorize, overlay, side_by_side
 
 _EXAMPLES = 6
 _MAX_FIGURES = 24
+# Pixels of the long side of a picture; large enough to be enlarged.
+_LONGEST = 640
 
 
 def page_values(
@@ -57,7 +59,7 @@ def page_values(
 
 
 def _figure(facts: SampleFacts, pictures: Sequence[Picture], note: str = "") -> dict[str, str]:
-    uri = picture_uri(side_by_side(pictures), longest=320 * len(pictures))
+    uri = picture_uri(side_by_side(pictures), longest=_LONGEST * len(pictures))
     return {"uri": uri, "caption": f"{facts.split}: {facts.pair.name}{note}"}
 
 
