@@ -251,7 +251,8 @@ def test_two_runs_are_compared_with_the_images_that_differ_most(
     shutil.rmtree(tmp_path / "b/index")
     assert call(compare_command, *runs, "--output", tmp_path / "out") == 0
     page = html.unescape((tmp_path / "out/compare.html").read_text())
-    assert "There are no pictures of the images: B has no predictions; evaluate it with" in page
+    assert "There are no pictures of the images: " in page
+    assert "b has no predictions; evaluate it with --save index and compare again." in page
     assert "<h2>Images that gain most</h2>" in page
 
 

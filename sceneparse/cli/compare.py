@@ -29,7 +29,7 @@ PNG and SVG. Costs are measured on this machine, in the precision that
 `train.amp=auto` chooses here.
 Segmentation: two runs are compared class by class as by `sceneparse evaluate --compare`: OUTPUT
 gets compare.html, compare.json, compare.csv and differences.png. The page shows the images that
-gain and lose most, if `sceneparse evaluate --save index` wrote the predictions of both. Several
+gain and lose most, by predictions of `sceneparse evaluate --save index` or by the networks. Several
 runs, or rows with seeds, are compared with the first one: OUTPUT gets compare.html, compare.json,
 compare.md and plots."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from sceneparse.data.datasets import SegmentationDataset, classes_unless_named, 
 from sceneparse.data.reading import read_mask
 from sceneparse.errors import InputError
 from sceneparse.evaluation.result import Stored, image_mean_iou
+from sceneparse.inference.predictor import Predictor
+from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH
 from sceneparse.report.pages import example_layers, figure_of_layers
-from sceneparse.report.pictures import Example
+from sceneparse.report.pictures import Example, Picture
 from sceneparse.report.tables import Table, four_digits, points
 from sceneparse.training.examples import KeptExamples
 
@@ -22,13 +24,19 @@ if TYPE_CHECKING:
 
 # Images of each kind in the table and as pictures, and of how many the pictures are chosen.
 _LISTED, _SHOWN, _CANDIDATES = 20, 4, 24
+# Largest difference of the score of an image from the stored one, by another precision or device.
+_TOLERANCE = 0.02
 _GAIN, _LOSE = "Images that gain most", "Images that lose most"
+
+# Labels (H, W) of an image (H, W, 3) and its name.
+Predictions = Callable[[Picture, str], NDArray[Any]]
 
 
 def image_values(comparison: Comparison) -> dict[str, Any]:
     """Return tables, pictures and notes about the images that gain and lose most.
 
-    Pictures need the predictions: `sceneparse evaluate --save index` writes them.
+    Pictures show the predictions that `sceneparse evaluate --save index` wrote; without them the
+    networks predict these few images once more.
     """
     scores = np.array([image_mean_iou(s.by_image) for s in (comparison.first, comparison.second)])
     gains = scores[1] - scores[0]
@@ -66,13 +74,9 @@ def _pictures(
     comparison: Comparison, ranked: dict[str, list[int]], scores: NDArray[np.float64]
 ) -> dict[str, Any]:
     """Return galleries and classes; raises InputError if images or predictions are missing."""
-    sides = {"A": comparison.first, "B": comparison.second}
-    for name, side in sides.items():
-        if not (side.folder / "index").is_dir():
-            raise InputError(
-                f"{name} has no predictions; evaluate it with --save index and compare again"
-            )
-    dataset = _open_images(comparison.first)
+    first, second = comparison.first, comparison.second
+    dataset = _open_images(first)
+    sides = {"A": (first, _predictions_of(first)), "B": (second, _predictions_of(second))}
     kept = KeptExamples(dataset, [])
     galleries = {}
     for heading, numbers in ranked.items():
@@ -93,17 +97,57 @@ def _open_images(stored: Stored) -> SegmentationDataset:
     return dataset
 
 
+def _predictions_of(stored: Stored) -> Predictions:
+    """Return what gives the labels of an image and its name: saved files, or else the network.
+
+    Raises InputError if there is neither.
+    """
+    saved = stored.folder / "index"
+    if saved.is_dir():
+        return lambda _, name: read_mask(saved / f"{name}.png")
+    remedy = "evaluate it with --save index and compare again"
+    if not isinstance(checkpoint := stored.how.get("checkpoint"), str):
+        raise InputError(f"{stored.folder} has no predictions; {remedy}")
+    predictor = Predictor(checkpoint)
+    if predictor.protocol.description != stored.protocol:
+        raise InputError(f"{stored.folder} is not by the protocol of its network; {remedy}")
+    return lambda image, _: predictor.batch([image])[0].labels
+
+
 def _figure(
-    dataset: SegmentationDataset, number: int, sides: dict[str, Stored], scores: NDArray[np.float64]
+    dataset: SegmentationDataset,
+    number: int,
+    sides: dict[str, tuple[Stored, Predictions]],
+    scores: NDArray[np.float64],
 ) -> dict[str, Any]:
     """Show an image under the predictions of both, side by side."""
     image, truth, name = dataset[number]
-    panels = {}
-    for side, stored in sides.items():
-        path = stored.folder / "index" / f"{name}.png"
-        labels = read_mask(path)
-        if labels.shape != truth.shape:
-            raise InputError(f"'{path}' is {labels.shape}, its mask {truth.shape}")
-        panels[side] = example_layers(Example(name, image, truth, labels), dataset.table)
+    table, panels = dataset.table, {}
+    for (side, (stored, predict)), score in zip(sides.items(), scores, strict=True):
+        labels = predict(image, name)
+        excluded = [table.names.index(one) for one in stored.excluded]
+        found = _mean_iou(truth, labels, table.num_classes, excluded)
+        if not abs(found - score) <= _TOLERANCE:
+            raise InputError(
+                f"{stored.folder} scored {score:.3f} on {name}, but the network now scores "
+                f"{found:.3f}; evaluate it anew"
+            )
+        panels[side] = example_layers(Example(name, image, truth, labels), table)
     caption = f"{name}: A {scores[0]:.3f}, B {scores[1]:.3f}, {points(scores[1] - scores[0])}"
     return figure_of_layers(caption, image, panels)
+
+
+def _mean_iou(
+    truth: NDArray[Any], labels: NDArray[Any], num_classes: int, excluded: Sequence[int]
+) -> float:
+    """Return the mean IoU of an image; NaN if the sizes differ."""
+    if labels.shape != truth.shape:
+        return np.nan
+    known = truth < num_classes
+    rows: dict[int, NDArray[Any]] = {
+        RIGHT: truth[known & (truth == labels)],
+        TRUTH: truth[known],
+        PREDICTED: labels[known],
+    }
+    counts = np.stack([np.bincount(rows[k], minlength=num_classes)[:num_classes] for k in range(3)])
+    return float(image_mean_iou(counts, excluded))
