@@ -265,6 +265,7 @@ def page_of(folder: Path, shown: KeptExamples, record: Values, **more: Any) -> s
     evaluation = evaluation_of([counts.tolist()] * 2, names, intervals=more.pop("intervals", True))
     path = folder / "out" / "report.html"
     values = {"log": curve(0.5, 0.6), "advice": [Advice("Do <this>.", "7 of 9.")], **more}
+    values["model"] = {"their licence": "mit <2>"}
     write_auto_page(path, record, evaluation, shown, **values)
     return path.read_text(encoding="utf-8")
 
@@ -304,6 +305,7 @@ def test_the_page_shows_everything_and_needs_nothing_else(
             "7 of 9.",
             "at step 15: 7 epochs instead of 9",
         ),
+        *("mit &lt;2&gt;", "<code>sceneparse auto data/mine --time 20m</code>", "1.0, 2030-01-02"),
         *("1.0 of 20 minutes", "frozen backbone and light head 0.410; fine-tuning 0.630"),
         *(
             "Images and masks were paired by name.",

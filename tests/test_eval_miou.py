@@ -160,11 +160,16 @@ def test_comparison_says_what_is_separated(
     words = "Separated: " if overall["separated"] else "Not separated: "
     assert result["verdict"].startswith(words)
     assert {path.name for path in output.iterdir()} == {
+        "compare.html",
         "compare.json",
         "compare.csv",
         "differences.png",
         "differences.svg",
     }
+    # Nothing was saved, so the networks predict the images that differ most once more.
+    page = (output / "compare.html").read_text()
+    assert "There are no pictures" not in page
+    assert page.count('alt="prediction of scene_') == 2 * page.count("<figure style") > 0
 
     assert call(evaluate_command, "--compare", first, first, "--output", output) == 0
     assert "Not separated: A" in capsys.readouterr().out

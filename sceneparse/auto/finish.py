@@ -13,6 +13,7 @@ from sceneparse.auto.page import write_auto_page
 from sceneparse.auto.record import PAGE_FILE, as_plain, model_of, read_record
 from sceneparse.data.datasets import spread
 from sceneparse.evaluation.dataset import evaluate_dataset
+from sceneparse.evaluation.page import model_facts
 from sceneparse.evaluation.result import Evaluation, write_evaluation
 from sceneparse.inference.networks import load_network
 from sceneparse.inference.predictor import Predictor
@@ -24,22 +25,25 @@ _EXAMPLES, _WORST = 6, 24
 # Models in the order in which equal scores prefer them.
 _MODELS = ("run", "first", "earlier")
 
+# The scores of a model, the examples that are kept, and facts about the model.
+Evaluated = tuple[Evaluation, KeptExamples, dict[str, str]]
+
 
 def finish(job: Job) -> None:
     """Evaluate the best model on the validation split, and write the page."""
     record, output = job.record, job.request.output
     with job.phase("evaluation and report"):
-        evaluation, kept = _evaluate_best(job)
+        evaluation, kept, model = _evaluate_best(job)
         record["reason"] = describe_scores(record)
         job.save()
         written, log = read_record(output), read_records(output / "run")
         advice = advise(written, evaluation, log)
-        write_auto_page(output / PAGE_FILE, written, evaluation, kept, log, advice)
+        write_auto_page(output / PAGE_FILE, written, evaluation, kept, log, advice, model)
     record["mean_iou"] = evaluation.scores.mean_iou
     job.save()
 
 
-def _evaluate_best(job: Job) -> tuple[Evaluation, KeptExamples]:
+def _evaluate_best(job: Job) -> Evaluated:
     """Evaluate the model of the best score, and record it as "chosen".
 
     If a few validation images made the first model best, all decide again.
@@ -47,7 +51,8 @@ def _evaluate_best(job: Job) -> tuple[Evaluation, KeptExamples]:
     record = job.record
     scores = record["scores"]
     record["chosen"] = _best(scores)
-    evaluation, kept = evaluate(job, model_of(job.request.output, record))
+    evaluated = evaluate(job, model_of(job.request.output, record))
+    evaluation, *_ = evaluated
     first = as_plain(record["first"])
     if record["chosen"] == "first" and first["validated"] < len(evaluation.image_names):
         first["validated"] = len(evaluation.image_names)
@@ -55,8 +60,8 @@ def _evaluate_best(job: Job) -> tuple[Evaluation, KeptExamples]:
         record["first"] = first
         record["chosen"] = _best(scores)
         if record["chosen"] != "first":
-            evaluation, kept = evaluate(job, model_of(job.request.output, record))
-    return evaluation, kept
+            evaluated = evaluate(job, model_of(job.request.output, record))
+    return evaluated
 
 
 def _best(scores: Mapping[str, float]) -> str:
@@ -80,7 +85,7 @@ def describe_scores(record: Mapping[str, Any]) -> str:
     return text
 
 
-def evaluate(job: Job, run: Path) -> tuple[Evaluation, KeptExamples]:
+def evaluate(job: Job, run: Path) -> Evaluated:
     """Score the best checkpoint of a run as `sceneparse evaluate` does; write eval_val in OUTPUT.
 
     It is RUN/eval_val for a run inside of OUTPUT.
@@ -105,4 +110,4 @@ def evaluate(job: Job, run: Path) -> tuple[Evaluation, KeptExamples]:
     folder = (run if run.is_relative_to(output) else output) / "eval_val"
     folder.mkdir(exist_ok=True)
     write_evaluation(folder, evaluation)
-    return evaluation, kept
+    return evaluation, kept, model_facts(model, run)

@@ -40,12 +40,13 @@ def write_auto_page(
     shown: KeptExamples,
     log: Sequence[Mapping[str, Any]],
     advice: Sequence[Advice],
+    model: Mapping[str, str],
 ) -> None:
     """Write report.html of a run; pictures are inside of it.
 
     `record`: the content of auto.json. `evaluation`: of the network that was kept, with intervals;
     `shown`: the examples kept by it (`worst` may exceed the pictures: look-alikes are skipped).
-    `log`: records of metrics.jsonl of the fine-tuning, empty if there was none.
+    `log`: records of metrics.jsonl of the fine-tuning, empty if there was none. `model`: facts.
     """
     facts, table = record["facts"], evaluation.table
     galleries = _galleries(evaluation, shown)
@@ -64,6 +65,7 @@ def write_auto_page(
         },
         "seen": [label for number, label in enumerate(table.classes) if number in seen],
         "advice": advice,
+        "model": model,
         "by_iou": _order(np.nan_to_num(evaluation.scores.iou, nan=2.0)),
         "by_pixels": _order(np.array(facts["pixels"], dtype=float)),
         "shares": _shares(facts),

@@ -43,6 +43,12 @@ class AboutModel:
 
 def describe_model(model: SegmentationNetwork, source: Path) -> AboutModel:
     """Describe a network that was loaded from `source`, and its run if it is of one."""
+    curves = curves_of(place_of(source)[0])
+    return AboutModel(model_facts(model, source), model.meta.get("config", {}), curves)
+
+
+def model_facts(model: SegmentationNetwork, source: Path) -> dict[str, str]:
+    """Return parts, parameters, pretrained weights and their licence of a network, by heading."""
     built = model.meta.get("model", {})
     facts = {
         "loaded from": str(source),
@@ -57,7 +63,7 @@ def describe_model(model: SegmentationNetwork, source: Path) -> AboutModel:
         facts |= {"their licence": origin["licence"]} if origin else {}
     if epoch := model.meta.get("epoch"):
         facts["trained"] = f"until epoch {epoch}"
-    return AboutModel(facts, model.meta.get("config", {}), curves_of(place_of(source)[0]))
+    return facts
 
 
 def draw_classes(evaluation: Evaluation) -> Figure:
