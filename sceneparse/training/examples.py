@@ -14,9 +14,9 @@ from sceneparse.data.datasets import Sample
 from sceneparse.report.pictures import Example
 from sceneparse.runtime.distributed import gather
 
-# Of this side is the grey thumbnail of an image. Two images show one scene if their thumbnails
-# correlate by the first number, or by the second one if they are also neighbours: in the order of
-# names, fewer than this share of all images lie between them.
+# Side of the grey thumbnails by which images are compared. Two images show one scene if their
+# thumbnails correlate by at least _ALIKE, or by at least _ALIKE_NEIGHBOURS if they are neighbours:
+# in the order of names, less than the share _NEAR of all images lies between them.
 _SIDE, _ALIKE, _ALIKE_NEIGHBOURS, _NEAR = 32, 0.9, 0.5, 0.125
 
 
