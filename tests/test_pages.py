@@ -206,6 +206,13 @@ def test_scenes_of_worst_and_best_images() -> None:
     found = kept.scenes(6, 3, 12)
     ranked = np.argsort(scores).tolist()
     assert found == {"Worst images": ranked[:6], "Best images": ranked[:-4:-1]}
+    # If the best are of one scene, no image that is far from the best takes their place.
+    images = frames_of(np.random.default_rng(0).normal(size=(1, 32, 32)).repeat(40, 0), 0.98, 1)
+    kept = KeptExamples(Frames(images), [])
+    for number in range(40):
+        kept.add(number, np.zeros((32, 32), np.uint8), number / 40)
+    found = kept.scenes(6, 3, 40)
+    assert found == {"Worst images": [0, 1, 2, 3, 4, 5], "Best images": [39, 38, 37]}
 
 
 def evaluated(folder: Path, root: Path, seed: int, names: list[str]) -> NDArray[np.float64]:

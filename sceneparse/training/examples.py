@@ -74,7 +74,7 @@ class KeptExamples:
         kept = self.by_score()
         chosen = self.of_different_scenes(kept["Worst images"], worst, images)
         others = [*kept["Best images"], *reversed(kept["Worst images"])]
-        left = [number for number in others if number not in chosen]
+        left = [number for number in others if number not in chosen][: self._best]
         return {
             "Worst images": chosen,
             "Best images": self.of_different_scenes(left, best, images),
