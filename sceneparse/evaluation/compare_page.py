@@ -78,7 +78,7 @@ def _pictures(
     dataset = _open_images(first)
     sides = {"A": (first, _predictions_of(first)), "B": (second, _predictions_of(second))}
     kept = KeptExamples(dataset, [])
-    galleries = {}
+    galleries: dict[str, list[dict[str, Any]]] = {}
     for heading, numbers in ranked.items():
         chosen = kept.of_different_scenes(numbers[:_CANDIDATES], _SHOWN, len(dataset))
         figures = [_figure(dataset, number, sides, scores[:, number]) for number in chosen]

@@ -95,11 +95,12 @@ def curves_of(run: Path) -> Figure | None:
     """Draw the curves of a run folder from its log; None if it has none that can be drawn."""
     if not (run / "metrics.jsonl").is_file():
         return None
+    figure = None
     with drawing(run / "metrics.jsonl"):
         from sceneparse.report.run_plots import draw_curves  # noqa: PLC0415
 
         records = read_records(run)
         # Validation comes at the end of an epoch.
         lengths = [r["step"] / r["epoch"] for r in records if r["kind"] == "val"]
-        return draw_curves(records, round(max(lengths))) if lengths else None
-    return None
+        figure = draw_curves(records, round(max(lengths))) if lengths else None
+    return figure
