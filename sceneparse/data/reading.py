@@ -64,15 +64,17 @@ def read_all(
     return [result for result in results if not isinstance(result, InputError)]
 
 
-def read_image(path: Path, bit_depth: int | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, bit_depth: int | None = None, content: bytes | None = None
+) -> NDArray[np.uint8]:
     """Decode an image of any mode to RGB uint8 (H, W, 3), upright by its EXIF orientation.
 
     Alpha is dropped; 16-bit values are scaled to 8 bits, floating-point values from 0..1. Of
     several frames or pages the first is used, and of many bands the first three, with a warning.
-    `bit_depth`: the bits that 16-bit files really use, e.g. 12; white is then 4095. Raises
-    InputError naming the file.
+    `bit_depth`: the bits that 16-bit files really use, e.g. 12; white is then 4095. `content`: that
+    of the file, if already read. Raises InputError naming the file.
     """
-    decoded = decode(path)
+    decoded = decode(path, content)
     bits = bit_depth if decoded.bits == 16 else decoded.bits
     if bits is None or not 8 < bits <= 16:
         image = rgb_array(decoded.image, path)

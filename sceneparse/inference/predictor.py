@@ -131,26 +131,36 @@ class Predictor:
 
     @torch.inference_mode()
     def batch(
-        self, images: Sequence[Picture], *, keep_probabilities: bool = False
+        self,
+        images: Sequence[Picture],
+        *,
+        keep_probabilities: bool = False,
+        keep_confidence: bool = False,
     ) -> list[Prediction]:
         """Predict images of equal size (H, W, 3) together.
 
         With `keep_probabilities`, each prediction can compute its probabilities, which takes
-        memory. Raises InputError if the sizes differ.
+        memory; with `keep_confidence`, it has those of its labels, at any size. Raises InputError
+        if the sizes differ.
         """
         height, width = images[0].shape[:2]
         if any(image.shape != images[0].shape for image in images):
             raise InputError("images of a batch must be of equal size")
         if self._needs_tiles(height, width):
-            return [
-                Prediction(image, self._labels_by_tiles(image), self.table, tiled=True)
-                for image in images
-            ]
+            return [self._predict_tiles(image, keep_confidence) for image in images]
         scores = self.score(np.stack(images))
         labels = self._labels_of(scores)
+        confidence = self._confidence_in(scores, labels) if keep_confidence else None
         return [
-            Prediction(image, label, self.table, scores if keep_probabilities else None, index)
-            for index, (image, label) in enumerate(zip(images, labels, strict=True))
+            Prediction(
+                image,
+                labels[index],
+                self.table,
+                scores if keep_probabilities else None,
+                index,
+                confidence=None if confidence is None else confidence[index],
+            )
+            for index, image in enumerate(images)
         ]
 
     def _needs_tiles(self, height: int, width: int) -> bool:
@@ -182,22 +192,31 @@ class Predictor:
         unsure = confidence < self.abstain
         return np.asarray(labels.masked_fill(unsure, self.table.ignore_index).cpu())
 
-    def _labels_by_tiles(self, image: Picture) -> Labels:
-        """Predict tiles, each with a margin of context around it: (H, W)."""
+    def _confidence_in(self, scores: PixelScores, labels: Labels) -> NDArray[np.float32]:
+        """Return the probability of labels (B, H, W), 0 for the ignore index."""
+        given = torch.from_numpy(labels.astype(np.int64)).to(self.compute.device)
+        return np.asarray(scores.confidence_in(given).float().cpu())
+
+    def _predict_tiles(self, image: Picture, keep_confidence: bool) -> Prediction:
+        """Predict tiles, each with a margin of context around it."""
         height, width = image.shape[:2]
         protocol = self.protocol.for_parts_of(height, width)
         small = self.table.num_classes <= (256 if self.abstain is None else 255)
         labels = np.empty((height, width), np.uint8 if small else np.int32)
+        confidence = np.empty((height, width), np.float32) if keep_confidence else None
         for top, left in product(range(0, height, TILE), range(0, width, TILE)):
             # All parts have one size, so that the memory of one can be reused for the next.
             above = max(min(top - MARGIN, height - _PART), 0)
             before = max(min(left - MARGIN, width - _PART), 0)
             part = image[above : above + _PART, before : before + _PART]
             scores = self.score(np.ascontiguousarray(part)[None], protocol)
-            found = self._labels_of(scores)[0]
-            inner = found[top - above :, left - before :][:TILE, :TILE]
-            labels[top : top + TILE, left : left + TILE] = inner
-        return labels
+            found = self._labels_of(scores)
+            inner = np.s_[0, top - above :, left - before :]
+            tile = np.s_[top : top + TILE, left : left + TILE]
+            labels[tile] = found[inner][:TILE, :TILE]
+            if confidence is not None:
+                confidence[tile] = self._confidence_in(scores, found)[inner][:TILE, :TILE]
+        return Prediction(image, labels, self.table, tiled=True, confidence=confidence)
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,7 +224,8 @@ class Prediction:
     """The prediction of an image: `labels` (H, W), a class number for each pixel.
 
     With `abstain`, unsure pixels hold the table's ignore index.
-    `tiled`: whether the image was so large that it was predicted in tiles.
+    `tiled`: whether the image was so large that it was predicted in tiles. `confidence` (H, W), if
+    it was kept: the probability of each pixel's class, 0 without a class.
     """
 
     image: Picture
@@ -214,6 +234,7 @@ class Prediction:
     _scores: PixelScores | None = None
     _index: int = 0
     tiled: bool = False
+    confidence: NDArray[np.float32] | None = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:

@@ -55,18 +55,19 @@ def overlay(
     table: LabelTable,
     opacity: float = 0.5,
     legend: Literal["seen", "all", "none"] = "seen",
+    unpainted: Sequence[bool] | None = None,
 ) -> Picture:
     """Blend an image with the colours of its labels, and outline their regions.
 
-    Background and ignored pixels stay; see is_background. Below the picture is a legend of the
-    classes in the image, of all classes, or none.
+    Ignored pixels stay, and those of classes that are `unpainted`; None: of transparent_classes.
+    Below the picture is a legend of the classes in the image, of all classes, or none.
     """
     height, width = labels.shape
     counts = count_labels(labels, table.num_classes)
-    clear = transparent_classes(table)
+    clear = transparent_classes(table) if unpainted is None else list(unpainted)
     named: list[tuple[str, Color | None]] = [
-        (label.name, None if unpainted else label.color)
-        for label, count, unpainted in zip(table.classes, counts, clear, strict=True)
+        (label.name, None if is_clear else label.color)
+        for label, count, is_clear in zip(table.classes, counts, clear, strict=True)
         if legend == "all" or (legend == "seen" and count)
     ]
     strip = _draw_legend(named, width) if named else np.empty((0, width, 3), dtype=np.uint8)
@@ -146,20 +147,19 @@ def save_labels(
     elif kind == "raw":
         Image.fromarray(table.decode(labels)).save(path)
     else:
-        _save_index(path, labels, table)
+        index_picture(labels, table).save(path)
 
 
-def _save_index(path: Path, labels: NDArray[Any], table: LabelTable) -> None:
-    """Write train ids (H, W) with a palette, or as 16-bit grey if they need it."""
+def index_picture(labels: NDArray[Any], table: LabelTable) -> Image.Image:
+    """Return train ids (H, W) as a picture with a palette, or of 16-bit grey if they need it."""
     highest = int(labels.max(initial=0))
     if table.num_classes > 256 or highest > 255:
-        Image.fromarray(labels.astype(np.uint16)).save(path)
-        return
+        return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")
     # A file has as many bits as its palette needs; ignored pixels need all of them.
     black = [(0, 0, 0)] * (256 - table.num_classes) if highest >= table.num_classes else []
     picture.putpalette([channel for color in [*table.colors, *black] for channel in color])
-    picture.save(path)
+    return picture
 
 
 def example_grid(
