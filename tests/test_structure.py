@@ -52,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         *("config", "data", "data/checks", "inference", "report", "runs", "runtime", "training"),
     },
     "export": {"data", "inference", "layers", "models"},
+    "demo": {"data", "inference", "models", "report"},
     "studies": {
         *("config", "data", "evaluation", "inference", "metrics", "models", "report", "runs"),
         *("runtime", "training"),

@@ -17,6 +17,7 @@ COMMANDS = {
     "calibrate": "fit the temperature of a model's confidences on a labelled split",
     "score": "score label files of any program against masks",
     "predict": "label images, folders, videos or a camera with a model",
+    "demo": "show what one or two models find in pictures, in a browser on this machine",
     "check": "check every file of a dataset for damage and wrong labels",
     "convert": "convert annotations of other programs into folders of images and masks",
     "export": "export a model as ONNX, .pt2 or safetensors, and compare the file with it",
