@@ -90,7 +90,7 @@ def _exported(model: SegmentationModel, images: Tensor) -> dict[str, Segmentatio
         in_float32 = OnnxNetwork(path)
         logging.disable(logging.WARNING)  # hints of ONNX Runtime
         try:
-            quantize(path, [images], lambda _: None, None)
+            quantize(path, [images], None)
         finally:
             logging.disable(logging.NOTSET)
         return {"onnx_fp32": in_float32, "int8": OnnxNetwork(path)}

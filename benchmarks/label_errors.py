@@ -253,11 +253,9 @@ def predict_all(options: argparse.Namespace, dataset: SegmentationDataset, folde
             for path, members in zip(checkpoints, folds.members, strict=True)
         )
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(len(dataset), "images predicted")
-    for number, differing in disagreements(dataset, parts):
-        np.savez(folder / f"{number}.npz", **vars(differing))
-        progress.advance(1)
-    progress.close()
+    with Progress("predict", len(dataset), "images") as progress:
+        for number, differing in progress.over(disagreements(dataset, parts)):
+            np.savez(folder / f"{number}.npz", **vars(differing))
     (folder / "done").touch()
 
 

@@ -117,8 +117,8 @@ def test_a_machine_that_slows_down_ends_in_time(short: list[str]) -> None:
     assert last[1] == training.steps_done == training.stepper.schedule.last_epoch
     assert training.stepper.schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-9)
     printed = summary_of(training, score="mean IoU", network="n", pretrained=None)
-    assert f" of {training.last_epoch} (checkpoint best)" in printed
-    assert "of 1m06s" in printed
+    assert f" of {training.last_epoch} (checkpoint best)" in printed["best"]
+    assert "of 1m06s" in printed["trained"]
 
 
 def used_by(seconds: Callable[[int], float], *, limit: float, most: int, every: int) -> float:

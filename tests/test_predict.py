@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from base64 import b64decode
 from collections.abc import Callable
 from io import BytesIO, StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -153,7 +155,8 @@ def test_own_results_are_never_predicted(
         assert sorted(Path(name).stem for name in names) == ["a", "b", "c", "c2", "own"]
         printed = capsys.readouterr().out
         assert re.search(f"skipped +[0-9]+ results of earlier predictions in '{output}'", printed)
-        assert not re.search(r"json|npz|\.sceneparse", "".join([printed, *logged]))
+        said = "".join([printed.partition("\npredicted ")[0], *logged])
+        assert not re.search(r"json|npz|\.sceneparse", said)
 
 
 def test_results_of_older_versions_are_recognised_by_their_shares(
@@ -404,6 +407,72 @@ def test_predictions_show_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     line = repr(Prediction(np.zeros((1, 60, 3), np.uint8), labels, many))
     assert line.endswith("16.7% and 2 more)")
     assert "\n" not in line
+
+
+def test_notebooks_show_classes_and_shares() -> None:
+    names = ["<b>road</b> & more", "background", *(f"class {k}" for k in range(30))]
+    table = identity_table(names, palette(names))
+    labels = np.zeros((1000, 3000), np.uint8)
+    labels[:250], labels[250:300], labels[-3:] = 1, 255, 2 + np.arange(3000) // 100 % 30
+    found = Prediction(np.full((1000, 3000, 3), 90, np.uint8), labels, table)
+    page = found._repr_html_()
+    shown = ElementTree.fromstring(page.replace('auto">', 'auto"/>'))
+    texts = [text.strip() for text in shown.itertext() if text.strip()]
+    assert texts[:3] == ["<b>road</b> & more 69.7%", "background 25.0%", "no class 5.0%"]
+    assert texts[-2:] == ["and 9 more", "3000x1000 pixels"]
+    assert len(texts) == 24 + 2
+    colors = re.findall(r"background:([^\"]*)", page)
+    assert colors[0] == "rgb({},{},{})".format(*table.colors[0])
+    assert colors[1].startswith("repeating-linear-gradient")  # overlays do not paint it
+    picture = Image.open(BytesIO(b64decode(re.findall('base64,([^"]*)', page)[0])))
+    assert picture.size == (800, 267)
+    few = Prediction(found.image[:300], labels[:300], table)._repr_html_()
+    assert "no class 16.7%" in few
+    assert len(few) < 20_000
+
+
+def test_a_folder_becomes_in_python_what_the_command_writes(
+    make_run: MakeRun, photos: Path, tmp_path: Path
+) -> None:
+    run, kinds = make_run(), predict_command.KINDS
+    (photos / "d.png").write_text("<html>")
+    code, output = predict_to(tmp_path, run, photos, "--save", *kinds)
+    assert code == 2
+    predictor = Predictor(run, amp="off")
+    found = predictor.predict_folder(photos, tmp_path / "again", save=kinds)
+    written = [
+        {path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        for place in (output, tmp_path / "again")
+    ]
+    assert written[0] == written[1]
+    assert found.shares == json.loads((output / "shares.json").read_text())
+    assert (found.inputs, len(found.failures), found.abstained) == (5, 1, None)
+    assert repr(found).startswith(f"Predicted(4 of 5 inputs; not predicted: {photos / 'd.png'}: ")
+    for earlier in (False, True):
+        found = predictor.predict_folder(str(photos), photos, save=["color"])
+        assert found.inputs == 5
+        assert ("results of earlier predictions" in repr(found)) == earlier
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"save": ["colour"]}, "unknown kind to save 'colour'; choose one of: color, index"),
+        ({"save": "index"}, "save must be a list of kinds"),
+        ({"save": []}, "save must be a list of kinds"),
+        ({"opacity": 2}, r"opacity must be in 0\.\.1, got 2"),
+        ({"folder": "nowhere"}, "'nowhere' is no folder; give one that holds images"),
+        ({"folder": "."}, "holds no images"),
+    ],
+)
+def test_wrong_folders_and_kinds_are_refused(
+    settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"folder": ".", "output": tmp_path / "out", **settings}
+    with pytest.raises(InputError, match=message):
+        pointwise_predictor().predict_folder(**given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_of_save_pretrained_predicts_as_its_run(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import subprocess
 import sys
 
 import pytest
 
-from sceneparse.runtime.progress import log_on_main, log_to_stderr
+from sceneparse.runtime.progress import Progress, log_on_main, log_to_stderr
 from tests.conftest import ROOT
 
 
@@ -33,3 +34,70 @@ def test_commands_print_each_line_once_in_the_main_process(
     logger.info("of another process")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("100% of 5\n", "while training\n")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("sceneparse.runtime.progress.time.monotonic", clock)
+    return clock
+
+
+def test_without_a_terminal_a_line_every_15_seconds(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def note() -> str:
+        calls.append("mean IoU 0.5")
+        return calls[-1]
+
+    with Progress("evaluate", 40, "images", note=note) as progress:
+        calls.clear()
+        for _ in range(20):
+            clock.now += 2
+            progress.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate  8/40 images  0.5 images/s  1m04s left  mean IoU 0.5",
+        "evaluate  16/40 images  0.5 images/s  48s left  mean IoU 0.5",
+    ]
+    assert len(calls) == 2  # what is costly is computed only when it is shown
+
+
+def test_a_resumed_job_counts_on(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress("train", 1000, "images", done=600, seconds=50, most_left=lambda: 3)
+    clock.now += 1000
+    with progress.paused():
+        clock.now += 500
+    progress.advance(200)
+    assert "train  800/1000 images  0.2 images/s  3s left\n" in capsys.readouterr().err
+    assert progress.seconds == 1050
+    clock.now += 20
+    progress.change_total(900)
+    progress.advance()
+    assert capsys.readouterr().err == "train  801/900 images  0.2 images/s  3s left\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_the_same_text(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with Progress("check", 40, "samples") as progress:
+        for _ in progress.over(range(10)):
+            clock.now += 1
+    drawn = terminal.getvalue()
+    assert "check  0/40 samples" in drawn
+    assert "█████ " in drawn or "##### " in drawn
+    assert "check  10/40 samples  1.0 samples/s  30s left" in drawn

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "suspects": {
         *("config", "data", "data/checks", "inference", "report", "runs", "runtime", "training"),
     },
-    "export": {"data", "inference", "layers", "models"},
+    "export": {"data", "inference", "layers", "models", "runtime"},
     "demo": {"data", "inference", "models", "report"},
     "studies": {
         *("config", "data", "evaluation", "inference", "metrics", "models", "report", "runs"),

@@ -303,7 +303,7 @@ def test_hopeless_trials_are_pruned(write: Write, monkeypatch: pytest.MonkeyPatc
     losses = iter([1.0] * 15 + [2.0] * 3)
     monkeypatch.setattr(
         "sceneparse.training.classification.validate_classifier",
-        lambda *_, **__: Validated(0.0, "", {"test_loss": next(losses)}),
+        lambda *_, **__: Validated(0.0, "", "", {"test_loss": next(losses)}),
     )
     text = (
         "method: random\nrun_cap: 6\nmetric: {name: test_loss}\n"

@@ -20,6 +20,7 @@ from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.timm_backbone import TimmBackbone
 from sceneparse.models.timm_features import read_maps
 from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.progress import Progress
 
 # Largest number in float16.
 _MAX_HALF = torch.finfo(torch.float16).max
@@ -143,7 +144,8 @@ def compute_crops(
     """
     model.eval()
     needed, crops = needed_maps(model), None
-    with closing(_groups(samples)) as groups:
+    progress = Progress("first model: features", None, "crops")
+    with closing(_groups(samples)) as groups, progress:
         for draws, images, targets in groups:
             pixels = normalize(compute.place_images(images))
             with compute.autocast():
@@ -155,6 +157,7 @@ def compute_crops(
             ]
             crops.targets += list(_coarser(targets).to(compute.device))
             crops.images |= {draw.index for draw in draws}
+            progress.advance(len(draws))
             budget -= bytes_of(halves)
             if enough() or budget < bytes_of(halves):
                 return crops

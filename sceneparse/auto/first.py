@@ -48,6 +48,7 @@ from sceneparse.runs.atomic import remove_folder, replace_folder, replace_text
 from sceneparse.runs.checkpoint import save_checkpoint
 from sceneparse.runs.folder import validate_folder
 from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.progress import Progress
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.loop import evaluate
 from sceneparse.training.position import Position
@@ -214,16 +215,17 @@ def _remember(
             pixels = light.compute.place_images(batch.images)
             light.protocol(model, pixels, light.normalize).labels().cpu()
 
-    for number in spread_order(len(val_set))[:_MAX_COMPARED]:
-        before, sample = clock(), samples[Draw(0, number)]
-        if isinstance(sample, InputError):
-            raise sample
-        image, target, name = sample
-        images.append(Batch(image[None], target[None], (name,)))
-        run(images[-1])
-        times.append(max(clock() - before, 1e-6))
-        if enough() and len(images) >= _MIN_COMPARED:
-            break
+    with Progress("first model: validation images", None, "images") as progress:
+        for number in progress.over(spread_order(len(val_set))[:_MAX_COMPARED]):
+            before, sample = clock(), samples[Draw(0, number)]
+            if isinstance(sample, InputError):
+                raise sample
+            image, target, name = sample
+            images.append(Batch(image[None], target[None], (name,)))
+            run(images[-1])
+            times.append(max(clock() - before, 1e-6))
+            if enough() and len(images) >= _MIN_COMPARED:
+                break
     before = clock()
     run(images[-1])
     # The first image is slower.

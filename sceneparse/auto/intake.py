@@ -233,11 +233,9 @@ def _own_splits(items: Sequence[Item], notes: list[str]) -> tuple[list[Item], li
 
 
 def _write(source: Source, target: Path, split_of: Mapping[Path, str]) -> None:
-    progress = Progress(len(split_of), "images written")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_folders(source, target, split_of, link=True, after_item=lambda: progress.advance(1))
+        with Progress("write", len(split_of), "images") as progress:
+            write_folders(source, target, split_of, link=True, after_item=progress.advance)
     except OSError as error:
         raise InputError(f"cannot write '{target}': {reason_of(error)}") from error
-    finally:
-        progress.close()

@@ -29,6 +29,7 @@ from sceneparse.models.stored import read_description
 from sceneparse.models.timm_backbone import PYRAMID
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.precision import Compute, choose_dtype
+from sceneparse.runtime.progress import Progress
 from sceneparse.training.normalization import choose_normalization
 from sceneparse.training.optim import Stepper
 from sceneparse.training.segmentation import create_stepper, model_arguments, validation_protocol
@@ -133,8 +134,9 @@ def weights_of_rule(rule: str, crops: Crops, light: Light) -> Tensor | None:
 
 def train_head(light: Light, crops: Crops, steps: int, weights: Tensor | None) -> None:
     """Train head and pyramid for a number of steps, from what they are now."""
-    for _ in take_steps(light, crops, steps, weights):
-        pass
+    with Progress("first model: train", steps, "steps") as progress:
+        for loss in progress.over(take_steps(light, crops, steps, weights)):
+            progress.note = partial("loss {:.3f}".format, loss)
     if not all(tensor.isfinite().all() for tensor in trained_state(light.model).values()):
         raise NumericalError("the weights of the first rung's head are not finite")
 

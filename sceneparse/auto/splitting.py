@@ -46,9 +46,8 @@ def split_items(
     images = [item.image for item in items]
     if len(images) > _MAX_COMPARED:
         return _in_blocks(images, seed)
-    progress = Progress(len(images), "images compared")
-    prints = fingerprints_of(images, lambda: progress.advance(1))
-    progress.close()
+    with Progress("compare images", len(images), "images") as progress:
+        prints = fingerprints_of(images, progress.advance)
     share = val_share(len(images))
     shares = {"train": 1 - share, "val": share}
     shown = _classes_in(items, num_classes) if len(items) <= _MAX_LOOKED_AT else {}

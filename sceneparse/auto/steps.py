@@ -137,9 +137,8 @@ def look_at(intake: Intake) -> tuple[DataFacts, Splits]:
     for note in intake.notes:
         logger.info(note)
     splits = intake.open()
-    progress = Progress(sample_count(*splits), "samples checked")
-    facts = facts_of(*splits, lambda: progress.advance(1), intake.dataset)
-    progress.close()
+    with Progress("check", sample_count(*splits), "samples") as progress:
+        facts = facts_of(*splits, progress.advance, intake.dataset)
     for note in facts.notes:
         logger.info(note)
     return facts, splits

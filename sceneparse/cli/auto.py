@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_licences, add_option, number
+from sceneparse.cli.options import add_licences, add_option, add_quiet, number
+from sceneparse.cli.output import print_result, print_summary
 from sceneparse.errors import InputError
 
 EXAMPLES = """\
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--plan-only", "measure, write and print the plan, and stop")
     add("--resume", "resume the interrupted job in OUTPUT")
     add_licences(result)
+    add_quiet(result)
     return result
 
 
@@ -88,9 +90,9 @@ def main(options: argparse.Namespace) -> None:
             stack.enter_context(log_to_stderr())
         job = run_auto(request, budget, process, resume=options.resume)
     if options.plan_only:
-        print((request.output / PLAN_FILE).read_text(encoding="utf-8"), end="")
+        print_result((request.output / PLAN_FILE).read_text(encoding="utf-8"))
         return
-    print_result(request.output, job.record)
+    summarise(request.output, job.record)
 
 
 def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request, imported late
@@ -121,17 +123,19 @@ def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request,
     )
 
 
-def print_result(output: Path, record: Mapping[str, Any]) -> None:
-    """Print the score, the best model, the time, and the next commands."""
+def summarise(output: Path, record: Mapping[str, Any]) -> None:
+    """Print the score, the time, the best model, and the next commands."""
     from sceneparse.auto.record import PAGE_FILE, PLAN_FILE, model_of
     from sceneparse.runtime.progress import format_seconds
 
-    chosen = shlex.quote(str(model_of(output, record)))
+    model = model_of(output, record)
     used, allowed = record["seconds_used"], 60 * record["minutes"]
-    print(f"\nmean IoU     {record['mean_iou']:.4f} ({record['reason']})")
-    print(f"time         {format_seconds(used)} of {format_seconds(allowed)} used")
-    print(f"report       {output / PAGE_FILE}")
-    print(f"plan         {output / PLAN_FILE}")
-    print(f"predict      sceneparse predict {chosen} PHOTOS")
-    print(f"export       sceneparse export {chosen} --format onnx")
-    print(f"go further   sceneparse auto {shlex.quote(str(output))} --time +20m")
+    rows = {
+        "mean IoU": f"{record['mean_iou']:.4f} ({record['reason']})",
+        "time": f"{format_seconds(used)} of {format_seconds(allowed)} used",
+        "report": output / PAGE_FILE,
+        "model": model,
+        "plan": output / PLAN_FILE,
+        "go further": shlex.join(["sceneparse", "auto", str(output), "--time", "+20m"]),
+    }
+    print_summary("auto", rows, ["sceneparse", "predict", str(model), "PHOTOS"])

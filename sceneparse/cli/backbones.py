@@ -66,8 +66,9 @@ def main(options: argparse.Namespace) -> None:
             f"that matches {_MAX_COMPUTED} at most"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    progress, computed, rows = Progress(len(names), "backbones"), {}, []
-    for name in names:
+    computed, rows = {}, []
+    progress = Progress("backbones", len(names), "networks")
+    for name in progress.over(names):
         network = _network(name)
         if name in first.values() and not too_many:
             computed[network] = compute_costs(name)
@@ -78,7 +79,6 @@ def main(options: argparse.Namespace) -> None:
         if options.measure:
             row["ms"] = f"{1000 * measure_seconds(name, costs, device):.0f}" if costs else "-"
         rows.append(row)
-        progress.advance(1)
     progress.close()
     print(Table("Backbones", [*rows[0]], [[*row.values()] for row in rows]).as_text())
     if too_many:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.evaluate import open_dataset, set_usual_data, usual_settings
-from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
+from sceneparse.cli.options import (
+    add_option,
+    add_protocol_options,
+    add_quiet,
+    number,
+    protocol_settings,
+)
+from sceneparse.cli.output import print_summary
 from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset NAME", "layout of the dataset; default as in training")
     add("--split SPLIT", "split, or list file in the folder; default the validation split")
     add("--workers N", "processes that read images", type=number(int, 0), default=2)
+    add_quiet(result)
     add_protocol_options(result)
     return result
 
@@ -79,7 +87,12 @@ def main(options: argparse.Namespace) -> None:
     }
     with writing(place):
         path = write_calibration(checkpoint, model.meta, values)
-    print(f"temperature  {found.temperature:.4g}\n\n{tables(found)}\n\nwritten      {path}")
+    print(f"\n{tables(found)}")
+    least = ["--abstain", "0.7"]
+    rows = {"temperature": f"{found.temperature:.4g}", "written": path}
+    print_summary(
+        "calibrate", rows, ["sceneparse", "predict", options.checkpoint, "PHOTOS", *least]
+    )
     if found.at_limit:
         logger.warning(f"warning: {limit_reason(found.temperature)}; choose another --split")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, number, train_command
+from sceneparse.cli.options import add_json, add_option, add_quiet, number, train_command
+from sceneparse.cli.output import print_document, print_summary
 from sceneparse.errors import InputError, first_few, one_line
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     place = "folder for the results; default runs/check_NAME_OF_DATA, or runs/suspects_NAME_SPLIT"
     add("--output FOLDER", place)
     add("--allow-twins", "accept images that occur in two splits")
+    add_quiet(result)
+    add_json(result, "the findings as JSON (what data.json holds; with --model, the suspects)")
     labels = partial(add_option, result.add_argument_group("labels that are probably wrong"))
     labels("--model RUN", "run, checkpoint or exported file that questions the masks")
     split = "split to question; default the validation split, with --folds the training split"
@@ -91,9 +94,9 @@ def check_files(options: argparse.Namespace) -> None:
     datasets, failures, messages = open_splits(options)
     if not datasets:
         raise InputError(failures[0])
-    progress = Progress(sum(map(len, datasets.values())), "samples")
-    facts = check_all_samples(datasets, lambda: progress.advance(1))
-    progress.close()
+    count = sum(map(len, datasets.values()))
+    with Progress("check", count, "samples") as progress:
+        facts = check_all_samples(datasets, progress.advance)
     duplicates = find_duplicates(facts)
     table = next(iter(datasets.values())).table
     summary = summarise(facts, duplicates, table.names)
@@ -103,7 +106,7 @@ def check_files(options: argparse.Namespace) -> None:
         *(note(message, remedy_of(message)) for message in messages),
         *notes(facts, summary, table, options.dataset),
     ]
-    print_summary(summary, failures)
+    print_findings(summary, failures)
     if duplicates and not options.allow_twins:
         failures.append(
             f"{len(duplicates)} pairs of images occur in two splits; remove one of each, or split "
@@ -117,11 +120,16 @@ def check_files(options: argparse.Namespace) -> None:
         text = json.dumps({**summary, "failures": failures}, indent=1)
         (output / "data.json").write_text(text, encoding="utf-8")
         write_page("data_page.html", output / "data.html", page)
-    print(f"\nreport       {output / 'data.html'}, {output / 'data.json'}")
+    print_document(output / "data.json")
+    rows = {
+        "checked": f"{count} samples, {len(failures)} problems, {len(summary['notes'])} notes",
+        "report": output / "data.html",
+        "values": output / "data.json",
+    }
+    usable = not failures and options.dataset == "folder" and {"train", "val"} <= datasets.keys()
+    print_summary("check", rows, train_command(Path(options.root)) if usable else [])
     if failures:
         raise InputError(f"{len(failures)} problems, the first: {failures[0]}")
-    if options.dataset == "folder" and {"train", "val"} <= datasets.keys():
-        print(f"train it     {train_command(Path(options.root))}")
 
 
 def open_splits(
@@ -170,7 +178,7 @@ def collected_messages(name: str) -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def print_summary(summary: dict[str, Any], failures: Sequence[str]) -> None:
+def print_findings(summary: dict[str, Any], failures: Sequence[str]) -> None:
     """Print a table per split, then notes, problems, suspicious masks and images in two splits."""
     for split, facts in summary["splits"].items():
         sizes = first_few(f"{size} ({count})" for size, count in facts["sizes"].items())

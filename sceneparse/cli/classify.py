@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.options import read_config, run_options, training_parser
+from sceneparse.cli.output import lines_of, print_summary
 from sceneparse.errors import InputError, Preempted
 from sceneparse.runtime.signals import leave_at_signals
 
@@ -70,11 +71,10 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
             )
             train(training)
             score = "held-out accuracy" if config.data.holdout else "test accuracy"
-            print(
-                summary_of(
-                    training, score=score, network=config.model, pretrained=config.pretrained
-                )
+            rows = summary_of(
+                training, score=score, network=config.model, pretrained=config.pretrained
             )
+            print("\n".join(lines_of(rows)))
             if training.stop.name is not None and seed != config.seeds[-1]:
                 raise Preempted(
                     f"{training.stop.name} received, seed {seed} is finished; resume with the same "
@@ -84,11 +84,17 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
 
 def summarise(config: ClsConfig) -> None:
     """Print and write the mean and spread over the seeds, and draw the curves."""
-    from sceneparse.studies.seeds import read_seed, seeds_table, write_summary
+    from sceneparse.studies.seeds import read_seed, seeds_table, summary_of, write_summary
 
     output = Path(config.output)
     curves = [read_seed(output / f"seed-{seed}") for seed in config.seeds]
     print("\n" + seeds_table(curves))
     write_summary(output, curves)
-    print(f"\nruns         {output}/seed-N  (checkpoints last and best, metrics.jsonl, curves.png)")
-    print(f"summary      {output}/summary.json, curves.png")
+    name, spread = next(iter(summary_of(curves).items()))
+    rows = {
+        "tested": f"{name} {spread.mean:.4f}, mean of {len(curves)} seeds",
+        "runs": output,
+        "summary": output / "summary.json",
+        "curves": output / "curves.png",
+    }
+    print_summary("classify", rows, ["sceneparse", "compare", config.output, "OTHER"])

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sceneparse.cli.output import results_only
 from sceneparse.errors import Explained, InputError, Preempted, one_line, reason_of
 
 
@@ -69,11 +70,12 @@ def run(
     options = parser.parse_intermixed_args(arguments)
     for name, value in vars(options).items():
         setattr(options, name, _with_home(value))
+    quiet, as_json = (getattr(options, name, False) for name in ("quiet", "json"))
     try:
-        with _machine_errors():
+        with _machine_errors(), results_only(quiet=quiet, as_json=as_json):
             from sceneparse.runtime.progress import log_on_main
 
-            log_on_main()
+            log_on_main(quiet=quiet)
             main(options)
     except Explained as error:
         if options.debug:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, number
+from sceneparse.cli.options import add_option, add_quiet, number
+from sceneparse.cli.output import print_summary
 
 if TYPE_CHECKING:
     from sceneparse.studies.classifiers import Comparison
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(result, "--counted", counted)
     add_option(result, "--batch N", batch, type=number(int, 2))
     add_option(result, "--split NAME", "segmentation: split to compare, if a run has several")
+    add_quiet(result)
     return result
 
 
@@ -81,15 +83,19 @@ def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: 
         print(f"\n{table.title}\n{table.as_text()}")
     print("\n" + "\n".join([*classifiers.verdicts(comparison), *comparison.notes]))
     classifiers.write_comparison(output, comparison, costs, facts)
-    print(f"\npage         {output / 'compare.html'}")
-    print(f"values       {output / 'compare.json'}")
-    print(f"plots        {output / 'curves.png'}, {output / 'accuracy_against_cost.png'}")
+    rows = {
+        "compared": f"{len(comparison.groups)} networks",
+        "page": output / "compare.html",
+        "values": output / "compare.json",
+        "plot": output / "accuracy_against_cost.png",
+    }
+    print_summary("compare", rows)
 
 
 def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
     """Compare two evaluations class by class, or several, or rows of seeds, with the first."""
     from sceneparse.errors import InputError
-    from sceneparse.evaluation.compare import compare, text, write_comparison
+    from sceneparse.evaluation.compare import compare, text, verdict, write_comparison
     from sceneparse.studies.compare import read_runs
     from sceneparse.studies.rows import rows_of, table_of, write_rows
 
@@ -101,14 +107,20 @@ def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: 
         comparison = compare(first.scores, runs[1].scores, 10_000)
         print(text(comparison))
         write_comparison(output, comparison)
-        print(f"\npage         {output / 'compare.html'}")
-        print(f"results      {output}: compare.json, compare.csv, differences.png, .svg")
+        summarise(verdict(comparison).splitlines()[0], output / "compare", "differences.png")
         return
     split = options.split or first.scores.folder.name.removeprefix("eval_")
     rows = rows_of(runs, first.row)
     print("\n".join([table_of(rows, split).as_text(), *notes]))
-    files = write_rows(output / "compare", runs, rows, first.row, split)
-    print(f"\nresults      {output / 'compare'}{', '.join(files)}")
+    write_rows(output / "compare", runs, rows, first.row, split)
+    summarise(f"{len(rows)} rows of {len(runs)} runs", output / "compare", "compare_scores.png")
+
+
+def summarise(result: str, name: Path, plot: str) -> None:
+    """Print what was found, and the files that begin with a name."""
+    files = {"page": name.with_suffix(".html"), "values": name.with_suffix(".json")}
+    files = {kind: path for kind, path in files.items() if path.is_file()}
+    print_summary("compare", {"compared": result, **files, "plot": name.with_name(plot)})
 
 
 def find_costs(

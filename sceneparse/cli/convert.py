@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, number, train_command
+from sceneparse.cli.options import add_option, add_quiet, number
+from sceneparse.cli.output import print_summary
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--near-duplicates RULE", "images that look alike: together (default), drop or keep")
     add("--seed N", "random seed of the splits; default 0", type=number(int, 0))
     add("--link", "link to the images instead of copying them")
+    add_quiet(result)
     return result
 
 
@@ -77,13 +78,11 @@ def main(options: argparse.Namespace) -> None:
     source = replace(source, items=distinctly_named(source.items, plan.split_of))
     for note in (*source.notes, *plan.notes):
         print(f"note         {note}")
-    progress = Progress(len(plan.split_of), "images")
-    with writing(target):
+    with writing(target), Progress("convert", len(plan.split_of), "images") as progress:
         target.parent.mkdir(parents=True, exist_ok=True)
         pixels = write_folders(
-            source, target, plan.split_of, link=options.link, after_item=lambda: progress.advance(1)
+            source, target, plan.split_of, link=options.link, after_item=progress.advance
         )
-    progress.close()
     print_result(source, plan, pixels, target)
 
 
@@ -131,17 +130,14 @@ def fingerprints_of(images: Sequence[Path]) -> list[Fingerprint]:
     from sceneparse.data.checks import duplicates
     from sceneparse.runtime.progress import Progress
 
-    progress = Progress(len(images), "images compared")
-    result = duplicates.fingerprints_of(images, lambda: progress.advance(1))
-    progress.close()
-    return result
+    with Progress("compare images", len(images), "images") as progress:
+        return duplicates.fingerprints_of(images, progress.advance)
 
 
 def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: Path) -> None:
-    """Print images, splits, pixels per class, what was skipped, and the next commands."""
+    """Print images, splits, pixels per class, what was skipped, and the next command."""
     counts = Counter(plan.split_of.values())
     sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
-    print(f"images       {len(plan.split_of)} ({sizes})")
     numbers = [*range(len(source.classes)), source.ignore_index]
     names = [*source.classes, "(ignored)"]
     total, wide = max(int(pixels.sum()), 1), max(map(len, names))
@@ -152,11 +148,13 @@ def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: 
         source.skipped.add("near-duplicate images", plan.dropped[0], len(plan.dropped))
     for k, line in enumerate(source.skipped.lines() or ["nothing"]):
         print(f"{'skipped' if k == 0 else '':<12} {line}")
-    print(f"dataset      {target}")
-    root = shlex.quote(str(target))
-    print(f"check it     sceneparse check {root} --splits {' '.join(counts)}")
-    if {"train", "val"} <= counts.keys():
-        print(f"train it     {train_command(target)}")
+    rows = {
+        "converted": f"{len(plan.split_of)} images ({sizes})",
+        "dataset": target,
+        "classes": target / "classes.txt",
+    }
+    check = ["sceneparse", "check", str(target), "--splits", *counts]
+    print_summary("convert", rows, check)
 
 
 def split_shares(texts: Sequence[str]) -> dict[str, float]:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import (
+    add_json,
     add_option,
     add_palette,
     add_protocol_options,
+    add_quiet,
     number,
     protocol_settings,
 )
+from sceneparse.cli.output import print_document, print_summary
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
@@ -76,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     add_palette(result)
     add("--output FOLDER", "folder for the results; default RUN/eval_SPLIT..., see below")
     add("--workers N", "processes that read images", type=number(int, 0), default=2)
+    add_quiet(result)
+    add_json(result, "the scores as JSON (what eval.json holds; with --compare, compare.json)")
     foreign = partial(add_option, result.add_argument_group("ONNX files of other programs"))
     foreign("--mean R G B", "mean that images are normalised with, of values in 0..1", type=float)
     foreign("--std R G B", "deviation that images are normalised with", type=float)
@@ -102,7 +107,7 @@ def given_besides(options: argparse.Namespace, used: set[str]) -> list[str]:
     """Return the options that were given and are not `used`, as "--name"."""
     defaults = parser()
     changed = [name for name, v in vars(options).items() if v != defaults.get_default(name)]
-    return [f"--{name}" for name in changed if name not in used | {"debug"}]
+    return [f"--{name}" for name in changed if name not in used | {"debug", "quiet", "json"}]
 
 
 def evaluate_images(options: argparse.Namespace) -> None:
@@ -114,6 +119,7 @@ def evaluate_images(options: argparse.Namespace) -> None:
     from sceneparse.inference.normalization import Normalization
     from sceneparse.runs.checkpoint import load_model
     from sceneparse.runtime.precision import Compute
+    from sceneparse.runtime.progress import Progress
     from sceneparse.training.loop import evaluate_classifier
 
     if useless := given_besides(options, {"checkpoint", "data", "dataset", "split"}):
@@ -133,16 +139,18 @@ def evaluate_images(options: argparse.Namespace) -> None:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    with torch.inference_mode():
+    batches = evaluation_batches(images, 500, device)
+    with torch.inference_mode(), Progress("evaluate", len(batches), "batches") as progress:
         loss, accuracy = evaluate_classifier(
             model,
-            evaluation_batches(images, 500, device),
+            progress.over(batches),
             normalize=Normalization(model.mean, model.std),
             compute=Compute(device),
         )
-    print(f"data         {len(images)} images, split {split} of {root}")
-    print(f"accuracy     {accuracy:.4f}")
-    print(f"loss         {loss:.4f}")
+    values = {"accuracy": accuracy, "loss": loss, "images": len(images)}
+    print_document({**values, "split": split, "data": str(root)})
+    data = f"{len(images)} images, split {split} of {root}"
+    print_summary("evaluate", {"accuracy": f"{accuracy:.4f}", "loss": f"{loss:.4f}", "data": data})
 
 
 def evaluate_one(options: argparse.Namespace) -> None:
@@ -327,19 +335,35 @@ def write_results(
     examples = [kept.example(number) for number in kept.some]
     grid = example_grid(examples, evaluation.table.names, evaluation.table.colors)
     save_png(grid, output / "examples.png")
-    print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}, {output / 'images.csv'}")
-    print(f"pictures     {output / 'examples.png'}")
     for old in (output / "report.html", *(output / "plots").glob("*")):
         old.unlink(missing_ok=True)
     if options.report:
         about = describe_model(model, Path(options.checkpoint))
         write_report(output, f"{options.checkpoint}, {output.name}", evaluation, kept, about)
-        print(f"report       {output / 'report.html'}, {output / 'plots'}")
+    print_document(output / "eval.json")
+    rows = score_rows(evaluation, output, report=options.report)
+    is_foreign = any((options.mean, options.std, options.input_size))
+    predict = [] if is_foreign else ["sceneparse", "predict", options.checkpoint, "PHOTOS"]
+    print_summary("evaluate", {**rows, "pictures": output / "examples.png"}, predict)
+
+
+def score_rows(evaluation: Evaluation, output: Path, *, report: bool) -> dict[str, object]:
+    """Return the summary of an evaluation: the mean IoU, and the files to look at."""
+    from sceneparse.report.tables import four_digits, span
+
+    interval = evaluation.interval
+    known = "" if interval is None else f" (95% interval {span(interval, four_digits)})"
+    images = f"{len(evaluation.image_names)} images"
+    return {
+        "mean IoU": f"{four_digits(evaluation.scores.mean_iou)}{known}, {images}",
+        "scores": output / "eval.json",
+        **({"report": output / "report.html"} if report else {}),
+    }
 
 
 def compare_two(options: argparse.Namespace) -> None:
     """Compare two finished evaluations of the same images."""
-    from sceneparse.evaluation.compare import compare, text, write_comparison
+    from sceneparse.evaluation.compare import compare, text, verdict, write_comparison
     from sceneparse.evaluation.folders import find_scores
     from sceneparse.evaluation.result import read_evaluation
 
@@ -358,4 +382,8 @@ def compare_two(options: argparse.Namespace) -> None:
     output = Path(options.output or Path("runs") / name)
     with writing(output):
         write_comparison(output, comparison)
-    print(f"\nresults      {output}/compare.json, compare.csv, differences.png, differences.svg")
+    print_document(output / "compare.json")
+    files = {"page": output / "compare.html", "values": output / "compare.json"}
+    files = {kind: path for kind, path in files.items() if path.is_file()}
+    rows = {"verdict": verdict(comparison).splitlines()[0], **files}
+    print_summary("evaluate --compare", {**rows, "plot": output / "differences.png"})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, number
+from sceneparse.cli.options import add_option, add_quiet, number
+from sceneparse.cli.output import print_summary
 from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add = partial(add_option, result)
     add("--format FORMAT", "format of the file", choices=SUFFIXES, required=True)
     add("--output FILE", "file to write; default RUN/model.FORMAT, with --int8 RUN/model_int8.onnx")
+    add_quiet(result)
     graph = result.add_argument_group("graph", "for onnx and pt2")
     add = partial(add_option, graph)
     add("--normalize", "take RGB in 0..255 instead of normalised values")
@@ -72,9 +74,13 @@ def main(options: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = write(options, model, path)
     print("compared with the model, at images x height x width:", *lines, sep="\n  ")
+    size = f"{path.stat().st_size / 2**20:.1f} MB, agrees with the model"
+    rows: dict[str, object] = {"exported": size, "file": path}
     if origin := recorded_origin(model.meta, "not recorded"):
-        print(f"licence      {origin['licence']} (pretrained weights: {origin['weights']})")
-    print(f"exported     {path} ({path.stat().st_size / 2**20:.1f} MB)")
+        rows["licence"] = f"{origin['licence']} (pretrained weights: {origin['weights']})"
+    # Other programs read .pt2 files; prediction does not.
+    predict = ["sceneparse", "predict", str(path), "PHOTOS"] if path.suffix != ".pt2" else []
+    print_summary("export", rows, predict)
 
 
 def output_of(options: argparse.Namespace) -> Path:
@@ -107,7 +113,6 @@ def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> 
     """Write the file, compare it with the model, and return what was found."""
     from sceneparse.export import export_onnx, export_pt2, export_safetensors
     from sceneparse.export.quantization import calibration_images
-    from sceneparse.runtime.progress import Progress
 
     if options.format == "safetensors":
         return export_safetensors(model, path)
@@ -118,9 +123,4 @@ def write(options: argparse.Namespace, model: SegmentationModel, path: Path) -> 
     if not options.int8:
         return export_onnx(model, path, **graph)
     images = calibration_images(options.calibrate, options.split, model.meta, options.images)
-    # Created at the first image: before, the graph is traced.
-    progress = cache(lambda: Progress(len(images), "images"))
-    graph |= {"int8_images": images, "float_layers": options.float_layers}
-    lines = export_onnx(model, path, **graph, advance=lambda count: progress().advance(count))
-    progress().close()
-    return lines
+    return export_onnx(model, path, **graph, int8_images=images, float_layers=options.float_layers)

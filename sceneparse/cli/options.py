@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sceneparse.cli.command import command_parser
+from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,10 +69,21 @@ def add_palette(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--palette NAME", meaning, choices=("dataset", "safe"), default="dataset")
 
 
-def train_command(data: Path) -> str:
-    """Return the command that trains on a folder in the layout of `data.dataset=folder`."""
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add --quiet, for commands that take long."""
+    meaning = "print no progress and no details: only warnings, errors and one line, the result"
+    add_option(parser, "--quiet", meaning)
+
+
+def add_json(parser: argparse.ArgumentParser, document: str) -> None:
+    """Add --json; `document`: what it prints, and where that is also written."""
+    add_option(parser, "--json", f"print {document} on stdout, everything else on stderr")
+
+
+def train_command(data: Path) -> list[str]:
+    """Return the words of the command that trains on a folder of the layout `folder`."""
     settings = f"data.root={data}", f"output=runs/{data.resolve().name or 'mine'}"
-    return shlex.join(["sceneparse", "train", "--config", "own_data", *settings])
+    return ["sceneparse", "train", "--config", "own_data", *settings]
 
 
 def training_parser(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -90,6 +101,7 @@ def training_parser(verb: str, description: str, examples: str) -> argparse.Argu
     accept = "with --resume: accept settings that differ from the run's, and print them"
     add_option(parser, "--accept-changes", accept)
     add_licences(parser)
+    add_quiet(parser)
     return parser
 
 
@@ -107,6 +119,8 @@ def read_config(options: argparse.Namespace, kind: type[Settings]) -> Settings |
     config = load_config(find_config(options.config), options.overrides, kind)
     if not options.print_config:
         return config
+    if options.quiet:
+        raise InputError("--quiet has no effect with --print-config; omit it")
     print(render_config(config, explain=True), end="")
     return None
 

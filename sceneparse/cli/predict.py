@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
+from sceneparse.cli.options import (
+    add_option,
+    add_protocol_options,
+    add_quiet,
+    number,
+    protocol_settings,
+)
+from sceneparse.cli.output import print_summary
 from sceneparse.errors import InputError, first_few, one_line
+from sceneparse.inference.results import KINDS
 
 if TYPE_CHECKING:
-    from sceneparse.inference.inputs import Source
-    from sceneparse.inference.predictor import Prediction, Predictor
-    from sceneparse.inference.video import VideoReader
+    from sceneparse.inference.job import Predicted
+    from sceneparse.inference.predictor import Predictor
 
 EXAMPLES = """\
   sceneparse predict runs/quickstart street.jpg
@@ -42,7 +47,6 @@ color, and not painted in overlay; shares.json counts them for no class.
 A video becomes OUTPUT/overlay/NAME.mp4; the other kinds get a file per frame.
 Results of earlier predictions among the inputs are skipped and counted.
 Exit code 2: some inputs could not be predicted; all others were."""
-KINDS = ("index", "color", "overlay", "raw", "probabilities")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--abstain X", unsure, type=confidence)
     add("--frames N", "stop a video or camera after N frames", type=number(int, 1))
     add("--device NAME", "cpu, cuda or cuda:NUMBER; default a GPU if there is one")
+    add_quiet(result)
     add_protocol_options(result)
     return result
 
@@ -77,22 +82,16 @@ def confidence(text: str) -> float:
 
 def main(options: argparse.Namespace) -> None:
     """Predict all inputs; raise InputError if some failed."""
-    from sceneparse.inference.inputs import find_sources
+    from sceneparse.inference.job import find_inputs, predict_inputs
     from sceneparse.inference.predictor import Predictor
-    from sceneparse.inference.results import EarlierResults
+    from sceneparse.inference.writer import Writer
 
     cameras, names = split_inputs(options.inputs)
-    earlier = EarlierResults(KINDS)
-    sources = find_sources(names, skip=earlier.contains)
-    skipped = ", ".join(
-        f"{len(of)} results of earlier predictions in '{folder}'"
-        for folder, of in earlier.skipped.items()
-    )
-    if not sources and not cameras:
-        raise InputError(f"the list of inputs is empty{skipped and f'; {skipped} are no inputs'}")
+    sources, skipped = find_inputs(names, cameras)
     if skipped:
         print(one_line(f"skipped      {skipped}"))
-    writer = Writer(options)
+    writer = Writer(Path(options.output), options.save, options.opacity)
+    # An error comes before the seconds that a model needs to load.
     writer.require_no_overwriting(sources)
     predictor = Predictor(
         options.checkpoint,
@@ -101,34 +100,43 @@ def main(options: argparse.Namespace) -> None:
         **protocol_settings(options),
     )
     print(f"protocol     {predictor.protocol.description}")
-    videos: list[tuple[Path | int, str]] = [(s.path, s.name) for s in sources if s.is_video]
-    videos += [(camera, f"camera{camera}") for camera in cameras]
     with writing(options.output):
-        writer.output.mkdir(parents=True, exist_ok=True)
-        try:
-            predict_images(predictor, [s for s in sources if not s.is_video], writer)
-            for source, name in videos:
-                predict_video(predictor, source, name, writer)
-        finally:
-            writer.close()
-    count = len(sources) + len(cameras)
-    print(f"predictions  {options.output} ({len(writer.shares)} of {count} inputs)")
-    if writer.pixels:
-        print_abstained(predictor, options.abstain, writer.abstained / writer.pixels)
-    if writer.failures:
+        found = predict_inputs(predictor, sources, writer, cameras=cameras, frames=options.frames)
+    print_summary("predict", rows_of(predictor, found, options.save), next_command(options))
+    if found.failures:
         raise InputError(
-            f"{len(writer.failures)} inputs could not be predicted: {first_few(writer.failures)}"
+            f"{len(found.failures)} inputs could not be predicted: {first_few(found.failures)}"
         )
 
 
-def print_abstained(predictor: Predictor, threshold: float, share: float) -> None:
-    """Print the share of pixels without a class, and the expected error of the others."""
+def rows_of(predictor: Predictor, found: Predicted, save: Sequence[str]) -> dict[str, object]:
+    """Return the summary: how many inputs were predicted, pixels without a class, the folders."""
+    from sceneparse.inference.results import SHARES_FILE
+
+    unsure = {} if found.abstained is None else abstained_rows(predictor, found.abstained)
+    return {
+        "predicted": f"{len(found.shares)} of {found.inputs} inputs",
+        **unsure,
+        **{kind: found.output / kind for kind in [*save][-2:]},
+        "shares": found.output / SHARES_FILE,
+    }
+
+
+def next_command(options: argparse.Namespace) -> list[str]:
+    """Return the command that exports the run; of a file that is exported already, nothing."""
+    if Path(options.checkpoint).suffix in {".onnx", ".pt2", ".safetensors"}:
+        return []
+    return ["sceneparse", "export", options.checkpoint, "--format", "onnx"]
+
+
+def abstained_rows(predictor: Predictor, share: float) -> dict[str, str]:
+    """Return the share of pixels without a class, and the expected error of the others."""
     import numpy as np
 
-    print(f"abstained    {share:.2%} of the pixels, with a confidence below {threshold:g}")
-    calibration = predictor.calibration
+    threshold, calibration = predictor.abstain or 0.0, predictor.calibration
+    rows = {"abstained": f"{share:.2%} of the pixels, with a confidence below {threshold:g}"}
     if calibration is None:
-        return
+        return rows
     # At some thresholds no pixel was left.
     risk = calibration["risk"]
     pairs = zip(risk["thresholds"], risk["error"], strict=True)
@@ -136,10 +144,11 @@ def print_abstained(predictor: Predictor, threshold: float, share: float) -> Non
     error = float(np.interp(threshold, known[:, 0], known[:, 1]))
     here = predictor.protocol.description
     other = f" under another protocol ({calibration['protocol']})"
-    print(
-        f"expected     {error:.2%} of the other pixels are wrong, as on {calibration['images']} "
+    rows["expected"] = (
+        f"{error:.2%} of the other pixels are wrong, as on {calibration['images']} "
         f"images of split {calibration['split']}{other if calibration['protocol'] != here else ''}"
     )
+    return rows
 
 
 def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -156,153 +165,3 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
         else:
             names.append(given)
     return cameras, names
-
-
-class Writer:
-    """Writes predictions into the output folder, and records class shares and failures."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        from sceneparse.inference.results import ResultList
-
-        self.output, self.save = Path(options.output), options.save
-        self.opacity, self.frames = options.opacity, options.frames
-        self.keep = "probabilities" in self.save
-        self.failures: list[InputError] = []
-        # With --abstain: pixels in all, and those without a class.
-        self.abstain, self.pixels, self.abstained = options.abstain, 0, 0.0
-        # Per finished input; a list with an entry per frame for a video.
-        self.shares: dict[str, Any] = {}
-        self.written = ResultList(self.output)
-
-    def path(self, kind: str, name: str) -> Path:
-        """Return the file of a kind for an image."""
-        # The Cityscapes server expects names of city, sequence and frame alone.
-        short = name.removesuffix("_leftImg8bit") if kind == "raw" else name
-        suffix = ".npz" if kind == "probabilities" else ".png"
-        return self.output / kind / f"{short}{suffix}"
-
-    def require_no_overwriting(self, sources: Sequence[Source]) -> None:
-        """Raise InputError if a result would get the path of an input."""
-        inputs = {source.path.resolve() for source in sources}
-        for source, kind in itertools.product(sources, self.save):
-            path = self.path(kind, source.name)
-            if path.is_file() and path.resolve() in inputs:
-                raise InputError(
-                    f"the {kind} result of '{source.path}' would overwrite the input '{path}'; "
-                    "choose another --output"
-                )
-
-    def close(self) -> None:
-        """Write the shares."""
-        from sceneparse.inference.results import SHARES_FILE
-
-        path = self.output / SHARES_FILE
-        self.written.add(path)
-        path.write_text(json.dumps(self.shares, indent=1) + "\n", encoding="utf-8")
-
-    def write(self, prediction: Prediction, name: str, kinds: Sequence[str]) -> None:
-        """Write the files of one image."""
-        import numpy as np
-
-        from sceneparse.report.pictures import save_labels
-
-        if self.abstain is not None:
-            self.pixels += prediction.labels.size
-            self.abstained += prediction.labels.size * prediction.abstained
-        for kind in kinds:
-            path = self.path(kind, name)
-            self.written.add(path)
-            if kind == "probabilities":
-                probabilities = prediction.probabilities.astype(np.float16)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(path, probabilities=probabilities)
-            else:
-                labels, table = prediction.labels, prediction.table
-                save_labels(kind, path, prediction.image, labels, table, self.opacity)
-
-
-def predict_images(predictor: Predictor, sources: Sequence[Source], writer: Writer) -> None:
-    """Predict images in batches of equal size; skip and record those that cannot be read."""
-    from sceneparse.inference.inputs import equal_size_batches
-    from sceneparse.runtime.progress import Progress
-
-    progress = Progress(len(sources), "images")
-
-    def failed(_: Source, error: InputError) -> None:
-        progress.write(f"skipped: {error}")
-        writer.failures.append(error)
-        progress.advance(1)
-
-    depth = predictor.model.bit_depth
-    for batch in equal_size_batches(sources, predictor.images_at_once, failed, depth):
-        images = [image for _, image in batch]
-        predictions = predictor.batch(images, keep_probabilities=writer.keep)
-        for source, _ in batch:
-            # Removed from the list, so that its memory is free again once it is written.
-            prediction = predictions.pop(0)
-            if prediction.tiled:
-                progress.write(one_line(f"{source.path}: predicted in tiles, because it is large"))
-            try:
-                writer.write(prediction, source.name, writer.save)
-            except InputError as error:
-                failed(source, InputError(f"{source.path}: {error}"))
-                continue
-            writer.shares[source.name] = prediction.shares
-            progress.advance(1)
-    progress.close()
-
-
-def predict_video(predictor: Predictor, source: Path | int, name: str, writer: Writer) -> None:
-    """Predict a video or camera; what was done before an error is kept and counted."""
-    from sceneparse.inference.video import VideoReader
-
-    shares: list[dict[str, float]] = []
-    try:
-        reader = VideoReader(source)
-        write_frames(predictor, reader, name, writer, shares)
-        reader.require_all(writer.frames)
-    except InputError as error:
-        writer.failures.append(error)
-    finally:
-        if shares:
-            writer.shares[name] = shares
-
-
-def write_frames(
-    predictor: Predictor,
-    reader: VideoReader,
-    name: str,
-    writer: Writer,
-    shares: list[dict[str, float]],
-) -> None:
-    """Write a video of overlays, and files per frame for the other kinds; append to `shares`."""
-    from sceneparse.inference.video import VideoWriter
-    from sceneparse.runtime.progress import Progress
-
-    other_kinds = [kind for kind in writer.save if kind != "overlay"]
-    path = writer.path("overlay", name).with_suffix(".mp4")
-    progress = Progress(writer.frames or reader.frames_expected, "frames")
-    with ExitStack() as stack:
-        video: VideoWriter | None = None
-        for prediction in predict_frames(predictor, reader, writer):
-            writer.write(prediction, f"{name}/{len(shares):06d}", other_kinds)
-            shares.append(prediction.shares)
-            if "overlay" in writer.save:
-                picture = prediction.overlay(writer.opacity, legend="all")
-                size = (picture.shape[0], picture.shape[1])
-                writer.written.add(path)
-                video = video or stack.enter_context(VideoWriter(path, reader.rate, size))
-                video.write(picture)
-            progress.advance(1)
-    progress.close()
-
-
-def predict_frames(
-    predictor: Predictor, reader: VideoReader, writer: Writer
-) -> Iterator[Prediction]:
-    """Predict the frames of a video in batches, those of a camera one by one."""
-    frames = reader.frames(writer.frames)
-    for first in frames:
-        count = 1 if reader.is_camera else predictor.images_at_once(first.shape[0], first.shape[1])
-        batch = [first, *itertools.islice(frames, count - 1)]
-        yield from predictor.batch(batch, keep_probabilities=writer.keep)

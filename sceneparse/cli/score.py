@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.evaluate import RULES
-from sceneparse.cli.options import add_option, add_palette, number
+from sceneparse.cli.evaluate import RULES, score_rows
+from sceneparse.cli.options import add_json, add_option, add_palette, add_quiet, number
+from sceneparse.cli.output import print_document, print_summary
 from sceneparse.errors import InputError, first_few
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     resamples = "95% intervals by a bootstrap of N draws instead of the jackknife, 0: none"
     add("--bootstrap N", resamples, type=number(int, 0))
     add("--output FOLDER", "folder for the results; default runs/score_PREDICTIONS", type=Path)
+    add_quiet(result)
+    add_json(result, "the scores as JSON (what eval.json holds)")
     return result
 
 
@@ -93,15 +96,14 @@ def main(options: argparse.Namespace) -> None:
         settings={"dataset": truth.dataset, "data": str(options.truth), "split": options.split},
     )
     kept, keep = kept_pictures(matched.matches, readers, options.images, how.excluded)
-    progress = Progress(len(matched.matches), "images")
+    with Progress("score", len(matched.matches), "images") as progress:
 
-    def after_image(number: int, prediction: Any, counts: Any) -> None:  # noqa: ANN401 - arrays
-        if options.report:
-            keep(number, prediction, counts)
-        progress.advance(1)
+        def after_image(number: int, prediction: Any, counts: Any) -> None:  # noqa: ANN401 - arrays
+            if options.report:
+                keep(number, prediction, counts)
+            progress.advance()
 
-    evaluation = score_files(matched.matches, readers, how, after_image)
-    progress.close()
+        evaluation = score_files(matched.matches, readers, how, after_image)
     print(text(evaluation))
     name = options.predictions.resolve().name
     output = options.output or Path("runs") / f"score_{name}"
@@ -112,9 +114,10 @@ def main(options: argparse.Namespace) -> None:
             evaluation = replace(evaluation, table=evaluation.table.with_safe_colors())
         if options.report:
             write_report(output, f"{name} against {options.truth}", evaluation, kept)
-    print(f"\nscores       {output / 'eval.json'}, {output / 'eval.csv'}, {output / 'images.csv'}")
-    if options.report:
-        print(f"report       {output / 'report.html'}, {output / 'plots'}")
+    print_document(output / "eval.json")
+    rows = score_rows(evaluation, output, report=options.report)
+    compare = ["sceneparse", "evaluate", "--compare", str(output), "OTHER"]
+    print_summary("score", {**rows, "images": output / "images.csv"}, compare)
 
 
 def require_effect(options: argparse.Namespace) -> None:

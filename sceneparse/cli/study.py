@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_licences, add_option
+from sceneparse.cli.options import add_licences, add_option, add_quiet
+from sceneparse.cli.output import print_summary
 
 if TYPE_CHECKING:
     from sceneparse.studies.segmentation import Study
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(result, "--summary", "train nothing; summarize the finished runs")
     add_option(result, "--results NAME", "write NAME.json, NAME.md, NAME_scores.png, ... instead")
     add_licences(result)
+    add_quiet(result)
     return result
 
 
@@ -46,16 +48,17 @@ def main(options: argparse.Namespace) -> None:
     if not options.summary:
         check_runs(study, options.licences)
     if options.summary or all(run.tested for run in study.runs):
-        show(study, options.results)
-        return
-    with join_processes() as process:
-        for finished in carry_out(study, process, options.licences):
-            print(f"{finished.row}, seed {finished.config.seed}, is finished")
-            show(study, options.results)
+        rows = show(study, options.results)
+    else:
+        with join_processes() as process:
+            for finished in carry_out(study, process, options.licences):
+                rows = show(study, options.results)
+                print(f"{finished.row}, seed {finished.config.seed}: {rows['finished']}")
+    print_summary("study", rows, ["sceneparse", "compare", str(study.output)])
 
 
-def show(study: Study, results: str | None) -> None:
-    """Print the table of the finished runs and write the files."""
+def show(study: Study, results: str | None) -> dict[str, object]:
+    """Print the table of the finished runs, write the files, and return the rows of a summary."""
     from sceneparse.errors import InputError
     from sceneparse.evaluation.result import read_evaluation
     from sceneparse.studies.rows import read_run, rows_of, table_of, write_entries, write_rows
@@ -70,11 +73,14 @@ def show(study: Study, results: str | None) -> None:
     split, reference = study.config.split, study.config.reference
     rows = rows_of(tested, reference)
     print(f"\n{table_of(rows, split).as_text()}\n")
-    print(f"{len(tested)} of {len(study.runs)} runs are finished")
     own = study.output / "study"
     name = Path(results) if results else own
     with writing(name):
         if name != own:
             write_entries(own, tested, split)  # by which `sceneparse compare` recognises a study
-        files = write_rows(name, tested, rows, reference, split)
-    print(f"results      {name}{', '.join(files)}")
+        write_rows(name, tested, rows, reference, split)
+    files = {"table": ".md", "values": ".json", "plot": "_scores.png"}
+    return {
+        "finished": f"{len(tested)} of {len(study.runs)} runs are finished",
+        **{kind: name.with_name(name.name + suffix) for kind, suffix in files.items()},
+    }

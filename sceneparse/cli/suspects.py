@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import writing
 from sceneparse.cli.evaluate import open_dataset
+from sceneparse.cli.output import lines_of, print_document, print_summary
 from sceneparse.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def check_labels(options: argparse.Namespace) -> None:
     from sceneparse.data.sample_checks import check_samples
     from sceneparse.inference.networks import load_network, source_of
     from sceneparse.inference.predictor import Predictor
+    from sceneparse.runtime.progress import Progress
     from sceneparse.suspects.folds import fold_settings
     from sceneparse.suspects.search import search
 
@@ -49,7 +51,8 @@ def check_labels(options: argparse.Namespace) -> None:
         config = fold_settings(model.meta, options.model, data)
     elif warning := seen_before(trained, split):
         facts["warning"] = warning
-    check_samples(dataset, range(len(dataset)), layout)
+    with Progress("check data", len(dataset), "samples") as progress:
+        check_samples(dataset, range(len(dataset)), layout, progress.advance)
     name = Path(options.root).resolve().name
     output = Path(options.output or f"runs/suspects_{name}_{Path(split).stem}")
     with writing(output):
@@ -97,9 +100,8 @@ def predict_folds(
             f"the networks of the folds start from '{start}', as that of '{options.model}' did; if "
             "it was trained on these images, their wrong labels are harder to find"
         )
-    progress = Progress(len(dataset), "images compared")
-    folds = plan_folds(dataset, options.folds, lambda: progress.advance(1))
-    progress.close()
+    with Progress("compare images", len(dataset), "images") as progress:
+        folds = plan_folds(dataset, options.folds, progress.advance)
     facts["folds"] = folds.note
     with join_processes() as process:
         checkpoints = train_folds(config, dataset, folds, output, process)
@@ -118,14 +120,13 @@ def report(
 ) -> None:
     """Print the facts and the first suspects; write suspects.csv and suspects.html."""
     from sceneparse.report.tables import Table
-    from sceneparse.suspects.page import write_suspects_page, write_table
+    from sceneparse.suspects.page import suspect_rows, write_suspects_page, write_table
     from sceneparse.suspects.regions import DEFINITION
 
     images = len({suspect.image for suspect in suspects})
-    facts["suspects"] = f"{len(suspects)} regions in {images} of {len(dataset)} images"
-    facts["a suspect"] = DEFINITION
-    for heading, value in facts.items():
-        print(f"{heading:<12} {one_line(value)}")
+    found = {"suspects": f"{len(suspects)} regions in {images} of {len(dataset)} images"}
+    facts = {**facts, **found, "a suspect": DEFINITION}
+    print("\n".join(lines_of(facts)))
     names, rows = dataset.table.names, []
     for rank, suspect in enumerate(suspects[:_PRINTED], start=1):
         region = suspect.region
@@ -140,4 +141,5 @@ def report(
     page, table = output / "suspects.html", output / "suspects.csv"
     write_table(table, dataset, suspects)
     write_suspects_page(page, title, dataset, suspects, facts)
-    print(f"\npage         {page}\ntable        {table}")
+    print_document({"how": facts, "suspects": suspect_rows(dataset, suspects)})
+    print_summary("check", {**found, "page": page, "table": table})

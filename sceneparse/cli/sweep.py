@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
-from sceneparse.cli.options import add_option, number
+from sceneparse.cli.options import add_option, add_quiet, number
+from sceneparse.cli.output import print_summary
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(result, "--workers N", "number of processes", type=at_least_one, default=1)
     add_option(result, "--trials N", "number of trials instead of run_cap", type=at_least_one)
     add_option(result, "--storage PLACE", storage)
+    add_quiet(result)
     return result
 
 
@@ -62,7 +64,7 @@ def main(options: argparse.Namespace) -> None:
     check_runs(plan)
     with explained_failures():
         study = open_study(plan, open_storage(place))
-        stopped_by = run_workers(plan, place, study, options.workers)
+        stopped_by = run_workers(plan, place, study, options.workers, quiet=options.quiet)
         rows = show(plan, study)
     if stopped_by is not None:
         raise Preempted(f"{stopped_by} received; resume with the same command")
@@ -81,10 +83,15 @@ def show(plan: Plan, study: Study) -> list[Row]:
     print(f"\n{table(plan, rows)}\n")
     if warning := caution(plan):
         print(warning + "\n")
-    if best := best_of(plan, rows):
-        print(f"best         trial {best.trial}, {plan.folder(best.trial)}")
+    best = best_of(plan, rows)
+    lines: dict[str, object] = {"best": "none: no trial is complete"}
+    if best is not None:
+        lines = {"best": f"trial {best.trial}", "run folder": plan.folder(best.trial)}
     if importance:  # from four complete trials on
         shares = (f"{key} {share:.2f}" for key, share in importance.items())
-        print(f"importance   {', '.join(shares)} (fANOVA)")
-    print(f"results      {plan.output}/sweep.json, parallel_coordinates.png, .svg")
+        lines["importance"] = f"{', '.join(shares)} (fANOVA)"
+    lines |= {"values": plan.output / "sweep.json"}
+    lines |= {"plot": plan.output / "parallel_coordinates.png"}
+    evaluate = ["sceneparse", "evaluate", str(plan.folder(best.trial))] if best else []
+    print_summary("sweep", lines, evaluate)
     return rows

@@ -1,9 +1,10 @@
 """Train a segmentation model from a configuration, with validation and pictures."""
 
 import argparse
-import shlex
+from pathlib import Path
 
 from sceneparse.cli.options import read_config, run_options, training_parser
+from sceneparse.cli.output import print_summary
 from sceneparse.runtime.signals import leave_at_signals
 
 EXAMPLES = """\
@@ -45,12 +46,11 @@ def main(options: argparse.Namespace) -> None:
         if process.is_main:
             model = config.model
             network = f"{model.backbone} with head {model.head}"
-            print(
-                summary_of(training, score="mean IoU", network=network, pretrained=model.pretrained)
+            rows = summary_of(
+                training, score="mean IoU", network=network, pretrained=model.pretrained
             )
-            folder = shlex.quote(config.output)
-            print(f"run folder   {folder}  (checkpoints best and last, metrics.jsonl)")
-            print("pictures     curves.png, worst.png, labels.png, augmented.png, pictures/")
-            print(f"evaluate     sceneparse evaluate {folder} --report")
-            print(f"predict      sceneparse predict {folder} PHOTOS")
-            print(f"export       sceneparse export {folder} --format onnx")
+            folder = Path(config.output)
+            pictures = {"curves": folder / "curves.png", "worst images": folder / "worst.png"}
+            drawn = {name: path for name, path in pictures.items() if path.is_file()}
+            evaluate = ["sceneparse", "evaluate", config.output, "--report"]
+            print_summary("train", {**rows, "run folder": folder, **drawn}, evaluate)

@@ -1,7 +1,7 @@
 """Check samples and their labels: files decode, masks are of the table, classes occur."""
 
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
@@ -18,13 +18,23 @@ _MIN_MASKS = 4
 
 
 def check_samples(
-    dataset: SegmentationDataset, indices: Sequence[int], layout: str = "folder"
+    dataset: SegmentationDataset,
+    indices: Sequence[int],
+    layout: str = "folder",
+    after_sample: Callable[[], None] = lambda: None,
 ) -> set[int]:
     """Decode these samples strictly, in parallel; return the train ids that their masks hold.
 
-    `layout` is the name of the dataset. Raises InputError with the first problems.
+    `layout` is the name of the dataset. `after_sample` is called for each, in any thread. Raises
+    InputError with the first problems.
     """
-    found = set[int]().union(*read_all(lambda i: np.unique(dataset[i][1]).tolist(), indices))
+
+    def labels_of(index: int) -> list[int]:
+        labels: list[int] = np.unique(dataset[index][1]).tolist()
+        after_sample()
+        return labels
+
+    found = set[int]().union(*read_all(labels_of, indices))
     if reason := why_unusable(found, dataset.table, layout, len(indices)):
         raise InputError(f"{dataset.pairs[0].mask.parent}: {reason}")
     return found

@@ -196,11 +196,17 @@ _OBJECTS: tuple[Callable[[_Scene, float], None], ...] = (_car, _pedestrian, _pol
 
 
 def write_dataset(
-    root: Path, counts: dict[str, int], *, size: tuple[int, int] = (256, 384), seed: int = 0
+    root: Path,
+    counts: dict[str, int],
+    *,
+    size: tuple[int, int] = (256, 384),
+    seed: int = 0,
+    after_scene: Callable[[], None] = lambda: None,
 ) -> None:
     """Write ROOT/SPLIT/images/*.jpg, ROOT/SPLIT/labels/*.png, classes.txt and colors.txt.
 
-    `counts` gives the number of scenes per split; no scene is in two splits.
+    `counts` gives the number of scenes per split; no scene is in two splits. `after_scene` is
+    called for each.
     """
     index = 0
     for split, count in counts.items():
@@ -214,6 +220,7 @@ def write_dataset(
             Image.fromarray(image).save(images / f"scene_{index:05d}.jpg", quality=92)
             Image.fromarray(mask).save(labels / f"scene_{index:05d}.png")
             index += 1
+            after_scene()
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES), encoding="utf-8")
     colors = "".join(f"{r} {g} {b}\n" for r, g, b in CLASSES.values())
     (root / "colors.txt").write_text(colors, encoding="utf-8")

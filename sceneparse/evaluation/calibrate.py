@@ -120,19 +120,21 @@ def calibrate(predictor: Predictor, dataset: SegmentationDataset, workers: int =
     device, ignored = predictor.compute.device, dataset.table.ignore_index
     share = MAX_PIXELS // len(dataset)
 
-    def measure(temperatures: Sequence[float], meters: Sequence[Meter]) -> NDArray[np.float64]:
+    def measure(
+        phase: str, temperatures: Sequence[float], meters: Sequence[Meter]
+    ) -> NDArray[np.float64]:
         losses = SampledLosses(temperatures, share, meters, device)
         process = Process(0, 1, device)
-        count(predictor, dataset, process, [], workers, lambda *_: None, losses)
+        count(predictor, dataset, process, [], workers, lambda *_: None, loss=losses, phase=phase)
         return losses.means()
 
     plain = CalibrationCounts(ignored, device)
     predictor.protocol = replace(predictor.protocol, temperature=1.0)
-    before = measure(np.exp(LOGARITHMS).tolist(), [plain])
+    before = measure("calibrate", np.exp(LOGARITHMS).tolist(), [plain])
     temperature, at_limit = best_temperature(before)
     predictor.protocol = replace(predictor.protocol, temperature=temperature)
     calibration, risk = CalibrationCounts(ignored, device), RiskCounts(ignored, device)
-    after = measure([temperature], [calibration, risk])
+    after = measure("measure risk", [temperature], [calibration, risk])
     return Calibrated(
         temperature,
         nll=(float(before[len(before) // 2]), float(after[0])),

@@ -1,6 +1,7 @@
 """Evaluate a predictor on a dataset, with exact counts and intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.progress import Progress
 from sceneparse.training.examples import KeptExamples
 from sceneparse.training.loop import Loss, Meter, evaluate
+from sceneparse.training.validation import mean_iou_so_far
 
 
 def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
@@ -49,8 +51,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     table, numbers = dataset.table, range(process.rank, len(dataset), process.world_size)
     size, ignored, device = table.num_classes, table.ignore_index, predictor.compute.device
     matrix = ConfusionMatrix(size, ignored, numbers, len(dataset), device)
-    boundary = BoundaryCounts(size, ignored, device)
-    regions = RegionCounts(size, ignored, device)
+    boundary, regions = BoundaryCounts(size, ignored, device), RegionCounts(size, ignored, device)
     calibration, risk = CalibrationCounts(ignored, device), RiskCounts(ignored, device)
     meters: list[Meter] = [matrix, *([boundary] if with_boundary else [])]
     meters += [calibration, risk, regions] if for_report else []
@@ -62,7 +63,8 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
             score = image_mean_iou(matrix.by_image[number].cpu().numpy(), excluded)
             kept.add(number, labels, float(score))
 
-    count(predictor, dataset, process, meters, workers, after)
+    so_far = partial(mean_iou_so_far, matrix, rule, excluded)
+    count(predictor, dataset, process, meters, workers, after, note=so_far)
     if kept is not None:
         kept.gather()
     by_image = matrix.by_image.cpu().numpy()
@@ -115,31 +117,34 @@ def intervals_of(
     return mean, classes
 
 
-def count(
+def count(  # noqa: PLR0913 - all it uses
     predictor: Predictor,
     dataset: SegmentationDataset,
     process: Process,
     meters: Sequence[Meter],
     workers: int,
     after_image: Callable[[int, Picture, str, NDArray[Any]], None],
+    *,
     loss: Loss | None = None,
+    phase: str = "evaluate",
+    note: Callable[[], str] = str,
 ) -> None:
     """Predict and count this process's images; call `after_image` with the number of each.
 
-    `loss`: also measured, unless a meter needs confidence.
+    `loss`: also measured, unless a meter needs confidence. `phase`, `note`: of the progress.
     """
     loader = evaluation_loader(
         dataset, rank=process.rank, world_size=process.world_size, workers=workers, timeout=300
     )
     remaining = iter(range(process.rank, len(dataset), process.world_size))
-    progress = Progress(len(dataset), "images", quiet=not process.is_main)
+    progress = Progress(phase, len(dataset), "images", quiet=not process.is_main, note=note)
 
     def after_batch(batch: Batch, labels: Tensor) -> None:
         for image, name, found in zip(batch.images, batch.names, labels.cpu().numpy(), strict=True):
             after_image(next(remaining), image.permute(1, 2, 0).numpy(), name, found)
         progress.advance(len(batch.names) * process.world_size)
 
-    with explained_worker_failures():
+    with explained_worker_failures(), progress:
         evaluate(
             predictor.model,
             batches(loader),
@@ -150,4 +155,3 @@ def count(
             after_batch=after_batch,
             loss=loss,
         )
-    progress.close()

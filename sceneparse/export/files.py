@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,8 +38,12 @@ from sceneparse.inference.networks import MIN_AGREEMENT, OnnxNetwork, load_netwo
 from sceneparse.models.origin import recorded_origin
 from sceneparse.models.segmentation import SegmentationModel
 from sceneparse.models.stored import META_KEY
+from sceneparse.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 _OPSET = 18
+_TRACING = "tracing the network, which takes seconds for small ones and minutes for large ones"
 # Processor time in seconds: SPNet-50 takes 15, a small Swin Transformer 145, because it pads every
 # stage to whole windows and torch simplifies long formulas of the image's size.
 _MAX_TRACING = 600
@@ -47,7 +51,7 @@ _MAX_TRACING = 600
 COMPARED = 4
 
 
-def export_onnx(  # noqa: PLR0913 - keyword-only settings
+def export_onnx(
     model: SegmentationModel,
     path: Path,
     *,
@@ -56,13 +60,11 @@ def export_onnx(  # noqa: PLR0913 - keyword-only settings
     fixed: Size | None = None,
     int8_images: Sequence[NDArray[np.uint8]] | None = None,
     float_layers: int | None = None,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Write an ONNX file for any number of images of any size, or for one image of size `fixed`.
 
     `normalize`, `argmax`: see ExportedGraph. `int8_images`: RGB images (H, W, 3) to calibrate an
-    int8 file with; the last four are used for the comparison only. `advance` is called with the
-    number of these images just read. `float_layers`: see quantize.
+    int8 file with; the last four are used for the comparison only. `float_layers`: see quantize.
     """
     graph, meta = _prepare(model, normalize, argmax)
     with written_aside(path) as aside:
@@ -74,8 +76,9 @@ def export_onnx(  # noqa: PLR0913 - keyword-only settings
         others = [as_taken(graph, image, fixed) for image in int8_images[-COMPARED:]]
         meta["export"]["int8"] = True
         _write_onnx(graph, aside, path, fixed, meta)
-        with _quiet():
-            quantize(aside, taken, advance, float_layers)
+        count = len(int8_images) - COMPARED
+        with _quiet(), Progress("calibrate int8", count, "images") as progress:
+            quantize(aside, progress.over(taken), float_layers)
         found = compare_labels(
             graph, lambda: OnnxNetwork(aside).run, path, others, own_size_only=fixed is not None
         )
@@ -93,6 +96,7 @@ def export_pt2(
     """
     graph, meta = _prepare(model, normalize, argmax)
     images, free = example(graph, None)
+    logger.info(_TRACING)
     with written_aside(path) as aside, _quiet():
         with _refusing_untraceable():
             program = torch.export.export(graph, (images,), dynamic_shapes=free)
@@ -147,6 +151,7 @@ def _write_onnx(
             raise InputError(f"{name} is not installed; run: pip install 'sceneparse[export]'")
     images, free = example(graph, fixed)
     traced = _refusing_untraceable() if fixed is None else nullcontext()
+    logger.info(_TRACING)
     with traced, _quiet(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
         program = torch.onnx.export(
             graph,

@@ -4,7 +4,7 @@ Post-training static quantisation (Jacob et al., CVPR 2018): activations are uns
 the range found on the images, weights signed bytes with a scale per output channel.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,11 @@ def calibration_images(
     return [x if resize is None else resize_image(x, resize.size(*x.shape[:2])) for x in images]
 
 
-def quantize(
-    path: Path, images: Iterable[Tensor], advance: Callable[[int], None], float_layers: int | None
-) -> None:
+def quantize(path: Path, images: Iterable[Tensor], float_layers: int | None) -> None:
     """Replace a float32 ONNX file by an int8 one, calibrated on inputs of its graph (1, 3, H, W).
 
-    `advance` is called with the number of images just read. The first `float_layers` convolutions
-    stay in float32; None: those before the first that reads and writes 32 channels or more.
+    The first `float_layers` convolutions stay in float32; None: those before the first that reads
+    and writes 32 channels or more.
     """
     # Optional packages.
     import onnx  # noqa: PLC0415
@@ -62,10 +60,8 @@ def quantize(
 
         def get_next(self) -> dict[str, object] | None:
             """Return the next image, or None after the last."""
-            for image in remaining:
-                advance(1)
-                return {"images": image.numpy()}
-            return None
+            image = next(remaining, None)
+            return None if image is None else {"images": image.numpy()}
 
     remaining = iter(images)
     graph = onnx.load(path).graph

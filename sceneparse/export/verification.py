@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sceneparse.errors import Explained
 from sceneparse.export.graph import ExportedGraph
 from sceneparse.inference.networks import MIN_AGREEMENT
+from sceneparse.runtime.progress import Progress
 
 # Sizes (B, H, W) that no graph is traced at: odd ones, small ones, one high, one wide.
 UNSEEN_SIZES = ((1, 97, 161), (3, 200, 133), (1, 301, 77))
@@ -133,9 +134,13 @@ def _measure(
 ) -> dict[T, float]:
     """Return the mean measure of each case; raises ExportMismatchError if the file cannot run."""
     try:
-        with torch.inference_mode():
+        total = sum(map(len, cases.values()))
+        with torch.inference_mode(), Progress("compare", total, "inputs") as progress:
             run = load()
-            values = {k: [measure(graph(i), run(i)) for i in case] for k, case in cases.items()}
+            values = {
+                k: [measure(graph(i), run(i)) for i in progress.over(case)]
+                for k, case in cases.items()
+            }
     except Exception as error:
         raise ExportMismatchError(f"{path} does not run and was removed: {error}") from error
     return {case: sum(found) / len(found) for case, found in values.items()}

@@ -26,13 +26,15 @@ from sceneparse.data.labels import (
 )
 from sceneparse.errors import InputError, first_few, one_line
 from sceneparse.inference.images import ImageLike, load_picture
+from sceneparse.inference.job import Predicted, predict_folder
 from sceneparse.inference.networks import load_network
 from sceneparse.inference.normalization import Normalization
 from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationNetwork
-from sceneparse.report.pictures import Picture, colorize, overlay
+from sceneparse.report.notebook import prediction_html, shrunk
+from sceneparse.report.pictures import Picture, colorize, overlay, transparent_classes
 from sceneparse.runtime.precision import Compute, choose_dtype
 
 # Images with more pixels are predicted in tiles, so that memory does not grow with them.
@@ -163,6 +165,23 @@ class Predictor:
             for index, image in enumerate(images)
         ]
 
+    def predict_folder(
+        self,
+        folder: str | Path,
+        output: str | Path,
+        *,
+        save: Sequence[str] = ("index", "overlay"),
+        opacity: float = 0.5,
+    ) -> Predicted:
+        """Predict all images and videos below a folder into files, as `sceneparse predict` does.
+
+        `output` gets a folder for each kind of `save` (index, color, overlay, raw, probabilities)
+        and shares.json. `opacity`: of overlays. Shows progress on stderr. What cannot be read is
+        skipped and named in the returned value; results of earlier predictions are no inputs.
+        Raises InputError if nothing can be predicted, or if a result would overwrite an input.
+        """
+        return predict_folder(self, Path(folder), Path(output), save, opacity)
+
     def _needs_tiles(self, height: int, width: int) -> bool:
         # A photo that is resized as in training is small when it comes to the network.
         resized = self.protocol.rescale == "training"
@@ -270,9 +289,21 @@ class Prediction:
         classes = [f"{one_line(name)} {100 * share:.1f}%" for name, share in self.shares.items()]
         return f"Prediction({width}x{height}: {first_few(classes, _MAX_NAMED)})"
 
+    def _repr_html_(self) -> str:
+        """Return the overlay and a legend with shares, which notebooks show."""
+        table = self.table
+        classes = zip(table.names, table.colors, transparent_classes(table), strict=True)
+        painted = {name: None if clear else color for name, color, clear in classes}
+        rows = [(name, share, painted[name]) for name, share in self.shares.items()]
+        if self.abstained:
+            rows.append(("no class", self.abstained, None))
+        rows.sort(key=lambda row: -row[1])
+        return prediction_html(self.image, self.labels, table, rows)
+
     def _repr_png_(self) -> bytes:
-        """Return the overlay as a PNG file, which notebooks show; large ones are scaled down."""
-        picture = Image.fromarray(self.overlay())
+        """Return the overlay as a PNG file, for what cannot show HTML; large ones are smaller."""
+        small = shrunk(self.image, self.labels, _NOTEBOOK_SIDE)
+        picture = Image.fromarray(overlay(*small, self.table))
         picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
         stream = io.BytesIO()
         picture.save(stream, "PNG")

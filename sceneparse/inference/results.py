@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from sceneparse.errors import InputError
 from sceneparse.files import is_file, read_json, read_text
 
+# What a prediction can be written as.
+KINDS = ("index", "color", "overlay", "raw", "probabilities")
 SHARES_FILE = "shares.json"
 # In an output folder: a JSON string per line, the path of each file that was written there.
 _LIST_FILE = ".sceneparse_results"
@@ -32,13 +33,9 @@ class ResultList:
 
 
 class EarlierResults:
-    """Finds the results of earlier predictions among files; `skipped` collects them by folder.
+    """Finds the results of earlier predictions among files; `skipped` collects them by folder."""
 
-    `kinds`: the folders of results that an output folder of an older version may hold.
-    """
-
-    def __init__(self, kinds: Sequence[str]) -> None:
-        self._kinds = kinds
+    def __init__(self) -> None:
         self._folders: dict[Path, set[str]] = {}
         self.skipped: dict[Path, set[Path]] = {}
 
@@ -50,7 +47,7 @@ class EarlierResults:
             return False
         for folder in real.parents:
             if folder not in self._folders:
-                self._folders[folder] = _listed(folder) or _implied_by_shares(folder, self._kinds)
+                self._folders[folder] = _listed(folder) or _implied_by_shares(folder)
             if real.relative_to(folder).as_posix() in self._folders[folder]:
                 self.skipped.setdefault(folder, set()).add(real)
                 return True
@@ -66,7 +63,7 @@ def _listed(folder: Path) -> set[str]:
     return set()
 
 
-def _implied_by_shares(folder: Path, kinds: Sequence[str]) -> set[str]:
+def _implied_by_shares(folder: Path) -> set[str]:
     """Return the results that shares.json implies, if an older version wrote no list."""
     path = folder / SHARES_FILE
     with suppress(InputError):
@@ -75,5 +72,5 @@ def _implied_by_shares(folder: Path, kinds: Sequence[str]) -> set[str]:
             ends = [f"{name}{suffix}" for name in shares for suffix in (".png", ".mp4")]
             videos = [(name, len(of)) for name, of in shares.items() if isinstance(of, list)]
             ends += [f"{name}/{k:06d}.png" for name, count in videos for k in range(count)]
-            return {SHARES_FILE, *(f"{kind}/{end}" for kind in kinds for end in ends)}
+            return {SHARES_FILE, *(f"{kind}/{end}" for kind in KINDS for end in ends)}
     return set()

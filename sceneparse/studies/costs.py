@@ -1,7 +1,6 @@
 """What networks cost: counted, measured on this machine, and shown beside what they gain."""
 
 import gc
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -22,9 +21,9 @@ from sceneparse.report.plots import add_legend
 from sceneparse.report.tables import Table, points, verdict_word
 from sceneparse.runtime.memory import in_a_process, peak_memory
 from sceneparse.runtime.precision import Compute
+from sceneparse.runtime.progress import Progress
 from sceneparse.studies.seeds import Spread
 
-_log = logging.getLogger(__name__)
 _SECONDS_PER_ROUND, _ROUNDS = 0.5, 5
 
 # Arguments of create_classifier.
@@ -95,10 +94,10 @@ def measure_costs(
     per second, medians.
     """
     costs: dict[str, dict[str, float]] = {}
-    for name, arguments in models.items():
-        _log.info("memory of %s", name)
-        peak = in_a_process(training_peak, dict(arguments), size, batch, compute)
-        costs[name] = {"peak_bytes": peak}
+    with Progress("measure memory", len(models), "networks") as progress:
+        for name, arguments in progress.over(models.items()):
+            peak = in_a_process(training_peak, dict(arguments), size, batch, compute)
+            costs[name] = {"peak_bytes": peak}
     works = {
         (name, kind): work
         for name, arguments in models.items()
@@ -109,10 +108,10 @@ def measure_costs(
         work()  # the first call is slower
         calls[key] = max(1, min(100, round(_SECONDS_PER_ROUND / timeit(work, number=1))))
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in works}
-    for turn in range(_ROUNDS):
-        _log.info("speed, round %d of %d", turn + 1, _ROUNDS)
-        for key, work in works.items():
-            seconds[key].append(timeit(work, number=calls[key]) / calls[key])
+    with Progress("measure speed", _ROUNDS, "rounds") as progress:
+        for _ in progress.over(range(_ROUNDS)):
+            for key, work in works.items():
+                seconds[key].append(timeit(work, number=calls[key]) / calls[key])
     for (name, kind), times in seconds.items():
         costs[name][kind] = batch / median(times)
     return costs

@@ -27,19 +27,29 @@ _SHOWN = 100
 _MARGIN, _SIDE = 24, 260
 
 
-def write_table(path: Path, dataset: SegmentationDataset, suspects: Sequence[Suspect]) -> None:
-    """Write a line per suspect, the highest score first: place, classes, probabilities, file."""
+def suspect_rows(dataset: SegmentationDataset, suspects: Sequence[Suspect]) -> list[dict[str, Any]]:
+    """Return a row per suspect, the highest score first: place, classes, probabilities, file."""
     names = dataset.table.names
-    lines = []
+    rows = []
     for rank, suspect in enumerate(suspects, start=1):
         pair, region = dataset.pairs[suspect.image], suspect.region
-        lines.append(
-            [
-                *(rank, pair.name, f"{region.score:.2f}"),
-                *(names[region.given], names[region.suggested], *region.box, region.pixels),
-                *(f"{region.confidence:.4f}", f"{region.quality:.4f}", pair.mask),
-            ]
+        values = (
+            *(rank, pair.name, float(region.score)),
+            *(names[region.given], names[region.suggested], *map(int, region.box)),
+            *(int(region.pixels), float(region.confidence), float(region.quality)),
+            str(pair.mask),
         )
+        rows.append(dict(zip(_HEADS, values, strict=True)))
+    return rows
+
+
+def write_table(path: Path, dataset: SegmentationDataset, suspects: Sequence[Suspect]) -> None:
+    """Write `suspect_rows` as CSV, with two digits of scores and four of probabilities."""
+    digits = {"score": 2, "confidence": 4, "label_quality": 4}
+    lines = [
+        [f"{v:.{digits[k]}f}" if k in digits else v for k, v in row.items()]
+        for row in suspect_rows(dataset, suspects)
+    ]
     write_lines(path, [_HEADS, *lines])
 
 

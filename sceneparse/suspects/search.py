@@ -33,12 +33,11 @@ def search(dataset: SegmentationDataset, parts: Parts) -> list[Suspect]:
 
     Raises InputError for a sample that cannot be read.
     """
-    progress = Progress(len(dataset), "images predicted")
     found = []
-    for number, differing in disagreements(dataset, parts):
-        found += [Suspect(number, region) for region in find_regions(differing)]
-        progress.advance(1)
-    progress.close()
+    with Progress("question labels", len(dataset), "images") as progress:
+        for number, differing in disagreements(dataset, parts):
+            found += [Suspect(number, region) for region in find_regions(differing)]
+            progress.advance()
     return ranked(found)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sceneparse.data.datasets import SegmentationDataset, spread
 from sceneparse.data.sample_checks import absent_classes, check_samples, describe_absent
 from sceneparse.errors import first_few
+from sceneparse.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,7 @@ def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, c
     """
     if check == "none":
         return
-    shown = []
-    for _, dataset in splits:
-        limit = _limit(dataset, check)
-        shown.append(check_samples(dataset, spread(len(dataset), limit), layout))
-        if limit < len(dataset):
-            logger.info(f"checked {limit} of {len(dataset)} samples; `sceneparse check` checks all")
+    shown = [_check(name, dataset, layout, check) for name, dataset in splits]
     (train_name, train_set), (val_name, _) = splits
     table, limit = train_set.table, _limit(train_set, check)
     absent = absent_classes(shown[0], table)
@@ -48,6 +44,16 @@ def check_data(splits: Sequence[tuple[str, SegmentationDataset]], layout: str, c
             f"the validation split '{val_name}' shows {first_few(only_later)}, {where} does not; "
             "move images that show them to the training split"
         )
+
+
+def _check(name: str, dataset: SegmentationDataset, layout: str, check: str) -> set[int]:
+    """Check the samples of a split; return the train ids that their masks hold."""
+    limit = _limit(dataset, check)
+    with Progress(f"check {name}", limit, "samples") as progress:
+        found = check_samples(dataset, spread(len(dataset), limit), layout, progress.advance)
+    if limit < len(dataset):
+        logger.info(f"checked {limit} of {len(dataset)} samples; `sceneparse check` checks all")
+    return found
 
 
 def check_crop(

@@ -49,8 +49,8 @@ class Position:
 class Record:
     """Logs the mean loss of every few steps and the samples of skipped ones; shows progress.
 
-    `log`: None on all processes except the main one. `curves`: drawn from it. `loss`: the latest
-    mean, as text.
+    `log`: None on all processes except the main one. `curves`: drawn from it. `loss`, `score`: the
+    latest mean and the latest validation, as texts.
     """
 
     training: Training
@@ -59,6 +59,15 @@ class Record:
     curves: Curves
     watch: Stopwatch
     loss: str = ""
+    score: str = ""
+
+    def __post_init__(self) -> None:
+        self.progress.note = self._note
+
+    def _note(self) -> str:
+        """Return the epoch, the latest loss and the latest score."""
+        epoch = f"epoch {self.training.position.epoch + 1}/{self.training.last_epoch}"
+        return "  ".join(part for part in (epoch, self.loss, self.score) if part)
 
     def add(self, stepped: Stepped, names: Sequence[str], *, bad: bool) -> None:
         """Record a step; `bad`: a loss or gradient was not finite on some process.
@@ -75,8 +84,7 @@ class Record:
         is_due = training.steps_done % _STEPS_PER_RECORD == 0 or training.epoch_done
         if position.losses and is_due:
             self._log_mean_loss(stepped.rates)
-        note = f"epoch {position.epoch + 1}/{training.last_epoch}{self.loss}"
-        self.progress.advance(training.sampler.batch_size, note)
+        self.progress.advance(training.sampler.batch_size)
 
     def _add_bad(self, stepped: Stepped, names: Sequence[str]) -> None:
         """Log a skipped step; all processes call it together, each with its loss and samples."""
@@ -104,7 +112,7 @@ class Record:
         position = self.training.position
         mean = sum(position.losses) / len(position.losses)
         position.losses.clear()
-        self.loss = f"  loss {mean:.3f}"
+        self.loss = f"loss {mean:.3f}"
         if self.log is not None:
             values = {"epoch": position.epoch + 1, "loss": mean, "lr": rates[0]}
             values |= {"head_lr": rates[-1], "images_per_second": self.progress.rate}

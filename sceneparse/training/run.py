@@ -151,6 +151,7 @@ def _opened(training: Training) -> Iterator[Record]:
     batch_size, is_main = training.sampler.batch_size, training.process.is_main
     watch = Stopwatch(training)
     progress = Progress(
+        "train",
         training.steps_planned * batch_size,
         "images",
         done=training.steps_done * batch_size,
@@ -210,6 +211,7 @@ def _end_epoch(record: Record) -> Validated | None:
         # The resumed run starts with the validation, at the end of the epoch.
         position.epoch, position.step = position.epoch - 1, training.sampler.steps_per_epoch
         return None
+    record.score = found.headline
     record.watch.validated()
     replan(record)
     _log_validation(record, found)

@@ -5,8 +5,10 @@ from sceneparse.runtime.progress import format_seconds
 from sceneparse.training.run import Training
 
 
-def summary_of(training: Training, *, score: str, network: str, pretrained: str | None) -> str:
-    """Describe the best epoch, the model and the time of a run, a line for each.
+def summary_of(
+    training: Training, *, score: str, network: str, pretrained: str | None
+) -> dict[str, str]:
+    """Describe the best epoch, the model and the time of a run, by heading.
 
     `score`, `network`: their names. `pretrained`: the weights that training started from.
     """
@@ -21,8 +23,4 @@ def summary_of(training: Training, *, score: str, network: str, pretrained: str 
     if training.minutes is not None:
         limit = format_seconds(training.seconds_allowed)
         trained += f"; with validations {format_seconds(position.used)} of {limit}"
-    return (
-        f"best         {best}\n"
-        f"model        {network}, {parameters}, {start}\n"
-        f"trained      {trained}"
-    )
+    return {"best": best, "model": f"{network}, {parameters}, {start}", "trained": trained}

@@ -69,16 +69,19 @@ def check_runs(plan: Plan) -> None:
             create_classifier(config.model, attention=config.attention, stem=config.stem)
 
 
-def run_workers(plan: Plan, place: str, study: Study, workers: int) -> str | None:
+def run_workers(
+    plan: Plan, place: str, study: Study, workers: int, *, quiet: bool = False
+) -> str | None:
     """Run the unfinished trials in processes; return the signal that stopped them, or None.
 
-    Raises InputError if the workers ended and left trials, as when the system killed them.
+    `quiet`: see log_on_main. Raises InputError if the workers ended and left trials, as when the
+    system killed them.
     """
     count = min(workers, len(in_state(attempts_of(study), *_UNFINISHED)))
     context = multiprocessing.get_context("spawn")
 
     def start(seat: int) -> BaseProcess:
-        process = context.Process(target=work, args=(plan, place, seat, count))
+        process = context.Process(target=work, args=(plan, place, seat, count, quiet))
         process.start()
         return process
 
@@ -106,13 +109,13 @@ def run_workers(plan: Plan, place: str, study: Study, workers: int) -> str | Non
     return stop.name
 
 
-def work(plan: Plan, place: str, seat: int, seats: int) -> None:
+def work(plan: Plan, place: str, seat: int, seats: int, quiet: bool = False) -> None:
     """Run trials until none waits or runs, or until a signal or the end of the parent process.
 
     `place`: that of the storage; `seat`: number of this worker among the `seats` of the machine.
     Exits with code 2 if the storage is lost.
     """
-    log_on_main()
+    log_on_main(quiet=quiet)
     torch.set_num_threads(max(1, torch.get_num_threads() // seats))
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(seat % torch.cuda.device_count())
