@@ -64,6 +64,8 @@ setup(
         "safetensors",
         "tqdm",
         "psutil",
+        # The first one that reports a file system without locks, instead of waiting for them.
+        "filelock>=3.30",
         "jinja2",
         "huggingface_hub",
         "pycocotools",

@@ -77,7 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
     """Take signals back from the commands that a test runs in this process."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    names = {"SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK"}  # no system has all
+    numbers = [number for number in signal.Signals if number.name in names]
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sceneparse.models.stored import resolve_checkpoint
 from sceneparse.runs.checkpoint import newest_intact
 
 ROOT = Path(__file__).parents[1]
@@ -172,11 +173,12 @@ def finish(verb: str, settings: Sequence[str], *options: str) -> Path:
 
 def state_of(folder: Path) -> dict[str, Tensor]:
     """Read all tensors of a run's last checkpoint: weights, averages, momenta."""
-    state = torch.load(folder / "last" / "training.pt", weights_only=True)
+    last = resolve_checkpoint(folder / "last")
+    state = torch.load(last / "training.pt", weights_only=True)
     optimizer = state["stepper"]["optimizer"]["state"]
     momenta = {f"{i}.{k}": v for i, own in optimizer.items() for k, v in own.items()}
     tensors = {"model": state["model"], "averaged": state["stepper"].get("averaged", {})}
-    tensors |= {"saved": load_file(folder / "last" / "model.safetensors"), "momenta": momenta}
+    tensors |= {"saved": load_file(last / "model.safetensors"), "momenta": momenta}
     return {f"{part} {name}": value for part, own in tensors.items() for name, value in own.items()}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 
 import sceneparse
 from sceneparse.errors import InputError
-from sceneparse.models.stored import read_meta, resolve_checkpoint
+from sceneparse.models.stored import POINTERS, read_description, read_meta, resolve_checkpoint
 from sceneparse.models.weights import read_weights
 from sceneparse.runs.checkpoint import newest_intact, read_training_state, save_checkpoint
 from tests.conftest import newest_undamaged
@@ -43,28 +45,94 @@ def save(run: Path, step: int, best_step: int = 0) -> Path:
     )
 
 
-def test_last_two_and_best_are_kept_and_links_follow(tmp_path: Path) -> None:
+def test_last_two_and_best_are_kept_and_named(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step, best_step=1)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000001", "step-00000003", "step-00000004"]
     assert resolve_checkpoint(tmp_path).name == "step-00000001"
-    assert (tmp_path / "best").resolve().name == "step-00000001"
-    assert read_training_state(tmp_path / "last") == {"position": {"epoch": 4}}
+    assert (tmp_path / "best").read_bytes() == b"checkpoints/step-00000001\n"
+    last = resolve_checkpoint(tmp_path / "last")
+    assert read_training_state(last) == {"position": {"epoch": 4}}
 
 
-def test_links_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*_: object, **__: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
+def with_links(run: Path) -> None:
+    """Replace `last` and `best` by links, as earlier versions made them."""
+    for name in POINTERS:
+        target = (run / name).read_text().strip()
+        (run / name).unlink()
+        (run / name).symlink_to(target, target_is_directory=True)
 
-    monkeypatch.setattr(os, "symlink", no_links)
+
+def with_folders(run: Path) -> None:
+    """Replace `last` and `best` by copies of checkpoints, as programs do that follow links."""
+    for name in POINTERS:
+        folder = resolve_checkpoint(run / name)
+        (run / name).unlink()
+        shutil.copytree(folder, run / name)
+
+
+@pytest.mark.parametrize("change", [with_links, with_folders])
+def test_links_of_earlier_versions_are_read_and_replaced(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     for step in (1, 2):
         save(tmp_path, step, best_step=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
-    assert resolve_checkpoint(tmp_path).name == "step-00000001"
-    saved = newest_undamaged(tmp_path)
-    assert saved is not None
-    assert saved.meta["step"] == 2
+    change(tmp_path)
+    for name, step in (("best", 1), ("last", 2)):
+        assert sceneparse.load_model(tmp_path / name).meta["step"] == step
+    assert newest_undamaged(tmp_path) == newest_intact(tmp_path)
+    save(tmp_path, 3, best_step=3)
+    for name in POINTERS:
+        assert (tmp_path / name).read_text() == "checkpoints/step-00000003\n"
+        assert not (tmp_path / name).is_symlink()
+
+
+def test_copied_run_names_its_own_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        save(tmp_path / "run", step, best_step=1)
+    archive = shutil.make_archive(str(tmp_path / "run"), "zip", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for place in (tmp_path / "elsewhere", Path()):
+        assert resolve_checkpoint(place / "last").parents[1] == tmp_path / "elsewhere"
+        path = place / "last" / "model.safetensors"  # as it was behind a link
+        for source in (place / "last", path):
+            model = sceneparse.create_segmentation_model(**MODEL, pretrained=source)  # type: ignore[arg-type]
+            expected = read_weights(resolve_checkpoint(place / "last") / "model.safetensors")
+            assert torch.equal(
+                model.state_dict()["backbone.conv1.weight"], expected["backbone.conv1.weight"]
+            )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds '', but must name a checkpoint of its run, such as checkpoints/step-0"),
+        (b"../other/checkpoints/step-00000001", "must name a checkpoint of its run"),
+        (b"checkpoints/../step-00000001", "must name a checkpoint of its run"),
+        (b"/checkpoints/step-00000001", "must name a checkpoint of its run"),
+        (b"checkpoints/step-00000001\nx", r"step-00000001\\nx', but must name"),
+        (b"checkpoints/step-00000009\n", "names checkpoints/step-00000009, which does not exist"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"checkpoints/step-00000001" + b" " * 2000, "larger than 1,000 bytes"),
+    ],
+)
+def test_pointers_that_name_no_checkpoint_are_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    save_little(tmp_path, 1)
+    (tmp_path / "last").write_bytes(content)
+    for read in (resolve_checkpoint, sceneparse.load_model, sceneparse.Predictor, read_description):
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / "last")
+    # lines that end as on Windows, and an editor's byte order mark
+    (tmp_path / "last").write_bytes(b"\xef\xbb\xbfcheckpoints/step-00000001\r\n")
+    assert resolve_checkpoint(tmp_path / "last") == tmp_path / "checkpoints/step-00000001"
 
 
 @pytest.mark.fault(40)

@@ -24,6 +24,7 @@ from sceneparse.cli import classify as classify_command
 from sceneparse.cli import compare as compare_command
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.metrics.significance import compare_means, holm
+from sceneparse.models.stored import resolve_checkpoint
 from sceneparse.report.tables import plain
 from sceneparse.runtime.precision import Compute
 from sceneparse.studies.costs import count_costs, measure_costs, pareto_front
@@ -123,7 +124,7 @@ def test_everything_is_written(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # a seed that has not finished, and one that has not begun
-    unfinished = Path(runs[0]) / "seed-2/last/meta.json"
+    unfinished = resolve_checkpoint(Path(runs[0]) / "seed-2/last") / "meta.json"
     meta = json.loads(unfinished.read_text())
     unfinished.write_text(json.dumps({**meta, "epoch": 2}))
     (Path(runs[0]) / "seed-3").mkdir()
@@ -177,7 +178,7 @@ def test_what_cannot_be_compared_is_refused(
     shutil.copytree(single, tmp_path / "short")
     short = tmp_path / "short/seed-5/metrics.jsonl"
     short.write_text("".join(short.read_text().splitlines(keepends=True)[:-1]))
-    meta_path = eca / "seed-1/last/meta.json"
+    meta_path = resolve_checkpoint(eca / "seed-1/last") / "meta.json"
     meta = json.loads(meta_path.read_text())
     other = tmp_path / "other"
     settings = ["data.size=12", f"output={other}"]

@@ -31,6 +31,7 @@ from sceneparse.errors import InputError
 from sceneparse.export.quantization import calibration_images, quantize
 from sceneparse.inference.predictor import load_picture
 from sceneparse.layers.pooling import pooling_matrix
+from sceneparse.models.stored import resolve_checkpoint
 from tests.conftest import MakeRun
 
 pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'sceneparse[export]'")
@@ -366,10 +367,11 @@ def test_weights_of_a_checkpoint_are_not_overwritten(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = make_run() / "last"
-    before = (last / "model.safetensors").read_bytes()
+    weights = resolve_checkpoint(last) / "model.safetensors"
+    before = weights.read_bytes()
     assert call(export_command, last, "--format", "safetensors") == 2
     assert "the checkpoint's own weights; give another --output" in capsys.readouterr().err
-    assert (last / "model.safetensors").read_bytes() == before
+    assert weights.read_bytes() == before
 
 
 def test_network_from_no_run_is_refused(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +19,12 @@ import torch
 
 from sceneparse.cli import train as train_command
 from sceneparse.errors import InputError
+from sceneparse.models.stored import resolve_checkpoint
 from sceneparse.runs.lock import LOCK_FILE, RunLock
 from tests.conftest import ROOT
 from tests.test_train_seg import QUICKSTART, call, folder_of
 
+DEAD = 2**22 + 1  # no process of Linux has this number
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -66,6 +68,32 @@ def test_second_process_is_refused_and_the_lock_of_a_dead_one_taken_over(
     assert len(logged) == 1
 
 
+def test_lock_that_workers_of_a_dead_process_still_hold_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    with held_elsewhere(tmp_path) as worker:
+        holder = {"pid": DEAD, "host": socket.gethostname(), "ended": False}
+        (tmp_path / LOCK_FILE).write_text(json.dumps(holder))
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=f"process {DEAD} on"):
+            patch.setattr("sceneparse.runs.lock._SECONDS_OF_WORKERS", 0.2)
+            RunLock(tmp_path).acquire()
+        threading.Timer(0.5, worker.kill).start()
+        lock = RunLock(tmp_path)
+        lock.acquire()
+    assert logged == [f"process {DEAD} on {socket.gethostname()} died; its lock is taken over"]
+    lock.release()
+
+
+def test_process_may_open_its_own_run_again(tmp_path: Path, logged: list[str]) -> None:
+    first, second = RunLock(tmp_path), RunLock(tmp_path)
+    first.acquire()
+    second.acquire()
+    second.release()
+    with held_elsewhere(tmp_path):
+        pass
+    first.release()
+
+
 @pytest.mark.fault(43)
 def test_training_refuses_a_folder_in_use(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
@@ -76,14 +104,14 @@ def test_training_refuses_a_folder_in_use(
         for option in ("--resume", "--overwrite"):
             assert call(train_command, "--config", QUICKSTART, *tiny, option) == 2
             assert "is in use by process" in capsys.readouterr().err
-    assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    assert {path.name for path in folder.iterdir()} == {LOCK_FILE, f"{LOCK_FILE}.os"}
 
 
 @pytest.mark.fault(43)
 @pytest.mark.parametrize(
     ("holder", "expected"),
     [
-        ({"pid": 2**22 + 1, "host": socket.gethostname(), "ended": False}, "taken over"),
+        ({"pid": DEAD, "host": socket.gethostname(), "ended": False}, "taken over"),
         ({"pid": os.getppid(), "host": socket.gethostname(), "ended": False}, "wait for it"),
         ({"pid": 1, "host": "elsewhere", "ended": False}, "if it has ended, delete "),
         ({"pid": 1, "host": "elsewhere", "ended": True}, ""),
@@ -100,7 +128,7 @@ def test_name_decides_where_the_file_system_has_no_locks(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_locks)
     (tmp_path / LOCK_FILE).write_text(json.dumps(holder) if isinstance(holder, dict) else "{" * 9)
     lock = RunLock(tmp_path)
     try:
@@ -169,7 +197,8 @@ def test_resume_with_other_settings_is_refused_unless_asked(
     # of steps 6 and 9 of 9, by the new rate; momenta are kept, settings are the new ones
     rates = [record["lr"] for record in records(folder_of(tiny), "train")][1:]
     assert rates == pytest.approx([0.3 * (1 - 5 / 9) ** 0.9, 0.3 * (1 - 8 / 9) ** 0.9])
-    state = torch.load(folder_of(tiny) / "last" / "training.pt", weights_only=True)
+    last = resolve_checkpoint(folder_of(tiny) / "last")
+    state = torch.load(last / "training.pt", weights_only=True)
     optimizer = state["stepper"]["optimizer"]
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5}
     assert resumed(*changes[:3])[0] == 0

@@ -21,6 +21,7 @@ from sceneparse.cli import classify as classify_command
 from sceneparse.config.classification import ClsConfig, ClsOptimSection
 from sceneparse.config.loading import load_config, render_config
 from sceneparse.errors import InputError, Preempted
+from sceneparse.models.stored import resolve_checkpoint
 from sceneparse.runtime.distributed import Process
 from sceneparse.studies.seeds import spread_of
 from sceneparse.training.classification import load_data, prepare_seed
@@ -97,7 +98,8 @@ def test_seeds_become_runs_and_a_summary(
         last.append(epochs[-1]["test_accuracy"])
         rates = [r["lr"] for r in map(json.loads, lines) if r["kind"] == "train"]
         assert rates[-1] == pytest.approx(0.01)
-        meta = json.loads((output / f"seed-{seed}/last/meta.json").read_text())
+        last_checkpoint = resolve_checkpoint(output / f"seed-{seed}/last")
+        meta = json.loads((last_checkpoint / "meta.json").read_text())
         assert meta["classes"] == ["cat", "dog"]
     assert summary["accuracy, last epoch"]["values"] == last
     assert summary["accuracy, last epoch"]["mean"] == pytest.approx(np.mean(last))

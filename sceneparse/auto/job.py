@@ -140,7 +140,8 @@ def open_job(request: Request, budget: Budget, process: Process, *, resume: bool
     finally:
         lock.release()
         if not _others(output):
-            (output / _LOCK_FILE).unlink(missing_ok=True)
+            for path in output.glob(f"{_LOCK_FILE}*"):
+                path.unlink(missing_ok=True)
             if is_new:
                 output.rmdir()
 
@@ -186,7 +187,7 @@ def _touching(path: Path) -> Iterator[None]:
 
 
 def _others(folder: Path) -> bool:
-    return any(path.name != _LOCK_FILE for path in folder.iterdir())
+    return any(not path.name.startswith(_LOCK_FILE) for path in folder.iterdir())
 
 
 def _clear(output: Path) -> None:

@@ -85,11 +85,11 @@ def main(options: argparse.Namespace) -> None:
 
 def output_of(options: argparse.Namespace) -> Path:
     """Return the file to write; raise InputError for a wrong suffix, or a checkpoint's weights."""
-    from sceneparse.models.stored import META_FILE, MODEL_FILE
+    from sceneparse.models.stored import META_FILE, MODEL_FILE, follow_pointer
 
     suffix = SUFFIXES[options.format]
     name = f"model_int8{suffix}" if options.int8 else f"model{suffix}"
-    path = Path(options.output or Path(options.checkpoint) / name)
+    path = Path(options.output or follow_pointer(Path(options.checkpoint)) / name)
     if path.suffix != suffix:
         raise InputError(f"--output must end in {suffix}, got '{path}'")
     if path.name == MODEL_FILE and (path.parent / META_FILE).is_file():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import resource
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -27,6 +27,9 @@ from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
     import albumentations as A
+
+with suppress(ImportError):  # missing on Windows
+    import resource
 
 
 class Batch(NamedTuple):
@@ -86,24 +89,30 @@ def _start_worker(main: int, _: int) -> None:
     # Workers times OpenCV threads would fight for the cores that the network needs.
     cv2.setNumThreads(0)
     # A scheduler signals workers too, but they must wait for the main process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in signal.Signals:
+        if number.name in {"SIGINT", "SIGUSR1", "SIGBREAK"}:  # those that the system has
+            signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_with_main, args=(main,), daemon=True).start()
+    threading.Thread(target=_exit_with_main, args=(main,), daemon=True).start()
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 
 def _exit_with_main(main: int) -> None:
-    """End a worker at the SIGTERM of its main process, or when that process is gone.
+    """End a worker when its main process is gone, and on Linux at the SIGTERM of that process.
 
     torch's own watchdog looks at the parent, which is a fork server since Python 3.14 and outlives
-    a killed main process.
+    a killed main process, and only between two batches.
     """
-    while Path(f"/proc/{main}").exists():
-        received = signal.sigtimedwait({signal.SIGTERM}, 3)
-        if received is not None and received.si_pid == main:
-            break
+    if sys.platform == "linux":
+        while Path(f"/proc/{main}").exists():
+            received = signal.sigtimedwait({signal.SIGTERM}, 3)
+            if received is not None and received.si_pid == main:
+                break
+    else:  # a pipe on macOS, a handle on Windows: the system tells at once
+        process = multiprocessing.parent_process()
+        assert process is not None
+        process.join()
     os._exit(0)
 
 
@@ -165,8 +174,14 @@ def explained_worker_failures() -> Iterator[None]:
         remedy = next((r for text, r in _REMEDIES.items() if text in str(error)), None)
         if remedy is None:
             raise
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        raise InputError(remedy.format(limit=limit)) from error
+        raise InputError(remedy.format(limit=_open_file_limit())) from error
+
+
+def _open_file_limit() -> str:
+    """Return how many files a process may have open; it opens none to find out."""
+    if sys.platform == "win32":
+        return "the allowed number of"
+    return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 _DIED = "a data worker died, probably for lack of memory; lower data.workers"
@@ -174,9 +189,13 @@ _NO_ROOM = (
     "a data worker finds no room in shared memory; enlarge /dev/shm (docker run --shm-size=8g), "
     "lower data.workers, or set data.workers=0"
 )
+_NO_MAPPING = (
+    "a data worker finds no memory that it can share; lower data.workers, or enlarge the page file"
+)
 _REMEDIES = {
     "Too many open files": "more than {limit} open files; raise `ulimit -n`, or lower data.workers",
     "shared memory": _NO_ROOM,
+    "shared file mapping": _NO_MAPPING,  # Windows
     "Bus error": _NO_ROOM,
     "exited unexpectedly": _DIED,
     "killed by signal": _DIED,

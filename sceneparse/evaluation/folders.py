@@ -39,7 +39,7 @@ def default_folder(
 
 def place_of(checkpoint: Path) -> tuple[Path, str]:
     """Return the folder that results go to, and how names end, unless it is the run's best."""
-    if checkpoint.is_file():  # an exported file
+    if checkpoint.is_file():  # an exported file, or RUN/last
         return checkpoint.parent, f"_{checkpoint.name.replace('.', '_')}"
     if (checkpoint / "meta.json").is_file():  # a checkpoint in a run folder
         parent = checkpoint.parent

@@ -5,6 +5,7 @@ are compared with their checksums before they are read.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from safetensors import safe_open
 
 from sceneparse.errors import InputError, first_few, refusing
-from sceneparse.files import MAX_DESCRIPTION, read_bytes, read_json, sha256_of
+from sceneparse.files import MAX_DESCRIPTION, read_bytes, read_json, read_text, sha256_of
 from sceneparse.models.description import check_description
 from sceneparse.models.weights import State, read_weights
 
@@ -23,7 +24,9 @@ SUM_FILE = f"{META_FILE}.sha256"
 FORMAT = 3
 # Key of the model's description in the metadata of a file.
 META_KEY = "sceneparse"
-_MAX_SUM_BYTES = 1000
+# Files of a run that name a checkpoint, such as "checkpoints/step-00000040".
+POINTERS = ("last", "best")
+_MAX_SUM_BYTES = _MAX_POINTER_BYTES = 1000
 
 
 class Stored(NamedTuple):
@@ -62,7 +65,7 @@ def _locate(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.suffix in {".onnx", ".pt2"}:
         raise InputError(f"'{path}' is a graph, not weights; give its run or a .safetensors file")
-    folder = path.parent if path.name == MODEL_FILE else path
+    folder = follow_pointer(path.parent if path.name == MODEL_FILE else path)
     if holds_one_model(path):
         path = path / MODEL_FILE
     if (folder / META_FILE).is_file() or path.is_dir() or not path.suffix:
@@ -103,12 +106,34 @@ def _description_of(path: Path) -> dict[str, Any]:
     return check_description(content, config)
 
 
+def follow_pointer(path: Path) -> Path:
+    """Return the checkpoint folder that RUN/last or RUN/best names; return other paths as they are.
+
+    In runs of earlier versions they are links to it. Raises InputError if the file names no
+    checkpoint of its run.
+    """
+    if path.name not in POINTERS or not path.is_file():
+        return path
+    name = read_text(path, _MAX_POINTER_BYTES).strip()
+    remedy = f"give the run folder '{path.parent}', or one of its checkpoints"
+    if not re.fullmatch("checkpoints/step-[0-9]{8,}", name):
+        raise InputError(
+            f"'{path}' holds '{name[:80]}', but must name a checkpoint of its run, such as "
+            f"checkpoints/{step_name(1)}; {remedy}"
+        )
+    folder = path.parent / name
+    if not folder.is_dir():
+        raise InputError(f"'{path}' names {name}, which does not exist; {remedy}")
+    return folder.resolve()
+
+
 def resolve_checkpoint(path: str | Path) -> Path:
     """Find the checkpoint folder that a path stands for: itself, or the best of a run folder.
 
-    Raises InputError, also if a run's newest checkpoint is damaged and the best one is unknown.
+    RUN/last and RUN/best stand for what they name. Raises InputError, also if a run's newest
+    checkpoint is damaged and the best one is unknown.
     """
-    path = Path(path)
+    path = follow_pointer(Path(path))
     if (path / META_FILE).is_file():
         return path.resolve()
     for newest in step_folders(path):

@@ -1,9 +1,10 @@
 """Checkpoints: folders that are complete or absent, verified by checksum, free of pickled code.
 
-A run folder holds checkpoints/step-XXXXXXXX and, for people, the links `last` and `best`. A
-checkpoint holds model.safetensors (the weights that are evaluated), training.pt (for resuming),
-meta.json (how to rebuild the model, classes, checksums of both) and meta.json.sha256. A reader
-compares the checksums of the files that it reads: evaluation needs no training.pt.
+A run folder holds checkpoints/step-XXXXXXXX and, for people, the files `last` and `best`, which
+name one of them in a line: unlike links, they survive copies and work on every system. A checkpoint
+holds model.safetensors (the weights that are evaluated), training.pt (for resuming), meta.json (how
+to rebuild the model, classes, checksums of both) and meta.json.sha256. A reader compares the
+checksums of the files that it reads: evaluation needs no training.pt.
 """
 
 import json
@@ -124,7 +125,7 @@ def save_checkpoint(
     training: Mapping[str, Any],
     meta: Mapping[str, Any],
 ) -> Path:
-    """Write RUN/checkpoints/step-XXXXXXXX and update the links `last` and `best`; return its path.
+    """Write RUN/checkpoints/step-XXXXXXXX and update `last` and `best`; return its path.
 
     The folder is written under another name, synced to disk and renamed, so that it is complete
     whenever it exists. The last two checkpoints are kept, and that of `best_step` (0: none).
@@ -142,10 +143,9 @@ def save_checkpoint(
             raise OSError("not enough room on the disk")
         _write(aside, tensors, training, {**meta, "step": step, "best_step": best_step})
         atomic.remove_folder(atomic.replace_folder(aside, folder))
-        atomic.replace_link(run / "last", folder)
+        atomic.replace_pointer(run / "last", folder)
         if best_step:
-            atomic.replace_link(run / "best", folders / step_name(best_step))
-        atomic.sync_folder(run)
+            atomic.replace_pointer(run / "best", folders / step_name(best_step))
         _remove_old(run, step)
     # A full disk raises OSError, SafetensorError, or a RuntimeError from torch.save.
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -166,8 +166,8 @@ def _write(
     atomic.write_synced(folder / TRAINING_FILE, lambda path: torch.save(dict(training), path))
     checksums = {name: sha256_of(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
     text = json.dumps({**meta, "format": FORMAT, "sha256": checksums}, indent=1)
-    atomic.write_synced(folder / META_FILE, lambda path: path.write_text(text, "utf-8"))
-    atomic.write_synced(folder / SUM_FILE, lambda path: path.write_text(sum_line(folder)))
+    atomic.write_text(folder / META_FILE, text)
+    atomic.write_text(folder / SUM_FILE, sum_line(folder))
 
 
 def _bytes_of(tree: object) -> int:

@@ -113,7 +113,7 @@ def create_run_folder(
         for path in folder.iterdir() if overwrite else ():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != LOCK_FILE:  # which is held
+            elif not path.name.startswith(LOCK_FILE):  # which is held
                 path.unlink()
         lock.sign(launch)
         (folder / "pictures").mkdir(exist_ok=True)

@@ -1,11 +1,11 @@
 """The lock of a run folder: only one process at a time trains in it, on any machine.
 
-A POSIX lock works over NFS and is released whenever its process ends. The file names the holder;
-on file systems without locks, that name decides.
+`.lock` names the holder. The system locks a file beside it, since nobody can read a locked file on
+Windows: by flock, which Linux turns into locks of the server on NFS, or by LockFileEx. It releases
+this lock whenever the process ends. On file systems without locks, the name of the holder decides.
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -13,15 +13,19 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
 
 from sceneparse.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-_TAKEN = {errno.EACCES, errno.EAGAIN}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+# Data workers that a killed process leaves behind hold its lock until they notice, in seconds.
+_SECONDS_OF_WORKERS = 10.0
 
 
 class RunLock:
@@ -29,8 +33,15 @@ class RunLock:
 
     def __init__(self, folder: Path, name: str = LOCK_FILE) -> None:
         self.path = folder / name
-        self._file: IO[str] | None = None
+        self._held = False
         self._before: dict[str, Any] = {}
+        # One for all of this process (is_singleton), which may open its own run again.
+        self._lock = FileLock(
+            self.path.absolute().with_name(f"{name}.os"),
+            thread_local=False,
+            is_singleton=True,
+            fallback_to_soft=False,
+        )
 
     @property
     def launch(self) -> str | None:
@@ -43,19 +54,20 @@ class RunLock:
         The folder must exist. A second call does nothing. Raises InputError if another process
         holds the lock, or if the folder is read-only.
         """
-        if self._file is not None:
+        if self._held:
             return
         try:
-            # The only open file of the process: closing a second one would release the lock.
-            self._file = self.path.open("a+", encoding="utf-8")
-            self._lock(self._file)
+            self.path.touch()
+            self._take()
             if self._before and not self._before.get("ended"):
                 logger.info(f"{_name(self._before)} died; its lock is taken over")
             self._write(ended=False)
         except OSError as error:
+            self._lock.release(force=True)
             raise InputError(
                 f"cannot write the run folder '{self.path.parent}': {error.strerror}"
             ) from error
+        self._held = True
 
     def sign(self, launch: str | None) -> None:
         """Store the name of the command that started the run, for its restarts after a failure."""
@@ -73,34 +85,33 @@ class RunLock:
 
     def release(self) -> None:
         """Mark the run as ended and release the lock."""
-        if self._file is None:
+        if not self._held:
             return
         # If the disk is full, the file keeps the name of a process that has ended.
         with suppress(OSError):
             self._write(ended=True)
-            self._file.close()
-        self._file = None
+        self._lock.release(force=True)
+        self._held = False
 
-    def _lock(self, file: IO[str]) -> None:
-        """Lock the file; on file systems without locks, check the name of the holder."""
-        failure = None
+    def _take(self) -> None:
+        """Take the lock of the system; on file systems without locks, check the holder's name."""
+        self._before = _read(self.path)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.acquire(timeout=_SECONDS_OF_WORKERS if _died(self._before) else 0)
+        except Timeout:
+            self._before = _read(self.path)
+            raise self._in_use("wait for it") from None
         except OSError as error:
-            failure = error.errno
-            if failure not in _TAKEN | _NO_LOCKS:
+            if error.errno not in _NO_LOCKS:
                 raise
-        holder = self._before = _read(file)
-        if failure in _TAKEN:
-            raise self._in_use("wait for it")
-        if failure is None or not holder or holder.get("ended"):
+            self._check_name()
+
+    def _check_name(self) -> None:
+        """Raise InputError unless the last holder has ended, or died on this machine."""
+        if not self._before or self._before.get("ended") or _died(self._before):
             return
-        if holder.get("host") != socket.gethostname():
-            raise self._in_use(f"if it has ended, delete {self.path}")
-        with suppress(ProcessLookupError):  # the holder has ended
-            with suppress(PermissionError):  # it belongs to another user
-                os.kill(holder["pid"], 0)
-            raise self._in_use("wait for it")
+        is_here = self._before.get("host") == socket.gethostname()
+        raise self._in_use("wait for it" if is_here else f"if it has ended, delete {self.path}")
 
     def _in_use(self, remedy: str) -> InputError:
         option = "output=FOLDER" if self.path.name == LOCK_FILE else "--output"
@@ -111,20 +122,22 @@ class RunLock:
 
     def _write(self, *, ended: bool) -> None:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "launch": self.launch}
-        assert self._file is not None
-        self._file.truncate(0)
-        self._file.write(json.dumps({**holder, "ended": ended}) + "\n")
-        self._file.flush()
+        self.path.write_text(json.dumps({**holder, "ended": ended}) + "\n", encoding="utf-8")
 
 
-def _read(file: IO[str]) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """Read the last holder; empty if there was none, or it was killed while it wrote its name."""
-    file.seek(0)
     try:
-        holder = json.loads(file.read())
+        holder = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) and isinstance(holder.get("pid"), int) else {}
+
+
+def _died(holder: dict[str, Any]) -> bool:
+    """Return whether a holder did not end by itself, and is no longer running on this machine."""
+    is_here = holder.get("host") == socket.gethostname()
+    return is_here and not holder.get("ended") and not psutil.pid_exists(holder["pid"])
 
 
 def _name(holder: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ class RunLog:
     """
 
     def __init__(self, run: Path, *, first_step: int) -> None:
-        self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
+        self._file = (run / "metrics.jsonl").open("a", encoding="utf-8", newline="\n")
         self._folder = run / "tensorboard"
         self._board: Any = None
         try:

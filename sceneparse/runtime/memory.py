@@ -1,13 +1,14 @@
 """Measure the memory that work takes: run it in a fresh process and read the peak."""
 
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
+
+import psutil
 
 from sceneparse.errors import InputError
 
@@ -26,10 +27,16 @@ def in_a_process(work: Callable[..., Result], *arguments: object) -> Result:
 
 def peak_memory() -> int:
     """Return the largest memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     status = Path("/proc/self/status")
     if status.exists():
         # Linux's ru_maxrss begins with what the parent process held.
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        lines = status.read_text("utf-8", "replace").splitlines()
+        line = next(x for x in lines if x.startswith("VmHWM"))
         return int(line.split()[1]) * 2**10
+    # psutil knows no peak on macOS.
+    import resource  # noqa: PLC0415 - missing on Windows
+
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

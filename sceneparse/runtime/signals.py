@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 
 from sceneparse.errors import Preempted
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# SIGUSR1 does not exist on Windows, and SIGBREAK (Ctrl-Break) only there.
+_NAMES = {"SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK"}
+_SIGNALS = [number for number in signal.Signals if number.name in _NAMES]
 _Handler = Callable[[int, FrameType | None], object]
 
 
 class StopRequest:
-    """Records SIGTERM, SIGINT or SIGUSR1 while it is open; a second SIGINT quits at once.
+    """Records a signal that asks to stop while it is open; a second SIGINT quits at once.
 
     `name`: of the signal; None before one arrives.
     """
