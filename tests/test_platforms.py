@@ -27,7 +27,7 @@ WINDOWS, MACOS = SimpleNamespace(platform="win32"), SimpleNamespace(platform="da
 
 def test_a_run_lives_without_posix(tiny: list[str], tmp_path: Path) -> None:
     settings = [s for s in tiny if not s.startswith("output=")]
-    settings += ["train.amp=off", "train.save_every=1", "train.epochs=3", "eval.every=1"]
+    settings += ["train.amp=off", "train.save_every=1", "train.epochs=2"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.without_posix", str(tmp_path), *settings],
         cwd=ROOT,
@@ -100,10 +100,10 @@ def test_memory_is_measured_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", lambda _: False)
         assert memory.peak_memory() == pytest.approx(on_linux, rel=0.5)
-    usage = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=2**30))
-    monkeypatch.setattr(memory, "sys", WINDOWS)
-    monkeypatch.setattr(psutil, "Process", lambda: usage)
-    assert memory.peak_memory() == 2**30
+        usage = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=2**30))
+        patch.setattr(memory, "sys", WINDOWS)
+        patch.setattr(psutil, "Process", lambda: usage)
+        assert memory.peak_memory() == 2**30
 
 
 def be_main(writer: int) -> None:

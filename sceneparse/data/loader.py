@@ -179,9 +179,10 @@ def explained_worker_failures() -> Iterator[None]:
 
 def _open_file_limit() -> str:
     """Return how many files a process may have open; it opens none to find out."""
-    if sys.platform == "win32":
-        return "the allowed number of"
-    return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    limit = "the allowed number of"
+    if sys.platform != "win32":
+        limit = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return limit
 
 
 _DIED = "a data worker died, probably for lack of memory; lower data.workers"

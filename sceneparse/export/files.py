@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -175,29 +176,34 @@ class _TooSlowError(BaseException):
 
 @contextmanager
 def _refusing_untraceable() -> Iterator[None]:
-    """Raise InputError if a network cannot be traced for all sizes, or not within ten minutes.
-
-    The time is limited in the main thread only, because other threads get no signals.
-    """
-
-    def stop(*_: object) -> None:
-        raise _TooSlowError(f"tracing took more than {_MAX_TRACING} s")
-
-    timed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if timed:
-        earlier = signal.signal(signal.SIGVTALRM, stop)
-        signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_TRACING)
+    """Raise InputError if a network cannot be traced for all sizes, or not within ten minutes."""
     try:
-        yield
+        with _time_limit():
+            yield
     except (Exception, _TooSlowError) as error:  # some networks work at one size only
         raise InputError(
             f"torch cannot export this network for images of any size ({reason_of(error)}); "
             "give --format onnx --fixed H W"
         ) from error
-    finally:
-        if timed:
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Raise _TooSlowError in the main thread; other threads and Windows have no such signal."""
+
+    def stop(*_: object) -> None:
+        raise _TooSlowError(f"tracing took more than {_MAX_TRACING} s")
+
+    if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
+        earlier = signal.signal(signal.SIGVTALRM, stop)
+        signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_TRACING)
+        try:
+            yield
+        finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, earlier)
+    else:
+        yield
 
 
 def _store_checked_sizes(path: Path, meta: dict[str, Any], found: Sequence[CheckedSize]) -> None:

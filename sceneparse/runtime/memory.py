@@ -27,16 +27,17 @@ def in_a_process(work: Callable[..., Result], *arguments: object) -> Result:
 
 def peak_memory() -> int:
     """Return the largest memory of this process so far, in bytes."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
     status = Path("/proc/self/status")
     if status.exists():
         # Linux's ru_maxrss begins with what the parent process held.
         lines = status.read_text("utf-8", "replace").splitlines()
         line = next(x for x in lines if x.startswith("VmHWM"))
         return int(line.split()[1]) * 2**10
-    # psutil knows no peak on macOS.
-    import resource  # noqa: PLC0415 - missing on Windows
+    if sys.platform == "win32":
+        peak = int(psutil.Process().memory_info().peak_wset)
+    else:  # psutil knows no peak on macOS
+        import resource  # noqa: PLC0415 - missing on Windows
 
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        unit = 1 if sys.platform == "darwin" else 2**10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak
