@@ -36,7 +36,6 @@ setup(
             "data/formats/shared/*.txt",
             "data/labels/*.csv",
             "data/labels/*.txt",
-            "demo/page.*",
             "models/*.json",
             "report/*.html",
         ],
@@ -92,6 +91,9 @@ setup(
             # Its networks are what benchmarks compare ours with.
             "segmentation-models-pytorch==0.6.*",
             "hypothesis",
+            # Tests run the notebooks in examples/.
+            "nbclient",
+            "ipykernel",
             # Scores and networks of others, with which ours are compared.
             "cityscapesscripts",
             "transformers",

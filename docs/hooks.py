@@ -21,6 +21,7 @@ COPIED = (
     "CONTRIBUTING.md",
     "LICENSE",
     "SECURITY.md",
+    "examples/*.ipynb",
     "results/*.[jps]*",
 )
 

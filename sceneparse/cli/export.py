@@ -75,7 +75,7 @@ def main(options: argparse.Namespace) -> None:
         lines = write(options, model, path)
     print("compared with the model, at images x height x width:", *lines, sep="\n  ")
     size = f"{path.stat().st_size / 2**20:.1f} MB, agrees with the model"
-    rows: dict[str, object] = {"exported": size, "file": path}
+    rows: dict[str, object] = {"exported": path, "size": size}
     if origin := recorded_origin(model.meta, "not recorded"):
         rows["licence"] = f"{origin['licence']} (pretrained weights: {origin['weights']})"
     # Other programs read .pt2 files; prediction does not.
