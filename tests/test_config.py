@@ -98,6 +98,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
         (["train.ema=1"], ["train.ema", "less than 1"]),
         (["data.mean=[123,116,103]"], ["data.mean"]),
         (["seed=99999999999999999999"], ["seed"]),
+        (["model.head_options={a: 1}"], ["model", "head 'strip_pooling' has no options"]),
         (["data=3"], ["data", "section"]),
         (["nonsense"], ["nonsense", "section.key=value"]),
     ],

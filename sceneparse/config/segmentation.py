@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -118,6 +119,13 @@ class ModelSection(types.Section):
             raise ValueError("norm: frozen keeps pretrained statistics; set pretrained")
         if self.norm == "group" and self.pretrained == "imagenet":
             raise ValueError("ImageNet weights come with batch norm; use norm: frozen or batch")
+        return self
+
+    @model_validator(mode="after")
+    def _known_head_options(self) -> ModelSection:
+        if self.head_options:  # imported here, since heads need torch
+            heads = import_module("sceneparse.models.heads")
+            heads.validate_head_options(self.head, self.head_options)
         return self
 
 

@@ -156,10 +156,7 @@ def create_dataset(
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
     root = Path(root)
-    if not root.is_dir():
-        raise InputError(
-            f"data folder '{root}' does not exist; set data.root (--data of sceneparse evaluate)"
-        )
+    _require_folder(root)
     inside(root, split, "the split")
     if classes is not None and dataset != "folder":
         raise InputError(
@@ -177,6 +174,16 @@ def create_dataset(
     if dataset == "cityscapes" and pairs[0].mask.stem.endswith("_labelTrainIds"):
         table = table.of_train_ids()
     return SegmentationDataset(pairs, table, bit_depth)
+
+
+def _require_folder(root: Path) -> None:
+    if root.is_dir():
+        return
+    if root.exists():
+        raise InputError(f"'{root}' is a file; give the folder of the dataset")
+    raise InputError(
+        f"data folder '{root}' does not exist; set data.root (--data of sceneparse evaluate)"
+    )
 
 
 def _folder_pairs(root: Path, split: str) -> list[Pair]:

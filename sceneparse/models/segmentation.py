@@ -277,6 +277,11 @@ def _zero_mixed_pooling(head: nn.Module) -> None:
             nn.init.zeros_(module.fuse[1].weight)  # type: ignore[arg-type]
 
 
+def has_mixed_pooling(head: nn.Module) -> bool:
+    """Return whether `zero_init_residual` changes anything in a head."""
+    return any(isinstance(module, MixedPooling) for module in head.modules())
+
+
 def _attention_name(strip_pooling: bool | None, attention: str | None, backbone: str) -> str:
     """Return a name of ATTENTION from the two ways to ask for one, or the default."""
     if strip_pooling is not None and attention is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.color_codes import code_of, color_of, labels_of_codes
 from sceneparse.data.datasets import encode_mask, spread
 from sceneparse.data.decoding import decode
 from sceneparse.data.labels import Labels, LabelTable
@@ -110,22 +111,17 @@ def _kind_of(values: set[int], table: LabelTable, example: Path, option: str) ->
 
 def _of_colors(path: Path, table: LabelTable) -> Labels:
     picture, transparent = read_colors(path)
-    wide = picture.astype(np.uint32)
-    codes = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    known = {_code(label.color): label.train_id for label in reversed(table.labels)}
-    values, places = np.unique(codes[~transparent], return_inverse=True)
-    if foreign := [value for value in values.tolist() if value not in known]:
-        shown = first_few(f"({v >> 16},{v >> 8 & 255},{v & 255})" for v in foreign)
+    known = {code_of(label.color): label.train_id for label in reversed(table.labels)}
+    ids = {code: table.ignore_index if k is None else k for code, k in known.items()}
+    if transparent.any():  # the colour under transparency is not seen and means nothing
+        seen = np.array(table.labels[0].color, np.uint8)
+        picture = np.where(transparent[..., None], seen, picture)
+    labels, foreign = labels_of_codes(picture, ids)
+    if foreign:
+        shown = first_few(str(color_of(code)).replace(" ", "") for code in foreign)
         raise InputError(
             f"{path}: {len(foreign)} colours of no class: {shown}; give the classes' colours in "
             "colors.txt beside classes.txt, or save label values"
         )
-    ids = [known[value] for value in values.tolist()]
-    lookup = np.array([table.ignore_index if k is None else k for k in ids], table.dtype)
-    labels = np.full(codes.shape, table.ignore_index, table.dtype)
-    labels[~transparent] = lookup[places]
-    return labels
-
-
-def _code(color: tuple[int, int, int]) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+    labels[transparent] = table.ignore_index
+    return labels.astype(table.dtype)

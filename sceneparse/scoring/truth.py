@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sceneparse.data.datasets import DATASETS, MASK_FOLDERS
-from sceneparse.data.labels import LabelTable, folder_table, load_label_table
+from sceneparse.data.labels import (
+    LabelTable,
+    folder_table,
+    load_label_table,
+    require_own_classes,
+)
 from sceneparse.data.list_files import MAX_LIST_SIZE
 from sceneparse.data.pairing import find_images, relative_name
 from sceneparse.errors import InputError, first_few, unknown_name
@@ -104,7 +109,9 @@ def _table(place: Path, dataset: str, classes: Path | None) -> LabelTable:
     if dataset != "folder":
         if classes is not None:
             raise InputError(f"--classes is for masks of your own; '{dataset}' has its own classes")
-        return load_label_table(dataset)
+        table = load_label_table(dataset)
+        require_own_classes(place, dataset, table)
+        return table
     if classes is not None:
         lines = read_text(classes, MAX_LIST_SIZE).rstrip().splitlines()
         return folder_table(classes.parent, [line.strip() for line in lines])

@@ -27,7 +27,7 @@ from sceneparse.losses import LossSettings, segmentation_loss
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.origin import Origin
 from sceneparse.models.pretrained import load_pretrained
-from sceneparse.models.segmentation import SegmentationModel
+from sceneparse.models.segmentation import SegmentationModel, has_mixed_pooling
 from sceneparse.runs.checkpoint import Saved
 from sceneparse.runtime.distributed import Process, from_main, parallel_network
 from sceneparse.runtime.precision import Compute
@@ -135,6 +135,8 @@ def _create_model(
         norm = "batch"
     model = create_segmentation_model(**{**arguments, "norm": norm})
     model.freeze_stages(settings.freeze)
+    if settings.zero_init_residual and not has_mixed_pooling(model.head):
+        logger.info(f"model.zero_init_residual changes nothing in head '{settings.head}'")
     if config.train.gradient_checkpointing and not checkpoint_blocks(model.backbone):
         raise InputError(
             f"backbone '{settings.backbone}' has no sequences of blocks; "

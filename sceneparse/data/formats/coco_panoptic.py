@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from sceneparse.data.color_codes import labels_of_codes
 from sceneparse.data.formats.shared.classes import choose_classes
 from sceneparse.data.formats.shared.coco_files import coco_paths, read_coco
-from sceneparse.data.formats.shared.colors import labels_of_codes
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import Labels

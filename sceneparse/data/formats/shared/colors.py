@@ -1,16 +1,15 @@
-"""Masks whose colours stand for classes: lookup by code, and colours outside the table."""
+"""Masks whose colours stand for classes, and colours outside the table."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sceneparse.data.color_codes import code_of, color_of, labels_of_codes
 from sceneparse.data.formats.shared.classes import IGNORE, Classes, choose_classes
 from sceneparse.data.formats.shared.layouts import MaskPair
 from sceneparse.data.formats.shared.skipped import Skipped
@@ -19,30 +18,7 @@ from sceneparse.data.labels import Color, Labels
 from sceneparse.data.reading import read_colors
 from sceneparse.errors import InputError, first_few, unknown_name
 
-_ROWS_AT_ONCE = 256
 UNKNOWN_COLORS = ("error", "ignore", "nearest")
-
-
-def labels_of_codes(
-    picture: NDArray[np.uint8], label_of: Mapping[int, int]
-) -> tuple[Labels, dict[int, int]]:
-    """Return the label of every pixel by its code, red << 16 | green << 8 | blue.
-
-    Returns the labels (H, W), and the number of pixels per code that has no label.
-    """
-    lookup = np.full(2**24, -1, np.int32)
-    lookup[list(label_of.keys())] = list(label_of.values())
-    labels = np.empty(picture.shape[:2], np.uint16)
-    unknown: Counter[int] = Counter()
-    for top in range(0, len(picture), _ROWS_AT_ONCE):
-        band = picture[top : top + _ROWS_AT_ONCE].astype(np.uint32)
-        codes = band[..., 0] << 16 | band[..., 1] << 8 | band[..., 2]
-        found = lookup[codes]
-        labels[top : top + _ROWS_AT_ONCE] = found
-        if found.min(initial=0) < 0:
-            values, counts = np.unique(codes[found < 0], return_counts=True)
-            unknown.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-    return labels, unknown
 
 
 @dataclass(frozen=True)
@@ -106,16 +82,16 @@ def color_source(
     if table.colors is None:
         raise InputError(f"{table.file}: no colours; write a line NAME,R,G,B for each class")
     painted = [name for name in table.names if name != table.transparent]
-    color_of = dict(zip(painted, table.colors, strict=True))
+    own_color = dict(zip(painted, table.colors, strict=True))
     chosen = choose_classes(table.names, classes, background=False)
     label_of = dict.fromkeys(table.ignored_colors, chosen.ignore_index)
-    label_of |= {color: chosen.index(name) for name, color in color_of.items()}
-    if len(label_of) < len(color_of) + len(table.ignored_colors):
+    label_of |= {color: chosen.index(name) for name, color in own_color.items()}
+    if len(label_of) < len(own_color) + len(table.ignored_colors):
         raise InputError(f"{table.file}: two classes share a colour; give each its own")
     transparent = chosen.index(table.transparent or IGNORE)
     decoder = ColorTable(label_of, chosen.ignore_index, transparent, unknown_colors, skipped)
     items = [Item(p.image, p.name, partial(decoder.labels, p.mask), p.split) for p in pairs]
-    colors = [color_of[name] for name in chosen.names if name in color_of]
+    colors = [own_color[name] for name in chosen.names if name in own_color]
     own = colors if len(colors) == len(chosen.names) else None
     return Source(chosen.names, items, skipped, chosen.colors or own, notes)
 
@@ -131,16 +107,6 @@ def describe_colors(counts: Mapping[Color, int]) -> str:
     """Return the most frequent colours and their pixels, as text."""
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     return first_few(f"{color} ({count} px)".replace(", ", ",") for color, count in ranked)
-
-
-def code_of(color: Color) -> int:
-    """Return the code of a colour: red << 16 | green << 8 | blue."""
-    return color[0] << 16 | color[1] << 8 | color[2]
-
-
-def color_of(code: int) -> Color:
-    """Return the colour of a code: red << 16 | green << 8 | blue."""
-    return code >> 16, code >> 8 & 255, code & 255
 
 
 def _nearest(code: int, codes: Collection[int]) -> int:

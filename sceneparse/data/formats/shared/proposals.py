@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.color_codes import color_of
 from sceneparse.data.formats.shared.classes import IGNORE
-from sceneparse.data.formats.shared.colors import color_of
 from sceneparse.data.formats.voc import VOC_CLASSES
 from sceneparse.data.labels import Color, load_label_table
 from sceneparse.data.reading import read_all, read_colors
