@@ -218,12 +218,17 @@ def test_masks_are_found_without_images(tmp_path: Path) -> None:
         "pascal_context_59": "SegmentationClassContext/x.png",
     }
     save(tmp_path, dict.fromkeys(places.values(), one))
-    (tmp_path / "classes.txt").write_text("a\nb\n")
     listing = tmp_path / "ImageSets/SegmentationContext/val.txt"
     listing.parent.mkdir(parents=True)
     listing.write_text("x\n")
     for dataset, place in places.items():
+        if dataset == "folder":
+            (tmp_path / "classes.txt").write_text("a\nb\n")
         assert [*find_truth(tmp_path, dataset, "val", None).masks.values()] == [tmp_path / place]
+        (tmp_path / "classes.txt").unlink(missing_ok=True)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(InputError, match="2 classes .* but the dataset 'camvid' has 11 of its own"):
+        find_truth(tmp_path, "camvid", "val", None)
     with pytest.raises(InputError, match="holds images beside masks"):
         find_truth(save(tmp_path / "root", {"val/images/x.png": one}), None, None, None)
     with pytest.raises(InputError, match="give --classes FILE"):
