@@ -227,7 +227,7 @@ def test_masks_are_found_without_images(tmp_path: Path) -> None:
         assert [*find_truth(tmp_path, dataset, "val", None).masks.values()] == [tmp_path / place]
         (tmp_path / "classes.txt").unlink(missing_ok=True)
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    with pytest.raises(InputError, match="2 classes .* but the dataset 'camvid' has 11 of its own"):
+    with pytest.raises(InputError, match="but the dataset 'camvid' has 11 of its own"):
         find_truth(tmp_path, "camvid", "val", None)
     with pytest.raises(InputError, match="holds images beside masks"):
         find_truth(save(tmp_path / "root", {"val/images/x.png": one}), None, None, None)
