@@ -4,10 +4,13 @@ Exit codes: 2 wrong configuration, data or argument; 3 losses not finite; 75 sto
 after saving, continue with --resume; 1 a bug of ours.
 """
 
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 _MAX_LINE = 4000
+_MAX_WINDOWS_PATH = 259
 
 
 class Explained(Exception):  # noqa: N818 - the base of errors and of a state
@@ -51,6 +54,13 @@ def one_line(text: object) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return why something failed: the first line of the message, or the type of the error."""
+    path = os.path.abspath(str(getattr(error, "filename", None) or ""))  # noqa: PTH100
+    if sys.platform == "win32" and len(path) > _MAX_WINDOWS_PATH:
+        # Windows itself says that there is no such file.
+        return (
+            f"its path has {len(path)} characters, Windows allows {_MAX_WINDOWS_PATH} unless long "
+            "paths are enabled; choose a folder with a shorter path"
+        )
     message = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return str(message).splitlines()[0][:200]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
+import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,10 +39,23 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int = MAX_TEXT) -> str:
-    """Read UTF-8 text, with or without a byte order mark; raises InputError."""
+    """Read UTF-8 text, or UTF-16 text that begins with a byte order mark; raises InputError."""
     content = read_bytes(path, limit)
-    with refusing(path, "not UTF-8 text"):
-        return content.decode("utf-8-sig")
+    with refusing(path, "not UTF-8 text (save it as UTF-8)"):
+        return content.decode(_encoding_of(content))
+
+
+def read_start(path: Path, size: int) -> str:
+    """Read the first bytes of a file as text, whatever they are; raises InputError."""
+    with refusing(path, "cannot be read"), path.open("rb") as file:
+        content = file.read(size)
+    return content.decode(_encoding_of(content), errors="replace")
+
+
+def _encoding_of(content: bytes) -> str:
+    """Return UTF-8, or UTF-16 as PowerShell writes it; marks of the byte order are dropped."""
+    has_mark = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if has_mark else "utf-8-sig"
 
 
 def read_json(path: Path, limit: int = MAX_TEXT) -> Any:  # noqa: ANN401 - JSON holds anything
@@ -70,9 +86,14 @@ def check_unpacked_size(path: Path, limit: int) -> None:
 def inside(folder: Path, name: str, source: object) -> Path:
     """Return the path of a name that a file gives relative to `folder`.
 
-    Raises InputError if it lies outside the folder. Links may lead anywhere: the owner of the
-    folder put them there.
+    Backslashes separate folders, as on Windows. Raises InputError if it lies outside the folder.
+    Links may lead anywhere: the owner of the folder put them there.
     """
+    if sys.platform != "win32" and re.match(r"[A-Za-z]:[/\\]|\\\\", name):
+        raise InputError(
+            f"{source}: '{name}' is a path of a Windows computer; write it relative to {folder}"
+        )
+    name = name.replace("\\", "/")
     path = Path(os.path.abspath(folder / name))  # noqa: PTH100 - resolve() would follow links
     top = os.path.abspath(folder)  # noqa: PTH100
     if not path.is_relative_to(top):

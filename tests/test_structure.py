@@ -22,13 +22,13 @@ CONFIGURED = {
     *("training/segmentation.py", "training/classification.py"),
     "suspects/folds.py",
 }
-# Modules beside the rooms.
-LOOSE = {"__init__.py", "__main__.py", "errors.py", "files.py", "losses.py"}
+# Modules that all rooms may import, and modules beside the rooms.
+OPEN = {"errors", "files", "names", "shell"}
+LOOSE = {"__init__.py", "__main__.py", "losses.py", *(f"{name}.py" for name in OPEN)}
 
-# Which rooms each room may import; errors and files are open to all. Rooms below others come first.
+# Which rooms each room may import, beside those open to all. Rooms below others come first.
 ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "files": set(),
+    **{name: set() for name in sorted(OPEN)},
     "config": set(),
     "layers": set(),
     "losses": {"layers"},
@@ -84,7 +84,7 @@ def test_imports_point_down(path: Path) -> None:
     name = path.relative_to(ROOT / "sceneparse").as_posix()
     if name in {"__init__.py", "__main__.py"} or name.startswith("cli/"):
         return  # the public names, and the commands, which put everything together
-    rooms = imported_rooms(path) - {"errors", "files", room_of(name)}
+    rooms = imported_rooms(path) - {*OPEN, room_of(name)}
     assert rooms <= ALLOWED[room_of(name)]
     if "config" in rooms and not name.startswith(("studies/", "auto/")):
         assert name in CONFIGURED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from sceneparse.data.formats.shared.proposals import (
     table_text,
 )
 from sceneparse.data.formats.shared.skipped import Skipped
-from sceneparse.data.formats.shared.source import Item, Source, check_images, distinctly_named
+from sceneparse.data.formats.shared.source import Item, Source, check_images, with_file_names
 from sceneparse.data.labels import Color
 from sceneparse.errors import InputError, first_few, reason_of
 from sceneparse.files import exists
@@ -84,10 +84,11 @@ def take_in(
             split_of = _split(found.items, len(found.classes), seed, notes)
         else:
             found, split_of = with_validation(found, source, val, table, output, notes)
-        found = replace(found, items=distinctly_named(found.items, split_of))
-        _write(found, target, split_of)
+        named = with_file_names(found, split_of, target)
+        notes += [_sentence(note) for note in named.notes[len(found.notes) :]]
+        how = _write(named, target, split_of)
     skipped = [f"Skipped: {line}." for line in found.skipped.lines()]
-    notes.append(f"The dataset is {target}: images are linked, masks are written.")
+    notes.append(f"The dataset is {target}: {how}, masks are written.")
     return Intake("folder", target, "train", "val", (*notes, *skipped))
 
 
@@ -139,7 +140,7 @@ def _read(
     elif kind.name == "folders" and classes is None:
         classes = _propose(source, output, notes)
     found = kind.read(source, options if classes is None else {**options, "classes": classes})
-    notes += [f"{note[:1].upper()}{note[1:]}." for note in found.notes]
+    notes += map(_sentence, found.notes)
     return found, classes
 
 
@@ -232,10 +233,18 @@ def _own_splits(items: Sequence[Item], notes: list[str]) -> tuple[list[Item], li
     return train, val
 
 
-def _write(source: Source, target: Path, split_of: Mapping[Path, str]) -> None:
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
+
+
+def _write(source: Source, target: Path, split_of: Mapping[Path, str]) -> str:
+    """Write the dataset; return how its images got there: linked, or copied."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with Progress("write", len(split_of), "images") as progress:
-            write_folders(source, target, split_of, link=True, after_item=progress.advance)
+            written = write_folders(
+                source, target, split_of, link=True, after_item=progress.advance
+            )
     except OSError as error:
         raise InputError(f"cannot write '{target}': {reason_of(error)}") from error
+    return written.description

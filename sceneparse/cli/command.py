@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import io
 import os
 import platform
 import sys
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 
 from sceneparse.cli.output import results_only
 from sceneparse.errors import Explained, InputError, Preempted, one_line, reason_of
+from sceneparse.shell import escape_unprintable
 
 
 def version_block() -> str:
@@ -63,9 +63,7 @@ def run(
     arguments: Sequence[str] | None = None,
 ) -> NoReturn:
     """Parse the arguments, run `main`, and exit with 0 or with an error line and its code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names may hold bytes that are not text.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_unprintable()
     # Settings may stand before and after options.
     options = parser.parse_intermixed_args(arguments)
     for name, value in vars(options).items():

@@ -6,7 +6,6 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_option, add_quiet, number
 from sceneparse.cli.output import print_summary
 from sceneparse.errors import InputError, first_few
+from sceneparse.names import require_storable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,8 @@ EXAMPLES = """\
 The format is recognised by the content. --classes FILE has a class per line: "road", with a colour
 "road,128,64,128", "lorry = car" to count lorries as cars, "sky = __ignore__" to ignore sky.
 The splits of the source are kept, unless --split is given. Images that look alike go into the same
-split, and the same --seed gives the same splits."""
+split, and the same --seed gives the same splits. What Windows refuses in names of images is
+encoded: a:b.jpg becomes a%3Ab.jpg."""
 SHARES = ("train=0.8", "val=0.2")
 SOURCE_OPTIONS = ("images", "classes", "unknown_colors")
 SPLIT_OPTIONS = ("seed", "near_duplicates")
@@ -63,7 +64,7 @@ def main(options: argparse.Namespace) -> None:
     """Recognise and read the source, split its images, write the folders, print what was done."""
     from sceneparse.data.formats import find_format
     from sceneparse.data.formats.shared.folders import write_folders
-    from sceneparse.data.formats.shared.source import check_images, distinctly_named
+    from sceneparse.data.formats.shared.source import check_images, with_file_names
     from sceneparse.runtime.progress import Progress
 
     target: Path = options.target
@@ -75,15 +76,17 @@ def main(options: argparse.Namespace) -> None:
     source = kind.read(options.source, given(options, SOURCE_OPTIONS))
     check_images(source.items)
     plan = plan_of(options, source.items)
-    source = replace(source, items=distinctly_named(source.items, plan.split_of))
+    source = with_file_names(source, plan.split_of, target)
     for note in (*source.notes, *plan.notes):
         print(f"note         {note}")
     with writing(target), Progress("convert", len(plan.split_of), "images") as progress:
         target.parent.mkdir(parents=True, exist_ok=True)
-        pixels = write_folders(
+        written = write_folders(
             source, target, plan.split_of, link=options.link, after_item=progress.advance
         )
-    print_result(source, plan, pixels, target)
+    if options.link and written.copied:  # which was not asked for
+        print(f"note         {written.description}")
+    print_result(source, plan, written.pixels, target)
 
 
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
@@ -172,4 +175,5 @@ def split_shares(texts: Sequence[str]) -> dict[str, float]:
                 f"--split takes different names of letters and digits, each with a share above 0, "
                 f"e.g. train=0.8 val=0.2; got '{text}'"
             )
+        require_storable(name, "--split")
     return shares

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from sceneparse.cli.options import (
 )
 from sceneparse.cli.output import print_document, print_summary
 from sceneparse.errors import InputError, first_few
+from sceneparse.names import describe_encoded, require_own_files, storable
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
@@ -50,6 +53,7 @@ their folder.
 Of an image classifier, accuracy and loss are printed.
 --compare takes two runs that were evaluated (of several evaluations the one that both have), or two
 folders of results, and writes to OUTPUT (default runs/compare_...)."""
+logger = logging.getLogger(__name__)
 SAVED = ("index", "raw", "color", "overlay")
 RULES = ("cityscapes", "truth_only", "absent_is_zero", "absent_is_one")
 
@@ -176,6 +180,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
         options.output or default_folder(Path(options.checkpoint), usual, settings, variant)
     )
     require_labels(dataset, predict_instead(options.checkpoint, dataset))
+    check_saved(options.save, dataset, output)
     kept = KeptExamples(dataset, spread(len(dataset), 5))
     with writing(output), join_processes() as process:
         output.mkdir(parents=True, exist_ok=True)
@@ -187,7 +192,8 @@ def evaluate_one(options: argparse.Namespace) -> None:
 
         def save(image: Any, name: str, labels: Any) -> None:  # noqa: ANN401 - arrays
             for kind in options.save:
-                save_labels(kind, output / kind / f"{name}.png", image, labels, predictor.table)
+                path = output / storable(f"{kind}/{name}.png")
+                save_labels(kind, path, image, labels, predictor.table)
 
         evaluation = evaluate_dataset(
             predictor,
@@ -210,6 +216,14 @@ def evaluate_one(options: argparse.Namespace) -> None:
         )
         if process.is_main:
             write_results(options, model, evaluation, kept, output)
+
+
+def check_saved(kinds: Sequence[str], dataset: SegmentationDataset, output: Path) -> None:
+    """Raise InputError if two pictures of --save would be one file; log encoded names."""
+    files = [(f"{kind}/{pair.name}.png", pair.image) for kind in kinds for pair in dataset.pairs]
+    require_own_files(files, output)
+    if kinds and (note := describe_encoded(f"{pair.name}.png" for pair in dataset.pairs)):
+        logger.info(note)
 
 
 def set_usual_data(options: argparse.Namespace, usual: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sceneparse.errors import one_line
+from sceneparse.shell import command_line, quoted
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def print_summary(verb: str, rows: Mapping[str, object], then: Sequence[str] = (
             print_result(lines[0] + "\n")
         return
     if then:
-        lines += lines_of({"next": shlex.join(then)})
+        lines += lines_of({"next": command_line(then)})
     if sys.stdout.isatty():
         dash = "\u2500" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
         width = min(max(map(len, lines)), shutil.get_terminal_size().columns)
@@ -92,5 +92,5 @@ def print_summary(verb: str, rows: Mapping[str, object], then: Sequence[str] = (
 
 def lines_of(rows: Mapping[str, object]) -> list[str]:
     """Return a line per row: heading and value; paths are quoted as a shell needs them."""
-    shown = {k: shlex.quote(str(v)) if isinstance(v, Path) else v for k, v in rows.items()}
+    shown = {k: quoted(str(v)) if isinstance(v, Path) else v for k, v in rows.items()}
     return [f"{heading:<12} {one_line(value)}" for heading, value in shown.items()]

@@ -45,7 +45,8 @@ KIND of --save:
 With --abstain, pixels without a class are 255 (65535 in 16-bit files) in index and raw, black in
 color, and not painted in overlay; shares.json counts them for no class.
 A video becomes OUTPUT/overlay/NAME.mp4; the other kinds get a file per frame.
-Results of earlier predictions among the inputs are skipped and counted.
+Results of earlier predictions among the inputs are skipped and counted. What Windows refuses in
+names is encoded in those of results: a:b.png becomes a%3Ab.png.
 Exit code 2: some inputs could not be predicted; all others were."""
 
 
@@ -87,12 +88,13 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.inference.writer import Writer
 
     cameras, names = split_inputs(options.inputs)
-    sources, skipped = find_inputs(names, cameras)
+    output = Path(options.output)
+    sources, skipped = find_inputs(names, output, cameras)
     if skipped:
         print(one_line(f"skipped      {skipped}"))
-    writer = Writer(Path(options.output), options.save, options.opacity)
+    writer = Writer(output, options.save, options.opacity)
     # An error comes before the seconds that a model needs to load.
-    writer.require_no_overwriting(sources)
+    writer.require_own_files(sources)
     predictor = Predictor(
         options.checkpoint,
         device=options.device,
@@ -161,7 +163,9 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
                 raise InputError(f"give a camera by its number, as in camera:0; got '{given}'")
             cameras.append(int(number))
         elif given == "-":
-            names += [line.strip() for line in sys.stdin if line.strip()]
+            # Windows may begin a text with a mark of its byte order.
+            lines = [line.strip().removeprefix("\ufeff") for line in sys.stdin]
+            names += filter(None, lines)
         else:
             names.append(given)
     return cameras, names

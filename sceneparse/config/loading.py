@@ -70,7 +70,9 @@ def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML holds any
             return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
         except yaml.MarkedYAMLError as error:
             line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise InputError(f"{source}{line}: {error.problem}") from error
+            escape = "escape" in str(error.problem)  # as in "C:\Users"
+            hint = "; write paths with /, or between single quotes" if escape else ""
+            raise InputError(f"{source}{line}: {error.problem}{hint}") from error
 
 
 def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:

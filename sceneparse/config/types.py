@@ -1,9 +1,11 @@
 """The types of settings: numbers within ranges, names of tables, sections with known keys."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -16,7 +18,8 @@ from pydantic import (
 )
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from sceneparse.errors import unknown_name
+from sceneparse.errors import InputError, unknown_name
+from sceneparse.files import exists
 
 Count = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -30,8 +33,26 @@ Size = tuple[Count, Count]
 Color = tuple[Fraction, Fraction, Fraction]
 Deviation = Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
 Deviations = tuple[Deviation, Deviation, Deviation]
-# A path to a file or folder; ~ stands for the user's home, as in a shell.
-FilePath = Annotated[str, AfterValidator(os.path.expanduser)]
+
+
+def _path(text: str) -> str:
+    """Return a path with slashes, unless it exists as it is; ~ stands for the user's home.
+
+    Raises InputError for control characters, which YAML may make of backslashes in double quotes.
+    """
+    path = os.path.expanduser(text)  # noqa: PTH111 - raises for no such user
+    if exists(Path(path)):
+        return path
+    if re.search(r"[\x00-\x1f]", path):
+        raise InputError(
+            "expected a path; in double quotes, YAML reads \\n, \\t, ... as control characters: "
+            f"write / instead of \\, or use single quotes; got '{path}'"
+        )
+    return path.replace("\\", "/")
+
+
+# A path to a file or folder.
+FilePath = Annotated[str, AfterValidator(_path)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 

@@ -31,8 +31,17 @@ _DECODER_VERSION = 2
 
 
 def cache_folder() -> Path:
-    """Return the folder of the user's caches, below XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sceneparse"
+    """Return the folder of the user's caches, below XDG_CACHE_HOME or the usual place.
+
+    That is %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS (which backups skip), and ~/.cache
+    elsewhere.
+    """
+    usual = Path.home() / ".cache"
+    if sys.platform == "darwin":
+        usual = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        usual = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "sceneparse"
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
@@ -44,12 +53,22 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(content.getbuffer())
-        aside.replace(path)
+        _replace(aside, path)
     except OSError:
         aside.unlink(missing_ok=True)
         # Windows replaces no file that another worker has mapped, which holds the same sample.
         if sys.platform != "win32" or not path.exists():
             raise
+
+
+def _replace(aside: Path, path: Path) -> None:
+    """Rename a file; keep an older one that Windows protects, because a process reads the same."""
+    try:
+        aside.replace(path)
+    except PermissionError:
+        if not path.exists():
+            raise
+        aside.unlink()
 
 
 def fingerprint(files: Iterable[Path], *settings: object) -> str:

@@ -158,6 +158,7 @@ def create_dataset(
     root = Path(root)
     _require_folder(root)
     inside(root, split, "the split")
+    split = split.replace("\\", "/")
     if classes is not None and dataset != "folder":
         raise InputError(
             f"data.classes is for dataset 'folder' only; '{dataset}' has its own table"

@@ -26,8 +26,7 @@ def listed_pairs(root: Path, list_file: Path) -> list[Pair]:
                 f"'{first_few(row.cells, 9)}'; name the columns image and mask in the first line, "
                 "and separate paths that contain spaces by tabs or commas, or quote them"
             )
-        # Windows separates folders by backslashes, which no path of a dataset has in it.
-        image, mask = (inside(root, cell.replace("\\", "/"), list_file) for cell in cells)
+        image, mask = (inside(root, cell, list_file) for cell in cells)
         if image == root:
             raise InputError(
                 f"{list_file}, line {row.line}: '{cells[0]}' is a folder; expected an image"

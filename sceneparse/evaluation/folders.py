@@ -13,8 +13,8 @@ from sceneparse.evaluation.result import COUNTS_FILE
 from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.inference.protocols import Protocol
 
-# Class names in the name of a folder; more of them are counted.
-_MAX_NAMED = 3
+# Class names in the name of a folder, and their letters; if there are more, they are counted.
+_MAX_NAMED, _MAX_LETTERS = 3, 150
 
 
 def default_folder(
@@ -59,7 +59,7 @@ def _settings_in(folder: Path) -> dict[str, Any]:
 
 def split_name(split: str) -> str:
     """Return the name of a split, or of a list file without its folders and suffix."""
-    path = Path(split)
+    path = Path(split.replace("\\", "/"))
     return path.stem if path.suffix.lower() in TABLE_SUFFIXES else path.name
 
 
@@ -82,7 +82,7 @@ def protocol_variant(protocol: Protocol, usual: Protocol, trained: str) -> list[
 
 def excluded_variant(names: Sequence[str]) -> list[str]:
     """Return a word for excluded classes."""
-    if len(names) > _MAX_NAMED:
+    if len(names) > _MAX_NAMED or sum(map(len, names)) > _MAX_LETTERS:
         return [f"without_{len(names)}_classes"]
     safe = ["".join(c if c.isalnum() else "-" for c in name) for name in names]
     return ["without_" + "_".join(safe)] if safe else []

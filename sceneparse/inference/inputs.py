@@ -3,16 +3,18 @@
 import glob
 import logging
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from unicodedata import normalize
 
 from sceneparse.data.pairing import IMAGE_SUFFIXES, describe_skipped, find_images, is_hidden
 from sceneparse.data.reading import image_size, read_image
 from sceneparse.errors import InputError, refusing
+from sceneparse.names import key_of_names
 from sceneparse.report.pictures import Picture
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,16 @@ class Source:
 
 
 def find_sources(
-    inputs: Iterable[str], skip: Callable[[Path], bool] = lambda _: False
+    inputs: Iterable[str],
+    skip: Callable[[Path], bool] = lambda _: False,
+    output: Path | None = None,
 ) -> list[Source]:
     """Find the files that files, folders (searched recursively) and globs name.
 
     Folders and globs give images and videos by their suffix; a file is taken whatever its suffix.
-    Files for which `skip` is true are left out. Raises InputError for an input without any image or
-    video.
+    Files for which `skip` is true are left out. `output`: the folder of the results; where it does
+    not tell A from a, no two names differ by that alone. Raises InputError for an input without any
+    image or video.
     """
     found: dict[Path, Path] = {}  # file -> its name below the folder that was given
     for text in inputs:
@@ -52,7 +57,7 @@ def find_sources(
         if not named and not [path for path in Path(text).rglob("*") if skip(path)]:
             raise InputError(f"'{text}' holds no images ({', '.join(sorted(_SUFFIXES))})")
         found.update({path: name for path, name in named.items() if not skip(path)})
-    return _with_unique_names(found)
+    return _with_unique_names(found, key_of_names(output or Path()))
 
 
 def _find(text: str, skip: Callable[[Path], bool]) -> dict[Path, Path]:
@@ -74,15 +79,25 @@ def _is_picture(path: Path) -> bool:
     return known and not is_hidden(path.name) and path.is_file()
 
 
-def _with_unique_names(found: dict[Path, Path]) -> list[Source]:
-    """Name sources by their stems; equal names get the suffix too, then the whole path."""
+def _with_unique_names(found: dict[Path, Path], key: Callable[[str], str]) -> list[Source]:
+    """Name sources by their stems; equal names get the suffix too, then the whole path.
+
+    Names are equal if `key` is.
+    """
     # Results are written under these names, so none may contain "..".
-    whole = {path: Path(*Path(os.path.abspath(path)).parts[1:]) for path in found}  # noqa: PTH100
-    names = {p: Path(normalize("NFC", str(b.with_suffix("")))) for p, b in found.items()}
-    for longer in (found, whole):
-        count = Counter(names.values())
-        names = {path: longer[path] if count[name] > 1 else name for path, name in names.items()}
-    return [Source(path, name.as_posix()) for path, name in names.items()]
+    whole = {path: whole_name(Path(os.path.abspath(path))) for path in found}  # noqa: PTH100
+    named = {path: below.as_posix() for path, below in found.items()}
+    names = {p: normalize("NFC", below.with_suffix("").as_posix()) for p, below in found.items()}
+    for longer in (named, whole):
+        count = Counter(map(key, names.values()))
+        names = {p: longer[p] if count[key(name)] > 1 else name for p, name in names.items()}
+    return [Source(path, name) for path, name in names.items()]
+
+
+def whole_name(path: PurePath) -> str:
+    """Return an absolute path as a name below any folder, which begins with the drive if any."""
+    top = filter(None, re.split(r"[\\/:?]+", path.anchor))
+    return "/".join([*top, *path.parts[1:]])
 
 
 def equal_size_batches(

@@ -15,6 +15,7 @@ from sceneparse.inference.inputs import Source, equal_size_batches, find_sources
 from sceneparse.inference.results import EarlierResults
 from sceneparse.inference.video import VideoReader, VideoWriter
 from sceneparse.inference.writer import Writer
+from sceneparse.names import describe_encoded
 from sceneparse.runtime.progress import Progress, log_to_stderr
 
 if TYPE_CHECKING:
@@ -51,14 +52,16 @@ class Predicted:
         return one_line(f"Predicted({self.description}{skipped}; results in '{self.output}')")
 
 
-def find_inputs(names: Sequence[str], cameras: Sequence[int] = ()) -> tuple[list[Source], str]:
-    """Find the files that files, folders and globs name; see find_sources.
+def find_inputs(
+    names: Sequence[str], output: Path, cameras: Sequence[int] = ()
+) -> tuple[list[Source], str]:
+    """Find the files that files, folders and globs name, for results in `output`.
 
     Also describes the results of earlier predictions among them, which are left out. Raises
     InputError if there is no input.
     """
     earlier = EarlierResults()
-    sources = find_sources(names, skip=earlier.contains)
+    sources = find_sources(names, skip=earlier.contains, output=output)
     skipped = ", ".join(
         f"{len(of)} results of earlier predictions in '{folder}'"
         for folder, of in earlier.skipped.items()
@@ -75,7 +78,7 @@ def predict_folder(
     writer = Writer(output, save, opacity)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is no folder; give one that holds images")
-    sources, skipped = find_inputs([str(folder)])
+    sources, skipped = find_inputs([str(folder)], output)
     return predict_inputs(predictor, sources, writer, skipped=skipped)
 
 
@@ -91,9 +94,11 @@ def predict_inputs(
     """Predict files, and cameras by their numbers; skip and record those that cannot be read.
 
     `frames`: the most that are taken of a video or camera. `skipped`: what `find_inputs` left out.
-    Raises InputError, before anything is written, if a result would overwrite an input.
+    Raises InputError, before anything is written, if a result would overwrite an input or another.
     """
-    writer.require_no_overwriting(sources)
+    writer.require_own_files(sources)
+    if note := describe_encoded(f"{s.name}{'/' if s.is_video else '.png'}" for s in sources):
+        logger.info(one_line(note))
     job = _Job(predictor, writer, frames)
     videos: list[tuple[Path | int, str]] = [(s.path, s.name) for s in sources if s.is_video]
     videos += [(camera, f"camera{camera}") for camera in cameras]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,19 @@ import numpy as np
 
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.results import KINDS, SHARES_FILE, ResultList
+from sceneparse.names import require_own_files, storable
 from sceneparse.report.pictures import save_labels
 
 if TYPE_CHECKING:
     from sceneparse.inference.inputs import Source
     from sceneparse.inference.predictor import Prediction
+
+
+def result_name(kind: str, name: str) -> str:
+    """Return the name of a result in the output folder: index/NAME.png, with slashes."""
+    # The Cityscapes server expects names of city, sequence and frame alone.
+    short = name.removesuffix("_leftImg8bit") if kind == "raw" else name
+    return f"{kind}/{short}{'.npz' if kind == 'probabilities' else '.png'}"
 
 
 class Writer:
@@ -46,15 +55,15 @@ class Writer:
 
     def path(self, kind: str, name: str) -> Path:
         """Return the file of a kind for an image."""
-        # The Cityscapes server expects names of city, sequence and frame alone.
-        short = name.removesuffix("_leftImg8bit") if kind == "raw" else name
-        suffix = ".npz" if kind == "probabilities" else ".png"
-        return self.output / kind / f"{short}{suffix}"
+        return self.output / storable(result_name(kind, name))
 
-    def require_no_overwriting(self, sources: Sequence[Source]) -> None:
-        """Raise InputError if a result would get the path of an input."""
+    def require_own_files(self, sources: Sequence[Source]) -> None:
+        """Raise InputError if a result would get the path of an input, or of another result."""
+        results = list(itertools.product(self.save, sources))
+        files = [(result_name(kind, s.name), os.path.abspath(s.path)) for kind, s in results]  # noqa: PTH100
+        require_own_files(files, self.output)
         inputs = {source.path.resolve() for source in sources}
-        for source, kind in itertools.product(sources, self.save):
+        for kind, source in results:
             path = self.path(kind, source.name)
             if path.is_file() and path.resolve() in inputs:
                 raise InputError(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from sceneparse.data.pairing import find_images, relative_name
 from sceneparse.errors import InputError, first_few
@@ -81,8 +82,9 @@ def _base(name: str) -> str:
 def _matched(
     found: Mapping[str, Path], masks: Mapping[str, Path], key: Callable[[str], str]
 ) -> Matches:
-    files = _by_key(found, key)
     wanted = _by_key(masks, key)
+    # Predictions may have encoded names: a%3Ab for a:b, as sceneparse predict writes them.
+    files = _by_key(found, lambda name: key(name) if key(name) in wanted else key(unquote(name)))
     matches = [
         Match(core, _only(files[core], found), masks[_one(names, masks)])
         for core, names in wanted.items()

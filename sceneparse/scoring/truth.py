@@ -91,7 +91,8 @@ def _split_folder(root: Path, dataset: str, split: str) -> Path:
 def _listed(masks: Mapping[str, Path], folder: Path, split: str) -> dict[str, Path]:
     """Return the masks that the list of a split of Pascal Context names."""
     listing = folder.parent / "ImageSets" / "SegmentationContext" / f"{split}.txt"
-    names = [line.strip() for line in read_text(listing, MAX_LIST_SIZE).splitlines()]
+    lines = read_text(listing, MAX_LIST_SIZE).splitlines()
+    names = [line.strip().replace("\\", "/") for line in lines]
     if absent := [name for name in names if name and name not in masks]:
         raise InputError(f"{listing}: {len(absent)} masks are missing: {first_few(absent)}")
     return {name: masks[name] for name in names if name}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sceneparse.config.loading import load_config, read_settings, set_key, validate
 from sceneparse.config.recipes import find_config
@@ -25,6 +25,7 @@ from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.licences import check_licence
 from sceneparse.models.origin import origin_of
+from sceneparse.names import require_storable
 from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import Saved, load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings
@@ -33,8 +34,18 @@ from sceneparse.runtime.versions import provenance
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import model_arguments, prepare_training
 
+
+def _row_name(name: str) -> str:
+    require_storable(name, "row")
+    return name
+
+
 # A row's name is a folder's name too.
-RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60)]
+RowName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60),
+    AfterValidator(_row_name),
+]
 
 
 class StudyConfig(Section):
@@ -58,6 +69,8 @@ class StudyConfig(Section):
             raise ValueError(f"reference '{self.reference}' is none of rows: {names}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ")
+        if len({name.casefold() for name in self.rows}) != len(self.rows):
+            raise ValueError("rows must differ in more than capitals: their names are folders")
         return self
 
 

@@ -21,7 +21,7 @@ from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.data.labels import Labels
 from sceneparse.errors import InputError, refusing
-from sceneparse.files import read_text
+from sceneparse.files import read_start, read_text
 
 # <annotation> without s is Pascal VOC's file of boxes.
 _ROOT = re.compile(r"<annotations>\s*<version>")
@@ -70,12 +70,7 @@ def _xml_files(source: Path) -> list[Path]:
     """Return the files of CVAT in a folder, or the file itself."""
     paths = sorted(source.glob("*.xml")) if source.is_dir() else [source]
     files = [path for path in paths if path.suffix.lower() == ".xml" and path.is_file()]
-    return [path for path in files if _ROOT.search(_head(path))]
-
-
-def _head(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(4096)
+    return [path for path in files if _ROOT.search(read_start(path, 4096))]
 
 
 def _image_folder(path: Path) -> Path:

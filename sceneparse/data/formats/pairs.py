@@ -14,6 +14,7 @@ from sceneparse.data.formats.shared.source import Source
 from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.data.tables import TABLE_SUFFIXES, find_columns, read_rows
 from sceneparse.errors import InputError
+from sceneparse.names import require_storable
 
 _COLUMNS = {
     "image": ("img", "images", "image_path", "filename", "file", "input", "photo", "rgb"),
@@ -64,4 +65,5 @@ def _split(cell: str, place: str) -> str | None:
     """Return the split that a cell names, "valid" or "fold 1"; raises InputError."""
     if not re.fullmatch(r"[\w-]*", cell):
         raise InputError(f"{place}: a split is named by letters and digits, got '{cell}'")
+    require_storable(cell, f"{place}: split")
     return split_named(cell) or cell or None

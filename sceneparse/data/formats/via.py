@@ -31,7 +31,7 @@ from sceneparse.data.labels import Labels
 from sceneparse.data.pairing import find_images
 from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, first_few, refusing
-from sceneparse.files import read_json, read_text
+from sceneparse.files import read_json, read_start, read_text
 
 _PROJECT = "_via_img_metadata"
 _ENTRY_KEYS = frozenset({"filename", "regions"})
@@ -126,8 +126,7 @@ def _is_via(path: Path) -> bool:
 def _is_table(path: Path) -> bool:
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return _CSV_COLUMN in file.readline(4096)
+    return _CSV_COLUMN in read_start(path, 4096).partition("\n")[0]
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Iterable[_Region]]]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import optuna
@@ -34,6 +35,7 @@ from sceneparse.runs.folder import is_run_folder
 from sceneparse.runtime.distributed import Process, join_processes
 from sceneparse.runtime.progress import log_on_main
 from sceneparse.runtime.signals import StopRequest
+from sceneparse.shell import escape_unprintable
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.results import describe, rows_of
 from sceneparse.studies.sweep.settings import suggest
@@ -79,9 +81,10 @@ def run_workers(
     """
     count = min(workers, len(in_state(attempts_of(study), *_UNFINISHED)))
     context = multiprocessing.get_context("spawn")
+    ending = context.Event()
 
     def start(seat: int) -> BaseProcess:
-        process = context.Process(target=work, args=(plan, place, seat, count, quiet))
+        process = context.Process(target=work, args=(plan, place, seat, count, ending, quiet))
         process.start()
         return process
 
@@ -95,8 +98,10 @@ def run_workers(
                 ]
                 time.sleep(0.2)
         finally:
-            # A worker that is terminated saves its run and queues the trial again.
-            for process in processes:
+            # A worker that is told to end saves its run and queues the trial again: at the end of
+            # the epoch, or at once by a signal. Windows has no signal that it could save at.
+            ending.set()
+            for process in processes if sys.platform != "win32" else ():
                 process.terminate()
             for process in processes:
                 process.join()
@@ -109,19 +114,22 @@ def run_workers(
     return stop.name
 
 
-def work(plan: Plan, place: str, seat: int, seats: int, quiet: bool = False) -> None:
-    """Run trials until none waits or runs, or until a signal or the end of the parent process.
+def work(  # noqa: PLR0913 - one process's share
+    plan: Plan, place: str, seat: int, seats: int, ending: Event, quiet: bool = False
+) -> None:
+    """Run trials until none waits or runs, or until it is told to end or the parent is gone.
 
     `place`: that of the storage; `seat`: number of this worker among the `seats` of the machine.
     Exits with code 2 if the storage is lost.
     """
+    escape_unprintable()
     log_on_main(quiet=quiet)
     torch.set_num_threads(max(1, torch.get_num_threads() // seats))
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(seat % torch.cuda.device_count())
     try:
         with explained_failures(), join_processes() as process, StopRequest() as stop:
-            _run_trials(_Objective(plan, process, stop), place)
+            _run_trials(_Objective(plan, process, stop, ending), place)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
@@ -156,13 +164,15 @@ class _Objective:
     plan: Plan
     process: Process
     stop: StopRequest
+    ending: Event
     failed: bool = False
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal came, or the command that started this process is gone."""
+        """Whether a signal came, or the command that started this process ends it or is gone."""
         parent = multiprocessing.parent_process()
-        return self.stop.name is not None or (parent is not None and not parent.is_alive())
+        is_told = self.stop.name is not None or self.ending.is_set()
+        return is_told or (parent is not None and not parent.is_alive())
 
     def log_end(self, study: Study, attempt: FrozenTrial) -> None:
         """Log a line for a trial that ended."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,26 @@ _PNG_OPTIONS = [
 ]
 
 
+@dataclass
+class Written:
+    """What was written: pixels per class, and last those that are ignored (K + 1,); and the images.
+
+    `copied`, `bytes_copied`: of these images no link could be made, or none was wanted.
+    """
+
+    pixels: NDArray[np.int64]
+    copied: int = 0
+    bytes_copied: int = 0
+
+    @property
+    def description(self) -> str:
+        """How the images got there, if links were wanted: a clause without a full stop."""
+        if not self.copied:
+            return "images are linked"
+        size = f"{self.bytes_copied / 2**20:,.1f} MB"
+        return f"{self.copied} images are copied ({size}), because links cannot be made there"
+
+
 def write_folders(
     source: Source,
     target: Path,
@@ -30,59 +51,68 @@ def write_folders(
     *,
     link: bool,
     after_item: Callable[[], None],
-) -> NDArray[np.int64]:
+) -> Written:
     """Write TARGET/SPLIT/images and labels, classes.txt and colors.txt.
 
-    Returns the pixels per class, and last those that are ignored (K + 1,). Images are copied as
-    they are, or linked. `split_of` gives the split of each image; images without one are skipped.
-    All is written beside the target and renamed when whole. Raises InputError for a mask that does
-    not fit its image, and OSError if a file cannot be written.
+    Images are copied as they are, or linked where links can be made. `split_of` gives the split of
+    each image; images without one are skipped. All is written beside the target and renamed when
+    whole. Raises InputError for a mask that does not fit its image, and OSError if a file cannot be
+    written.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    counts = np.zeros(len(source.classes) + 1, np.int64)
+    written = Written(np.zeros(len(source.classes) + 1, np.int64))
     try:
         for item in source.items:
             if item.image in split_of:
                 mask = _draw_checked(item, source)
                 known = count_labels(mask, len(source.classes))
-                counts += np.append(known, mask.size - known.sum())
-                _write_item(item, mask, partial / split_of[item.image], link=link)
+                written.pixels += np.append(known, mask.size - known.sum())
+                linked = _write_item(item, mask, partial / split_of[item.image], link=link)
+                written.copied += not linked
+                written.bytes_copied += 0 if linked else item.image.stat().st_size
                 after_item()
-        _require_content(counts[:-1], source)
+        _require_content(written.pixels[:-1], source)
         (partial / "classes.txt").write_text("".join(f"{n}\n" for n in source.classes), "utf-8")
         colors = source.colors or palette(source.classes)
         (partial / "colors.txt").write_text(
             "".join(f"{r} {g} {b}\n" for r, g, b in colors), "utf-8"
         )
+        if target.exists():
+            target.rmdir()  # it is empty; Windows would not replace it
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return counts
+    return written
 
 
-def _write_item(item: Item, mask: Labels, folder: Path, *, link: bool) -> None:
+def _write_item(item: Item, mask: Labels, folder: Path, *, link: bool) -> bool:
+    """Write an image and its mask; return whether the image is a link."""
     image = folder / "images" / f"{item.name}{item.image.suffix}"
     label = folder / "labels" / f"{item.name}.png"
     for path in (image, label):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        _link(item.image, image)
-    else:
+    linked = link and _link(item.image, image)
+    if not linked:
         shutil.copyfile(item.image, image)
     # Unlike imwrite, Path.write_bytes names the reason if it fails.
     done, content = cv2.imencode(".png", mask, _PNG_OPTIONS)
     if not done:
         raise InputError(f"{item.image}: its mask cannot be encoded as PNG")
     label.write_bytes(content.tobytes())
+    return linked
 
 
-def _link(image: Path, link: Path) -> None:
-    """Link to an image: hard, so that the dataset survives a move, or symbolic across disks."""
-    try:
-        os.link(image.resolve(), link)
-    except OSError:
-        link.symlink_to(image.resolve())
+def _link(image: Path, link: Path) -> bool:
+    """Link to an image: hard, so that the dataset survives a move, or symbolic across disks.
+
+    Returns False where neither works: on memory cards, and across disks of Windows.
+    """
+    for make in (link.hardlink_to, link.symlink_to):
+        with suppress(OSError, NotImplementedError):
+            make(image.resolve())
+            return True
+    return False
 
 
 def _draw_checked(item: Item, source: Source) -> Labels:

@@ -14,6 +14,9 @@ from sceneparse.data.pairing import find_images, relative_name
 from sceneparse.errors import InputError, first_few
 from sceneparse.files import is_file
 
+# Parts of a path that name nothing below a folder: "", ".", "..", the drive "C:" of Windows.
+_NO_NAME = re.compile(r"\.{0,2}|[A-Za-z]:")
+
 
 def _last(path: str) -> str:
     """Return the last part of a path with slashes."""
@@ -55,9 +58,10 @@ class ImageFinder:
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{source}: expected the name of an image, got '{name}'")
         text = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
-        parts = [part for part in text.split("/") if part not in {"", ".", ".."}]
-        direct = self.folder.joinpath(*parts)
-        if beside is None and parts and is_file(direct):  # no walk through a large folder
+        parts = [part for part in text.split("/") if not _NO_NAME.fullmatch(part)]
+        direct = self.folder.joinpath(*parts)  # on Windows, a part "D:x" leads elsewhere
+        is_below = parts and direct.is_relative_to(self.folder)
+        if beside is None and is_below and is_file(direct):  # no walk through a large folder
             return direct
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
         if beside is not None:

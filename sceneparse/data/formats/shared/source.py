@@ -10,6 +10,7 @@ from pathlib import Path
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
 from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.names import describe_encoded, key_of_names, storable_stem
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,31 @@ def check_images(items: Sequence[Item]) -> None:
         )
 
 
-def distinctly_named(items: Sequence[Item], split_of: Mapping[Path, str]) -> list[Item]:
-    """Put folders before the names if two images of a split have one name; raises InputError."""
-    if not _repeated_names(items, split_of):
-        return list(items)
-    longer = [replace(item, name=f"{item.image.parent.name}/{item.name}") for item in items]
-    if repeated := _repeated_names(longer, split_of):
-        paths = [item.image for item in longer if item.name == repeated[0]]
+def with_file_names(source: Source, split_of: Mapping[Path, str], target: Path) -> Source:
+    """Return a source whose names are those of files below `target`, and a note on changed names.
+
+    Folders are put before the names if two images of a split have one name, and what Windows
+    refuses is encoded. Raises InputError if there still are two of one name.
+    """
+    items, key = source.items, key_of_names(target)
+    if _repeated(items, split_of, key):
+        items = [replace(item, name=f"{item.image.parent.name}/{item.name}") for item in items]
+    if repeated := _repeated(items, split_of, key):
         raise InputError(
-            f"{len(repeated)} names of images occur twice: {first_few(paths)}; rename one of each, "
-            "or convert their folders one by one"
+            f"{len(repeated)} names of images occur twice: {first_few(repeated[0])}; rename one of "
+            "each, or convert their folders one by one"
         )
-    return longer
+    note = describe_encoded(f"{item.name}.png" for item in items)
+    items = [replace(item, name=storable_stem(item.name)) for item in items]
+    return replace(source, items=items, notes=[*source.notes, *([note] if note else [])])
 
 
-def _repeated_names(items: Sequence[Item], split_of: Mapping[Path, str]) -> list[str]:
-    """Return the names that several images of a split have."""
-    names = Counter((split_of.get(item.image), item.name) for item in items)
-    return [name for (_, name), count in names.items() if count > 1]
+def _repeated(
+    items: Sequence[Item], split_of: Mapping[Path, str], key: Callable[[str], str]
+) -> list[list[Path]]:
+    """Return the images of each name that several images of a split have."""
+    named: dict[tuple[str | None, str], list[Path]] = {}
+    for item in items:
+        name = split_of.get(item.image), key(storable_stem(item.name))
+        named.setdefault(name, []).append(item.image)
+    return [images for images in named.values() if len(images) > 1]

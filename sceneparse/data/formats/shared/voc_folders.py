@@ -53,7 +53,8 @@ def _listed_splits(folder: Path) -> dict[str, str]:
         if split is None or split == "trainval":
             continue
         for line in read_text(path, MAX_DESCRIPTION).splitlines():
-            name = line.strip().strip('"')  # CVAT quotes names with spaces
+            # CVAT quotes names with spaces; Windows separates folders by backslashes.
+            name = line.strip().strip('"').replace("\\", "/")
             if name and split_of.setdefault(name, split) != split:
                 raise InputError(
                     f"{path}: '{name}' is listed for split {split_of[name]} too; list it once"
