@@ -54,12 +54,12 @@ def one_line(text: object) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return why something failed: the first line of the message, or the type of the error."""
-    path = os.path.abspath(str(getattr(error, "filename", None) or ""))  # noqa: PTH100
-    if sys.platform == "win32" and len(path) > _MAX_WINDOWS_PATH:
+    file = getattr(error, "filename", None)
+    if sys.platform == "win32" and file and len(os.path.abspath(file)) > _MAX_WINDOWS_PATH:  # noqa: PTH100
         # Windows itself says that there is no such file.
         return (
-            f"its path has {len(path)} characters, Windows allows {_MAX_WINDOWS_PATH} unless long "
-            "paths are enabled; choose a folder with a shorter path"
+            f"its path is longer than {_MAX_WINDOWS_PATH} characters, which Windows does not allow "
+            "unless long paths are enabled; choose a folder with a shorter path"
         )
     message = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return str(message).splitlines()[0][:200]

@@ -429,7 +429,7 @@ def test_long_paths_are_explained_on_windows(monkeypatch: pytest.MonkeyPatch) ->
     error = FileNotFoundError(2, "No such file or directory", "/" + "x/" * 150)
     assert reason_of(error) == "No such file or directory"
     monkeypatch.setattr(sys, "platform", "win32")
-    assert "Windows allows 259 unless long paths are enabled" in reason_of(error)
+    assert "longer than 259 characters, which Windows does not allow" in reason_of(error)
 
 
 def test_lists_on_standard_input_may_begin_with_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,17 +31,16 @@ _DECODER_VERSION = 2
 
 
 def cache_folder() -> Path:
-    """Return the folder of the user's caches, below XDG_CACHE_HOME or the usual place.
+    """Return the folder of our caches, below XDG_CACHE_HOME or where the system keeps caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or _usual_caches()) / "sceneparse"
 
-    That is %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS (which backups skip), and ~/.cache
-    elsewhere.
-    """
-    usual = Path.home() / ".cache"
+
+def _usual_caches() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     if sys.platform == "darwin":
-        usual = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        usual = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "sceneparse"
+        return Path.home() / "Library" / "Caches"  # backups skip it
+    return Path.home() / ".cache"
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:

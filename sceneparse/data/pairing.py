@@ -70,7 +70,8 @@ def find_images(
                 found.append(path)
             elif not uncounted(path):
                 skipped[kind] += 1
-    return sorted(found), skipped
+    # By their parts, because Windows would sort paths without regard to capitals.
+    return sorted(found, key=lambda path: path.parts), skipped
 
 
 def _walk(

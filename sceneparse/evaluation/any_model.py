@@ -44,7 +44,8 @@ def evaluate(  # noqa: PLR0913 - what a user may choose, all by keyword
     normalisation. `protocol` and `settings`: see create_protocol, e.g. protocol="slide",
     crop=(512, 512). `rule`: one of ABSENT_CLASS_RULES. `resamples`: of bootstrap intervals; None:
     intervals by the jackknife; 0: none. `output`: a folder for the files that `sceneparse evaluate`
-    writes. Raises InputError.
+    writes. `workers`: processes that read images; where processes do not fork, as on Windows and
+    macOS, a script calls this below `if __name__ == "__main__":`, or with 0. Raises InputError.
 
     >>> data = sceneparse.create_dataset("folder", "data/mine", "val")
     >>> result = sceneparse.evaluate(model, data, mean=(0.5,) * 3, std=(0.5,) * 3)
