@@ -91,10 +91,11 @@ def _length(part: str) -> int:
 
 
 def key_of_names(folder: Path) -> Callable[[str], str]:
-    """Return what two names in a folder share if they are one file: their letters, or themselves.
+    """Return the function that gives equal texts for two names of one file: str.casefold or str.
 
-    Windows and macOS do not tell A.png from a.png; a disk of Linux does, a memory card there does
-    not. Nothing is written to find out: the folder or one above it is looked up by other letters.
+    For Windows and macOS, A.png and a.png are one file; for Linux only on some disks, such as
+    memory cards. Nothing is written to find out: the folder, or one above it, is looked up with
+    capitals and small letters exchanged.
     """
     path = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
     for known in (path, *path.parents):
