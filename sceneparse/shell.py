@@ -19,8 +19,10 @@ def command_line(words: Iterable[str]) -> str:
 
 def quoted(word: str) -> str:
     """Quote a word of a command if the shell needs it; on Windows for cmd and PowerShell."""
-    if sys.platform != "win32":
-        return shlex.quote(word)
+    return _quoted_for_windows(word) if sys.platform == "win32" else shlex.quote(word)
+
+
+def _quoted_for_windows(word: str) -> str:
     if _PLAIN.fullmatch(word):
         return word
     # Programs on Windows read a backslash as such, unless a quotation mark follows.

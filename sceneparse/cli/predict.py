@@ -155,7 +155,8 @@ def abstained_rows(predictor: Predictor, share: float) -> dict[str, str]:
 
 def split_inputs(inputs: Sequence[str]) -> tuple[list[int], list[str]]:
     """Return the numbers of cameras, and the names of files, also those on standard input."""
-    cameras, names = [], []
+    cameras: list[int] = []
+    names: list[str] = []
     for given in inputs:
         kind, _, number = given.partition(":")
         if kind == "camera":

@@ -38,9 +38,10 @@ def cache_folder() -> Path:
 def _usual_caches() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
+    elif sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"  # backups skip it
-    return Path.home() / ".cache"
+    else:
+        return Path.home() / ".cache"
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
