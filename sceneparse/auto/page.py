@@ -1,7 +1,6 @@
 """Write the page about a run of `sceneparse auto`: what was found, decided and reached."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sceneparse.evaluation.page import most_confused, page_plots
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.report.pages import example_layers, figure_of_layers, figure_uri, write_page
 from sceneparse.report.pictures import Example
+from sceneparse.shell import command_line
 from sceneparse.training.examples import KeptExamples
 
 # Pictures of each kind.
@@ -109,10 +109,10 @@ def commands(output: Path, record: Mapping[str, Any]) -> dict[str, str]:
     """Return the commands for the network that was kept, by what they do."""
     run, more = str(model_of(output, record)), max(round(record["minutes"]), 1)
     return {
-        "Predict images": shlex.join(["sceneparse", "predict", run, "PHOTOS"]),
-        "Evaluate, with a page": shlex.join(["sceneparse", "evaluate", run, "--report"]),
-        "Export": shlex.join(["sceneparse", "export", run, "--format", "onnx"]),
-        f"Train {more} minute{'s' * (more != 1)} more, from the best weights": shlex.join(
+        "Predict images": command_line(["sceneparse", "predict", run, "PHOTOS"]),
+        "Evaluate, with a page": command_line(["sceneparse", "evaluate", run, "--report"]),
+        "Export": command_line(["sceneparse", "export", run, "--format", "onnx"]),
+        f"Train {more} minute{'s' * (more != 1)} more, from the best weights": command_line(
             ["sceneparse", "auto", str(output), "--time", f"+{more}m"]
         ),
     }

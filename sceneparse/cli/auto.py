@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_licences, add_option, add_quiet, number
 from sceneparse.cli.output import print_result, print_summary
 from sceneparse.errors import InputError
+from sceneparse.shell import command_line
 
 EXAMPLES = """\
   sceneparse auto photos --time 20m
@@ -112,7 +112,7 @@ def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request,
     return Request(
         source=source,
         output=Path(options.output or usual),
-        command=shlex.join(["sceneparse", *sys.argv[1:]]),
+        command=command_line(["sceneparse", *sys.argv[1:]]),
         weights=options.weights,
         licences=options.licences,
         val=options.val,
@@ -136,6 +136,6 @@ def summarise(output: Path, record: Mapping[str, Any]) -> None:
         "report": output / PAGE_FILE,
         "model": model,
         "plan": output / PLAN_FILE,
-        "go further": shlex.join(["sceneparse", "auto", str(output), "--time", "+20m"]),
+        "go further": command_line(["sceneparse", "auto", str(output), "--time", "+20m"]),
     }
     print_summary("auto", rows, ["sceneparse", "predict", str(model), "PHOTOS"])

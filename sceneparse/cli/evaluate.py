@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +24,7 @@ from sceneparse.cli.options import (
 from sceneparse.cli.output import print_document, print_summary
 from sceneparse.errors import InputError, first_few
 from sceneparse.names import describe_encoded, require_own_files, storable
+from sceneparse.shell import command_line
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset
@@ -326,7 +326,7 @@ def settings_of(
 def predict_instead(checkpoint: str, dataset: SegmentationDataset) -> str:
     """Return the command for images whose labels are withheld."""
     folder = os.path.commonpath([pair.image.parent for pair in dataset.pairs])
-    command = shlex.join(["sceneparse", "predict", checkpoint, folder, "--save", "raw"])
+    command = command_line(["sceneparse", "predict", checkpoint, folder, "--save", "raw"])
     return f"if the labels are withheld, write predictions for the submission server: {command}"
 
 

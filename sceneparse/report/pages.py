@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from sceneparse.data.labels import Color, LabelTable
 from sceneparse.report.pictures import Example, Picture, colorize, without_background
 from sceneparse.report.plots import adapt_to_page
 from sceneparse.runtime.versions import describe_device
+from sceneparse.shell import command_line
 
 # Pixels of the long side of pictures with layers: a page of 14 of them has about 3 MB.
 _LONGEST = 960
@@ -51,7 +51,7 @@ def made_now() -> dict[str, str]:
     command = ["sceneparse"] if ours else ["python", program]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
-        "command": shlex.join([*command, *arguments]),
+        "command": command_line([*command, *arguments]),
         "version": sceneparse.__version__,
         "time": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         "machine": describe_device(device),

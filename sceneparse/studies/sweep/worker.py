@@ -114,9 +114,7 @@ def run_workers(
     return stop.name
 
 
-def work(  # noqa: PLR0913 - one process's share
-    plan: Plan, place: str, seat: int, seats: int, ending: Event, quiet: bool = False
-) -> None:
+def work(plan: Plan, place: str, seat: int, seats: int, ending: Event, quiet: bool = False) -> None:
     """Run trials until none waits or runs, or until it is told to end or the parent is gone.
 
     `place`: that of the storage; `seat`: number of this worker among the `seats` of the machine.
