@@ -446,7 +446,7 @@ def opens_text(node: ast.Call) -> bool:
     is_method = isinstance(node.func, ast.Attribute)
     name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
     if name in {"read_text", "write_text"}:
-        return is_method  # files.read_text is imported by its name
+        return is_method and ast.unparse(node.func) != "atomic.write_text"  # one of our own
     modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
     modes = [mode for mode in modes if isinstance(mode, str) and set(mode) <= set("rwaxbt+")]
     return name == "open" and "b" not in "".join(modes) and (bool(modes) or not is_method)
