@@ -76,7 +76,7 @@ def ohem(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
     if len(ranked) == 0:
         return (losses * 0).sum()
     smallest_kept = ranked[max(int(settings.ohem_keep * len(ranked)), 1) - 1]
-    threshold = -torch.log(torch.tensor(settings.ohem_threshold))
+    threshold = -torch.tensor(settings.ohem_threshold).log().item()
     hard = counted & ((losses > threshold) | (losses >= smallest_kept))
     weights = settings.weights_of(targets) * hard
     return _mean((weights * losses).sum(), weights.sum())

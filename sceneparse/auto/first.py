@@ -109,7 +109,7 @@ class _Scorer:
     def mean_iou(self) -> float:
         """Score the remembered images, under the protocol of the run."""
         table, light, count = self.dataset.table, self.light, len(self.images)
-        device = light.compute.device
+        device = light.compute.counts_on
         matrix = ConfusionMatrix(table.num_classes, table.ignore_index, range(count), count, device)
         evaluate(
             self.model,

@@ -1,5 +1,7 @@
 """Batches of small images without workers: the whole set is on the device and augmented there.
 
+On mps, the set stays on the CPU: an index of overlapping views would copy all of them first.
+
 Random numbers are drawn on the CPU from (seed, epoch) alone, so that every device gives the same
 batches bit for bit.
 """
@@ -40,6 +42,8 @@ class DeviceLoader:
         self.batch_size, self.seed = batch_size, seed
         self.steps_per_epoch = -(-len(data) // batch_size)
         self._padding, self._mirror = padding, mirror
+        if torch.device(device).type == "mps":
+            device = "cpu"
         self._targets = data.targets.to(device)
         padded = F.pad(data.images.to(device), (padding,) * 4)  # zeros
         self._padded = torch.cat([padded, padded.flip(-1)]) if mirror else padded

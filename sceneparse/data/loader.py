@@ -128,7 +128,7 @@ def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
         "num_workers": workers,
         "timeout": timeout if workers else 0,
         "worker_init_fn": partial(_start_worker, os.getpid()),
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": torch.cuda.is_initialized(),  # this process uses a GPU
     }
 
 

@@ -73,8 +73,9 @@ class SampledLosses:
     def labels(self, scores: PixelScores, targets: Tensor) -> Tensor:
         """Add the losses of a batch; return its most likely classes (B, H, W)."""
         labels, confidence = scores.labels_and_confidence()
+        found = [tensor.to(self.sums.device) for tensor in (labels, targets, confidence)]
         for meter in self.meters:
-            meter.update(labels, targets, confidence)
+            meter.update(*found)
         height, width = targets.shape[1:]
         for rows in sample_rows(height, width, self._pixels, self._random):
             losses, counted = scores.losses_at(self.temperatures, rows, targets)
@@ -117,7 +118,7 @@ def calibrate(predictor: Predictor, dataset: SegmentationDataset, workers: int =
 
     Raises InputError if no pixel can be counted.
     """
-    device, ignored = predictor.compute.device, dataset.table.ignore_index
+    device, ignored = predictor.compute.counts_on, dataset.table.ignore_index
     share = MAX_PIXELS // len(dataset)
 
     def measure(

@@ -49,7 +49,7 @@ def evaluate_dataset(  # noqa: PLR0913 - keyword-only options
     `settings`: see Evaluation. `after_image` gets images (H, W, 3), names, found labels (H, W).
     """
     table, numbers = dataset.table, range(process.rank, len(dataset), process.world_size)
-    size, ignored, device = table.num_classes, table.ignore_index, predictor.compute.device
+    size, ignored, device = table.num_classes, table.ignore_index, predictor.compute.counts_on
     matrix = ConfusionMatrix(size, ignored, numbers, len(dataset), device)
     boundary, regions = BoundaryCounts(size, ignored, device), RegionCounts(size, ignored, device)
     calibration, risk = CalibrationCounts(ignored, device), RiskCounts(ignored, device)

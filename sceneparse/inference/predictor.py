@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +30,16 @@ from sceneparse.inference.images import ImageLike, load_picture
 from sceneparse.inference.job import Predicted, predict_folder
 from sceneparse.inference.networks import load_network
 from sceneparse.inference.normalization import Normalization
-from sceneparse.inference.prepare import prepare_for_inference
+from sceneparse.inference.prepare import DTYPES, prepare_for_inference
 from sceneparse.inference.protocols import Protocol, create_protocol
 from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.report.notebook import prediction_html, shrunk
 from sceneparse.report.pictures import Picture, colorize, overlay, transparent_classes
-from sceneparse.runtime.precision import Compute, choose_dtype
+from sceneparse.runtime.devices import choose_device, lack_of_type, validate_compile
+from sceneparse.runtime.precision import PRECISIONS, Compute, choose_dtype
+
+logger = logging.getLogger(__name__)
 
 # Images with more pixels are predicted in tiles, so that memory does not grow with them.
 MAX_WHOLE = 9_000_000
@@ -56,12 +60,12 @@ class Predictor:
     `source`: a run or checkpoint folder, an exported file, a folder of `save_pretrained`, or a
     model.
 
-    `device`: "cpu", "cuda" or "cuda:NUMBER"; None: a GPU if there is one. `amp`: auto, bf16, fp16
-    or off; None: as trained. `dtype` (float32, bfloat16, float16) and `compile` prepare the network
-    for speed instead (prepare_for_inference). `abstain`: pixels whose confidence, the probability
-    of their class, is below it get the ignore index (255) instead of a class; warns if the model is
-    not calibrated. `protocol` and the settings after it are those of create_protocol; None: as
-    trained.
+    `device`: "cpu", "cuda", "cuda:NUMBER" or "mps"; None: the best there is, GPUs first. `amp`:
+    auto, bf16, fp16 or off; None: as trained. `dtype` (float32, bfloat16, float16) and `compile`
+    prepare the network for speed instead (prepare_for_inference). `abstain`: pixels whose
+    confidence, the probability of their class, is below it get the ignore index (255) instead of a
+    class; warns if the model is not calibrated. `protocol` and the settings after it are those of
+    create_protocol; None: as trained.
 
     Logits are divided by the temperature of the model's calibration, if it has one (`sceneparse
     calibrate`). Raises InputError if the checkpoint cannot be used.
@@ -87,11 +91,12 @@ class Predictor:
         found = protocol_of(network, protocol, **settings)
         self.protocol = replace(found, temperature=temperature)
         self.abstain = _checked_threshold(abstain, network)
-        chosen = _choose_device(device, network.device_types)
+        chosen = choose_device(device, network.device_types)
         self._compiled, self._prepared = compile, compile or dtype is not None
         if self._prepared and amp is not None:
             raise InputError("give dtype and compile, or amp, not both")
         if self._prepared:
+            _validate_prepared(dtype, compile, chosen)
             network = prepare_for_inference(network, dtype=dtype or "float32", compile=compile)
         amp_type = None if self._prepared else _amp_type(network, amp, chosen)
         self.model, self.compute = network, Compute(chosen, amp_type)
@@ -354,32 +359,31 @@ def _checked_threshold(abstain: float | None, network: SegmentationNetwork) -> f
     return abstain
 
 
-def _choose_device(name: str | None, types: Sequence[str]) -> torch.device:
-    """Return the device of that name; None: a GPU if there is one and the network runs on it."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() and "cuda" in types else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in {"cpu", "cuda"} or (index and not index.isdecimal()):
-        raise InputError(f"unknown device '{name}'; use cpu, cuda or cuda:NUMBER")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"there is no GPU '{name}' that PyTorch can use ({torch.cuda.device_count()} found)"
-        )
-    if kind not in types:
-        raise InputError(f"this network runs on {', '.join(types)} only, not on '{name}'")
-    return torch.device(name)
+def _validate_prepared(dtype: str | None, compile: bool, device: torch.device) -> None:
+    """Raise InputError if a device cannot run a network that is prepared like this."""
+    if compile:
+        validate_compile(device)
+    reason = lack_of_type(DTYPES.get(dtype or "float32"), device)
+    # CPUs compute in float16 too, but slowly.
+    if reason is not None and device.type != "cpu":
+        raise InputError(f"dtype: {dtype} {reason}; use float16 or float32")
 
 
 def _amp_type(
     network: SegmentationNetwork, amp: str | None, device: torch.device
 ) -> torch.dtype | None:
-    """Return the type of mixed precision: that of `amp`; None: of training, if possible here."""
+    """Return the type of mixed precision: that of `amp`; None: of training, if possible here.
+
+    If it is not possible, logs what is used instead.
+    """
     if network.precision is not None:
         if amp is not None:
             raise InputError(f"this network computes in {network.precision}; omit amp")
         return None
     trained = network.meta.get("config", {}).get("train", {}).get("amp", "auto")
-    if trained == "fp16" and device.type == "cpu":
+    reason = lack_of_type(PRECISIONS.get(trained), device)
+    if amp is None and reason is not None:
+        logger.info(f"precision: float32, since {trained}, as in training, {reason}")
         trained = "off"
     return choose_dtype(amp or trained, device)
 

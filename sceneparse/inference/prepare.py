@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sceneparse.errors import InputError
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
+from sceneparse.runtime.devices import validate_compile
 
 Network = TypeVar("Network", bound=nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,22 +34,26 @@ def prepare_for_inference(
     """Return a copy of a network that computes the same faster and can no longer be trained.
 
     The copy has its batch norms folded into convolutions, no dropout, no auxiliary head, and
-    weights of `dtype` (a torch type, or "float32", "bfloat16", "float16") in channels_last layout.
-    With `compile`, torch.compile builds kernels at the first image of each size. Images of any type
-    are taken. Raises InputError for an unknown type, and for exported networks.
+    weights of `dtype` (a torch type, or "float32", "bfloat16", "float16") in channels_last layout,
+    except on mps. With `compile`, torch.compile builds kernels at the first image of each size.
+    Images of any type are taken. Raises InputError for an unknown type, for exported networks, and
+    for `compile` on mps.
     """
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise InputError(f"unknown dtype '{dtype}'; choose one of: {', '.join(DTYPES)}")
     if isinstance(model, SegmentationNetwork) and not isinstance(model, SegmentationModel):
         raise InputError("the type of an exported network is fixed; omit dtype and compile")
+    device = next(model.parameters()).device
+    if compile:
+        validate_compile(device)
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(ready, SegmentationModel):
         ready.aux_head = None
     fold_batch_norms(ready)
     _remove_dropout(ready)
     ready.to(chosen)
-    if channels_last:
+    if channels_last and device.type != "mps":
         ready.to(memory_format=torch.channels_last)
     ready.register_forward_pre_hook(partial(_cast_images, chosen))
     if compile:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sceneparse.inference.windows import Span
+from sceneparse.runtime.devices import as_float64, counting_device
 
 # Bytes of one band of scores: they fit into a processor's cache, and are few for a GPU.
 _BAND_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
@@ -82,10 +83,10 @@ class PixelScores:
         """Return the labels, and two sums over pixels (2,): weighted cross entropies, weights.
 
         `targets` (B, H, W): true classes; other numbers are not counted. `weights` (K,): of the
-        pixels by true class. Sums in float64.
+        pixels by true class. Sums in float64, on the counting device.
         """
         labels, first = [], 0
-        sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=counting_device(weights.device))
         for band in self._bands(self._keeps_order):
             labels.append(band.argmax(dim=-1).to(self._type))
             truth = targets[:, first : first + band.shape[1]].long()
@@ -93,8 +94,8 @@ class PixelScores:
             counted = truth < self.num_classes
             truth = truth.where(counted, 0)
             losses = self._cross_entropy(band, truth)
-            shares = (weights[truth] * counted).double()
-            sums += torch.stack([(losses * shares).sum(), shares.sum()])
+            shares = as_float64(weights[truth] * counted)
+            sums += torch.stack([(losses.to(sums.device) * shares).sum(), shares.sum()])
         return torch.cat(labels, dim=1), sums
 
     def losses_at(
@@ -113,7 +114,7 @@ class PixelScores:
         for temperature in temperatures:
             scores = self.at(temperature)
             values = scores._rows(rows)[counted] if logits is None else logits
-            sums.append(scores._cross_entropy(values, truth).double().sum())
+            sums.append(as_float64(scores._cross_entropy(values, truth)).sum())
         return torch.stack(sums), len(truth)
 
     def at(self, temperature: float) -> PixelScores:

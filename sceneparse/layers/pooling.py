@@ -16,10 +16,10 @@ from sceneparse.layers.blocks import ConvNormAct, conv3x3, resize
 def pool_to_grid(x: Tensor, grid: int) -> Tensor:
     """Average over a grid of cells (adaptive average pooling): (B, C, H, W) -> (B, C, grid, grid).
 
-    An exported graph would keep the cells of the size it was traced with; there, two matrices
-    that depend on the size do the same.
+    An exported graph would keep the cells of the size it was traced with, and mps takes only sizes
+    that the grid divides (PyTorch issue 96056); there, two matrices do the same.
     """
-    if not torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting() and x.device.type != "mps":
         return F.adaptive_avg_pool2d(x, grid)
     rows, columns = (pooling_matrix(size, grid, x) for size in x.shape[-2:])
     # OpenCV's dnn multiplies maps by a matrix, but not a matrix by maps.

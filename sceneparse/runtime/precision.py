@@ -1,18 +1,24 @@
-"""The device, the precision and the memory layout of computations."""
+"""The precision and the memory layout of computations on a device."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sceneparse.errors import InputError, unknown_name
+from sceneparse.runtime.devices import counting_device, lack_of_type
 from sceneparse.runtime.distributed import any_process
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, its type of mixed precision (None: float32), and the layout of images."""
+    """A device, its type of mixed precision (None: float32), and the layout of images.
+
+    `channels_last` has no effect on mps, where gradients of such maps can be wrong (PyTorch issues
+    175189 and 107214).
+    """
 
     device: torch.device
     dtype: torch.dtype | None = None
@@ -26,7 +32,12 @@ class Compute:
 
     def scaler(self) -> torch.amp.GradScaler:
         """Return a scaler of losses that works in float16 and does nothing in other types."""
-        return torch.amp.GradScaler(enabled=self.dtype == torch.float16)
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    @property
+    def counts_on(self) -> torch.device:
+        """Where counts and sums in float64 are kept, see counting_device."""
+        return counting_device(self.device)
 
     @property
     def name(self) -> str:
@@ -36,29 +47,64 @@ class Compute:
     @property
     def memory_format(self) -> torch.memory_format:
         """The layout of images and weights."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
+        is_contiguous = not self.channels_last or self.device.type == "mps"
+        return torch.contiguous_format if is_contiguous else torch.channels_last
 
     def place_model(self, model: nn.Module) -> None:
         """Move a model to the device, in this layout."""
         model.to(self.device).to(memory_format=self.memory_format)
+        if self.device.type == "mps":
+            _keep_contiguous(model)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device; only CUDA lets the program go on meanwhile.
+
+        On mps the copy could read memory that is already used for something else (PyTorch issue
+        189690).
+        """
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
 
     def place_images(self, images: Tensor) -> Tensor:
         """Move images (B, 3, H, W) to the device, in this layout."""
-        moved = images.to(self.device, non_blocking=True)
-        return moved.contiguous(memory_format=self.memory_format)
+        return self.place(images).contiguous(memory_format=self.memory_format)
+
+
+def _keep_contiguous(model: nn.Module) -> None:
+    """Give every convolution, batch norm and pooling contiguous maps.
+
+    Layers before them, such as layer norms, can turn the axes of a map.
+    """
+    for module in model.modules():
+        known = _contiguous in module._forward_pre_hooks.values()
+        if isinstance(module, _LAYOUT_MATTERS) and not known:
+            module.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.contiguous() if isinstance(x, Tensor) else x for x in arguments)
+
+
+_LAYOUT_MATTERS = (
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.modules.batchnorm._BatchNorm),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+)
 
 
 def choose_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """Return the type for autocast of "auto" or a name of PRECISIONS; None: plain float32.
 
-    "auto" follows `auto_dtype`. Raises InputError for an unknown name, and for fp16 on a CPU.
+    "auto" follows `auto_dtype`. Raises InputError for an unknown name, and for a type that the
+    device lacks: fp16 on a CPU, bf16 on mps before macOS 14.
     """
     if amp == "auto":
         return auto_dtype(device)[0]
-    if amp == "fp16" and device.type == "cpu":
-        raise InputError("amp: fp16 needs a GPU; use auto, bf16 or off")
     if amp not in PRECISIONS:
         raise unknown_name("precision", amp, ["auto", *PRECISIONS])
+    if reason := lack_of_type(PRECISIONS[amp], device):
+        others = " or ".join(
+            name for name, dtype in PRECISIONS.items() if lack_of_type(dtype, device) is None
+        )
+        raise InputError(f"amp: {amp} {reason}; use auto, {others}")
     return PRECISIONS[amp]
 
 
@@ -84,6 +130,8 @@ def _fastest_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
         return dtype, f"the GPU has compute capability {major}.{minor}"
     if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False):
         return torch.bfloat16, "the CPU has AMX"
+    if device.type == "mps":
+        return None, "on mps, other types must be asked for by name"
     return None, "the CPU has no AMX"
 
 

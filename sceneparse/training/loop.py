@@ -16,6 +16,7 @@ from sceneparse.errors import InputError, NumericalError
 from sceneparse.inference.protocols import Infer
 from sceneparse.inference.scores import PixelScores
 from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.runtime.devices import as_float64, counting_device
 from sceneparse.runtime.distributed import sum_over_processes
 from sceneparse.runtime.precision import Compute
 from sceneparse.training.optim import Stepped, Stepper
@@ -57,7 +58,7 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             _sync_gradients(model, step_ends),
         ):
             images = normalize(compute.place_images(batch.images))
-            targets = batch.targets.to(compute.device, non_blocking=True)
+            targets = compute.place(batch.targets)
             with compute.autocast():
                 outputs = forward(model, images)
             loss = loss_function(outputs, targets) / accumulate
@@ -73,6 +74,7 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
 
 
 _SMALLER_STEPS = "lower train.batch_size, raise train.accumulate, or lower augment.crop"
+_OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
 _SMALLER_WINDOWS = "evaluate in windows (protocol slide) of a smaller crop"
 
 
@@ -83,8 +85,8 @@ def explained_lack_of_memory(batch: Batch, compute: Compute, remedy: str) -> Ite
         yield
     except (RuntimeError, MemoryError) as error:
         is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        # The CPU's allocator has no exception type of its own.
-        if not is_known and "can't allocate memory" not in str(error):
+        # The allocators of the CPU and of mps have no exception type of their own.
+        if not is_known and not any(text in str(error) for text in _OUT_OF_MEMORY):
             raise
         count, _, height, width = batch.images.shape
         size = f"{count} images of {height}x{width}"
@@ -104,7 +106,7 @@ def _seed_from(*numbers: int) -> int:
 
 
 class Meter(Protocol):
-    """Counts during an evaluation; the counts are summed over all processes."""
+    """Counts during an evaluation, on a counting device; they are summed over all processes."""
 
     needs_confidence: bool
 
@@ -130,7 +132,8 @@ class MeanLoss:
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
         # of weighted losses, and of weights
-        self.sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
+        place = counting_device(weights.device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=place)
 
     def labels(self, scores: PixelScores, targets: Tensor) -> Tensor:
         """Add the losses of a batch; return its most likely classes (B, H, W)."""
@@ -167,7 +170,7 @@ def evaluate(  # noqa: PLR0913 - all it uses
     for batch in batches:
         with explained_lack_of_memory(batch, compute, _SMALLER_WINDOWS):
             pixels = compute.place_images(batch.images)
-            targets = batch.targets.to(compute.device, non_blocking=True)
+            targets = compute.place(batch.targets)
             with compute.autocast():
                 scores = infer(model, pixels, normalize)
             confidence: Tensor | None = None
@@ -175,6 +178,9 @@ def evaluate(  # noqa: PLR0913 - all it uses
                 labels, confidence = scores.labels_and_confidence()
             else:
                 labels = scores.labels() if loss is None else loss.labels(scores, targets)
+        place = compute.counts_on
+        labels, targets = labels.to(place), targets.to(place)
+        confidence = None if confidence is None else confidence.to(place)
         for meter in meters:
             meter.update(labels, targets, confidence)
         after_batch(batch, labels)
@@ -198,14 +204,15 @@ def evaluate_classifier(
     Raises NumericalError if the network's outputs are not finite.
     """
     model.eval()
-    counts, images = torch.zeros(2, dtype=torch.float64, device=compute.device), 0
+    place, images = compute.counts_on, 0
+    counts = torch.zeros(2, dtype=torch.float64, device=place)
     for batch in batches:
         with compute.autocast():
             logits = model(normalize(compute.place_images(batch.images)))
-        targets = batch.targets.to(compute.device, non_blocking=True)
+        targets = compute.place(batch.targets)
         loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
         correct = (logits.argmax(dim=1) == targets).sum()
-        counts += torch.stack([loss.double(), correct.double()])
+        counts += torch.stack([as_float64(loss), as_float64(correct)])
         images += len(targets)
     loss_sum, correct_sum = counts.tolist()
     if not math.isfinite(loss_sum):

@@ -105,6 +105,8 @@ def _choose_compute(
     dtype, reason = auto_dtype(device) if amp == "auto" else (choose_dtype(amp, device), reason)
     compute = Compute(device, dtype, channels_last)
     logger.info(f"precision: {compute.name} ({reason})")
+    if channels_last and compute.memory_format != torch.channels_last:
+        logger.info(f"layout: contiguous, since channels_last is not reliable on {device.type}")
     return compute
 
 

@@ -98,12 +98,12 @@ def validate_segmentation(  # noqa: PLR0913 - all it uses
     The loss is the cross entropy of the protocol's probabilities, with `class_weights` (K,).
     Raises Preempted on all processes after a signal.
     """
-    table, device = dataset.table, compute.device
+    table, device = dataset.table, compute.counts_on
     kept = KeptExamples(dataset, spread(len(dataset), _EXAMPLES), worst=_EXAMPLES, best=0)
     numbers = range(process.rank, len(dataset), process.world_size)
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index, numbers, len(dataset), device)
     remaining = iter(numbers)
-    ones = torch.ones(table.num_classes, device=device)
+    ones = torch.ones(table.num_classes, device=compute.device)
     loss = MeanLoss(ones if class_weights is None else class_weights)
     progress = Progress("validate", len(dataset), "images", quiet=not process.is_main)
     progress.note = partial(mean_iou_so_far, matrix)
