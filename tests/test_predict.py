@@ -672,7 +672,7 @@ def test_a_photo_that_is_resized_as_in_training_needs_no_tiles(
         (["a.jpg", "--frames", "0"], "--frames: must be 1 or more"),
         (["a.jpg", "--protocol", "best"], "unknown protocol 'best'"),
         (["a.jpg", "--amp", "int1"], "unknown precision 'int1'"),
-        (["a.jpg", "--device", "mps"], "unknown device 'mps'; use cpu, cuda"),
+        (["a.jpg", "--device", "tpu"], "unknown device 'tpu'; use cpu, cuda"),
         (["a.jpg", "--device", "cuda:99"], "there is no GPU 'cuda:99'"),
         (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so --crop has no effect"),
         (["a.jpg", "--output", "a.jpg/out"], "cannot write 'a.jpg/out'"),

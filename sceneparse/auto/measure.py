@@ -16,6 +16,7 @@ import torch
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import SegmentationDataset
 from sceneparse.models.segmentation import SegmentationNetwork
+from sceneparse.runtime.devices import peak_bytes, reset_peak
 from sceneparse.runtime.distributed import Process
 from sceneparse.training.run import Training, epoch_steps
 from sceneparse.training.segmentation import assemble_run, validation_protocol
@@ -28,7 +29,7 @@ STEPS, _MIN_STEPS = 10, 3
 class Measured:
     """The cost of a step and of a predicted image in seconds, and the memory in MB.
 
-    `steps`: measured ones.
+    `steps`: measured ones. Memory: the peak of a GPU, or that of this process on a CPU.
     """
 
     step_seconds: float
@@ -50,12 +51,12 @@ def measure(
     `splits`: training and validation. `licences`: what to do about those of weights.
     Raises InputError if the settings do not fit each other or the data, or the memory is too small.
     """
-    if process.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    reset_peak(process.device)
     training = assemble_run(config, process, *splits, licences=licences)
     steps = _time_steps(training, seconds)
     image_seconds = _time_image(config, training, splits[1])
-    return Measured(median(steps), len(steps), image_seconds, _memory(process.device) / 2**20)
+    memory = peak_bytes(process.device) or psutil.Process().memory_info().rss
+    return Measured(median(steps), len(steps), image_seconds, memory / 2**20)
 
 
 def _time_steps(training: Training, seconds: float) -> list[float]:
@@ -84,10 +85,3 @@ def _time_image(config: SegConfig, training: Training, val_set: SegmentationData
             protocol(cast("SegmentationNetwork", model), pixels, training.normalize).labels().cpu()
         taken = time.perf_counter() - before
     return taken
-
-
-def _memory(device: torch.device) -> float:
-    """Return the bytes in use: the peak of a GPU, or those of this process on a CPU."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return float(psutil.Process().memory_info().rss)

@@ -82,7 +82,9 @@ def main(options: argparse.Namespace) -> None:
     budget = Budget(read_time(options.time), started=psutil.Process().create_time())
     request = request_of(options)
     with ExitStack() as stack:
-        process = stack.enter_context(join_processes())
+        device = request.given.get("train.device")
+        named = None if device is None else str(device)
+        process = stack.enter_context(join_processes(named))
         stack.enter_context(writing(request.output))
         if process.world_size > 1:
             raise InputError("sceneparse auto runs in one process; train plan.yaml with torchrun")

@@ -50,10 +50,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Print the table of the backbones."""
-    import torch
-
     from sceneparse.models.backbone_costs import RECOMMENDED, compute_costs, measure_seconds
     from sceneparse.report.tables import Table
+    from sceneparse.runtime.devices import choose_device
     from sceneparse.runtime.progress import Progress
     from sceneparse.runtime.versions import describe_device
 
@@ -65,7 +64,7 @@ def main(options: argparse.Namespace) -> None:
             f"'{options.pattern}' matches {len(first)} networks, too many to time; give a pattern "
             f"that matches {_MAX_COMPUTED} at most"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     computed, rows = {}, []
     progress = Progress("backbones", len(names), "networks")
     for name in progress.over(names):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.evaluate import open_dataset, set_usual_data, usual_settings
 from sceneparse.cli.options import (
+    add_device,
     add_option,
     add_protocol_options,
     add_quiet,
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset NAME", "layout of the dataset; default as in training")
     add("--split SPLIT", "split, or list file in the folder; default the validation split")
     add("--workers N", "processes that read images", type=number(int, 0), default=2)
+    add_device(result)
     add_quiet(result)
     add_protocol_options(result)
     return result
@@ -69,7 +71,7 @@ def main(options: argparse.Namespace) -> None:
     require_labels(dataset, "choose a --split with labels")
     warn_of_training_images(options, model)
     checkpoint = resolve_checkpoint(options.checkpoint)
-    predictor = Predictor(model, **protocol_settings(options))
+    predictor = Predictor(model, device=options.device, **protocol_settings(options))
     print(f"checkpoint   {checkpoint}")
     print(f"data         {len(dataset)} images, split {options.split} of {options.data}")
     print(f"protocol     {predictor.protocol.description}")

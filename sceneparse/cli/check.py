@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_json, add_option, add_quiet, number, train_command
+from sceneparse.cli.options import (
+    add_device,
+    add_json,
+    add_option,
+    add_quiet,
+    number,
+    train_command,
+)
 from sceneparse.cli.output import print_document, print_summary
 from sceneparse.errors import InputError, first_few, one_line
 
@@ -50,12 +57,14 @@ def parser() -> argparse.ArgumentParser:
     add("--allow-twins", "accept images that occur in two splits")
     add_quiet(result)
     add_json(result, "the findings as JSON (what data.json holds; with --model, the suspects)")
-    labels = partial(add_option, result.add_argument_group("labels that are probably wrong"))
+    group = result.add_argument_group("labels that are probably wrong")
+    labels = partial(add_option, group)
     labels("--model RUN", "run, checkpoint or exported file that questions the masks")
     split = "split to question; default the validation split, with --folds the training split"
     labels("--split SPLIT", split)
     folds = "train K networks, each of which questions the part of the split that it has not seen"
     labels("--folds K", folds, type=number(int, 2))
+    add_device(group)
     return result
 
 
@@ -74,7 +83,8 @@ def require_effect(options: argparse.Namespace) -> None:
     """Raise InputError for an option that changes nothing, with or without --model."""
     useless, remedy = ["splits", "bit_depth", "allow_twins"], "has no effect with --model"
     if options.model is None:
-        useless, remedy = ["split", "folds"], "is for --model RUN; add it, or give --splits"
+        useless = ["split", "folds", "device"]
+        remedy = "is for --model RUN; add it, or give --splits"
         options.dataset = options.dataset or "folder"
     defaults = parser()
     for name in useless:

@@ -60,8 +60,8 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
     milestones = config.optim.milestones if config.optim.schedule == "step" else []
     if late := [epoch for epoch in milestones if epoch >= config.train.epochs]:
         print(f"optim.milestones {late} are not reached in train.epochs {config.train.epochs}")
-    data = load_data(config)
-    with join_processes() as process:
+    with join_processes(config.train.device) as process:
+        data = load_data(config)
         for seed in config.seeds:
             training = prepare_seed(config, seed, data, process, **earlier)
             print(

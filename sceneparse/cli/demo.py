@@ -7,7 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
-from sceneparse.cli.options import add_option, add_protocol_options, number, protocol_settings
+from sceneparse.cli.options import (
+    add_device,
+    add_option,
+    add_protocol_options,
+    number,
+    protocol_settings,
+)
 from sceneparse.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -43,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("--samples INPUT...", offered)
     add("--port N", "port of the page, 0: any free one", type=number(int, 0, 65535), default=7860)
     add("--host ADDRESS", "address to listen at, 0.0.0.0: the whole network", default="127.0.0.1")
-    add("--device NAME", "cpu, cuda or cuda:NUMBER; default a GPU if there is one")
+    add_device(result)
     add_protocol_options(result)
     return result
 
@@ -75,11 +81,11 @@ def main(options: argparse.Namespace) -> None:
 
 def print_model(name: str, predictor: Predictor) -> None:
     """Print what a model is, and what computes it."""
-    import torch
+    from sceneparse.runtime.versions import describe_device
 
     device = str(predictor.compute.device)
-    if predictor.compute.device.type == "cuda":
-        device += f" ({torch.cuda.get_device_name(predictor.compute.device)})"
+    if predictor.compute.device.type != "cpu":
+        device += f" ({describe_device(predictor.compute.device)})"
     print(one_line(f"model        {name}, {predictor.table.num_classes} classes"))
     print(f"device       {device}, {predictor.precision}")
     print(f"protocol     {predictor.protocol.description}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import (
+    add_device,
     add_json,
     add_option,
     add_palette,
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add_palette(result)
     add("--output FOLDER", "folder for the results; default RUN/eval_SPLIT..., see below")
     add("--workers N", "processes that read images", type=number(int, 0), default=2)
+    add_device(result)
     add_quiet(result)
     add_json(result, "the scores as JSON (what eval.json holds; with --compare, compare.json)")
     foreign = partial(add_option, result.add_argument_group("ONNX files of other programs"))
@@ -122,11 +124,12 @@ def evaluate_images(options: argparse.Namespace) -> None:
     from sceneparse.data.image_folders import load_classes
     from sceneparse.inference.normalization import Normalization
     from sceneparse.runs.checkpoint import load_model
+    from sceneparse.runtime.devices import choose_device
     from sceneparse.runtime.precision import Compute
     from sceneparse.runtime.progress import Progress
     from sceneparse.training.loop import evaluate_classifier
 
-    if useless := given_besides(options, {"checkpoint", "data", "dataset", "split"}):
+    if useless := given_besides(options, {"checkpoint", "data", "dataset", "split", "device"}):
         raise InputError(f"{useless[0]} has no effect on a classifier; omit it")
     model = load_model(options.checkpoint)
     trained = {"root": "data", **model.meta.get("data", {})}
@@ -141,7 +144,7 @@ def evaluate_images(options: argparse.Namespace) -> None:
             f"the data has {len(images.classes)} classes ({first_few(images.classes, 2)}), the "
             f"model {count} ({first_few(names, 2) or 'of unknown names'}); they must be the same"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     model.to(device)
     batches = evaluation_batches(images, 500, device)
     with torch.inference_mode(), Progress("evaluate", len(batches), "batches") as progress:
@@ -182,11 +185,9 @@ def evaluate_one(options: argparse.Namespace) -> None:
     require_labels(dataset, predict_instead(options.checkpoint, dataset))
     check_saved(options.save, dataset, output)
     kept = KeptExamples(dataset, spread(len(dataset), 5))
-    with writing(output), join_processes() as process:
+    with writing(output), join_processes(options.device, model.device_types) as process:
         output.mkdir(parents=True, exist_ok=True)
-        # None: an exported network chooses, because it may not run on every device.
-        device = str(process.device) if process.device.type in model.device_types else None
-        predictor = Predictor(model, device=device, **protocol_settings(options))
+        predictor = Predictor(model, device=str(process.device), **protocol_settings(options))
         if options.palette == "safe":
             predictor.table = predictor.table.with_safe_colors()
 

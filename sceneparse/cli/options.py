@@ -60,6 +60,12 @@ def add_option(
     parser.add_argument(name, help=meaning.replace("%", "%%"), **settings)
 
 
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add --device, where networks run."""
+    meaning = "cpu, cuda, cuda:NUMBER or mps (the GPU of a Mac); default the best there is"
+    add_option(parser, "--device NAME", meaning)
+
+
 def add_palette(parser: argparse.ArgumentParser) -> None:
     """Add --palette, the colours of classes in pictures."""
     meaning = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import (
+    add_device,
     add_option,
     add_protocol_options,
     add_quiet,
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     unsure = "give no class to pixels whose confidence is below X, see below"
     add("--abstain X", unsure, type=confidence)
     add("--frames N", "stop a video or camera after N frames", type=number(int, 1))
-    add("--device NAME", "cpu, cuda or cuda:NUMBER; default a GPU if there is one")
+    add_device(result)
     add_quiet(result)
     add_protocol_options(result)
     return result

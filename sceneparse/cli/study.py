@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> None:
     if options.summary or all(run.tested for run in study.runs):
         rows = show(study, options.results)
     else:
-        with join_processes() as process:
+        with join_processes(study.runs[0].config.train.device) as process:
             for finished in carry_out(study, process, options.licences):
                 rows = show(study, options.results)
                 print(f"{finished.row}, seed {finished.config.seed}: {rows['finished']}")

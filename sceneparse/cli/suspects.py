@@ -34,6 +34,7 @@ def check_labels(options: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--model runs in one process; start the command without torchrun")
     model = load_network(options.model)
+    predictor = Predictor(model, device=options.device)
     trained = {**model.meta.get("data", {}), **model.meta.get("config", {}).get("data", {})}
     layout = options.dataset or trained.get("dataset", "folder")
     split = options.split or usual_split(trained, folds=options.folds)
@@ -57,7 +58,7 @@ def check_labels(options: argparse.Namespace) -> None:
     output = Path(options.output or f"runs/suspects_{name}_{Path(split).stem}")
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        parts: Parts = [(Predictor(model), range(len(dataset)))]
+        parts: Parts = [(predictor, range(len(dataset)))]
         if config is not None:
             parts = predict_folds(options, config, dataset, output, facts)
         suspects = search(dataset, parts)
@@ -103,10 +104,10 @@ def predict_folds(
     with Progress("compare images", len(dataset), "images") as progress:
         folds = plan_folds(dataset, options.folds, progress.advance)
     facts["folds"] = folds.note
-    with join_processes() as process:
+    with join_processes(options.device) as process:
         checkpoints = train_folds(config, dataset, folds, output, process)
     return (
-        (Predictor(checkpoint), members)
+        (Predictor(checkpoint, device=options.device), members)
         for checkpoint, members in zip(checkpoints, folds.members, strict=True)
     )
 

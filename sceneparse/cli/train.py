@@ -40,7 +40,7 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.training.segmentation import prepare_training
     from sceneparse.training.summary import summary_of
 
-    with join_processes() as process:
+    with join_processes(config.train.device) as process:
         training = prepare_training(config, process, **run_options(options))
         train(training)
         if process.is_main:

@@ -114,8 +114,10 @@ class RunSection(Section):
         str, NameIn("precision", "sceneparse.runtime.precision.PRECISIONS", ("auto",))
     ] = "auto"
     """precision; off: float32; auto: bf16 or fp16 on GPUs, bf16 on CPUs with AMX"""
+    device: str | None = None
+    """cpu, cuda, cuda:NUMBER or mps (the GPU of a Mac); null: the best there is, GPUs first"""
     channels_last: Switch = True
-    """use the memory layout fastest for convolution"""
+    """use the memory layout fastest for convolution; without effect on mps"""
     compile: Switch = False
     """compile the network with torch.compile: slow start, faster steps"""
     save_every: CountOrZero = 0

@@ -91,8 +91,8 @@ def measure_seconds(name: str, costs: BackboneCosts, device: torch.device) -> fl
 
     def run() -> None:
         backbone(images)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     run()  # the first call is slower
     return median(timeit(run, number=1) for _ in range(_RUNS))

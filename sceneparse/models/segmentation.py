@@ -40,7 +40,7 @@ class SegmentationNetwork(nn.Module, Described):
     """
 
     precision: str | None = None
-    device_types: tuple[str, ...] = ("cpu", "cuda")
+    device_types: tuple[str, ...] = ("cpu", "cuda", "mps")
     align_corners: bool = True
     gives_confidence: bool = True
     # Heights and widths of images must be multiples of the first, and within the others.

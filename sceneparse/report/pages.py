@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ import sceneparse
 from sceneparse.data.labels import Color, LabelTable
 from sceneparse.report.pictures import Example, Picture, colorize, without_background
 from sceneparse.report.plots import adapt_to_page
+from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.versions import describe_device
 from sceneparse.shell import command_line
 
@@ -49,12 +49,11 @@ def made_now() -> dict[str, str]:
     program, *arguments = sys.argv
     ours = Path(program).name in {"sceneparse", "sceneparse.exe", "__main__.py"}
     command = ["sceneparse"] if ours else ["python", program]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "command": command_line([*command, *arguments]),
         "version": sceneparse.__version__,
         "time": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        "machine": describe_device(device),
+        "machine": describe_device(choose_device()),
     }
 
 

@@ -11,9 +11,10 @@ from sceneparse.runs.atomic import replace_text
 from sceneparse.runs.lock import LOCK_FILE, RunLock
 from sceneparse.runs.log import drop_records_after
 
-# Settings that a resumed run may change: they do not affect what is computed.
+# Settings that a resumed run may change: they do not affect what is computed. A device rounds in
+# its own way, but a run that was begun on one may go on where that device is missing.
 _FREE_SETTINGS = {
-    *("output", "train.save_every", "train.most_bad_steps"),
+    *("output", "train.save_every", "train.most_bad_steps", "train.device"),
     *(f"data.{name}" for name in ("root", "cache", "workers", "timeout", "check")),
 }
 # Settings and sections that make it another run: sample order, network, optimiser state.

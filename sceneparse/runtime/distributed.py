@@ -1,9 +1,10 @@
 """One process or many (torchrun): rank, device, and sums over all processes."""
 
+import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -15,8 +16,11 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from sceneparse.errors import InputError
+from sceneparse.runtime.devices import DEVICE_TYPES, choose_device, validate_compile
 
 Value = TypeVar("Value")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,16 @@ class Process:
 
 
 @contextmanager
-def join_processes() -> Iterator[Process]:
+def join_processes(
+    device_name: str | None = None, types: Sequence[str] = DEVICE_TYPES
+) -> Iterator[Process]:
     """Join the processes that torchrun started, or be the only one.
 
-    Uses NCCL on GPUs and gloo on CPUs. Raises InputError if another process of the run ends.
+    `device_name`, `types`: see choose_device. Uses NCCL on GPUs and gloo on CPUs. Raises InputError
+    if the device is missing, or if another process of the run ends.
     """
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = _own_device(device_name, types)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if "WORLD_SIZE" not in os.environ:
         yield Process(0, 1, device)
@@ -64,14 +70,33 @@ def join_processes() -> Iterator[Process]:
         dist.destroy_process_group()
 
 
+def _own_device(name: str | None, types: Sequence[str]) -> torch.device:
+    """Return the device of this process: several processes have a GPU each, or share the CPU."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and name is not None and name.startswith(("cuda:", "mps")):
+        raise InputError(
+            f"{count} processes cannot share the device '{name}'; use cuda or cpu, or start the "
+            "command without torchrun"
+        )
+    device = choose_device(name, types)
+    if count > 1 and device.type == "mps":
+        logger.info(f"device: cpu, since {count} processes cannot share mps")
+        device = torch.device("cpu")
+    if device == torch.device("cuda"):
+        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}", types)
+    return device
+
+
 def parallel_network(
     model: nn.Module, process: Process, *, accumulate: int = 1, compiled: bool = False
 ) -> nn.Module:
     """Compile a network if asked to, and sum its gradients over all processes.
 
-    They are summed every `accumulate` passes. A single process needs no wrapper.
+    They are summed every `accumulate` passes. A single process needs no wrapper. Raises InputError
+    if networks cannot be compiled for the device.
     """
     if compiled:
+        validate_compile(process.device)
         model = torch.compile(model)  # type: ignore[assignment]
     if process.world_size == 1:
         return model

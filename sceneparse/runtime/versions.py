@@ -43,10 +43,24 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
+def _apple_chip() -> str:
+    """Return the name of a Mac's chip, e.g. Apple M2 Pro."""
+    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        done = subprocess.run(  # noqa: S603 - a constant command
+            command, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "Apple"
+    return done.stdout.strip()
+
+
 def describe_device(device: torch.device) -> str:
     """Return the name of the GPU, or of the processor and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{_apple_chip()}, GPU"
     threads = torch.get_num_threads()
     info = Path("/proc/cpuinfo")  # on Linux only
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []

@@ -19,6 +19,7 @@ from sceneparse.models.classification import Classifier, create_classifier
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.report.plots import add_legend
 from sceneparse.report.tables import Table, points, verdict_word
+from sceneparse.runtime.devices import peak_bytes, reset_peak, synchronize
 from sceneparse.runtime.memory import in_a_process, peak_memory
 from sceneparse.runtime.precision import Compute
 from sceneparse.runtime.progress import Progress
@@ -132,7 +133,7 @@ def _works(
         model.eval()
         with compute.autocast():
             model(images)
-        _wait(compute.device)
+        synchronize(compute.device)
 
     def training() -> None:
         model.train()
@@ -141,14 +142,9 @@ def _works(
         functional.cross_entropy(logits.float(), targets).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        _wait(compute.device)
+        synchronize(compute.device)
 
     return {"forward": forward, "training": training}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute) -> int:
@@ -156,18 +152,21 @@ def training_peak(arguments: Arguments, size: int, batch: int, compute: Compute)
 
     On a GPU: what the allocator handed out; elsewhere: the growth of the process.
     """
-    on_gpu = compute.device.type == "cuda"
     # Libraries load more at their first use, which the network does not cost.
     _works(create_classifier("resnet20", 2), 32, 2, compute)["training"]()
     gc.collect()
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(compute.device)
-    before = torch.cuda.memory_allocated(compute.device) if on_gpu else peak_memory()
+    reset_peak(compute.device)
+    before = _bytes_held(compute.device)
     training = _works(create_classifier(**arguments), size, batch, compute)["training"]
     for _ in range(2):
         training()
-    after = torch.cuda.max_memory_allocated(compute.device) if on_gpu else peak_memory()
-    return after - before
+    return _bytes_held(compute.device) - before
+
+
+def _bytes_held(device: torch.device) -> int:
+    """Return the peak memory of a GPU, or that of this process on a CPU."""
+    on_gpu = peak_bytes(device)
+    return peak_memory() if on_gpu is None else on_gpu
 
 
 def cost_table(gains: Sequence[MeanDifference], costs: Mapping[str, Costs]) -> Table:

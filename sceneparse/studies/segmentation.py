@@ -131,6 +131,10 @@ def read_study(path: Path, overrides: Sequence[str]) -> Study:
             for key, value in {**shared, **changes, "seed": seed, "output": place}.items():
                 set_key(own, key, value)
             runs.append(StudyRun(row, validate(own, SegConfig, f"{path}: row {row}"), study.split))
+    if len({run.config.train.device for run in runs}) > 1:
+        raise InputError(
+            f"{path}: all rows run on one device; give train.device=NAME in the command"
+        )
     return Study(study, output, runs)
 
 

@@ -83,6 +83,7 @@ def fold_settings(meta: Mapping[str, Any], source: str, data: Mapping[str, str])
     settings["data"] |= data
     if data.get("dataset", "folder") != "folder":
         settings["data"]["classes"] = None
+    settings["train"] |= {"device": None}  # another machine may have others
     settings.setdefault("eval", {})["every"] = settings["train"].get("epochs", 1)
     return validate(settings, SegConfig, f"the settings of '{source}'")
 
@@ -145,7 +146,7 @@ def _part(dataset: SegmentationDataset, numbers: Sequence[int]) -> SegmentationD
 
 def _record(config: SegConfig, dataset: SegmentationDataset, folds: Folds, output: Path) -> None:
     """Write which images and settings the folds have; raise InputError if there are others."""
-    settings = config.model_dump(mode="json", exclude={"output"})
+    settings = config.model_dump(mode="json", exclude={"output": True, "train": {"device"}})
     plan = {
         "folds": [[dataset.pairs[k].name for k in members] for members in folds.members],
         **{f"settings {name}": value for name, value in settings.items()},

@@ -50,6 +50,11 @@ class Plan:
     early: EarlySection | None
     output: Path
 
+    @property
+    def device(self) -> str | None:
+        """The device of all trials, as train.device names it."""
+        return ClsConfig.model_validate(self.settings).train.device
+
     def starts(self) -> list[Params]:
         """Return the parameters of each trial that are fixed before the first trial."""
         return METHODS[self.method](self.space, self.trials)
@@ -147,6 +152,11 @@ def _check_values(path: Path, settings: Mapping[str, Any], sweep: SweepConfig) -
     """Raise InputError for unknown keys and for values that they do not take."""
     if "output" in sweep.parameters:
         raise InputError(f"{path}: parameters.output: give output=FOLDER in the command")
+    if "train.device" in sweep.parameters:
+        raise InputError(
+            f"{path}: parameters.train.device: a sweep runs on one device; give train.device=NAME "
+            "in the command"
+        )
     problems = [
         problem
         for key, section in sweep.parameters.items()

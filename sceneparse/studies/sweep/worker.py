@@ -32,6 +32,7 @@ from sceneparse.data.image_folders import LabelledImages
 from sceneparse.errors import InputError, NumericalError, Preempted, one_line
 from sceneparse.models.classification import create_classifier
 from sceneparse.runs.folder import is_run_folder
+from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.distributed import Process, join_processes
 from sceneparse.runtime.progress import log_on_main
 from sceneparse.runtime.signals import StopRequest
@@ -62,8 +63,9 @@ _LOST_GPU = 76
 
 
 def check_runs(plan: Plan) -> None:
-    """Check the folder, datasets and networks of a sweep; raises InputError."""
+    """Check the folder, device, datasets and networks of a sweep; raises InputError."""
     check_folder(plan.output)
+    choose_device(plan.device)
     for config in plan.listed_configs(*(f"data.{name}" for name in ClsDataSection.model_fields)):
         load_data(config)
     for config in plan.listed_configs("model", "attention", "stem"):
@@ -126,7 +128,8 @@ def work(plan: Plan, place: str, seat: int, seats: int, ending: Event, quiet: bo
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(seat % torch.cuda.device_count())
     try:
-        with explained_failures(), join_processes() as process, StopRequest() as stop:
+        device = plan.device
+        with explained_failures(), join_processes(device) as process, StopRequest() as stop:
             _run_trials(_Objective(plan, process, stop, ending), place)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
