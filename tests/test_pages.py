@@ -191,6 +191,8 @@ def test_images_that_look_a_little_alike_are_one_scene_if_they_are_neighbours() 
     images = frames_of(patterns, 0.85, 1)  # a correlation of about 0.7
     kept = KeptExamples(Frames(images), [])
     assert kept.of_different_scenes([7, 8, 10, 30, 33], 2, 40) == [7, 30]
+    # If more are needed, nearer ones are taken: 3 apart, not 1.
+    assert kept.of_different_scenes([7, 8, 10, 30, 33], 4, 40) == [7, 10, 30, 33]
     # Of other images, however near their names are, the worst are shown.
     others = frames_of(np.random.default_rng(2).normal(size=(40, 32, 32)), 1, 1)
     assert KeptExamples(Frames(others), []).of_different_scenes([7, 8, 10], 2, 40) == [7, 8]

@@ -1,8 +1,11 @@
 """The predictions of an evaluation that are kept for pictures."""
 
+from __future__ import annotations
+
 import math
+import zlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -16,14 +19,35 @@ from sceneparse.runtime.distributed import gather
 
 # Side of the grey thumbnails by which images are compared. Two images show one scene if their
 # thumbnails correlate by at least _ALIKE, or by at least _ALIKE_NEIGHBOURS if they are neighbours:
-# in the order of names, less than the share _NEAR of all images lies between them.
-_SIDE, _ALIKE, _ALIKE_NEIGHBOURS, _NEAR = 32, 0.9, 0.5, 0.125
+# in the order of names, less than the share _NEAR of all images lies between them, or if that
+# leaves too few, less than the next share.
+_SIDE, _ALIKE, _ALIKE_NEIGHBOURS, _NEAR = 32, 0.9, 0.5, (1 / 8, 1 / 16, 1 / 32, 0)
+# Images are chosen from the worst or best ones: this share of all, and at least so many.
+_SHARE, _MIN_CANDIDATES = 1 / 3, 16
 
 
 class Samples(Protocol):
     """Image (H, W, 3), mask (H, W) and name of each number."""
 
     def __getitem__(self, number: int, /) -> Sample: ...
+
+
+class _Packed(NamedTuple):
+    """A compressed label map (H, W): many of them are kept, few are drawn."""
+
+    content: bytes
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, labels: NDArray[Any]) -> _Packed:
+        """Compress a label map fast."""
+        return cls(zlib.compress(labels.tobytes(), level=1), labels.shape, labels.dtype)
+
+    def unpacked(self) -> NDArray[Any]:
+        """Return the label map (H, W)."""
+        flat = np.frombuffer(bytearray(zlib.decompress(self.content)), self.dtype)
+        return flat.reshape(self.shape)
 
 
 class KeptExamples:
@@ -34,11 +58,11 @@ class KeptExamples:
     """
 
     def __init__(
-        self, dataset: Samples, some: Sequence[int], *, worst: int = 16, best: int = 6
+        self, dataset: Samples, some: Sequence[int], *, worst: int = 64, best: int = 24
     ) -> None:
         self._dataset, self._worst, self._best = dataset, worst, best
         self.some, self.scores = some, dict[int, float]()
-        self._labels: dict[int, Any] = {}
+        self._labels: dict[int, Any] = {}  # packed but for those that are just added
         self._looks: dict[int, NDArray[np.float64]] = {}
 
     def add(self, number: int, labels: Tensor | NDArray[Any], score: float) -> None:
@@ -46,7 +70,7 @@ class KeptExamples:
         self.scores[number], self._labels[number] = score, labels
         self._keep_wanted()
         if number in self._labels:
-            self._labels[number] = torch.as_tensor(labels).cpu().numpy()
+            self._labels[number] = _Packed.of(torch.as_tensor(labels).cpu().numpy())
 
     def gather(self) -> None:
         """Merge the predictions kept by all processes; each of them must call this."""
@@ -71,10 +95,10 @@ class KeptExamples:
 
         They are chosen from those that are kept. `images`: how many the dataset has.
         """
-        kept = self.by_score()
-        chosen = self.of_different_scenes(kept["Worst images"], worst, images)
+        kept, most = self.by_score(), max(round(_SHARE * images), _MIN_CANDIDATES)
+        chosen = self.of_different_scenes(kept["Worst images"][:most], worst, images)
         others = [*kept["Best images"], *reversed(kept["Worst images"])]
-        left = [number for number in others if number not in chosen][: self._best]
+        left = [number for number in others if number not in chosen][: min(most, self._best)]
         return {
             "Worst images": chosen,
             "Best images": self.of_different_scenes(left, best, images),
@@ -87,16 +111,18 @@ class KeptExamples:
         dataset has.
         """
         chosen: list[int] = []
-        for number in numbers:
-            if len(chosen) == count:
-                break
-            if not any(self._is_same_scene(number, other, images) for other in chosen):
-                chosen.append(number)
+        for share in _NEAR:
+            for number in numbers:
+                if len(chosen) == count:
+                    break
+                if not any(self._is_same_scene(number, k, share * images) for k in chosen):
+                    chosen.append(number)
         chosen += [number for number in numbers if number not in chosen]
         return [number for number in numbers if number in chosen[:count]]
 
-    def _is_same_scene(self, first: int, second: int, images: int) -> bool:
-        is_near = abs(first - second) < _NEAR * images
+    def _is_same_scene(self, first: int, second: int, distance: float) -> bool:
+        """Return whether two images look alike; neighbours are nearer than `distance`."""
+        is_near = abs(first - second) < distance
         looks = self._look(first) @ self._look(second)
         return bool(looks >= (_ALIKE_NEIGHBOURS if is_near else _ALIKE))
 
@@ -112,4 +138,4 @@ class KeptExamples:
     def example(self, number: int) -> Example:
         """Read an image and its truth, and add its prediction."""
         image, truth, name = self._dataset[number]
-        return Example(name, image, truth, self._labels[number])
+        return Example(name, image, truth, self._labels[number].unpacked())
