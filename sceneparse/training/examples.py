@@ -24,6 +24,7 @@ from sceneparse.runtime.distributed import gather
 _SIDE, _ALIKE, _ALIKE_NEIGHBOURS, _NEAR = 32, 0.9, 0.5, (1 / 8, 1 / 16, 1 / 32, 0)
 # Images are chosen from the worst or best ones: this share of all, and at least so many.
 _SHARE, _MIN_CANDIDATES = 1 / 3, 16
+_MIN_SHOWN = 3
 
 
 class Samples(Protocol):
@@ -91,7 +92,7 @@ class KeptExamples:
         return {"Worst images": worst, "Best images": others[::-1][: self._best]}
 
     def scenes(self, worst: int, best: int, images: int) -> dict[str, list[int]]:
-        """Return so many of the worst and best images, each of another scene if there are any.
+        """Return up to so many of the worst and best images, each of another scene.
 
         They are chosen from those that are kept. `images`: how many the dataset has.
         """
@@ -105,10 +106,10 @@ class KeptExamples:
         }
 
     def of_different_scenes(self, numbers: Sequence[int], count: int, images: int) -> list[int]:
-        """Return `count` of the numbers in their order; two of one scene only if others lack.
+        """Return up to `count` of the numbers in their order, of different scenes.
 
-        Greedy: each is taken unless it shows the scene of an earlier one. `images`: how many the
-        dataset has.
+        Greedy: each is taken unless it shows the scene of an earlier one. Only to reach three are
+        images of one scene taken. `images`: how many the dataset has.
         """
         chosen: list[int] = []
         for share in _NEAR:
@@ -117,8 +118,9 @@ class KeptExamples:
                     break
                 if not any(self._is_same_scene(number, k, share * images) for k in chosen):
                     chosen.append(number)
-        chosen += [number for number in numbers if number not in chosen]
-        return [number for number in numbers if number in chosen[:count]]
+        others = [number for number in numbers if number not in chosen]
+        chosen += others[: max(min(count, _MIN_SHOWN) - len(chosen), 0)]
+        return [number for number in numbers if number in chosen]
 
     def _is_same_scene(self, first: int, second: int, distance: float) -> bool:
         """Return whether two images look alike; neighbours are nearer than `distance`."""
