@@ -14,6 +14,7 @@ from sceneparse.errors import InputError
 from sceneparse.evaluation.result import Stored, image_mean_iou
 from sceneparse.inference.predictor import Predictor
 from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH
+from sceneparse.names import storable
 from sceneparse.report.pages import example_layers, figure_of_layers
 from sceneparse.report.pictures import Example, Picture
 from sceneparse.report.tables import Table, four_digits, points
@@ -102,9 +103,8 @@ def _predictions_of(stored: Stored) -> Predictions:
 
     Raises InputError if there is neither.
     """
-    saved = stored.folder / "index"
-    if saved.is_dir():
-        return lambda _, name: read_mask(saved / f"{name}.png")
+    if (stored.folder / "index").is_dir():
+        return lambda _, name: read_mask(stored.folder / storable(f"index/{name}.png"))
     remedy = "evaluate it with --save index and compare again"
     if not isinstance(checkpoint := stored.how.get("checkpoint"), str):
         raise InputError(f"{stored.folder} has no predictions; {remedy}")
