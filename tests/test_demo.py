@@ -358,7 +358,7 @@ def test_samples_come_from_where_they_are(
     drawn = usual_samples(model)
     assert drawn.description == "drawn street scenes"
     assert all(sample.load(None).shape == (384, 576, 3) for sample in drawn.pictures)
-    assert "does not exist" in logged[-1]
+    assert re.search("does not exist.*--samples FOLDER offers others", logged[-1])
     (tmp_path / "photos").mkdir()
     shutil.copy(next((scenes / "val/images").iterdir()), tmp_path / "photos/a.jpg")
     (tmp_path / "photos/b.jpg").write_bytes(b"no picture")
@@ -578,7 +578,7 @@ def test_the_page_works_in_a_browser(
     for number, red in enumerate((0, 1)):
         assert np.array_equal(browser.canvas(number)[..., 3] == 0, labels == red)
     browser.run("document.querySelector('input[value=differences]').click()")
-    assert np.array_equal(browser.canvas(0)[..., 3] == 255, labels < 2)
+    assert np.array_equal(browser.canvas(0)[..., 1] < 99, labels < 2)
     assert f"{100 * (labels < 2).mean():.1f}% of the pixels" in browser.run("compared.textContent")
     browser.run("document.querySelector('input[value=confidence]').click()")
     sure = softmax(image / 127.5, axis=2).max(axis=2)

@@ -3,7 +3,9 @@
 
 const byId = (id) => document.getElementById(id);
 const LETTERS = ["A", "B"];
-const DIFFERENT = 0xff1414dc; // red, as alpha, blue, green, red
+// Alpha, blue, green, red: red on a faded picture.
+const DIFFERENT = 0xff1414dc;
+const EQUAL = 0xfff4f4f4;
 
 let about; // models, samples and limits, from the server
 let panes = []; // the elements of each model
@@ -21,6 +23,8 @@ const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.001 ?
 const color = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 const packed = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 const prefix = (number) => (about.models.length > 1 ? `${LETTERS[number]}: ` : "");
+// The most probable of N classes has at least 1 / N.
+const lowestConfidence = () => Math.min(...about.models.map(({ classes }) => 1 / classes.length));
 const title = (number) => prefix(number) + about.models[number].name;
 
 function setStatus(kind, text) {
@@ -43,7 +47,7 @@ async function start() {
   byId("samples-title").textContent = `Samples: ${about.samples_are}`;
   byId("samples").append(...about.samples.map(makeSample));
   byId("differences-label").hidden = about.order === null;
-  byId("ramp-low").textContent = Math.min(...about.models.map((m) => 1 / m.classes.length)).toFixed(2);
+  byId("ramp-low").textContent = lowestConfidence().toFixed(2);
   const ramp = byId("ramp-colors").getContext("2d");
   about.ramp.forEach((rgb, x) => {
     ramp.fillStyle = color(rgb);
@@ -177,18 +181,17 @@ function setOpacity() {
 
 function paint(pixels, view, number) {
   const { labels, confidence } = result.maps[number];
-  const { classes, colors } = about.models[number];
+  const { colors } = about.models[number];
   if (view === "classes") {
     const palette = Uint32Array.from(colors, (rgb, k) => (off[number].has(k) ? 0 : packed(rgb)));
     labels.forEach((label, index) => (pixels[index] = palette[label]));
   } else if (view === "differences") {
     const [first, second] = result.maps.map((map) => map.labels);
     first.forEach((label, index) => {
-      pixels[index] = label === about.order[second[index]] ? 0 : DIFFERENT;
+      pixels[index] = label === about.order[second[index]] ? EQUAL : DIFFERENT;
     });
   } else if (confidence) {
-    // No class is the most probable below 1 / classes.
-    const low = 255 / classes.length;
+    const low = 255 * lowestConfidence();
     const shade = (level) => Math.max(Math.round((255 * (level - low)) / (255 - low)), 0);
     const palette = Uint32Array.from({ length: 256 }, (_, level) => packed(about.ramp[shade(level)]));
     confidence.forEach((level, index) => (pixels[index] = palette[level]));
@@ -311,7 +314,7 @@ function showDownloads() {
     });
     const [, overlay] = links;
     overlay.addEventListener("click", () => (overlay.search = shownClasses(number)));
-    const heading = element("h2", { textContent: `${prefix(number)}download` });
+    const heading = element("h2", { textContent: `${prefix(number)}Download` });
     return element("section", {}, heading, element("div", { className: "buttons" }, ...links));
   });
   byId("downloads").replaceChildren(...parts);

@@ -66,7 +66,7 @@ def usual_samples(network: SegmentationNetwork) -> Samples:
         if not found:
             raise InputError(f"no image of split '{split}' of {root} can be read")
     except InputError as error:
-        logger.info(f"no validation images as samples: {error}")
+        logger.info(f"no validation images as samples ({error}); --samples FOLDER offers others")
         return Samples("drawn street scenes", _drawn())
     return Samples(f"{len(found)} of {len(pairs)} images, split {split} of {root}", found)
 
