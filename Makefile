@@ -25,6 +25,9 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --platform win32
+	$(VENV)/bin/mypy --platform darwin
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # The pages in docs/ as a site, in site/. The tests build it too.
 docs: $(VENV)/.dev

@@ -84,6 +84,7 @@ setup(
             "setuptools>=77",
             "ruff",
             "mypy",
+            "check-jsonschema",
             "types-PyYAML",
             "types-tqdm",
             "scipy-stubs",

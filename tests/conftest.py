@@ -46,6 +46,19 @@ TOGETHER = {
 }
 
 
+# Files whose tests send signals to processes, limit their memory, or mount file systems.
+NEED_LINUX = (
+    *("fuzz/", "test_bombs.py", "test_crashes.py", "test_machine.py", "test_resume.py"),
+    *("test_signals.py", "test_sweep_workers.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items if sys.platform != "linux" else ():
+        if item.nodeid.removeprefix("tests/").startswith(NEED_LINUX):
+            item.add_marker(pytest.mark.skip(reason="needs Linux"))
+
+
 def group_of(test: str) -> str:
     """Return the group of TOGETHER that a test is of, or else its own name."""
     name = test.removeprefix("tests/")
