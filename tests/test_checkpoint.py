@@ -118,7 +118,7 @@ def test_copied_run_names_its_own_checkpoints(
         (b"/checkpoints/step-00000001", "must name a checkpoint of its run"),
         (b"checkpoints/step-00000001\nx", r"step-00000001\\nx', but must name"),
         (b"checkpoints/step-00000009\n", "names checkpoints/step-00000009, which does not exist"),
-        (b"\xff\xfe", "not UTF-8 text"),
+        (b"\x80", "not UTF-8 text"),
         (b"checkpoints/step-00000001" + b" " * 2000, "larger than 1,000 bytes"),
     ],
 )
