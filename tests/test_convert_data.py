@@ -175,7 +175,7 @@ def test_what_is_printed_and_written(
     output = capsys.readouterr().out
     count, total = int(drawn([TRIANGLE]).sum()), 2 * HEIGHT * WIDTH
     assert "format       coco-instances (c.json lists images, annotations and categor" in output
-    assert "images       2 (train 2)" in output
+    assert "converted    2 images (train 2)" in output
     assert f"  2 cat        {count:>13,} px {100 * count / total:7.3f}%" in output
     assert "skipped      nothing" in output
     assert f"sceneparse check {target} --splits train" in output
