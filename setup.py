@@ -36,6 +36,7 @@ setup(
             "data/formats/shared/*.txt",
             "data/labels/*.csv",
             "data/labels/*.txt",
+            "demo/page.*",
             "models/*.json",
             "report/*.html",
         ],

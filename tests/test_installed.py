@@ -50,7 +50,11 @@ def test_the_wheel_holds_the_package_alone(installed: Path) -> None:
     assert rooms == {"sceneparse", f"sceneparse-{sceneparse.__version__}.dist-info"}
     for ours, theirs, kinds in (
         ("configs", "sceneparse/configs", ["*.yaml"]),
-        ("sceneparse", "sceneparse", ["*.py", "*.csv", "*.html", "*.txt", "page.*", "*.typed"]),
+        (
+            "sceneparse",
+            "sceneparse",
+            ["*.py", "*.csv", "*.html", "*.css", "*.js", "*.txt", "py.typed"],
+        ),
     ):
         for kind in kinds:
             shipped = {path.relative_to(ROOT / ours) for path in (ROOT / ours).rglob(kind)}
