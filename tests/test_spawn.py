@@ -23,6 +23,8 @@ from sceneparse.data.resizing import Resize
 from sceneparse.data.sampling import Draw
 from sceneparse.data.transforms import training_transform
 from sceneparse.runs.checkpoint import newest_intact
+from sceneparse.runtime.signals import StopRequest
+from sceneparse.studies.sweep import worker
 from tests.conftest import ROOT
 
 # What differs between two equal runs.
@@ -72,6 +74,15 @@ def test_a_spawned_worker_loads_the_same(scenes: Path, spawned: None) -> None:
     for batch, (image, mask, _) in zip(found, map(dataset.__getitem__, range(5)), strict=True):
         assert np.array_equal(batch.images[0].permute(1, 2, 0), image)
         assert np.array_equal(batch.targets[0], mask)
+
+
+def test_workers_of_a_sweep_end_without_a_signal() -> None:
+    ending = multiprocessing.get_context("spawn").Event()
+    parts: Any = None
+    objective = worker._Objective(parts, parts, StopRequest(), ending)
+    assert not objective.stopping
+    ending.set()
+    assert objective.stopping
 
 
 def outcome(folder: Path) -> dict[str, Any]:
