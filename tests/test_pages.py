@@ -20,6 +20,7 @@ from PIL import Image
 from test_train_seg import call
 
 from sceneparse.cli import compare as compare_command
+from sceneparse.cli import score as score_command
 from sceneparse.data.datasets import Sample, create_dataset
 from sceneparse.data.labels import load_label_table, palette
 from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH
@@ -262,6 +263,13 @@ def test_two_runs_are_compared_with_the_images_that_differ_most(
     assert "There are no pictures of the images: " in page
     assert "b has no predictions; evaluate it with --save index and compare again." in page
     assert "<h2>Images that gain most</h2>" in page
+
+
+def test_colors_of_pictures_that_are_not_written_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(score_command, tmp_path, tmp_path, "--palette", "safe") == 2
+    assert "--palette is for the pictures of --report; add it" in capsys.readouterr().err
 
 
 def test_safe_colors_are_those_of_the_palette() -> None:
