@@ -143,7 +143,7 @@ def _json_file(result: Result, model: int, _: Choice) -> bytes:
 
 def _png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    picture.save(stream, "PNG", compress_level=1)  # large overlays would take many seconds
     return stream.getvalue()
 
 
