@@ -262,6 +262,7 @@ def test_training_with_all_losses(
         "optim.lr=0.001",
         "train.ema=0.5",
         "train.accumulate=2",
+        "train.steps_per_epoch=2",
     )
     losses, scores = trained(config, CPU)
     machine_with(monkeypatch, mps=True)
