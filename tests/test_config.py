@@ -74,6 +74,8 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     assert (config.optim.lr, config.optim.weight_decay) == (0.001, 100000.0)
     assert (config.data.root, config.train.amp, config.train.ema) == ("on", "off", None)
     assert config.augment.crop == (8, 9)
+    config = load_config(path, [r"data.root=D:\photos #2"], SegConfig)
+    assert config.data.root == "D:/photos #2"
 
 
 @pytest.mark.fault(1, 5)

@@ -87,7 +87,10 @@ def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
                 f"{path}: {value!r} is not UTF-8 text; call the command in that folder, with a "
                 "relative path"
             )
-        settings[path] = _parse_yaml(value, path)
+        read = _parse_yaml(value, path)
+        # A folder "photos #2": nobody comments on a command line.
+        is_cut = isinstance(read, str) and " #" in value and value.strip().startswith(f"{read} ")
+        settings[path] = value.strip() if is_cut else read
     return settings
 
 
