@@ -53,22 +53,12 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(content.getbuffer())
-        _replace(aside, path)
+        aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)
         # Windows replaces no file that another worker has mapped, which holds the same sample.
         if sys.platform != "win32" or not path.exists():
             raise
-
-
-def _replace(aside: Path, path: Path) -> None:
-    """Rename a file; keep an older one that Windows protects, because a process reads the same."""
-    try:
-        aside.replace(path)
-    except PermissionError:
-        if not path.exists():
-            raise
-        aside.unlink()
 
 
 def fingerprint(files: Iterable[Path], *settings: object) -> str:
