@@ -36,9 +36,14 @@ def store(folder: Path, seed: int, gain: int = 0, how: dict[str, str] | None = N
 
 
 def classifier(folder: Path) -> Path:
-    (folder / "seed-0/last").mkdir(parents=True)
-    (folder / "seed-0/last/meta.json").write_text(json.dumps({"task": "classification"}))
+    write_meta(folder / "seed-0", {"task": "classification"})
     return folder
+
+
+def write_meta(run: Path, meta: object) -> None:
+    newest = run / "checkpoints/step-00000002"
+    newest.mkdir(parents=True)
+    (newest / "meta.json").write_text(json.dumps(meta))
 
 
 def mean_iou(folder: Path) -> float:
@@ -149,10 +154,8 @@ def test_what_cannot_be_mixed_is_refused(
         arrays = {**stored, "by_image": stored["by_image"] + 1}
     np.savez(other / "counts.npz", **arrays)
     trained = tmp_path / "trained"
-    (trained / "last").mkdir(parents=True)
-    (trained / "last/meta.json").write_text(json.dumps({"task": "segmentation"}))
-    (tmp_path / "damaged/last").mkdir(parents=True)
-    (tmp_path / "damaged/last/meta.json").write_text("[]")
+    write_meta(trained, {"task": "segmentation"})
+    write_meta(tmp_path / "damaged", [])
     mixed = f"'{none}' is a classifier, '{run}' is a segmentation run, '{scores}' is an evaluation"
     cases: list[tuple[list[object], str]] = [
         ([none, run, scores], mixed),

@@ -128,6 +128,9 @@ def test_everything_is_written(
     meta = json.loads(unfinished.read_text())
     unfinished.write_text(json.dumps({**meta, "epoch": 2}))
     (Path(runs[0]) / "seed-3").mkdir()
+    # a copy that lost its pointers
+    for name in ("last", "best"):
+        (Path(runs[1]) / "seed-0" / name).unlink()
     # and a configuration none of whose seeds has
     begun = tmp_path / "begun"
     (begun / "seed-0").mkdir(parents=True)

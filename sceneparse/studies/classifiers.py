@@ -9,7 +9,7 @@ from typing import Any
 from sceneparse.errors import InputError, first_few, refusing
 from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.metrics.significance import MeanDifference, compare_means
-from sceneparse.models.stored import META_FILE, follow_pointer
+from sceneparse.models.stored import META_FILE, step_folders
 from sceneparse.report.pages import figure_uri, write_page
 from sceneparse.report.plots import save_plot
 from sceneparse.report.tables import Table, p_word, points, span, verdict_word, write_json
@@ -105,10 +105,10 @@ def read_group(folder: Path) -> Group:
 
 
 def _read_meta(run: Path) -> dict[str, Any] | None:
-    last = run / "last"
-    if not last.exists():
+    newest = next(iter(step_folders(run)), None)
+    if newest is None:
         return None
-    path = follow_pointer(last) / META_FILE
+    path = newest / META_FILE
     with refusing(path, "damaged or not of `sceneparse classify`"):
         meta: dict[str, Any] = read_json(path, MAX_DESCRIPTION)
         task, config = meta["task"], meta["config"]

@@ -8,7 +8,7 @@ from sceneparse.evaluation.compare import require_same_images
 from sceneparse.evaluation.folders import find_scores, split_name
 from sceneparse.evaluation.result import COUNTS_FILE, read_evaluation
 from sceneparse.files import MAX_DESCRIPTION, inside, read_json
-from sceneparse.models.stored import META_FILE, POINTERS, resolve_checkpoint
+from sceneparse.models.stored import META_FILE, step_folders
 from sceneparse.studies.rows import FinishedRun, read_run
 from sceneparse.studies.seeds import seed_folders
 
@@ -54,8 +54,8 @@ def _recognise(path: Path) -> str:
     for run in [path, *seed_folders(path)]:
         if any(run.glob(f"eval_*/{COUNTS_FILE}")):
             return "a segmentation run"
-        if named := next((run / name for name in POINTERS if (run / name).exists()), None):
-            return _recognise_run(resolve_checkpoint(named) / META_FILE)
+        for newest in step_folders(run)[:1]:
+            return _recognise_run(newest / META_FILE)
     return _COMPARISON if (path / "compare.json").is_file() else ""
 
 
