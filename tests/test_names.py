@@ -25,17 +25,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_train_seg import call
 
-from sceneparse import names, shell
 from sceneparse.auto.intake import take_in
 from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import predict as predict_command
 from sceneparse.config.loading import load_config
 from sceneparse.config.segmentation import SegConfig
-from sceneparse.data.cache import cache_folder, save_array
+from sceneparse.data import file_names
+from sceneparse.data.cache import cache_folder
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.formats import find_format
 from sceneparse.errors import InputError, reason_of
 from sceneparse.inference.inputs import find_sources, whole_name
+from sceneparse.runtime import shell
 from sceneparse.scoring.matching import match_files
 from sceneparse.studies.segmentation import read_study
 from tests.conftest import ROOT
@@ -55,15 +56,15 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_names_are_encoded(name: str) -> None:
-    assert names.storable_stem(name) == ODD[name]
-    assert unquote(names.storable_stem(name)) == name
+    assert file_names.storable_stem(name) == ODD[name]
+    assert unquote(file_names.storable_stem(name)) == name
 
 
 @given(st.text(st.sampled_from('aC.:%\\/ "oNcP1\x07é²³|*LT$'), max_size=9))
 def test_encoded_names_are_names_for_windows(name: str) -> None:
     name = name.lstrip("/")
-    stored = names.storable(name)
-    assert names.storable(stored) == stored
+    stored = file_names.storable(name)
+    assert file_names.storable(stored) == stored
     assert unquote(stored) == unquote(name)
     assert PureWindowsPath(stored).parts == PurePosixPath(stored).parts  # no drive among them
     for part in stored.split("/"):
@@ -76,9 +77,9 @@ def test_encoded_names_are_names_for_windows(name: str) -> None:
 def test_devices_are_known() -> None:
     for name in ("CON", "prn.txt", "Aux.tar.gz", "nul ", "COM1", "lpt9.x", "COM\u00b2", "CONIN$"):
         assert PureWindowsPath(name).is_reserved() or name == "nul "
-        assert names.storable(name) != name
+        assert file_names.storable(name) != name
     for name in ("CONSOLE", "com", "COM10", "xcon", "con_1", "lpt"):
-        assert names.storable(name) == name
+        assert file_names.storable(name) == name
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_folders_that_a_user_names_are_refused(
 @pytest.fixture
 def one_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """Act as on a disk that does not tell A from a."""
-    for module in ("names", "inference.inputs", "data.formats.shared.source"):
+    for module in ("data.file_names", "inference.inputs", "data.formats.shared.source"):
         monkeypatch.setattr(f"sceneparse.{module}.key_of_names", lambda _: str.casefold)
 
 
@@ -194,12 +195,12 @@ def test_twins_by_case_get_files_of_their_own(
 def test_disks_that_do_not_tell_capitals_are_found_out(tmp_path: Path) -> None:
     (tmp_path / "Data/7").mkdir(parents=True)
     places = [tmp_path / "Data/7", tmp_path / "Data/new/deep"]
-    assert [names.key_of_names(place)("A") for place in places] == ["A", "A"]
+    assert [file_names.key_of_names(place)("A") for place in places] == ["A", "A"]
     (tmp_path / "dATA").mkdir()  # another folder, not the same by another name
-    assert names.key_of_names(places[0])("A") == "A"
+    assert file_names.key_of_names(places[0])("A") == "A"
     (tmp_path / "dATA").rmdir()
     (tmp_path / "dATA").symlink_to(tmp_path / "Data")
-    assert [names.key_of_names(place)("A") for place in places] == ["a", "a"]
+    assert [file_names.key_of_names(place)("A") for place in places] == ["a", "a"]
 
 
 def test_names_that_are_too_long_are_refused_first(
@@ -404,24 +405,6 @@ def test_caches_are_where_users_look_for_them(monkeypatch: pytest.MonkeyPatch) -
         assert cache_folder() == Path(place) / "sceneparse"
     monkeypatch.setenv("XDG_CACHE_HOME", "/big")
     assert cache_folder() == Path("/big/sceneparse")
-
-
-def test_a_cached_file_that_is_being_read_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.npy"
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "The process cannot access the file")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", refuse)
-        with pytest.raises(PermissionError):
-            save_array(path, np.arange(3))
-    save_array(path, np.arange(3))
-    monkeypatch.setattr(Path, "replace", refuse)
-    save_array(path, np.arange(3))
-    assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
 
 
 def test_long_paths_are_explained_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ CONFIGURED = {
     "suspects/folds.py",
 }
 # Modules that all rooms may import, and modules beside the rooms.
-OPEN = {"errors", "files", "names", "shell"}
+OPEN = {"errors", "files"}
 LOOSE = {"__init__.py", "__main__.py", "losses.py", *(f"{name}.py" for name in OPEN)}
 
 # Which rooms each room may import, beside those open to all. Rooms below others come first.

@@ -16,7 +16,7 @@ from sceneparse.evaluation.page import most_confused, page_plots
 from sceneparse.evaluation.result import Evaluation, as_dict
 from sceneparse.report.pages import example_layers, figure_of_layers, figure_uri, write_page
 from sceneparse.report.pictures import Example
-from sceneparse.shell import command_line
+from sceneparse.runtime.shell import command_line
 from sceneparse.training.examples import KeptExamples
 
 # Pictures of each kind.

@@ -14,7 +14,7 @@ from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_licences, add_option, add_quiet, number
 from sceneparse.cli.output import print_result, print_summary
 from sceneparse.errors import InputError
-from sceneparse.shell import command_line
+from sceneparse.runtime.shell import command_line
 
 EXAMPLES = """\
   sceneparse auto photos --time 20m

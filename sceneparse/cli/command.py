@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from sceneparse.cli.output import results_only
 from sceneparse.errors import Explained, InputError, Preempted, one_line, reason_of
-from sceneparse.shell import escape_unprintable
+from sceneparse.runtime.shell import escape_unprintable
 
 
 def version_block() -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_option, add_quiet, number
 from sceneparse.cli.output import print_summary
+from sceneparse.data.file_names import require_storable
 from sceneparse.errors import InputError, first_few
-from sceneparse.names import require_storable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

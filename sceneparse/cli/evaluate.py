@@ -23,9 +23,9 @@ from sceneparse.cli.options import (
     protocol_settings,
 )
 from sceneparse.cli.output import print_document, print_summary
+from sceneparse.data.file_names import describe_encoded, require_own_files, storable
 from sceneparse.errors import InputError, first_few
-from sceneparse.names import describe_encoded, require_own_files, storable
-from sceneparse.shell import command_line
+from sceneparse.runtime.shell import command_line
 
 if TYPE_CHECKING:
     from sceneparse.data.datasets import SegmentationDataset

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sceneparse.errors import one_line
-from sceneparse.shell import command_line, quoted
+from sceneparse.runtime.shell import command_line, quoted
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import SegmentationDataset, classes_unless_named, create_dataset
+from sceneparse.data.file_names import storable
 from sceneparse.data.reading import read_mask
 from sceneparse.errors import InputError
 from sceneparse.evaluation.result import Stored, image_mean_iou
 from sceneparse.inference.predictor import Predictor
 from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH
-from sceneparse.names import storable
 from sceneparse.report.pages import example_layers, figure_of_layers
 from sceneparse.report.pictures import Example, Picture
 from sceneparse.report.tables import Table, four_digits, points

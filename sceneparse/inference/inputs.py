@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from unicodedata import normalize
 
+from sceneparse.data.file_names import key_of_names
 from sceneparse.data.pairing import IMAGE_SUFFIXES, describe_skipped, find_images, is_hidden
 from sceneparse.data.reading import image_size, read_image
 from sceneparse.errors import InputError, refusing
-from sceneparse.names import key_of_names
 from sceneparse.report.pictures import Picture
 
 logger = logging.getLogger(__name__)

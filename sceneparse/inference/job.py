@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sceneparse.data.file_names import describe_encoded
 from sceneparse.errors import InputError, first_few, one_line
 from sceneparse.inference.inputs import Source, equal_size_batches, find_sources
 from sceneparse.inference.results import EarlierResults
 from sceneparse.inference.video import VideoReader, VideoWriter
 from sceneparse.inference.writer import Writer
-from sceneparse.names import describe_encoded
 from sceneparse.runtime.progress import Progress, log_to_stderr
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sceneparse.data.file_names import require_own_files, storable
 from sceneparse.errors import InputError, unknown_name
 from sceneparse.inference.results import KINDS, SHARES_FILE, ResultList
-from sceneparse.names import require_own_files, storable
 from sceneparse.report.pictures import save_labels
 
 if TYPE_CHECKING:

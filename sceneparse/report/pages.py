@@ -19,8 +19,8 @@ from sceneparse.data.labels import Color, LabelTable
 from sceneparse.report.pictures import Example, Picture, colorize, without_background
 from sceneparse.report.plots import adapt_to_page
 from sceneparse.runtime.devices import choose_device
+from sceneparse.runtime.shell import command_line
 from sceneparse.runtime.versions import describe_device
-from sceneparse.shell import command_line
 
 # Pixels of the long side of pictures with layers: a page of 14 of them has about 3 MB.
 _LONGEST = 960

@@ -16,6 +16,7 @@ from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
+from sceneparse.data.file_names import require_storable
 from sceneparse.data.sample_checks import require_labels
 from sceneparse.errors import InputError
 from sceneparse.evaluation.dataset import evaluate_dataset
@@ -25,7 +26,6 @@ from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.models.licences import check_licence
 from sceneparse.models.origin import origin_of
-from sceneparse.names import require_storable
 from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import Saved, load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sceneparse.data.file_names import require_storable
 from sceneparse.data.formats.folders import number_source
 from sceneparse.data.formats.shared.classes import read_classes
 from sceneparse.data.formats.shared.image_finder import ImageFinder
@@ -14,7 +15,6 @@ from sceneparse.data.formats.shared.source import Source
 from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.data.tables import TABLE_SUFFIXES, find_columns, read_rows
 from sceneparse.errors import InputError
-from sceneparse.names import require_storable
 
 _COLUMNS = {
     "image": ("img", "images", "image_path", "filename", "file", "input", "photo", "rgb"),

@@ -35,8 +35,8 @@ from sceneparse.runs.folder import is_run_folder
 from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.distributed import Process, join_processes
 from sceneparse.runtime.progress import log_on_main
+from sceneparse.runtime.shell import escape_unprintable
 from sceneparse.runtime.signals import StopRequest
-from sceneparse.shell import escape_unprintable
 from sceneparse.studies.sweep.plan import Plan
 from sceneparse.studies.sweep.results import describe, rows_of
 from sceneparse.studies.sweep.settings import suggest

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sceneparse.data.file_names import describe_encoded, key_of_names, storable_stem
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.labels import Color, Labels, ignore_index_for, require_name
 from sceneparse.errors import InputError, first_few, refusing
-from sceneparse.names import describe_encoded, key_of_names, storable_stem
 
 
 @dataclass(frozen=True)
