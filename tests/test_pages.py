@@ -253,7 +253,7 @@ def test_two_runs_are_compared_with_the_images_that_differ_most(
     for heading, order in (("gain", np.argsort(-gains)), ("lose", np.argsort(gains))):
         wanted = [names[k] for k in order if (gains[k] > 0) == (heading == "gain") and gains[k]]
         table = page.partition(f"<h2>Images that {heading} most</h2>")[2].partition("</table>")[0]
-        assert re.findall(r"<tr><td>(scene_\d+)</td>", table) == wanted
+        assert re.findall(r"<tr><td><span class=.name.>(scene_\d+)</span></td>", table) == wanted
         gallery = page.partition(f"<h3>Images that {heading} most</h3>")[2].partition("<h")[0]
         assert gallery.count("<figure") == min(len(wanted), 4)
     assert 'alt="prediction of scene_' in page

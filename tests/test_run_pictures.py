@@ -170,8 +170,7 @@ def test_tensorboard_and_the_last_lines(
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert f"best         mean IoU {final['mean_iou']:.4f} in epoch 2 of 2" in printed
     assert f"resnet18 with head strip_pooling, {millions:.2f} M parameters, from scratch" in printed
-    for verb in ("evaluate", "predict", "export"):
-        assert f"sceneparse {verb} {folder}" in printed
+    assert f"next         sceneparse evaluate {folder} --report" in printed
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     (loss,) = events.Scalars("val/loss")

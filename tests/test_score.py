@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sceneparse.cli import score
+from sceneparse.cli import evaluate, score
 from sceneparse.data.labels import load_label_table
 from sceneparse.errors import InputError
 from sceneparse.scoring.encoding import find_encoding
@@ -233,3 +234,38 @@ def test_masks_are_found_without_images(tmp_path: Path) -> None:
         find_truth(save(tmp_path / "root", {"val/images/x.png": one}), None, None, None)
     with pytest.raises(InputError, match="give --classes FILE"):
         find_truth(save(tmp_path / "far/away/masks", {"x.png": one}), None, None, None)
+
+
+def test_one_image_and_any_names_make_a_whole_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = save(tmp_path / "masks", {"a.png": np.zeros((1, 1), np.uint8)})
+    names = tmp_path / "classes.txt"
+    names.write_text("\U00013000\n<b>\nlong" + " name" * 30, "utf-8")  # no font has the first
+    options = "--classes", names, "--report", "--exclude", "<b>"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scored(tmp_path, masks, masks, *options)
+    assert "no font here has: \U00013000;" in caplog.text
+    page = (tmp_path / "scores/report.html").read_text("utf-8")
+    shown = page.split("</main>")[0].split("<main>")[1]
+    assert "nan" not in shown
+    for part in ("one image gives no 95% interval", "No pixel is wrong.", "&lt;b&gt; (excluded)"):
+        assert part in shown
+
+
+def test_comparisons_of_different_folders_have_different_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    masks = save(tmp_path / "masks", {"a.png": np.eye(8, dtype=np.uint8)})
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\n")
+    for output in ("one", "two", "three"):
+        options = "--classes", str(names), "--output", f"scores/{output}"
+        score.main(score.parser().parse_args([str(masks), str(masks), *options]))
+    for first in ("one", "two"):
+        sides = ["--compare", f"scores/{first}", "scores/three"]
+        evaluate.main(evaluate.parser().parse_args(sides))
+    found = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert found == ["compare_one_three", "compare_two_three"]

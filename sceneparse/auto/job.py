@@ -28,6 +28,7 @@ from sceneparse.auto.record import (
 from sceneparse.errors import InputError, Preempted, first_few
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.shell import quoted
 from sceneparse.runtime.versions import describe_device
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,8 @@ def _resumed(request: Request, budget: Budget, process: Process, lost: float) ->
     if not math.isclose(record["minutes"] * 60, budget.seconds):
         raise InputError(
             f"'{output}' is a job of {record['minutes']:g} minutes; resume it with the same "
-            f"--time, and once it is finished, go further with sceneparse auto {output} --time +20m"
+            f"--time, and once it is finished, go further with sceneparse auto "
+            f"{quoted(str(output))} --time +20m"
         )
     before, now = record["options"], request.options
     absent = object()

@@ -16,6 +16,7 @@ from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.pairing import IMAGE_SUFFIXES, find_images
 from sceneparse.errors import InputError
 from sceneparse.files import exists
+from sceneparse.runtime.shell import quoted
 
 # Masks that are looked at to see whether all are smoothed.
 _LOOKED_AT = 8
@@ -86,6 +87,6 @@ def explained(source: Path) -> Iterator[None]:
             raise
         are = "are options" if len(options) > 1 else "is an option"
         raise InputError(
-            f"{error} ({' and '.join(options)} {are} of sceneparse convert {source} NEW_FOLDER; "
-            "give NEW_FOLDER to sceneparse auto)"
+            f"{error} ({' and '.join(options)} {are} of sceneparse convert "
+            f"{quoted(str(source))} NEW_FOLDER; give NEW_FOLDER to sceneparse auto)"
         ) from error

@@ -364,11 +364,11 @@ def write_results(
 
 def score_rows(evaluation: Evaluation, output: Path, *, report: bool) -> dict[str, object]:
     """Return the summary of an evaluation: the mean IoU, and the files to look at."""
-    from sceneparse.report.tables import four_digits, span
+    from sceneparse.report.tables import four_digits
 
-    interval = evaluation.interval
-    known = "" if interval is None else f" (95% interval {span(interval, four_digits)})"
-    images = f"{len(evaluation.image_names)} images"
+    known = f" (95% interval {words})" if (words := evaluation.interval_words) else ""
+    count = len(evaluation.image_names)
+    images = f"{count} image{'s' * (count != 1)}"
     return {
         "mean IoU": f"{four_digits(evaluation.scores.mean_iou)}{known}, {images}",
         "scores": output / "eval.json",
@@ -393,7 +393,10 @@ def compare_two(options: argparse.Namespace) -> None:
         raise InputError("--compare needs resamples; use --bootstrap 1 or more")
     comparison = compare(read_evaluation(first), read_evaluation(second), resamples)
     print(text(comparison))
-    name = f"compare_{first.parent.name}_{second.parent.name}_{second.name}"
+    in_run = {side: side.name.startswith("eval_") for side in (first, second)}
+    sides = [f.parent.name if in_run[f] else f.name for f in (first, second)]
+    evaluations = dict.fromkeys(f.name for f in in_run if in_run[f])
+    name = "_".join(["compare", *sides, *evaluations])
     output = Path(options.output or Path("runs") / name)
     with writing(output):
         write_comparison(output, comparison)

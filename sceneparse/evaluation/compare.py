@@ -16,7 +16,7 @@ from sceneparse.metrics.intervals import Interval, compare_paired, few_images_no
 from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.pages import figure_uri, write_page
 from sceneparse.report.plots import draw_interval, named_lines, save_plot
-from sceneparse.report.tables import Table, plain, points, span, write_csv, write_json
+from sceneparse.report.tables import Table, four_digits, plain, points, span, write_csv, write_json
 
 
 class ScorePair(NamedTuple):
@@ -103,10 +103,11 @@ def verdict(comparison: Comparison) -> str:
         f"A {mean.a:.4f}, B {mean.b:.4f}: a difference of {points(mean.difference)} points of mean "
         f"IoU (95% interval {span(mean.interval)}, p = {mean.p_value:.2g})"
     )
+    counted = f"these {images} images" if images > 1 else "this image"
     better = "B is better than A" if mean.difference > 0 else "A is better than B"
     lines = [f"Separated: {better}. {head}."]
     if not mean.separated:
-        lines = [f"Not separated: {head}, which the choice of these {images} images can explain."]
+        lines = [f"Not separated: {head}, which the choice of {counted} can explain."]
     separated = [
         f"{pair.name} ({points(pair.difference)})" for pair in comparison.classes if pair.separated
     ]
@@ -120,7 +121,7 @@ def verdict(comparison: Comparison) -> str:
             f"B by {comparison.second.protocol}."
         )
     lines.append(
-        f"Intervals by the paired jackknife over {images} images, p by a paired permutation test "
+        f"Intervals by the paired jackknife over {counted}, p by a paired permutation test "
         f"with {comparison.resamples} permutations. They hold for other images, not for other "
         "seeds: train several runs for that."
     )
@@ -142,12 +143,12 @@ def class_table(comparison: Comparison) -> Table:
     rows = [
         [
             pair.name,
-            f"{pair.a:.4f}",
-            f"{pair.b:.4f}",
-            points(pair.difference),
+            four_digits(pair.a),
+            four_digits(pair.b),
+            "-" if math.isnan(pair.difference) else points(pair.difference),
             span(pair.interval),
-            f"{pair.p_value:.4f}",
-            "separated" if pair.separated else "not separated",
+            four_digits(pair.p_value),
+            "-" if math.isnan(pair.p_value) else "separated" if pair.separated else "not separated",
         ]
         for pair in [*comparison.classes, comparison.overall]
     ]

@@ -12,6 +12,7 @@ from sceneparse.errors import InputError, first_few
 from sceneparse.evaluation.result import COUNTS_FILE
 from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.inference.protocols import Protocol
+from sceneparse.runtime.shell import command_line
 
 # Class names in the name of a folder, and their letters; if there are more, they are counted.
 _MAX_NAMED, _MAX_LETTERS = 3, 150
@@ -106,9 +107,8 @@ def _evaluations_in(folder: Path, split: str | None) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob(f"eval_*/{COUNTS_FILE}"))
     if not found:
-        raise InputError(
-            f"'{folder}' holds no evaluation; run `sceneparse evaluate {folder}` first"
-        )
+        command = command_line(["sceneparse", "evaluate", str(folder)])
+        raise InputError(f"'{folder}' holds no evaluation; run `{command}` first")
     if split is None:
         return found
     wanted = folder / f"eval_{split_name(split)}"

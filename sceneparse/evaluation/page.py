@@ -19,7 +19,8 @@ from sceneparse.models.origin import recorded_origin
 from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.report.pages import example_layers, figure_of_layers, figure_uri, write_page
 from sceneparse.report.pictures import Example
-from sceneparse.report.plots import named_lines, save_plot
+from sceneparse.report.plots import named_lines, save_plot, short_names
+from sceneparse.report.tables import four_digits
 from sceneparse.training.examples import KeptExamples
 from sceneparse.training.pictures import curves_of
 
@@ -90,6 +91,7 @@ def draw_confusion(counts: Counts, names: Sequence[str]) -> Figure:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     with_numbers = len(names) <= _MAX_NUMBERED_CLASSES
     small, places = 8 if with_numbers else 4, range(len(names))
+    names = short_names(names)
     axes.set_xticks(places, names, rotation=90, fontsize=small, parse_math=False)
     axes.set_yticks(places, names, fontsize=small, parse_math=False)
     axes.set(xlabel="prediction", ylabel="truth")
@@ -214,5 +216,5 @@ def most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def layered_figure(example: Example, score: float, table: LabelTable) -> dict[str, Any]:
     """Encode an image and the layers that the page shows above it."""
-    caption = f"{example.name}: mean IoU {score:.3f}"
+    caption = f"{example.name}: mean IoU {four_digits(score)}"
     return figure_of_layers(caption, example.image, {"": example_layers(example, table)})

@@ -31,9 +31,11 @@ from sceneparse.metrics.regions import DEFINITION as REGIONS
 from sceneparse.metrics.regions import SIZES, RegionCounts, distance_names
 from sceneparse.metrics.risk import Risk
 from sceneparse.report.tables import (
+    four_digits,
     plain,
     score_table,
     scores_as_dict,
+    span,
     totals_of,
     totals_table,
     write_csv,
@@ -92,6 +94,12 @@ class Evaluation:
             **boundary,
             **regions,
         }
+
+    @property
+    def interval_words(self) -> str:
+        """The interval of the mean IoU, "0.6412 to 0.7031"; "" if there is none."""
+        known = self.interval is not None and not np.isnan(self.interval.low)
+        return span(self.interval, four_digits) if self.interval and known else ""
 
     @property
     def interval_note(self) -> str:

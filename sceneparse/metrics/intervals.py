@@ -50,9 +50,11 @@ def few_images_note(images: int) -> str:
     """Return a warning about intervals over few images; "" if there are enough."""
     if images >= _FEW_IMAGES:
         return ""
+    if images == 1:
+        return "one image gives no 95% interval"
     shares = "83 to 94%" if images <= 10 else "85 to 96%" if images < 30 else "92 to 96%"
     return (
-        f"only {images} image{'s' if images != 1 else ''}: in simulations, 95% intervals over so "
+        f"only {images} images: in simulations, 95% intervals over so "
         f"few images hold the true mean IoU in {shares} of cases"
     )
 

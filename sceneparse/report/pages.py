@@ -17,7 +17,8 @@ from PIL import Image
 import sceneparse
 from sceneparse.data.labels import Color, LabelTable
 from sceneparse.report.pictures import Example, Picture, colorize, without_background
-from sceneparse.report.plots import adapt_to_page
+from sceneparse.report.plots import adapt_to_page, draw_file
+from sceneparse.report.tables import four_digits
 from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.shell import command_line
 from sceneparse.runtime.versions import describe_device
@@ -39,6 +40,7 @@ def write_page(template: str, path: Path, values: dict[str, Any]) -> None:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["four_digits"] = four_digits
     page = environment.get_template(template).render({"made": made_now(), **values})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", errors="surrogateescape")
@@ -108,7 +110,7 @@ def layer_uri(labels: NDArray[Any], colors: Sequence[Color], longest: int) -> st
 def figure_uri(figure: Figure) -> str:
     """Encode a plot for a page, light or dark, to which its colours are adapted."""
     adapt_to_page(figure)
-    return _uri("png", lambda stream: figure.savefig(stream, dpi=120, bbox_inches="tight"))
+    return _uri("png", lambda stream: draw_file(figure, stream, "png"))
 
 
 def _uri(kind: str, save: Callable[[io.BytesIO], None]) -> str:

@@ -128,7 +128,7 @@ def totals_table(totals: Mapping[str, float], intervals: Mapping[str, Interval])
 
 
 def _between(interval: Interval) -> str:
-    return f"{four_digits(interval.low)} - {four_digits(interval.high)}"
+    return "-" if math.isnan(interval.low) else f"{interval.low:.4f} - {interval.high:.4f}"
 
 
 def totals_of(scores: Scores) -> dict[str, float]:

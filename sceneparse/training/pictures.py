@@ -59,6 +59,7 @@ def draw_data(folder: Path, samples: TensorSamples, sampler: EpochSampler) -> No
         save_png(augmented_grid(crops, samples.dataset.table), folder / "augmented.png")
     with drawing(folder / "labels.png"):
         # Imported here since matplotlib takes half a second, and its failure must not end a run.
+        from sceneparse.report.plots import draw_file  # noqa: PLC0415
         from sceneparse.report.run_plots import draw_label_shares  # noqa: PLC0415
 
         dataset, table = samples.dataset, samples.dataset.table
@@ -68,7 +69,7 @@ def draw_data(folder: Path, samples: TensorSamples, sampler: EpochSampler) -> No
         if len(numbers) < len(dataset):
             title += f", counted in {len(numbers)} of them"
         figure = draw_label_shares(counts, table, title)
-        figure.savefig(folder / "labels.png", dpi=100)
+        draw_file(figure, folder / "labels.png", "png", dpi=100, bbox_inches=None)
 
 
 @dataclass
