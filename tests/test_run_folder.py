@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -71,17 +73,22 @@ def test_second_process_is_refused_and_the_lock_of_a_dead_one_taken_over(
 def test_lock_that_workers_of_a_dead_process_still_hold_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
+    main = subprocess.Popen([sys.executable, "-c", ""])
+    while psutil.pid_exists(main.pid) and psutil.Process(main.pid).status() != "zombie":
+        time.sleep(0.01)  # poll() and wait() would release its number
     with held_elsewhere(tmp_path) as worker:
-        holder = {"pid": DEAD, "host": socket.gethostname(), "ended": False}
+        holder = {"pid": main.pid, "host": socket.gethostname(), "ended": False}
         (tmp_path / LOCK_FILE).write_text(json.dumps(holder))
-        with monkeypatch.context() as patch, pytest.raises(InputError, match=f"process {DEAD} on"):
+        who = f"process {main.pid} on {socket.gethostname()}"
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=who):
             patch.setattr("sceneparse.runs.lock._SECONDS_OF_WORKERS", 0.2)
             RunLock(tmp_path).acquire()
         threading.Timer(0.5, worker.kill).start()
         lock = RunLock(tmp_path)
         lock.acquire()
-    assert logged == [f"process {DEAD} on {socket.gethostname()} died; its lock is taken over"]
+    assert logged == [f"{who} died; its lock is taken over"]
     lock.release()
+    main.wait()
 
 
 def test_process_may_open_its_own_run_again(tmp_path: Path, logged: list[str]) -> None:
@@ -115,6 +122,8 @@ def test_training_refuses_a_folder_in_use(
         ({"pid": os.getppid(), "host": socket.gethostname(), "ended": False}, "wait for it"),
         ({"pid": 1, "host": "elsewhere", "ended": False}, "if it has ended, delete "),
         ({"pid": 1, "host": "elsewhere", "ended": True}, ""),
+        ({"pid": -5, "host": socket.gethostname(), "ended": False}, "taken over"),
+        ({"pid": 2**40, "host": socket.gethostname(), "ended": False}, "taken over"),
         ("half a na", ""),
     ],
 )

@@ -135,9 +135,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _died(holder: dict[str, Any]) -> bool:
-    """Return whether a holder did not end by itself, and is no longer running on this machine."""
-    is_here = holder.get("host") == socket.gethostname()
-    return is_here and not holder.get("ended") and not psutil.pid_exists(holder["pid"])
+    """Return whether a holder did not end by itself, and is no longer running on this machine.
+
+    A killed process keeps its number until its parent looks after it, in some containers for ever.
+    """
+    if holder.get("host") != socket.gethostname() or holder.get("ended"):
+        return False
+    try:
+        return psutil.Process(holder["pid"]).status() == psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError):  # of a negative number, in a damaged file
+        return True
+    except psutil.AccessDenied:
+        return False
 
 
 def _name(holder: dict[str, Any]) -> str:
