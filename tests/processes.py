@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -30,7 +30,9 @@ CONFIGS = {
     "train": ROOT / "configs" / "quickstart.yaml",
     "classify": ROOT / "configs" / "cifar10_resnet18.yaml",
 }
-forkserver = multiprocessing.get_context("forkserver")
+# Windows has no fork server, and spawns.
+METHODS = multiprocessing.get_all_start_methods()
+forkserver = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
 forkserver.set_forkserver_preload(
     [
         "sceneparse.training.segmentation",
@@ -57,7 +59,7 @@ class Run:
         self.folder = folder / "seed-0" if verb == "classify" else folder
         self.log = folder.with_name(f"{folder.name}.log")
         arguments = ["--config", str(CONFIGS[verb]), *settings, *options]
-        self._process: ForkServerProcess = forkserver.Process(
+        self._process: BaseProcess = forkserver.Process(
             target=_main, args=(verb, arguments, str(self.log), freeze_at)
         )
         self._process.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import struct
 import time
 import zlib
@@ -17,8 +18,6 @@ from test_reading import encoded
 
 from sceneparse.data.reading import image_size, read_image, read_mask
 from sceneparse.errors import InputError
-
-resource = pytest.importorskip("resource")  # missing on Windows
 
 
 def black_png(side: int) -> bytes:

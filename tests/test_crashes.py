@@ -6,6 +6,7 @@ import errno
 import os
 import pathlib
 import re
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,6 @@ from sceneparse.models.stored import resolve_checkpoint
 from sceneparse.runs import checkpoint
 from sceneparse.runs.checkpoint import newest_intact, read_training_state
 from tests.test_checkpoint import save_little
-
-resource = pytest.importorskip("resource")  # missing on Windows
 
 # All that changes a disk; those that write contents do half of it before they fail.
 CALLS = [(os, name) for name in ("mkdir", "open", "rename", "replace", "unlink", "rmdir", "fsync")]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 
 from sceneparse.errors import Explained, InputError
 from tests.conftest import ROOT
+from tests.fuzz import run
 from tests.fuzz.targets import TARGETS, Target
-
-resource = pytest.importorskip("resource")  # missing on Windows
-run = import_module("tests.fuzz.run")
 
 EXAMPLES = 60
 
