@@ -307,7 +307,7 @@ def test_narrow_first_layers_stay_float(
     images = torch.rand(1, 3, 9, 9)
     names = {"input_names": ["images"], "dynamo": True, "verbose": False}
     torch.onnx.export(net.eval(), (images,), path, **names)  # type: ignore[call-overload]
-    quantize(path, [images], lambda _: None, float_layers)
+    quantize(path, [images], float_layers)
     graph = onnx.load(path).graph
     weights = {weight.name for weight in graph.initializer}
     kept = [node.input[1] in weights for node in graph.node if node.op_type == "Conv"]
