@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def work_here(plan: Plan) -> list[results.Row]:
     """Carry out a sweep in this process."""
     place = str(plan.output / "sweep.db")
     study.open_study(plan, open_storage(place))
-    worker.work(plan, place, 0, 1)
+    worker.work(plan, place, 0, 1, multiprocessing.Event())
     return rows_at(plan, place)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -192,7 +193,7 @@ def work_together(plan: Plan, place: str, seat: int, seats: int) -> None:
         raise AssertionError("the other worker has not begun")
 
     worker.suggest = suggest
-    worker.work(plan, place, seat, seats)
+    worker.work(plan, place, seat, seats, multiprocessing.Event())
 
 
 def test_two_workers_share_a_database(

@@ -99,7 +99,7 @@ augment:
   extra: [{name: GaussNoise, p: 0.3}]
 model:
   multi_grid: null
-  pretrained: "a\\n\\u1234"
+  pretrained: "a\\u1234"
 loss: {terms: {cross_entropy: 1.0}, class_weights: auto}
 optim: &x {lr: 1e-3}
 @train.ema=0.9
