@@ -56,6 +56,28 @@ def test_last_two_and_best_are_kept_and_named(tmp_path: Path) -> None:
     assert read_training_state(last) == {"position": {"epoch": 4}}
 
 
+def test_old_checkpoint_that_a_reader_holds_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    """Windows renames no folder while a file in it is open."""
+    rename, held = Path.rename, save(tmp_path, 1)
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == held:
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        for step in (2, 3):
+            save(tmp_path, step)
+    assert held.is_dir()
+    assert logged == [f"cannot remove {held}, which is no longer needed: Permission denied"]
+    save(tmp_path, 4)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000003", "step-00000004"]
+
+
 def with_links(run: Path) -> None:
     """Replace `last` and `best` by links, as earlier versions made them."""
     for name in POINTERS:

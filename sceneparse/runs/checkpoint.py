@@ -142,7 +142,7 @@ def save_checkpoint(
         if needed > shutil.disk_usage(folders).free:
             raise OSError("not enough room on the disk")
         _write(aside, tensors, training, {**meta, "step": step, "best_step": best_step})
-        atomic.remove_folder(atomic.replace_folder(aside, folder))
+        _remove_unneeded(atomic.replace_folder(aside, folder))
         atomic.replace_pointer(run / "last", folder)
         if best_step:
             atomic.replace_pointer(run / "best", folders / step_name(best_step))
@@ -182,10 +182,11 @@ def _bytes_of(tree: object) -> int:
 def _remove_leftovers(folders: Path) -> None:
     """Remove the folders that a killed process was writing, replacing or removing."""
     for leftover in folders.glob(".step-*"):
-        shutil.rmtree(leftover)
+        with suppress(PermissionError):  # as in _remove_unneeded
+            shutil.rmtree(leftover)
     for replaced in folders.glob("step-*.replaced"):
         if replaced.with_suffix("").exists():
-            atomic.remove_folder(replaced)
+            _remove_unneeded(replaced)
 
 
 def _remove_old(run: Path, step: int) -> None:
@@ -201,4 +202,12 @@ def _remove_old(run: Path, step: int) -> None:
             kept.add(step_name(verified_meta(folder)["best_step"]))
     for folder in folders:
         if folder.name not in kept:
-            atomic.remove_folder(folder)
+            _remove_unneeded(folder)
+
+
+def _remove_unneeded(folder: Path) -> None:
+    """Remove a folder, or log that another program uses its files; the next save tries again."""
+    try:
+        atomic.remove_folder(folder)
+    except PermissionError as error:  # of Windows; nothing is lost by it
+        logger.warning(f"cannot remove {folder}, which is no longer needed: {reason_of(error)}")
