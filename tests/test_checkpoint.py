@@ -78,6 +78,21 @@ def test_old_checkpoint_that_a_reader_holds_ends_no_run(
     assert kept == ["step-00000003", "step-00000004"]
 
 
+def test_copies_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:
+    """As people, cloud drives and file managers name them."""
+    first = save(tmp_path, 1)
+    copies = [f"{first.name}{end}" for end in (".zip", " - Copy.zip", " 2.tar.gz")]
+    for name in [*copies, "step-00000099.zip"]:
+        (first.parent / name).write_bytes(b"PK")
+    copy = shutil.copytree(first, first.with_name("step-00000098 - Copy"))
+    assert resolve_checkpoint(tmp_path) == first
+    for step in (2, 3, 4):
+        save(tmp_path, step)
+    kept = {path.name for path in first.parent.iterdir()}
+    expected = {"step-00000003", "step-00000004", copy.name, *copies, "step-00000099.zip"}
+    assert kept == expected
+
+
 def with_links(run: Path) -> None:
     """Replace `last` and `best` by links, as earlier versions made them."""
     for name in POINTERS:

@@ -171,8 +171,12 @@ def step_name(step: int) -> str:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """List the checkpoints of a run, newest first; of the same step, a replaced one is older."""
-    folders = (run / "checkpoints").glob("step-*")
+    """List the checkpoints of a run, newest first; of the same step, a replaced one is older.
+
+    Copies and archives that somebody made beside them have other names.
+    """
+    found = (run / "checkpoints").glob("step-*")
+    folders = (path for path in found if re.fullmatch(r"step-\d{8,}(\.replaced)?", path.name))
     return sorted(folders, key=lambda folder: (folder.stem, not folder.suffix), reverse=True)
 
 
