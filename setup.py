@@ -45,30 +45,31 @@ setup(
     entry_points={"console_scripts": ["sceneparse = sceneparse.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
+        # The tests pass with exactly these lowest versions too.
         # Older releases have a hole in weights_only loading.
         "torch>=2.10",
-        "torchvision",
+        "torchvision>=0.25",
         # The last MIT release; its successor is AGPL.
         "albumentations==2.0.8",
         # The build that albumentations itself requires: both builds write the same cv2 folder.
         # Since 4.12 it writes PNG without filters.
         "opencv-python-headless>=4.12",
-        "timm>=1.0",
-        "tensorboard",
-        "matplotlib",
-        "numpy",
-        "scipy",
-        "pillow",
-        "pyyaml",
-        "pydantic>=2",
-        "safetensors",
-        "tqdm",
-        "psutil",
+        "timm>=1.0.23",
+        "tensorboard>=2.14",
+        "matplotlib>=3.8.4",
+        "numpy>=2",
+        "scipy>=1.13",
+        "pillow>=10.3",
+        "pyyaml>=6.0.1",
+        "pydantic>=2.9.2",
+        "safetensors>=0.4.3",
+        "tqdm>=4.66",
+        "psutil>=5.9.5",
         # The first one that reports a file system without locks, instead of waiting for them.
         "filelock>=3.30",
-        "jinja2",
-        "huggingface_hub",
-        "pycocotools",
+        "jinja2>=3.1.3",
+        "huggingface_hub>=0.25",
+        "pycocotools>=2.0.8",
     ],
     extras_require={
         "sweep": SWEEP,

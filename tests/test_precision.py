@@ -32,7 +32,7 @@ def test_auto_on_cpus(
     expected: torch.dtype | None,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert auto_dtype(CPU) == (expected, reason)
     assert choose_dtype("auto", CPU) == expected
     assert choose_dtype(amp_name(expected), CPU) == expected
@@ -65,7 +65,9 @@ def test_resumed_run_keeps_its_type(
     process = Process(0, 1, CPU)
     for resume, has_amx in ((False, True), (True, False)):
         capabilities = {"amx_bf16": has_amx}
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False
+        )
         training = prepare_training(config, process, resume=resume)
         train(training)
         assert training.compute.dtype == torch.bfloat16

@@ -67,13 +67,14 @@ def decode_by_opencv(path: Path, content: bytes) -> NDArray[Any]:
 
     The size must have been checked. TIFF files are turned upright, PNG files are not.
     """
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below tells it
+    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has moved the functions
+    level = log.getLogLevel()
+    log.setLogLevel(0)  # silent: the error below tells it
     try:
         with refusing(path, "cannot be decoded"):
             values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
     if values is None:
         raise InputError(f"{path}: cannot be decoded by OpenCV {cv2.__version__}")
     return values if values.ndim == 2 else np.ascontiguousarray(values[..., 2::-1])

@@ -128,11 +128,17 @@ def _fastest_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
         major, minor = torch.cuda.get_device_capability(device)
         dtype = torch.bfloat16 if major >= 8 else torch.float16
         return dtype, f"the GPU has compute capability {major}.{minor}"
-    if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False):
+    if device.type == "cpu" and _has_amx():
         return torch.bfloat16, "the CPU has AMX"
     if device.type == "mps":
         return None, "on mps, other types must be asked for by name"
     return None, "the CPU has no AMX"
+
+
+def _has_amx() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.cpu._is_amx_tile_supported()  # torch 2.10
 
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
