@@ -142,7 +142,7 @@ def _died(holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname() or holder.get("ended"):
         return False
     try:
-        return psutil.Process(holder["pid"]).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(holder["pid"]).status() == psutil.STATUS_ZOMBIE)
     except (psutil.NoSuchProcess, ValueError):  # of a negative number, in a damaged file
         return True
     except psutil.AccessDenied:
