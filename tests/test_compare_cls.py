@@ -158,7 +158,7 @@ def test_everything_is_written(
     page = (output / "compare.html").read_text()
     assert "http" not in re.sub(r"data:[^\"]*", "", page)
     assert page.count("<img") == 2
-    assert re.search(r"<td>strip_pooling</td><td>1</td>", page)
+    assert re.search(r">strip_pooling</span></td><td>1</td>", page)
     for name in ("curves.png", "curves.svg", "accuracy_against_cost.png"):
         assert (output / name).stat().st_size > 1000
 

@@ -85,7 +85,7 @@ def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: 
     classifiers.write_comparison(output, comparison, costs, facts)
     rows = {
         "compared": f"{len(comparison.groups)} networks",
-        "page": output / "compare.html",
+        "report": output / "compare.html",
         "values": output / "compare.json",
         "plot": output / "accuracy_against_cost.png",
     }
@@ -118,7 +118,7 @@ def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: 
 
 def summarise(result: str, name: Path, plot: str) -> None:
     """Print what was found, and the files that begin with a name."""
-    files = {"page": name.with_suffix(".html"), "values": name.with_suffix(".json")}
+    files = {"report": name.with_suffix(".html"), "values": name.with_suffix(".json")}
     files = {kind: path for kind, path in files.items() if path.is_file()}
     print_summary("compare", {"compared": result, **files, "plot": name.with_name(plot)})
 

@@ -401,7 +401,7 @@ def compare_two(options: argparse.Namespace) -> None:
     with writing(output):
         write_comparison(output, comparison)
     print_document(output / "compare.json")
-    files = {"page": output / "compare.html", "values": output / "compare.json"}
+    files = {"report": output / "compare.html", "values": output / "compare.json"}
     files = {kind: path for kind, path in files.items() if path.is_file()}
     rows = {"verdict": verdict(comparison).splitlines()[0], **files}
     print_summary("evaluate --compare", {**rows, "plot": output / "differences.png"})

@@ -79,7 +79,7 @@ def show(study: Study, results: str | None) -> dict[str, object]:
         if name != own:
             write_entries(own, tested, split)  # by which `sceneparse compare` recognises a study
         write_rows(name, tested, rows, reference, split)
-    files = {"table": ".md", "values": ".json", "plot": "_scores.png"}
+    files = {"report": ".html", "table": ".md", "values": ".json", "plot": "_scores.png"}
     return {
         "finished": f"{len(tested)} of {len(study.runs)} runs are finished",
         **{kind: name.with_name(name.name + suffix) for kind, suffix in files.items()},

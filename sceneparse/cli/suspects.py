@@ -143,4 +143,4 @@ def report(
     write_table(table, dataset, suspects)
     write_suspects_page(page, title, dataset, suspects, facts)
     print_document({"how": facts, "suspects": suspect_rows(dataset, suspects)})
-    print_summary("check", {**found, "page": page, "table": table})
+    print_summary("check", {**found, "report": page, "table": table})

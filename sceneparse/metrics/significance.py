@@ -5,6 +5,7 @@ involved, 1947; Holm, A simple sequentially rejective multiple test procedure, 1
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -75,6 +76,8 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     no_spread = len({*first}) == len({*second}) == 1
     if min(len(first), len(second)) < 2 or no_spread or not math.isfinite(sum([*first, *second])):
         return value, math.nan, math.nan, math.nan
-    test = stats.ttest_ind(second, first, equal_var=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one of the two may have no spread
+        test = stats.ttest_ind(second, first, equal_var=False)
     interval = test.confidence_interval(LEVEL)
     return value, float(interval.low), float(interval.high), float(test.pvalue)

@@ -115,6 +115,6 @@ def add_legend(
     **arrangement: Any,  # noqa: ANN401
 ) -> None:
     """Add a legend of lines by name; names may be any text, `_x` and `a$b$` too."""
-    legend = place.legend([*lines.values()], [*lines], **arrangement)
+    legend = place.legend([*lines.values()], short_names([*lines]), **arrangement)
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -21,6 +21,11 @@ class Table:
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    @property
+    def letters(self) -> int:
+        """Letters of a line in which each column is as wide as its longest cell."""
+        return sum(max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True))
+
     def as_text(self, *, numbers: bool = True) -> str:
         """Format for a terminal: first column left, others right; without `numbers` all left."""
         lines = [self.heads, *self.rows]
