@@ -148,3 +148,36 @@ def test_worker_ends_when_its_main_process_is_killed(
     while not has_ended(worker):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_does_not_end_workers_that_are_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        with loader._interrupts_held_back(2):
+            worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,))
+            worker.start()
+            for pid in (worker.pid, os.getpid()):
+                os.kill(pid or 0, signal.SIGINT)
+            time.sleep(0.01)
+            assert received == []
+        assert received == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    worker.join()
+    assert worker.exitcode == 0
+
+
+def test_ctrl_c_is_ignored_by_new_processes_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    kernel = SimpleNamespace(SetConsoleCtrlHandler=lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(loader, "sys", WINDOWS)
+    monkeypatch.setattr(loader.ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    with loader._interrupts_held_back(0):
+        assert calls == []
+    with loader._interrupts_held_back(2):
+        assert calls == [(None, True)]
+    assert calls == [(None, True), (None, False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -152,10 +154,37 @@ def evaluation_loader(
 def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
     """Yield the batches of a loader; raises the InputError of an unusable file."""
     with explained_worker_failures():
-        for batch in loader:
+        with _interrupts_held_back(loader.num_workers):
+            iterator = iter(loader)  # starts the workers
+        for batch in iterator:
             if isinstance(batch, InputError):
                 raise batch
             yield Batch(batch.images, batch.targets, tuple(batch.names))
+
+
+@contextmanager
+def _interrupts_held_back(workers: int) -> Iterator[None]:
+    """Keep Ctrl-C from workers that start inside, since it would end those that still import.
+
+    Where processes do not fork, this takes seconds. A worker inherits what is set here. On Windows
+    the main process misses a Ctrl-C in this moment; elsewhere it arrives afterwards.
+    """
+    if workers == 0 or multiprocessing.get_start_method() == "fork":
+        yield
+    elif sys.platform == "win32":
+        set_handler = ctypes.windll.kernel32.SetConsoleCtrlHandler
+        set_handler(None, True)
+        try:
+            yield
+        finally:
+            set_handler(None, False)
+    else:
+        resource_tracker.ensure_running()  # its start would let signals through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
