@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -269,3 +270,15 @@ def test_comparisons_of_different_folders_have_different_names(
         evaluate.main(evaluate.parser().parse_args(sides))
     found = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert found == ["compare_one_three", "compare_two_three"]
+
+
+def test_folders_whose_names_are_no_text_are_named_in_the_scores(tmp_path: Path) -> None:
+    try:
+        folder = tmp_path / os.fsdecode(b"a\xff")
+        masks = save(folder, {"a.png": np.eye(8, dtype=np.uint8)})
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such name")
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\n")
+    found = scored(tmp_path, masks, masks, "--classes", names, "--report")
+    assert found["settings"]["data"] == str(masks)

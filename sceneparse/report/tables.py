@@ -61,7 +61,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write a value as JSON; NaN and infinity become null."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # Bytes of file names that are no text become escapes, as JSON writes them.
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
