@@ -68,7 +68,8 @@ def run(
     options = parser.parse_intermixed_args(arguments)
     for name, value in vars(options).items():
         setattr(options, name, _with_home(value))
-    quiet, as_json = (getattr(options, name, False) for name in ("quiet", "json"))
+    # The benchmarks have an option --json with the name of a file.
+    quiet, as_json = (getattr(options, name, False) is True for name in ("quiet", "json"))
     try:
         with _machine_errors(), results_only(quiet=quiet, as_json=as_json):
             from sceneparse.runtime.progress import log_on_main
