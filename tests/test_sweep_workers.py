@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -181,7 +180,7 @@ def test_trial_of_a_vanished_machine_is_resumed_by_another_one(
     assert epochs_of(plan.folder(trial) / "seed-0") == list(range(1, 31))
 
 
-def work_together(plan: Plan, place: str, seat: int, seats: int) -> None:
+def work_together(plan: Plan, place: str, seat: int, seats: int, *rest: Any) -> None:
     """Do what a worker does, but hold the first trial until all workers have one."""
 
     def suggest(trial: Trial, space: Space) -> Params:
@@ -193,7 +192,7 @@ def work_together(plan: Plan, place: str, seat: int, seats: int) -> None:
         raise AssertionError("the other worker has not begun")
 
     worker.suggest = suggest
-    worker.work(plan, place, seat, seats, multiprocessing.Event())
+    worker.work(plan, place, seat, seats, *rest)
 
 
 def test_two_workers_share_a_database(
