@@ -161,8 +161,6 @@ def test_ctrl_c_does_not_end_workers_that_are_starting(monkeypatch: pytest.Monke
             worker.start()
             for pid in (worker.pid, os.getpid()):
                 os.kill(pid or 0, signal.SIGINT)
-            time.sleep(0.01)
-            assert received == []
         assert received == [signal.SIGINT]
     finally:
         signal.signal(signal.SIGINT, before)

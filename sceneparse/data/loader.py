@@ -167,7 +167,7 @@ def _interrupts_held_back(workers: int) -> Iterator[None]:
     """Keep Ctrl-C from workers that start inside, since it would end those that still import.
 
     Where processes do not fork, this takes seconds. A worker inherits what is set here. On Windows
-    the main process misses a Ctrl-C in this moment; elsewhere it arrives afterwards.
+    the main process misses a Ctrl-C in this moment; elsewhere it may receive it later.
     """
     if workers == 0 or multiprocessing.get_start_method() == "fork":
         yield
