@@ -415,6 +415,8 @@ def test_ctrl_c_ends_it_and_leaves_nothing(make_run: MakeRun, tmp_path: Path, im
     run, temporary = make_run(), tmp_path / "temporary"
     temporary.mkdir()
     before = sorted(tmp_path.rglob("*"))
+    # Shells let what runs in the background ignore it, and so would the command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-m", "sceneparse", "demo", str(run), "--port", "0"],
         cwd=ROOT,
@@ -432,7 +434,10 @@ def test_ctrl_c_ends_it_and_leaves_nothing(make_run: MakeRun, tmp_path: Path, im
         connection.request("POST", "/predict?name=a.png", png(image))
         assert connection.getresponse().status == 200
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        try:
+            out, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, error) == (0, "")
     assert out.endswith("stopped      nothing was kept on disk\n")
     assert sorted(tmp_path.rglob("*")) == before
