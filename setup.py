@@ -45,8 +45,8 @@ setup(
     entry_points={"console_scripts": ["sceneparse = sceneparse.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
-        # The lowest versions tried. Half of the tests ran with them; what failed needs names of newer
-        # timm models, or a newer safetensors to write complex numbers.
+        # The lowest versions tried, with half of the tests; what failed needs names of newer timm
+        # models, or a newer safetensors to write complex numbers.
         # Older releases have a hole in weights_only loading.
         "torch>=2.10",
         "torchvision>=0.25",
