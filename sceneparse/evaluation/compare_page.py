@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sceneparse.data.datasets import SegmentationDataset, classes_unless_named, create_dataset
 from sceneparse.data.file_names import storable
+from sceneparse.data.labels import count_labels
 from sceneparse.data.reading import read_mask
 from sceneparse.errors import InputError
 from sceneparse.evaluation.result import Stored, image_mean_iou
@@ -143,11 +144,10 @@ def _mean_iou(
     """Return the mean IoU of an image; NaN if the sizes differ."""
     if labels.shape != truth.shape:
         return np.nan
-    known = truth < num_classes
-    rows: dict[int, NDArray[Any]] = {
-        RIGHT: truth[known & (truth == labels)],
-        TRUTH: truth[known],
-        PREDICTED: labels[known],
+    counted: dict[int, NDArray[Any]] = {  # num_classes is not counted
+        RIGHT: np.where(truth == labels, truth, num_classes),
+        TRUTH: truth,
+        PREDICTED: np.where(truth < num_classes, labels, num_classes),
     }
-    counts = np.stack([np.bincount(rows[k], minlength=num_classes)[:num_classes] for k in range(3)])
+    counts = np.stack([count_labels(counted[row], num_classes) for row in range(3)])
     return float(image_mean_iou(counts, excluded))
