@@ -79,6 +79,7 @@ def predict_folder(
     if not folder.is_dir():
         raise InputError(f"'{folder}' is no folder; give one that holds images")
     sources, skipped = find_inputs([str(folder)], output)
+    writer.require_own_files(sources)
     return predict_inputs(predictor, sources, writer, skipped=skipped)
 
 
@@ -93,10 +94,9 @@ def predict_inputs(
 ) -> Predicted:
     """Predict files, and cameras by their numbers; skip and record those that cannot be read.
 
-    `frames`: the most that are taken of a video or camera. `skipped`: what `find_inputs` left out.
-    Raises InputError, before anything is written, if a result would overwrite an input or another.
+    The caller has asked `writer.require_own_files`. `frames`: the most that are taken of a video or
+    camera. `skipped`: what `find_inputs` left out.
     """
-    writer.require_own_files(sources)
     if note := describe_encoded(f"{s.name}{'/' if s.is_video else '.png'}" for s in sources):
         logger.info(one_line(note))
     job = _Job(predictor, writer, frames)
