@@ -119,7 +119,6 @@ def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: 
 def summarise(result: str, name: Path, plot: str) -> None:
     """Print what was found, and the files that begin with a name."""
     files = {"report": name.with_suffix(".html"), "values": name.with_suffix(".json")}
-    files = {kind: path for kind, path in files.items() if path.is_file()}
     print_summary("compare", {"compared": result, **files, "plot": name.with_name(plot)})
 
 

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,12 +183,15 @@ def evaluate_one(options: argparse.Namespace) -> None:
     )
     require_labels(dataset, predict_instead(options.checkpoint, dataset))
     check_saved(options.save, dataset, output)
-    kept = KeptExamples(dataset, spread(len(dataset), 5))
+    # The report alone shows the worst and best images.
+    limits: dict[str, int] = {} if options.report else {"worst": 0, "best": 0}
+    kept = KeptExamples(dataset, spread(len(dataset), 5), **limits)
     with writing(output), join_processes(options.device, model.device_types) as process:
         output.mkdir(parents=True, exist_ok=True)
         predictor = Predictor(model, device=str(process.device), **protocol_settings(options))
         if options.palette == "safe":
             predictor.table = predictor.table.with_safe_colors()
+            dataset.table = dataset.table.with_safe_colors()
 
         def save(image: Any, name: str, labels: Any) -> None:  # noqa: ANN401 - arrays
             for kind in options.save:
@@ -343,8 +345,6 @@ def write_results(
     from sceneparse.evaluation.result import text, write_evaluation
     from sceneparse.report.pictures import example_grid, save_png
 
-    if options.palette == "safe":
-        evaluation = replace(evaluation, table=evaluation.table.with_safe_colors())
     print(text(evaluation))
     write_evaluation(output, evaluation)
     examples = [kept.example(number) for number in kept.some]
@@ -402,6 +402,5 @@ def compare_two(options: argparse.Namespace) -> None:
         write_comparison(output, comparison)
     print_document(output / "compare.json")
     files = {"report": output / "compare.html", "values": output / "compare.json"}
-    files = {kind: path for kind, path in files.items() if path.is_file()}
     rows = {"verdict": verdict(comparison).splitlines()[0], **files}
     print_summary("evaluate --compare", {**rows, "plot": output / "differences.png"})

@@ -145,8 +145,8 @@ def write_entries(path: Path, tested: Sequence[FinishedRun], split: str) -> None
 
 def write_rows(
     path: Path, tested: Sequence[FinishedRun], rows: Sequence[StudyRow], reference: str, split: str
-) -> list[str]:
-    """Write PATH.json as `write_entries` does, PATH.md, .html and pictures; return the suffixes."""
+) -> None:
+    """Write PATH.json as `write_entries` does, PATH.md, PATH.html and the pictures."""
     write_entries(path, tested, split)
     table = table_of(rows, split)
     markdown = table.as_markdown() + "\n"
@@ -169,7 +169,6 @@ def write_rows(
         "facts": {"runs": ", ".join(str(run.scores.folder) for run in tested), **_how(tested)},
     }
     write_page("comparison.html", path.with_name(f"{path.name}.html"), page)
-    return [".json", ".md", ".html", *(f"_{kind}.png" for kind in figures)]
 
 
 def verdicts(rows: Sequence[StudyRow], reference: str) -> list[str]:
