@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Row
     from sceneparse.training.run import Training
 
-_QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
+_CONFIGS = Path(__file__).parents[1] / "configs"
 EXAMPLES = """\
   python -m benchmarks all --markdown
   python -m benchmarks infer --json infer.json --picture infer.png
@@ -88,8 +88,8 @@ def _write(rows: list[Row], options: argparse.Namespace) -> None:
             raise InputError(f"cannot write '{path}': {error}") from error
 
 
-def _quickstart(settings: Sequence[str]) -> Training:
-    """Prepare a run of the quickstart with changed settings."""
+def _prepare(recipe: str, settings: Sequence[str]) -> Training:
+    """Prepare a run of a recipe, a file in configs/, with changed settings."""
     import torch
 
     from sceneparse.config.loading import load_config
@@ -97,7 +97,7 @@ def _quickstart(settings: Sequence[str]) -> Training:
     from sceneparse.runtime.distributed import Process
     from sceneparse.training.segmentation import prepare_training
 
-    config = load_config(_QUICKSTART, settings, SegConfig)
+    config = load_config(_CONFIGS / recipe, settings, SegConfig)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with redirect_stdout(io.StringIO()):  # hides what a run prints
         return prepare_training(config, Process(0, 1, device))
@@ -111,7 +111,7 @@ def _measurements(what: str) -> dict[str, Callable[[], list[Row]]]:
         print(heads.costs(), end="\n\n")
     parts: dict[str, Callable[[], list[Row]]] = {
         "infer": infer.measure,
-        "train": partial(train.measure, _quickstart),
+        "train": partial(train.measure, _prepare),
         "data": data.measure,
         "eval": testing.measure,
         "cls": cls.measure,

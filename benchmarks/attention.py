@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, cost_row, rate_row
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.runtime.precision import Compute
 from sceneparse.studies.costs import COSTS, count_costs, measure_costs
@@ -28,8 +28,6 @@ def measure() -> list[Row]:
 
 def _row(cost: str, block: str, ours: float, reference: float) -> Row:
     kind = COSTS[cost]
-    ratio = ours / reference if kind.more_is_better else reference / ours
-    unit = _UNITS[kind.unit]
-    return Row(
-        f"{block}_{cost}", ours / kind.unit, reference / kind.unit, ratio, unit, ratio, ratio
-    )
+    compare = rate_row if kind.more_is_better else cost_row
+    values = [ours / kind.unit], [reference / kind.unit]
+    return compare(f"{block}_{cost}", *values, _UNITS[kind.unit])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-import numpy as np
-from scipy import stats
-
 from benchmarks.peers_runs import REFERENCE, ROWS, Plan, Row, prepare
-from benchmarks.rows import in_turns
+from benchmarks.rows import Ratio, in_turns, mean_ratio
 from benchmarks.train import network_alone
 from sceneparse.errors import InputError, refusing
 from sceneparse.files import read_json
-from sceneparse.metrics.significance import LEVEL
 from sceneparse.report.tables import Table, write_json
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.versions import describe_device
@@ -32,22 +27,15 @@ class Speed:
     steps: int
     seconds: Mapping[str, Sequence[float]]
 
-    def ratio(self, row: Row) -> tuple[float, float, float]:
-        """Return the time of a row over that of REFERENCE, and its 95% interval.
-
-        The mean over the turns on the logarithmic scale, with Student's t.
-        """
+    def ratio(self, row: Row) -> Ratio:
+        """Return the time of a row over that of REFERENCE, and its 95% interval."""
         own = self.seconds[str(row.in_equal_epochs)]
         pairs = zip(own, self.seconds[str(REFERENCE)], strict=True)
-        logs = np.log([theirs / ours for theirs, ours in pairs])
-        error = logs.std(ddof=1) / math.sqrt(len(logs))
-        reach = error * stats.t.ppf((1 + LEVEL) / 2, len(logs) - 1)
-        low, middle, high = np.exp(logs.mean() + np.array([-reach, 0, reach]))
-        return float(middle), float(low), float(high)
+        return mean_ratio([theirs / ours for theirs, ours in pairs])
 
     def equal_epochs(self, row: Row, epochs: int) -> int:
         """Return how many epochs of a row fit into the time of `epochs` epochs of REFERENCE."""
-        return max(int(epochs / self.ratio(row)[0]), 1)
+        return max(int(epochs / self.ratio(row).value), 1)
 
     def as_text(self) -> str:
         """Format as a table."""

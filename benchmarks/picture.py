@@ -14,7 +14,10 @@ _BETTER, _WORSE = "#3b7dd8", "#d98f3b"
 
 
 def draw_ratios(rows: Sequence[Row], path: Path) -> None:
-    """Draw the ratio of each row with its range, on a logarithmic axis, in the suffix's format."""
+    """Draw the ratio of each row with its interval, on a logarithmic axis.
+
+    The suffix of `path` sets the format. A row that was measured once has no interval.
+    """
     figure = Figure(figsize=(8, 1 + 0.28 * len(rows)))
     axes = figure.subplots()
     places = range(len(rows))
@@ -23,8 +26,9 @@ def draw_ratios(rows: Sequence[Row], path: Path) -> None:
     # On a logarithmic axis, bars start at 1.
     axes.barh(places, [ratio - 1 for ratio in ratios], left=1, color=colors)
     for place, row in zip(places, rows, strict=True):
-        axes.plot([row.lowest_ratio, row.highest_ratio], [place, place], color="black", lw=1)
-        end = max(row.highest_ratio, 1)
+        low, high = (row.ratio, row.ratio) if row.turns == 1 else (row.low, row.high)
+        axes.plot([low, high], [place, place], color="black", lw=1)
+        end = max(high, 1)
         axes.annotate(
             f"{row.ratio:.2f}x", (end, place), (4, 0), textcoords="offset points", va="center"
         )
@@ -36,6 +40,6 @@ def draw_ratios(rows: Sequence[Row], path: Path) -> None:
     axes.axvline(1, color="black", lw=0.8)
     axes.margins(x=0.12)
     axes.invert_yaxis()
-    axes.set_xlabel("ours against the reference, median and range (right of 1x: better)")
+    axes.set_xlabel("ours against the reference, mean and 95% interval (right of 1x: better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120, bbox_inches="tight")

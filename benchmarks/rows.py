@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from timeit import timeit
+from typing import NamedTuple
 
+import numpy as np
+from scipy import stats
+
+from sceneparse.metrics.significance import LEVEL
+from sceneparse.report import tables
 from sceneparse.report.tables import Table
 
 Work = Callable[[], object]
@@ -17,10 +23,10 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: medians in `unit`, and the ratio with its range over the repeats.
+    """One comparison: medians in `unit`, and the mean ratio of the turns, see mean_ratio.
 
     The ratio is over 1 if ours is better: reference / ours for times, memory and shares, ours /
-    reference for rates.
+    reference for rates. `low`, `high`: its interval; NaN if it was measured in one turn only.
     """
 
     name: str
@@ -28,8 +34,30 @@ class Row:
     reference: float
     ratio: float
     unit: str
-    lowest_ratio: float
-    highest_ratio: float
+    low: float
+    high: float
+    turns: int
+
+
+class Ratio(NamedTuple):
+    """A ratio, and the ends of its interval of level LEVEL; NaN if it was measured once."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_ratio(ratios: Sequence[float]) -> Ratio:
+    """Return the mean of the ratios of all turns and its 95% interval.
+
+    Both are computed on the logarithmic scale, so that a ratio and its inverse say the same; the
+    interval is Student's.
+    """
+    logs = np.log(ratios)
+    reach = math.nan
+    if len(logs) > 1:
+        reach = stats.sem(logs) * stats.t.ppf((1 + LEVEL) / 2, len(logs) - 1)
+    return Ratio(*np.exp(logs.mean() + np.array([0, -reach, reach])).tolist())
 
 
 def compare(name: str, ours: Work, reference: Work, *, repeats: int = 7, pause: float = 0.0) -> Row:
@@ -79,8 +107,8 @@ def _row(
     ratios: Sequence[float],
     unit: str,
 ) -> Row:
-    middle = median(ratios)
-    return Row(name, median(ours), median(reference), middle, unit, min(ratios), max(ratios))
+    ratio, low, high = mean_ratio(ratios)
+    return Row(name, median(ours), median(reference), ratio, unit, low, high, len(ratios))
 
 
 def as_table(rows: Sequence[Row]) -> Table:
@@ -91,14 +119,14 @@ def as_table(rows: Sequence[Row]) -> Table:
             f"{row.ours:.4g}",
             f"{row.reference:.4g}",
             row.unit,
-            f"{row.ratio:.2f}x",
-            f"{row.lowest_ratio:.2f}-{row.highest_ratio:.2f}",
+            f"{row.ratio:.3f}x",
+            "measured once" if row.turns == 1 else f"{row.low:.3f} to {row.high:.3f}",
         ]
         for row in rows
     ]
-    return Table("", ["", "ours", "reference", "unit", "ratio", "range"], cells)
+    return Table("", ["", "ours", "reference", "unit", "ratio", "95% interval"], cells)
 
 
 def write_json(rows: Sequence[Row], path: Path) -> None:
-    """Write [{name, ours, reference, ratio, unit, ...}]."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    """Write [{name, ours, reference, ratio, unit, low, high, turns}]; NaN becomes null."""
+    tables.write_json(path, [asdict(row) for row in rows])

@@ -1,4 +1,4 @@
-"""Measure training steps of the quickstart against steps of the network alone."""
+"""Measure training steps of two small networks against steps of the networks alone."""
 
 from __future__ import annotations
 
@@ -15,43 +15,55 @@ from sceneparse.data.synthetic import write_dataset
 from sceneparse.training.loop import train_one_epoch
 from sceneparse.training.run import Training
 
-# Prepares a run with overridden settings.
-Prepare = Callable[[Sequence[str]], Training]
+# Prepares a run of a recipe, a file in configs/, with changed settings.
+Prepare = Callable[[str, Sequence[str]], Training]
 _SCENES = {"train": 48, "val": 4}
-STEPS, _REPEATS = 10, 9
-# "ours" is the quickstart; in the two others each epoch decodes its images again.
+STEPS, _TURNS = 2, 60
+_QUICKSTART = "quickstart.yaml"
+_MOBILENET = "camvid_mobilenet.yaml"
+# With random weights, of which no stage is frozen, on half of each side of the recipe's crop.
+_SMALL_MOBILENET = [
+    *("model.pretrained=null", "model.freeze=0", "augment.crop=[145, 193]"),
+    *("data.dataset=folder", "data.cache=auto", "loss.class_weights=null"),
+]
+# Without a cache, each epoch decodes its images again.
 _RUNS = {
-    "ours": ["data.workers=2"],
-    "decoding": ["data.workers=2", "data.cache=none"],
-    "plain": ["data.workers=0", "data.cache=none"],
+    "quickstart": (_QUICKSTART, ["data.workers=2"]),
+    "mobilenet": (_MOBILENET, ["data.workers=2", *_SMALL_MOBILENET]),
+    "decoding": (_QUICKSTART, ["data.workers=2", "data.cache=none"]),
+    "plain": (_QUICKSTART, ["data.workers=0", "data.cache=none"]),
 }
 
 
 def measure(prepare: Prepare) -> list[Row]:
-    """Train in turns as the quickstart does, without a cache, without workers, and on one batch.
+    """Train in short turns as the quickstart and a MobileNetV2 do, and on one batch.
 
-    `prepare` prepares a run of the quickstart with changed settings. train_step compares a step
-    with the network alone, train_step_decoding a step without a cache; data_wait_share compares
-    the share of time waiting for data with that of a run without cache and workers.
+    train_step compares a step with the network alone, train_step_decoding a step without a cache;
+    data_wait_share compares the share of time waiting for data with that of a run without cache
+    and workers.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data", _SCENES, size=(256, 384))
+        # As many steps in an epoch as the quickstart has.
+        shared = [f"data.root={folder}/data", "train.steps_per_epoch=60"]
         runs = {
-            name: Steps(prepare([f"data.root={folder}/data", f"output={folder}/{name}", *changed]))
-            for name, changed in _RUNS.items()
+            name: Steps(prepare(recipe, [*shared, f"output={folder}/{name}", *changed]))
+            for name, (recipe, changed) in _RUNS.items()
         }
-        seconds = in_turns(
-            {**runs, "alone": network_alone(runs["ours"].training, STEPS)},
-            repeats=_REPEATS,
-            pause=0.5,  # until the workers have read ahead
-        )
+        alone = {
+            f"{name}_alone": network_alone(runs[name].training, STEPS)
+            for name in ("quickstart", "mobilenet")
+        }
+        # The pause lets the workers read ahead.
+        seconds = in_turns({**runs, **alone}, repeats=_TURNS, pause=0.2)
         for run in runs.values():
             run.training.lock.release()
     steps = {name: [s / STEPS for s in of] for name, of in seconds.items()}
-    ours, plain = (runs[name].shares(seconds[name]) for name in ("ours", "plain"))
+    ours, plain = (runs[name].shares(seconds[name]) for name in ("quickstart", "plain"))
     return [
-        time_row("train_step", steps["ours"], steps["alone"]),
-        time_row("train_step_decoding", steps["decoding"], steps["alone"]),
+        time_row("train_step", steps["quickstart"], steps["quickstart_alone"]),
+        time_row("train_step_mobilenet", steps["mobilenet"], steps["mobilenet_alone"]),
+        time_row("train_step_decoding", steps["decoding"], steps["quickstart_alone"]),
         cost_row("data_wait_share", ours, plain, "%"),
     ]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from benchmarks import __main__ as benchmark
 from benchmarks import limits, train
 from benchmarks.limits import matrix_products
 from benchmarks.picture import draw_ratios
 from benchmarks.plain_spnet import in_plain_form
-from benchmarks.rows import Row, as_table, in_turns, rate_row, time_row
+from benchmarks.rows import as_table, in_turns, mean_ratio, rate_row, time_row
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.segmentation import SegmentationModel
 from tests.test_train_seg import call
@@ -38,8 +40,19 @@ def test_plain_spnet_computes_the_same_in_another_way() -> None:
 
 def test_ratios_are_over_one_where_ours_is_better() -> None:
     faster = time_row("a", ours=[1.0, 2.0, 4.0], reference=[3.0, 4.0, 20.0])
-    assert faster == Row("a", 2000.0, 4000.0, 3.0, "ms", 2.0, 5.0)
-    assert rate_row("b", ours=[6.0], reference=[3.0], unit="/s").ratio == 2.0
+    mean = 30 ** (1 / 3)  # of 3, 2 and 5
+    assert (faster.ours, faster.reference, faster.unit) == (2000.0, 4000.0, "ms")
+    assert (faster.ratio, faster.turns) == (pytest.approx(mean), 3)
+    assert rate_row("b", ours=[6.0], reference=[3.0], unit="/s").ratio == pytest.approx(2.0)
+
+
+def test_interval_is_that_of_a_mean_of_logarithms() -> None:
+    ratios = np.random.default_rng(0).lognormal(size=12)
+    found, inverse = mean_ratio(list(ratios)), mean_ratio(list(1 / ratios))
+    interval = stats.ttest_1samp(np.log(ratios), 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(stats.gmean(ratios))
+    assert found[1:] == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
+    assert inverse == pytest.approx((1 / found.value, 1 / found.high, 1 / found.low))
 
 
 def test_works_take_turns() -> None:
@@ -77,16 +90,17 @@ def test_operations_become_that_many_products(monkeypatch: pytest.MonkeyPatch) -
 
 def test_training_steps_are_compared(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "STEPS", 2)
-    monkeypatch.setattr(train, "_REPEATS", 2)
+    monkeypatch.setattr(train, "_TURNS", 2)
     small = [setting for setting in tiny if setting.startswith(("augment", "model", "train"))]
-    rows = train.measure(lambda settings: benchmark._quickstart([*small, *settings]))
+    rows = train.measure(lambda recipe, own: benchmark._prepare(recipe, [*own, *small]))
     assert [(row.name, row.unit) for row in rows] == [
         ("train_step", "ms"),
+        ("train_step_mobilenet", "ms"),
         ("train_step_decoding", "ms"),
         ("data_wait_share", "%"),
     ]
-    assert all(0 < row.lowest_ratio <= row.ratio <= row.highest_ratio for row in rows)
-    assert 0 < rows[2].ours < 100
+    assert all(0 < row.low <= row.ratio <= row.high for row in rows)
+    assert 0 < rows[-1].ours < 100
 
 
 def test_tool_writes_table_rows_and_picture(
@@ -97,10 +111,11 @@ def test_tool_writes_table_rows_and_picture(
     monkeypatch.setattr(limits, "describe_machine", lambda: "a machine")
     files = tmp_path / "rows.json", tmp_path / "rows.png"
     assert call(benchmark, "infer", "--markdown", "--json", files[0], "--picture", files[1]) == 0
-    assert "| up | 1000 | 2000 | ms | 2.00x | 2.00-2.00 |" in capsys.readouterr().out
+    assert "| up | 1000 | 2000 | ms | 2.000x | measured once |" in capsys.readouterr().out
     written = json.loads(files[0].read_text())
     assert [row["name"] for row in written] == ["up", "down"]
     assert {"name", "ours", "reference", "ratio", "unit"} <= set(written[0])
+    assert (written[0]["low"], written[0]["high"], written[0]["turns"]) == (None, None, 1)
     assert Image.open(files[1]).size[0] > 500
     assert call(benchmark, "infer", "--json", tmp_path / "no" / "rows.json") == 2
     assert call(benchmark, "infer", "--picture", tmp_path / "rows.odd") == 2
