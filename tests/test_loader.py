@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,7 @@ from sceneparse.data.labels import identity_table
 from sceneparse.data.loader import (
     Batch,
     TensorSamples,
+    _exit_with_main,
     batches,
     evaluation_loader,
     explained_worker_failures,
@@ -346,6 +350,20 @@ def test_worker_killed_while_the_main_process_computes_is_explained() -> None:
     with pytest.raises(InputError, match="a data worker died"), explained_worker_failures():
         for _ in batches(loader):
             time.sleep(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell when a process ends")
+def test_worker_ends_though_nobody_collects_the_main_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as main:
+        worker = multiprocessing.get_context("fork").Process(
+            target=_exit_with_main, args=(main.pid,)
+        )
+        worker.start()
+        main.kill()
+        # Waits for its end, and leaves its number in the table of processes.
+        os.waitid(os.P_PID, main.pid, os.WEXITED | os.WNOWAIT)
+        worker.join(10)
+        assert (worker.exitcode, Path(f"/proc/{main.pid}").exists()) == (0, True)
 
 
 @pytest.mark.fault(45)

@@ -107,7 +107,7 @@ def _exit_with_main(main: int) -> None:
     a killed main process, and only between two batches.
     """
     if sys.platform == "linux":
-        while Path(f"/proc/{main}").exists():
+        while _is_running(main):
             received = signal.sigtimedwait({signal.SIGTERM}, 3)
             if received is not None and received.si_pid == main:
                 break
@@ -116,6 +116,15 @@ def _exit_with_main(main: int) -> None:
         assert process is not None
         process.join()
     os._exit(0)
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process runs; Linux lists it until its parent has noticed its end."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in {"Z", "X"}  # after the name
 
 
 def _end_worker(error: BaseException, _: object) -> NoReturn:
