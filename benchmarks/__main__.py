@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser, run
+from sceneparse.runtime.threads import set_threads
 
 if TYPE_CHECKING:
     from benchmarks.rows import Row
@@ -36,11 +37,15 @@ def parser() -> argparse.ArgumentParser:
     result.prog = "python -m benchmarks"
     result.add_argument(
         "what",
-        choices=["all", "attention", "cls", "data", "eval", "heads", "infer", "scale", "train"],
+        choices=[
+            *("all", "attention", "cls", "data", "eval", "heads", "infer", "loaded", "scale"),
+            "train",
+        ],
         help="infer: a network on an image; train: training steps; data: decoding, augmentation; "
         "eval: time of an evaluation outside the network; cls: input of classifiers; all: these "
         "five, 4 to 17 minutes on two cores; attention: cost of the blocks in a classifier; heads: "
-        "cost of heads; scale: two processes, gradient checkpointing",
+        "cost of heads; loaded: training beside a busy process; scale: two processes, gradient "
+        "checkpointing",
     )
     result.add_argument("--json", metavar="FILE", help="write the rows to this file as well")
     result.add_argument("--picture", metavar="FILE", help="draw the ratios (.png, .svg, .pdf)")
@@ -88,7 +93,7 @@ def _write(rows: list[Row], options: argparse.Namespace) -> None:
             raise InputError(f"cannot write '{path}': {error}") from error
 
 
-def _prepare(recipe: str, settings: Sequence[str]) -> Training:
+def prepare_recipe(recipe: str, settings: Sequence[str]) -> Training:
     """Prepare a run of a recipe, a file in configs/, with changed settings."""
     import torch
 
@@ -104,23 +109,25 @@ def _prepare(recipe: str, settings: Sequence[str]) -> Training:
 
 
 def _measurements(what: str) -> dict[str, Callable[[], list[Row]]]:
-    from benchmarks import attention, cls, data, heads, infer, scale, train
+    from benchmarks import attention, cls, data, heads, infer, loaded, scale, train
     from benchmarks import eval as testing
 
     if what == "heads":
         print(heads.costs(), end="\n\n")
     parts: dict[str, Callable[[], list[Row]]] = {
         "infer": infer.measure,
-        "train": partial(train.measure, _prepare),
+        "train": partial(train.measure, prepare_recipe),
         "data": data.measure,
         "eval": testing.measure,
         "cls": cls.measure,
     }
-    rest = {"attention": attention.measure, "heads": heads.measure, "scale": scale.measure}
+    others = {"attention": attention, "heads": heads, "loaded": loaded, "scale": scale}
+    rest = {name: module.measure for name, module in others.items()}
     return parts if what == "all" else {what: {**parts, **rest}[what]}
 
 
 if __name__ == "__main__":
+    set_threads()  # as in the command, before PyTorch loads
     if sys.argv[1:2] and sys.argv[1] in {"auto", "peers_accuracy"}:  # with options of their own
         own = import_module(f"benchmarks.{sys.argv[1]}")
         run(own.parser(), own.main, sys.argv[2:])

@@ -17,7 +17,7 @@ from sceneparse.training.run import Training
 
 # Prepares a run of a recipe, a file in configs/, with changed settings.
 Prepare = Callable[[str, Sequence[str]], Training]
-_SCENES = {"train": 48, "val": 4}
+SCENES = {"train": 48, "val": 4}
 STEPS, _TURNS = 2, 60
 _QUICKSTART = "quickstart.yaml"
 _MOBILENET = "camvid_mobilenet.yaml"
@@ -43,7 +43,7 @@ def measure(prepare: Prepare) -> list[Row]:
     and workers.
     """
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder) / "data", _SCENES, size=(256, 384))
+        write_dataset(Path(folder) / "data", SCENES, size=(256, 384))
         # As many steps in an epoch as the quickstart has.
         shared = [f"data.root={folder}/data", "train.steps_per_epoch=60"]
         runs = {

@@ -92,7 +92,7 @@ def test_training_steps_are_compared(tiny: list[str], monkeypatch: pytest.Monkey
     monkeypatch.setattr(train, "STEPS", 2)
     monkeypatch.setattr(train, "_TURNS", 2)
     small = [setting for setting in tiny if setting.startswith(("augment", "model", "train"))]
-    rows = train.measure(lambda recipe, own: benchmark._prepare(recipe, [*own, *small]))
+    rows = train.measure(lambda recipe, own: benchmark.prepare_recipe(recipe, [*own, *small]))
     assert [(row.name, row.unit) for row in rows] == [
         ("train_step", "ms"),
         ("train_step_mobilenet", "ms"),
