@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from sceneparse.cli.command import exit_without_reader, run, version_block
 from sceneparse.errors import one_line
+from sceneparse.runtime.threads import set_threads
 
 # Verb, which is also its file in this folder -> what it does.
 COMMANDS = {
@@ -50,6 +51,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `sceneparse VERB ...` and exit with its code; without a verb, print the help."""
+    set_threads()
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in {"-h", "--help", "--version"}:
         try:

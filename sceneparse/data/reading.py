@@ -1,6 +1,5 @@
 """Strict decoding: an image becomes RGB uint8, a mask becomes raw label indices, or an error."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from sceneparse.data.decoding import (
 )
 from sceneparse.data.tiff import decode_by_opencv, read_tiff_header
 from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.runtime.threads import usable_cores
 
 # Pillow opens 16-bit grey as any of these, depending on the format.
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
@@ -52,7 +52,7 @@ def read_all(
             return error
 
     # Threads are enough, because decoding releases the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         results = list(pool.map(attempt, items))
     problems = [result for result in results if isinstance(result, InputError)]
     if len(problems) == 1:

@@ -1,5 +1,6 @@
 """Versions, processor and GPU, for bug reports and measurements."""
 
+import os
 import platform
 import subprocess
 from datetime import date
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 import sceneparse
+from sceneparse.runtime.threads import usable_cores
 
 
 def version_rows() -> dict[str, str]:
@@ -56,7 +58,10 @@ def _apple_chip() -> str:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the name of the GPU, or of the processor and the number of threads."""
+    """Return the name of the GPU, or of the processor and the number of threads.
+
+    It ends with "on 2 of 64 cores" if affinity or a container's limit withholds cores.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -66,4 +71,6 @@ def describe_device(device: torch.device) -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     names += [platform.processor(), platform.machine()]
-    return f"{next(filter(None, names))}, {threads} thread{'s' * (threads > 1)}"
+    usable, cores = usable_cores(), os.cpu_count() or 1
+    part = f" on {usable} of {cores} cores" if usable < cores else ""
+    return f"{next(filter(None, names))}, {threads} thread{'s' * (threads > 1)}{part}"
