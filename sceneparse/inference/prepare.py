@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sceneparse.errors import InputError
+from sceneparse.inference.winograd import use_winograd
 from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
 from sceneparse.runtime.devices import validate_compile
 
@@ -35,9 +36,10 @@ def prepare_for_inference(
 
     The copy has its batch norms folded into convolutions, no dropout, no auxiliary head, and
     weights of `dtype` (a torch type, or "float32", "bfloat16", "float16") in channels_last layout,
-    except on mps. With `compile`, torch.compile builds kernels at the first image of each size.
-    Images of any type are taken. Raises InputError for an unknown type, for exported networks, and
-    for `compile` on mps.
+    except on mps. On a CPU in float32, wide 3x3 convolutions are computed by Winograd's algorithm
+    (WinogradConv2d), which takes more memory. With `compile`, torch.compile builds kernels
+    at the first image of each size. Images of any type are taken. Raises InputError for an unknown
+    type, for exported networks, and for `compile` on mps.
     """
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
@@ -55,6 +57,8 @@ def prepare_for_inference(
     ready.to(chosen)
     if channels_last and device.type != "mps":
         ready.to(memory_format=torch.channels_last)
+        if device.type == "cpu" and chosen == torch.float32 and not compile:
+            use_winograd(ready)
     ready.register_forward_pre_hook(partial(_cast_images, chosen))
     if compile:
         ready.compile(dynamic=False)
