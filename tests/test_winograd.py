@@ -53,16 +53,16 @@ def test_maps_that_fill_few_tiles_are_convolved_directly() -> None:
 @pytest.mark.parametrize(
     "conv",
     [
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.Conv2d(64, 64, 1),
-        nn.Conv2d(64, 64, 3),
-        nn.Conv2d(64, 64, 3, padding=1, stride=2),
-        nn.Conv2d(64, 64, 3, padding=1, groups=2),
-        nn.Conv2d(64, 64, 3, padding=(1, 2), dilation=(1, 2)),
-        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
-        nn.Conv2d(64, 64, 3, padding="same"),
-        nn.ConvTranspose2d(64, 64, 3, padding=1),
-        Standardized(64, 64, 3, padding=1),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.Conv2d(64, 128, 1),
+        nn.Conv2d(64, 128, 3),
+        nn.Conv2d(64, 128, 3, padding=1, stride=2),
+        nn.Conv2d(64, 128, 3, padding=1, groups=2),
+        nn.Conv2d(64, 128, 3, padding=(1, 2), dilation=(1, 2)),
+        nn.Conv2d(64, 128, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(64, 128, 3, padding="same"),
+        nn.ConvTranspose2d(64, 128, 3, padding=1),
+        Standardized(64, 128, 3, padding=1),
     ],
     ids=str,
 )
@@ -74,11 +74,11 @@ def test_other_convolutions_stay(conv: nn.Module) -> None:
 
 def test_networks_prepared_in_float32_use_it() -> None:
     model = sceneparse.create_segmentation_model(
-        "fcn", "resnet18", num_classes=5, base_width=32, multi_grid=None
+        "fcn", "resnet18", num_classes=5, base_width=48, multi_grid=None
     ).eval()
     images = torch.randn(1, 3, 97, 129)
     ready = prepare_for_inference(model)
-    assert sum(isinstance(module, WinogradConv2d) for module in ready.modules()) > 10
+    assert sum(isinstance(module, WinogradConv2d) for module in ready.modules()) > 5
     with torch.inference_mode():
         expected, found = model(images)["out"], ready(images)["out"]
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -88,7 +88,7 @@ def test_networks_prepared_in_float32_use_it() -> None:
     "settings", [{"dtype": "bfloat16"}, {"channels_last": False}, {"compile": True}], ids=str
 )
 def test_networks_prepared_otherwise_do_without(settings: dict[str, Any]) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 3, padding=1))
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 128, 3, padding=1))
     ready = prepare_for_inference(model, **settings)
     assert not any(isinstance(module, WinogradConv2d) for module in ready.modules())
     assert isinstance(prepare_for_inference(model)[1], WinogradConv2d)

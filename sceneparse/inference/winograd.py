@@ -36,8 +36,8 @@ _OF_TILES = (
 )
 # The product that reaches all pixels of a tile with weight 1, so that it can carry the bias.
 _OF_BIAS = _PATCH + 1
-# With fewer channels, the transforms take as long as the products that they save (measured).
-_MIN_CHANNELS = 64
+# With fewer pairs of channels, transforms take as long as the products that they save (measured).
+_MIN_PAIRS = 64 * 128
 # Patches that are transformed at a time: few, so that they stay in the cache and in little memory.
 _AT_ONCE = 128
 # Pixels of tiles per pixel of the map up to which it pays: tiles reach beyond the map's edges.
@@ -140,5 +140,5 @@ def _gains(conv: nn.Conv2d) -> bool:
         and conv.padding == conv.dilation
         and conv.padding_mode == "zeros"
         and conv.groups == 1
-        and min(conv.in_channels, conv.out_channels) >= _MIN_CHANNELS
+        and conv.in_channels * conv.out_channels >= _MIN_PAIRS
     )
