@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from sceneparse.training.run import Training
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
+# Benchmarks that are modules with a parser of their own.
+WITH_OWN_OPTIONS = ("auto", "peers", "peers_accuracy")
 EXAMPLES = """\
   python -m benchmarks all --markdown
   python -m benchmarks infer --json infer.json --picture infer.png
   python -m benchmarks attention
   python -m benchmarks heads
+  python -m benchmarks peers --help
   python -m benchmarks peers_accuracy --help
   python -m benchmarks auto --help"""
 
@@ -56,9 +59,12 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     """Measure, print the table, write the files."""
     from benchmarks.limits import describe_machine
-    from benchmarks.rows import as_table
+    from benchmarks.picture import check_picture
+    from benchmarks.rows import as_table, check_folders
 
-    _check_outputs(options)
+    check_folders(options.json, options.picture)
+    if options.picture is not None:
+        check_picture(Path(options.picture))
     print("measuring the limits of the machine", file=sys.stderr)
     print(describe_machine(), end="\n\n", flush=True)
     rows: list[Row] = []
@@ -71,15 +77,6 @@ def main(options: argparse.Namespace) -> None:
     _write(rows, options)
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
-    """Raise InputError if a file cannot be written, before minutes of measuring."""
-    from sceneparse.errors import InputError
-
-    for path in filter(None, (options.json, options.picture)):
-        if not Path(path).parent.is_dir():
-            raise InputError(f"cannot write '{path}': '{Path(path).parent}' is not a folder")
-
-
 def _write(rows: list[Row], options: argparse.Namespace) -> None:
     from benchmarks.picture import draw_ratios
     from benchmarks.rows import write_json
@@ -89,7 +86,7 @@ def _write(rows: list[Row], options: argparse.Namespace) -> None:
         try:
             if path is not None:
                 write(rows, Path(path))
-        except (OSError, ValueError) as error:  # matplotlib raises it for unknown suffixes
+        except OSError as error:
             raise InputError(f"cannot write '{path}': {error}") from error
 
 
@@ -128,7 +125,7 @@ def _measurements(what: str) -> dict[str, Callable[[], list[Row]]]:
 
 if __name__ == "__main__":
     set_threads()  # as in the command, before PyTorch loads
-    if sys.argv[1:2] and sys.argv[1] in {"auto", "peers_accuracy"}:  # with options of their own
+    if sys.argv[1:2] and sys.argv[1] in WITH_OWN_OPTIONS:
         own = import_module(f"benchmarks.{sys.argv[1]}")
         run(own.parser(), own.main, sys.argv[2:])
     run(parser(), main)

@@ -147,7 +147,7 @@ def _check(options: argparse.Namespace, tasks: Sequence[Task]) -> None:
                 "segmentation_models.pytorch is not installed; run: pip install "
                 "'segmentation-models-pytorch==0.6.*', or leave its rows out with --only"
             )
-        from benchmarks.peers import create_peer
+        from benchmarks.smp import create_peer
 
         create_peer("smp_unet", 2, options.weights)
     with writing(options.work):

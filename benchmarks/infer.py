@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,16 +14,17 @@ from torch import Tensor, nn
 from benchmarks.limits import finish, matrix_products
 from benchmarks.plain_spnet import in_plain_form
 from benchmarks.rows import Row, Work, in_turns, time_row
+from sceneparse.inference.networks import OnnxNetwork
 from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.models import create_segmentation_model
 from sceneparse.models.costs import count_multiply_adds
-from sceneparse.models.segmentation import SegmentationModel, SegmentationNetwork
+from sceneparse.models.segmentation import SegmentationModel
 
-_CLASSES = 19
+CLASSES = 19
 # The description of a trained model that exported files contain.
 _DESCRIPTION = {
-    "classes": [f"class {k}" for k in range(_CLASSES)],
-    "colors": [[k, k, k] for k in range(_CLASSES)],
+    "classes": [f"class {k}" for k in range(CLASSES)],
+    "colors": [[k, k, k] for k in range(CLASSES)],
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
 }
@@ -37,9 +39,8 @@ def measure() -> list[Row]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone, size = _ON_GPU if device.type == "cuda" else _ON_CPU
     torch.manual_seed(0)
-    model = create_segmentation_model("strip_pooling", backbone, _CLASSES, aux=False)
+    model = create_segmentation_model("strip_pooling", backbone, CLASSES, aux=False)
     model.eval().to(device)
-    model.meta |= _DESCRIPTION
     images = torch.randn(1, 3, *size, device=device)
     works = _ours(model, images)
     operations = 2 * count_multiply_adds(model, tuple(images.shape), upsample=False)
@@ -70,30 +71,30 @@ def _ours(model: SegmentationModel, images: Tensor) -> dict[str, Work]:
         compiled = prepare_for_inference(model, dtype="bfloat16", compile=True)
         return {**works, "bf16_compiled": _forward(compiled, images_last)}
     if all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
-        exported = _exported(model, images)
-        works |= {name: _forward(network, images) for name, network in exported.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: Path(folder, f"{name}.onnx") for name in ("onnx_fp32", "int8")}
+            export(model, images, *files.values())
+            works |= {name: _forward(OnnxNetwork(path), images) for name, path in files.items()}
     return works
 
 
-def _exported(model: SegmentationModel, images: Tensor) -> dict[str, SegmentationNetwork]:
-    """Export a network as `sceneparse export` does; int8 is calibrated on the images themselves.
+def export(model: SegmentationModel, images: Tensor, path: Path, int8_path: Path) -> None:
+    """Export a network of CLASSES classes as `sceneparse export` does, in float32 and in int8.
 
-    That suffices for speed; accuracy in int8 needs trained networks and real images.
+    int8 is calibrated on the images themselves. That suffices for speed; accuracy in int8 needs
+    trained networks and real images.
     """
     from sceneparse.export import export_onnx
     from sceneparse.export.quantization import quantize
-    from sceneparse.inference.networks import OnnxNetwork
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export_onnx(model, path)
-        in_float32 = OnnxNetwork(path)
-        logging.disable(logging.WARNING)  # hints of ONNX Runtime
-        try:
-            quantize(path, [images], None)
-        finally:
-            logging.disable(logging.NOTSET)
-        return {"onnx_fp32": in_float32, "int8": OnnxNetwork(path)}
+    model.meta |= _DESCRIPTION
+    export_onnx(model, path)
+    shutil.copy(path, int8_path)
+    logging.disable(logging.WARNING)  # hints of ONNX Runtime
+    try:
+        quantize(int8_path, [images], None)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _forward(network: nn.Module, images: Tensor) -> Work:

@@ -1,155 +1,307 @@
-"""Networks of segmentation_models.pytorch (SMP), and the training of SMP's CamVid example.
+"""Measure the cost of networks of other toolkits and of ours, all on the same picture.
 
-SMP: https://github.com/qubvel-org/segmentation_models.pytorch, 0.6. Its example
-(examples/camvid_segmentation_multiclass.ipynb) trains with Dice, Adam at 2e-4, a cosine to 1e-5
-after each step, and the augmentation of `example_transform`. Three things differ here: the batch
-(32 there, on a GPU; here that of our recipe), the crop (320x320 of 480x360; in peers_accuracy half
-of it on half the image), and unlabelled pixels (a class there; ignored here). Images are normalised
-as those that the pretrained weights come from.
+Time in turns in this process, float32 (and int8), batch 1, until the logits have the size of the
+picture, a synthetic street scene; multiply-adds of convolutions and matrix products; memory that
+the first forward pass adds to a fresh process, at its peak, without what the allocator keeps of
+freed blocks; parameters. Networks are named
+TOOLKIT:NETWORK:BACKBONE, and ours end in :prepared after prepare_for_inference, and in :onnx and
+:int8 in ONNX Runtime. With --accuracy, those that were trained alike are measured at the size that
+they were trained at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import ctypes
+import gc
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import albumentations as A
-import cv2
+import psutil
 import torch
 from torch import Tensor, nn
 
-from sceneparse.errors import InputError
-from sceneparse.models.segmentation import SegmentationModel
-from sceneparse.models.weights import load_strict, read_weights
-from sceneparse.training.optim import Stepper
+from benchmarks.infer import CLASSES
+from benchmarks.peer_networks import (
+    Peer,
+    all_peers,
+    build,
+    check_installed,
+    fitted_image,
+    write_files,
+)
+from benchmarks.peers_scores import NUM_CLASSES, STUDY, Scored, read_scores
+from benchmarks.picture import Point, check_picture, draw_points
+from benchmarks.rows import check_folders, in_turns, median_interval
+from sceneparse.cli.command import command_parser, writing
+from sceneparse.errors import InputError, first_few
+from sceneparse.models.costs import count_multiply_adds, count_parameters
+from sceneparse.report.tables import Table, write_json
+from sceneparse.runtime.memory import in_a_process, peak_memory
+from sceneparse.runtime.progress import Progress
+from sceneparse.runtime.threads import usable_cores
+from sceneparse.runtime.versions import describe_device, provenance
+from sceneparse.studies.seeds import Spread
 
-try:
-    import segmentation_models_pytorch as smp
-except ImportError as error:
-    raise InputError(
-        "segmentation_models.pytorch is not installed; run: "
-        "pip install 'segmentation-models-pytorch==0.6.*'"
-    ) from error
-
-ENCODER = "tu-mobilenetv2_100"
-# SMP's builders, by our names for them.
-PEERS: dict[str, Callable[..., nn.Module]] = {
-    "smp_deeplabv3plus": smp.DeepLabV3Plus,
-    "smp_unet": smp.Unet,
+EXAMPLES = """\
+  python -m benchmarks peers --markdown --json peers_speed.json --picture peers_speed.png
+  python -m benchmarks peers --only 'smp:*' '*:resnet50*' --turns 5
+  python -m benchmarks peers --only '*:prepared' --size 256 256 --threads 1
+  python -m benchmarks peers --accuracy results/peers_accuracy.json --picture pareto.png"""
+_SIZE, _SIDES = (512, 512), (32, 4096)
+# Seconds before each timing, until the threads of the last network sleep.
+_PAUSE = 0.05
+# Writing "5" to this file of Linux sets the peak memory of the process to its present size.
+_RESET = Path("/proc/self/clear_refs")
+# The option of the C library by which freed blocks of so many bytes are returned at once.
+_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**16
+_TOOLKITS = {"smp": "segmentation_models.pytorch"}
+_FORMS = {
+    "eager": "",
+    "prepared": ", prepare_for_inference",
+    "onnx": ", ONNX Runtime",
+    "int8": ", ONNX Runtime, int8",
 }
-# Tensors of the classifier that come after the last feature map.
-_AFTER_FEATURES = ("conv_head.", "bn2.", "classifier.")
-_EXAMPLE_RATES = 2e-4, 1e-5
-# The default of GaussNoise when the example was written, a variance of 10 to 50 of bytes; the
-# default of albumentations 2 is 16 times as strong.
-_EXAMPLE_NOISE = 0.0124, 0.0277
 
 
-class PeerNetwork(SegmentationModel):
-    """A network of SMP in the shape of ours: its encoder is the backbone, the rest the head.
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs on an image of `height` x `width`, and its mean IoU if it is known.
 
-    Its logits have the size of the image, so they need no enlargement except to undo the scale of
-    an inference protocol.
-    Shape: as SegmentationModel, with logits (B, K, H, W) also if `upsample` is False
+    milliseconds: median, with its 95% interval. gmac: 1e9 multiply-adds. memory_mb: in 2**20 bytes.
     """
 
-    align_corners = False
+    peer: Peer
+    milliseconds: float
+    milliseconds_low: float
+    milliseconds_high: float
+    gmac: float
+    memory_mb: float
+    parameters: int
+    height: int
+    width: int
+    score: Spread | None
 
-    def __init__(self, network: Any) -> None:  # noqa: ANN401 - SMP has no types
-        super().__init__(network.encoder, _PeerHead(network.decoder, network.segmentation_head))
-        self.size_multiple = int(network.encoder.output_stride)
+    def as_entry(self) -> dict[str, Any]:
+        """Return it as an entry of the JSON file."""
+        values = {k: v for k, v in vars(self).items() if k not in {"peer", "score"}}
+        entry = {"name": self.peer.name, **values}
+        if self.score is not None:
+            entry |= {"mean_iou": self.score.mean, "seeds": len(self.score.values)}
+            entry |= {"mean_iou_low": self.score.low, "mean_iou_high": self.score.high}
+        return entry
 
-    @property
-    def output_stride(self) -> int:
-        """Input pixels per logit."""
-        return 1
-
-    def freeze_as(self, model: SegmentationModel) -> None:
-        """Freeze the modules of the encoder that a model of ours on the same backbone froze."""
-        ours, encoder = model.backbone.features, self.backbone.model
-        assert isinstance(ours, nn.Module) and isinstance(encoder, nn.Module)
-        frozen = {id(module) for module in model._frozen}
-        self._freeze(
-            encoder.get_submodule(name)
-            for name, module in ours.named_modules()
-            if id(module) in frozen
-        )
-
-
-class _PeerHead(nn.Module):
-    """Decoder and classifier of a network of SMP.
-
-    Shape: the maps of its encoder -> (B, K, H, W)
-    """
-
-    def __init__(self, decoder: nn.Module, classifier: nn.Module) -> None:
-        super().__init__()
-        self.decoder, self.classifier = decoder, classifier
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        logits: Tensor = self.classifier(self.decoder(maps))
-        return logits
-
-
-def create_peer(name: str, num_classes: int, weights: str | Path) -> PeerNetwork:
-    """Build a network of PEERS with the weights of timm's classifier in its encoder.
-
-    Raises InputError if a tensor of the encoder is missing in the file, or one of the file is not
-    of the encoder, except those after the last feature map.
-    """
-    network: Any = PEERS[name](ENCODER, encoder_weights=None, classes=num_classes)
-    state = {
-        key: tensor
-        for key, tensor in read_weights(weights).items()
-        if not key.startswith(_AFTER_FEATURES)
-    }
-    load_strict(network.encoder.model, state, str(weights))
-    return PeerNetwork(network)
-
-
-def example_transform(size: tuple[int, int], crop: tuple[int, int], ignore_index: int) -> A.Compose:
-    """Build the augmentation of SMP's example, on images that are first scaled to `size` (h, w).
-
-    Pixels that it adds are black, and ignored. albumentations' Affine does here what its
-    ShiftScaleRotate, which it deprecates, does in the example.
-    """
-    filled: dict[str, Any] = {"fill": 0, "fill_mask": ignore_index}
-    shift = {"x": (-0.1, 0.1), "y": (-0.1, 0.1)}
-    return A.Compose(
-        [
-            A.Resize(*size, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_NEAREST),
-            A.HorizontalFlip(p=0.5),
-            A.Affine(scale=(0.5, 1.5), translate_percent=shift, keep_ratio=True, p=1, **filled),
-            A.RandomCrop(*crop),
-            A.GaussNoise(std_range=_EXAMPLE_NOISE, p=0.2),
-            A.Perspective(p=0.5, **filled),
-            A.OneOf([A.CLAHE(p=1), A.RandomBrightnessContrast(p=1), A.RandomGamma(p=1)], p=0.9),
-            A.OneOf(
-                [A.Sharpen(p=1), A.Blur(blur_limit=3, p=1), A.MotionBlur(blur_limit=3, p=1)], p=0.9
-            ),
-            A.OneOf([A.RandomBrightnessContrast(p=1), A.HueSaturationValue(p=1)], p=0.9),
+    def as_cells(self) -> list[str]:
+        """Return it as a row of the table."""
+        low, high = self.milliseconds_low, self.milliseconds_high
+        cells = [
+            self.peer.name,
+            f"{self.width}x{self.height}",
+            f"{self.milliseconds:.1f}",
+            "-" if math.isnan(low) else f"{low:.1f} to {high:.1f}",
+            f"{self.gmac:.2f}",
+            f"{self.memory_mb:.0f}",
+            f"{self.parameters / 1e6:.2f}",
         ]
+        if self.score is not None:
+            mean, _, interval = self.score.cells("{:.4f}".format)
+            cells += [mean, interval]
+        return cells
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    result = command_parser("benchmark", str(__doc__), EXAMPLES)
+    result.prog = "python -m benchmarks peers"
+    add = result.add_argument
+    add("--only", nargs="+", metavar="PATTERN", help="networks of these names; * is any text")
+    add("--turns", type=int, default=9, help="timings of each; default: 9, from 6 with intervals")
+    add("--threads", type=int, help="threads of all networks; default: PyTorch's choice")
+    add("--size", type=int, nargs=2, metavar=("H", "W"), help="of the picture; default: 512 512")
+    add("--accuracy", nargs="+", type=Path, metavar="FILE", help="mean IoU: files of results/")
+    add("--json", metavar="FILE", help="write the rows to this file as well")
+    add("--picture", metavar="FILE", help="draw the rows (.png, .svg, .pdf)")
+    add("--markdown", action="store_true", help="print the table as Markdown")
+    return result
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measure, print the table, write the files."""
+    _check(options)
+    scored = read_scores(options.accuracy) if options.accuracy else None
+    peers = chosen_peers(scored.peers if scored else all_peers(), options.only)
+    check_installed(peers)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    height, width = scored.setting.size if scored else options.size or _SIZE
+    costs = measure(peers, (height, width), options.turns, scored)
+    table = as_table(costs)
+    print(f"{describe_device(torch.device('cpu'))}, median of {options.turns} turns\n")
+    print(table.as_markdown() if options.markdown else table.as_text())
+    if options.json is not None:
+        facts = provenance(torch.device("cpu"))
+        with writing(options.json):
+            write_json(Path(options.json), [{**cost.as_entry(), **facts} for cost in costs])
+    if options.picture is not None:
+        with writing(options.picture):
+            draw(costs, scored, Path(options.picture))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise InputError for numbers and files that cannot be used, before anything is measured."""
+    if options.turns < 1:
+        raise InputError(f"--turns must be at least 1, got {options.turns}")
+    cores = usable_cores()
+    if options.threads is not None and not 1 <= options.threads <= cores:
+        raise InputError(
+            f"--threads must be in 1..{cores}, the usable cores, got {options.threads}"
+        )
+    if options.size is not None and options.accuracy:
+        raise InputError(
+            "--accuracy measures at the size that the networks were trained at; remove --size"
+        )
+    low, high = _SIDES
+    if any(not low <= side <= high for side in options.size or ()):
+        raise InputError(f"--size must be in {low}..{high}, got {options.size}")
+    check_folders(options.json, options.picture)
+    if options.picture is not None:
+        check_picture(Path(options.picture))
+
+
+def chosen_peers(peers: Sequence[Peer], only: Sequence[str] | None) -> list[Peer]:
+    """Return the networks that any of the patterns fits; raises InputError if one fits none."""
+    names = [peer.name for peer in peers]
+    for pattern in only or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(
+                f"--only: no network is named '{pattern}'; names are {first_few(names, 80)}"
+            )
+    patterns = only or ("*",)
+    return [peer for peer in peers if any(fnmatchcase(peer.name, p) for p in patterns)]
+
+
+@torch.inference_mode()
+def measure(
+    peers: Sequence[Peer], size: tuple[int, int], turns: int, scored: Scored | None
+) -> list[Cost]:
+    """Measure all networks on a picture of a size (height, width); the fastest is first."""
+    classes = NUM_CLASSES if scored else CLASSES
+    with tempfile.TemporaryDirectory() as name:
+        files = Path(name)
+        write_files(peers, fitted_image(nn.Identity(), size), files)
+        memory = _memory_of(peers, classes, size, files)
+        networks = {peer.name: build(peer, classes, files) for peer in peers}
+    images = {peer.name: _image_of(peer, networks[peer.name], size) for peer in peers}
+    print(f"timing {len(peers)} networks in {turns} turns", file=sys.stderr, flush=True)
+    works = {name: partial(networks[name], image) for name, image in images.items()}
+    seconds = in_turns(works, repeats=turns, pause=_PAUSE)
+    costs = []
+    for peer in peers:
+        times, shape = [1000 * s for s in seconds[peer.name]], tuple(images[peer.name].shape)
+        low, high = median_interval(times)
+        with torch.device("meta"):
+            outline = peer.create(classes).eval()
+        costs.append(
+            Cost(
+                peer=peer,
+                milliseconds=median(times),
+                milliseconds_low=low,
+                milliseconds_high=high,
+                gmac=count_multiply_adds(outline, shape) / 1e9,
+                memory_mb=memory[peer.name] / 2**20,
+                parameters=count_parameters(outline),
+                height=shape[2],
+                width=shape[3],
+                score=scored.scores[peer.network] if scored else None,
+            )
+        )
+    return sorted(costs, key=lambda cost: cost.milliseconds)
+
+
+def _image_of(peer: Peer, network: nn.Module, size: tuple[int, int]) -> Tensor:
+    """Return the picture as a network takes it: extended to its multiple, in its layout."""
+    image = fitted_image(network, size)
+    is_last = peer.form == "prepared"
+    return image.contiguous(memory_format=torch.channels_last) if is_last else image
+
+
+def _memory_of(
+    peers: Sequence[Peer], classes: int, size: tuple[int, int], files: Path
+) -> Mapping[str, int]:
+    """Return by how many bytes the first forward pass of each makes a fresh process grow."""
+    threads = torch.get_num_threads()
+    with Progress("measure memory", len(peers), "networks") as progress:
+        return {
+            peer.name: in_a_process(_growth, peer, classes, size, files, threads)
+            for peer in progress.over(peers)
+        }
+
+
+@torch.inference_mode()
+def _growth(peer: Peer, classes: int, size: tuple[int, int], files: Path, threads: int) -> int:
+    """Return the peak memory of this process in a forward pass, above its size before, in bytes.
+
+    Where the peak cannot be reset, outside Linux, it may be that of building the network.
+    """
+    if sys.platform == "linux":  # else freed blocks stay in the process, and hide or add memory
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
+    torch.set_num_threads(threads)
+    network = build(peer, classes, files)
+    image = _image_of(peer, network, size)
+    gc.collect()
+    if _RESET.exists():
+        _RESET.write_text("5")
+    before: int = psutil.Process().memory_info().rss
+    network(image)
+    return max(peak_memory() - before, 0)
+
+
+def as_table(costs: Sequence[Cost]) -> Table:
+    """Return the costs as a table."""
+    heads = ["", "image", "ms", "95%", "GMAC", "memory (MB)", "parameters (M)"]
+    if costs[0].score is not None:
+        heads += ["mean IoU", "95% over seeds"]
+    return Table("", heads, [cost.as_cells() for cost in costs])
+
+
+def draw(costs: Sequence[Cost], scored: Scored | None, path: Path) -> None:
+    """Draw mean IoU against time with the Pareto front, or else multiply-adds against time."""
+    machine = describe_device(torch.device("cpu"))
+    label = "milliseconds per image, median and 95% interval"
+    if scored is None:
+        caption = f"{costs[0].width}x{costs[0].height} pixels, float32 unless int8; {machine}"
+        draw_points([*map(_cost_point, costs)], path, (label, "GMAC"), caption)
+        return
+    seeds = sorted({len(spread.values) for spread in scored.scores.values()})
+    caption = (
+        f"CamVid, test images; all trained alike (recipe of {STUDY}, MobileNetV2, "
+        f"{scored.setting}); {' or '.join(map(str, seeds))} seeds; timed at that size, {machine}"
     )
+    labels = label, "mean IoU (%), mean and 95% interval over seeds"
+    draw_points([*map(_score_point, costs)], path, labels, caption, front=True)
 
 
-def example_stepper(model: nn.Module, steps: int) -> Stepper:
-    """Build the optimiser and schedule of SMP's example for a run of `steps` steps."""
-    rate, last_rate = _EXAMPLE_RATES
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule: Any = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, T_max=steps, eta_min=last_rate
-    )
-    return Stepper(optimizer, schedule, torch.amp.GradScaler(enabled=False))
+def _group(peer: Peer) -> str:
+    """Return the toolkit and form of a network, as the legend names them."""
+    return _TOOLKITS.get(peer.toolkit, peer.toolkit) + _FORMS[peer.form]
 
 
-def example_loss(ignore_index: int) -> Callable[[Any, Tensor], Tensor]:
-    """Return the loss of SMP's example: Dice over the classes that a batch shows."""
-    dice = smp.losses.DiceLoss("multiclass", from_logits=True, ignore_index=ignore_index)
-    return partial(_dice_of_output, dice)
+def _cost_point(cost: Cost) -> Point:
+    x = cost.milliseconds, cost.milliseconds_low, cost.milliseconds_high
+    label = cost.peer.network.partition(":")[2].replace(":", " ").replace("mobilenetv2_100", "MN2")
+    return Point(label, _group(cost.peer), x, (cost.gmac,) * 3)
 
 
-def _dice_of_output(dice: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-    loss: Tensor = dice(outputs["out"], targets.long())
-    return loss
+def _score_point(cost: Cost) -> Point:
+    x = cost.milliseconds, cost.milliseconds_low, cost.milliseconds_high
+    assert cost.score is not None  # drawn with scores only
+    y = 100 * cost.score.mean, 100 * cost.score.low, 100 * cost.score.high
+    return Point(cost.peer.network.split(":")[1], _group(cost.peer), x, y)

@@ -39,7 +39,7 @@ OURS: dict[str, list[str]] = {
 # SMP's networks are prepared as this one of ours, and then replace it.
 _STAND_IN = ["model.head=fcn"]
 # Half of CamVid's height and width, and of the example's crop of 320x320.
-_HALF, _HALF_CROP = (180, 240), (160, 160)
+HALF, _HALF_CROP = (180, 240), (160, 160)
 _EQUAL_TIME = ", equal time"
 
 
@@ -75,7 +75,7 @@ class Row:
 
 
 REFERENCE = Row("strip_pooling_plus", "ours")
-# The networks of SMP, which peers.py builds, and what the sides of their images are multiples of.
+# The networks of SMP, which smp.py builds, and what the sides of their images are multiples of.
 PEERS = {"smp_deeplabv3plus": 16, "smp_unet": 32}
 ROWS = [
     *(Row(name, "ours") for name in OURS),
@@ -116,7 +116,7 @@ class Plan:
     epochs: int
     output: Path
     process: Process
-    example_size: tuple[int, int] = _HALF
+    example_size: tuple[int, int] = HALF
     example_crop: tuple[int, int] = _HALF_CROP
 
     def run(self, row: Row, seed: int, epochs: int | None = None) -> Run:
@@ -151,7 +151,7 @@ def nearest_multiple(side: int, multiple: int) -> int:
 
 def check_runs(plan: Plan, runs: Sequence[Run]) -> None:
     """Raise InputError if a folder holds a run of other settings, or weights do not fit."""
-    from benchmarks.peers import create_peer
+    from benchmarks.smp import create_peer
 
     for name in {run.row.name for run in runs if not run.row.is_ours}:
         create_peer(name, 2, plan.weights)
@@ -203,18 +203,18 @@ def prepare(plan: Plan, run: Run) -> Training:
     begun = run.folder.exists()
     if run.row.is_ours:
         return prepare_training(run.config, plan.process, resume=begun)
-    from benchmarks import peers
+    from benchmarks import smp
 
     config = run.config
     training = prepare_training(config, plan.process, overwrite=begun)
     stand_in, steps = training.model, training.sampler.steps_per_epoch
     torch.manual_seed(config.seed)
-    network = peers.create_peer(run.row.name, len(training.meta["classes"]), plan.weights)
+    network = smp.create_peer(run.row.name, len(training.meta["classes"]), plan.weights)
     training.compute.place_model(network)
     training.model = training.parallel = network
     if run.row.plain:
         _use_example(plan, config, training)
-        training.stepper = peers.example_stepper(network, config.train.epochs * steps)
+        training.stepper = smp.example_stepper(network, config.train.epochs * steps)
     else:
         assert isinstance(stand_in, SegmentationModel)
         network.freeze_as(stand_in)
@@ -224,17 +224,17 @@ def prepare(plan: Plan, run: Run) -> Training:
 
 def _use_example(plan: Plan, config: SegConfig, training: Training) -> None:
     """Give a run the augmentation and the loss of SMP's example."""
-    from benchmarks import peers
+    from benchmarks import smp
 
     data = config.data
     dataset = CACHES[data.cache](create_dataset(data.dataset, data.root, data.train_split))
     ignored = dataset.table.ignore_index
-    transform = peers.example_transform(plan.example_size, plan.example_crop, ignored)
+    transform = smp.example_transform(plan.example_size, plan.example_crop, ignored)
     samples = TensorSamples(dataset, transform, config.seed)
     assert isinstance(training.sampler, EpochSampler)
     loader = training_loader(samples, training.sampler, workers=data.workers, timeout=data.timeout)
     training.batches = lambda: batches(loader)
-    training.loss = peers.example_loss(ignored)
+    training.loss = smp.example_loss(ignored)
 
 
 def _test(plan: Plan, run: Run, saved: Saved, split: str) -> None:
@@ -257,7 +257,7 @@ def load_network(plan: Plan, run: Run, saved: Saved) -> SegmentationModel:
     """Load the network of a checkpoint."""
     if run.row.is_ours:
         return load_segmentation_model(saved.folder)
-    from benchmarks.peers import create_peer
+    from benchmarks.smp import create_peer
 
     network = create_peer(run.row.name, len(saved.meta["classes"]), plan.weights)
     weights = saved.folder / MODEL_FILE

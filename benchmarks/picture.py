@@ -1,16 +1,22 @@
-"""Draw the rows of a benchmark as bars."""
+"""Draw the rows of a benchmark: ratios as bars, or costs against each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.rows import Row
+from sceneparse.errors import InputError
+from sceneparse.studies.costs import pareto_front
 
 _BETTER, _WORSE = "#3b7dd8", "#d98f3b"
+_SHAPES = "os^vDP*"
 
 
 def draw_ratios(rows: Sequence[Row], path: Path) -> None:
@@ -43,3 +49,68 @@ def draw_ratios(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("ours against the reference, mean and 95% interval (right of 1x: better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError if the suffix of a picture is not known, before any measuring."""
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise InputError(
+            f"cannot draw '{path}': its suffix must be one of .{', .'.join(sorted(known))}"
+        )
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point with its intervals: x and y are value, low and high. `group`: its legend entry."""
+
+    label: str
+    group: str
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+
+
+def draw_points(
+    points: Sequence[Point], path: Path, labels: tuple[str, str], caption: str, front: bool = False
+) -> None:
+    """Draw points with names on a logarithmic x axis; without `front` y is logarithmic too.
+
+    `front`: draw the Pareto front, of points with a smaller x or a larger y than every other.
+    Points of one label, such as forms of a network, are joined.
+    """
+    figure = Figure(figsize=(9, 6))
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    if front:
+        stairs = [points[k] for k in pareto_front([(p.x[0], p.y[0]) for p in points])]
+        stairs.sort(key=lambda point: point.x[0])
+        ends = [p.x[0] for p in stairs], [p.y[0] for p in stairs]
+        axes.plot(*ends, color="#777", linestyle="--", linewidth=1, label="Pareto front")
+    else:
+        axes.set_yscale("log")
+    for number, group in enumerate(dict.fromkeys(point.group for point in points)):
+        _draw_group(axes, [point for point in points if point.group == group], number)
+    for name in dict.fromkeys(point.label for point in points):
+        same = sorted((p for p in points if p.label == name), key=lambda point: point.x[0])
+        axes.plot([p.x[0] for p in same], [p.y[0] for p in same], color="#bbb", lw=0.8, zorder=0)
+        place = same[-1].x[0], same[-1].y[0]
+        axes.annotate(name, place, (5, 3), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(f"{labels[0]}\n{caption}")
+    axes.set_ylabel(labels[1])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def _draw_group(axes: Axes, points: Sequence[Point], number: int) -> None:
+    """Draw the points of one legend entry in one colour and shape."""
+    ink, shape = f"C{number}", _SHAPES[number % len(_SHAPES)]
+    for point in points:
+        axes.plot(point.x[1:], [point.y[0]] * 2, color=ink, linewidth=1, alpha=0.6)
+        axes.plot([point.x[0]] * 2, point.y[1:], color=ink, linewidth=1, alpha=0.6)
+    places = [point.x[0] for point in points], [point.y[0] for point in points]
+    axes.plot(*places, shape, color=ink, markersize=6, label=points[0].group)

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from timeit import timeit
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from sceneparse.errors import InputError
 from sceneparse.metrics.significance import LEVEL
 from sceneparse.report import tables
 from sceneparse.report.tables import Table
@@ -83,6 +84,15 @@ def in_turns(
     return seconds
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% interval of the median, from two of the values: NaN for fewer than six.
+
+    It holds for values of any distribution (Conover, Practical Nonparametric Statistics, 1999).
+    """
+    ends: Any = stats.quantile_test(values, p=0.5).confidence_interval(LEVEL)
+    return float(ends.low), float(ends.high)
+
+
 def time_row(name: str, ours: Sequence[float], reference: Sequence[float]) -> Row:
     """Return a row of seconds measured in turns."""
     return cost_row(name, [1000 * s for s in ours], [1000 * s for s in reference], "ms")
@@ -130,3 +140,10 @@ def as_table(rows: Sequence[Row]) -> Table:
 def write_json(rows: Sequence[Row], path: Path) -> None:
     """Write [{name, ours, reference, ratio, unit, low, high, turns}]; NaN becomes null."""
     tables.write_json(path, [asdict(row) for row in rows])
+
+
+def check_folders(*paths: str | None) -> None:
+    """Raise InputError if the folder of a file to write does not exist, before any measuring."""
+    for path in filter(None, paths):
+        if not Path(path).parent.is_dir():
+            raise InputError(f"cannot write '{path}': '{Path(path).parent}' is not a folder")

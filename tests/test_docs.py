@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from PIL import Image
 
 import sceneparse
 from benchmarks import __main__ as benchmark
-from benchmarks import peers_accuracy
 from tests.commands import check_commands, commands_in, shell_blocks
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +33,9 @@ def test_commands_are_true(page: Path) -> None:
     check_commands(commands_in(text))
     for words in re.findall(r"^python -m benchmarks (.+)$", text, re.MULTILINE):
         name, *arguments = shlex.split(words)
-        if name == "peers_accuracy":
-            peers_accuracy.parser().parse_intermixed_args(arguments)
+        if name in benchmark.WITH_OWN_OPTIONS:
+            own = import_module(f"benchmarks.{name}")
+            own.parser().parse_intermixed_args(arguments)
         else:
             benchmark.parser().parse_args([name, *arguments])
 

@@ -27,7 +27,7 @@ from sceneparse.studies.rows import FinishedRun
 from tests.test_train_seg import call
 
 smp = pytest.importorskip("segmentation_models_pytorch", reason="needs SMP, in extra dev")
-from benchmarks import peers  # noqa: E402 - needs SMP
+from benchmarks.smp import create_peer  # noqa: E402 - needs SMP
 
 SMALL = ["data.workers=0", "augment.crop=[65, 65]", "augment.scale=[1, 1]", "train.batch_size=2"]
 
@@ -116,7 +116,7 @@ def test_report_names_the_best_network_of_each_recipe() -> None:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_networks_compute_what_those_of_smp_do(name: str, weights: Path) -> None:
-    network = peers.create_peer(name, 5, weights).eval()
+    network = create_peer(name, 5, weights).eval()
     builder = {"smp_unet": smp.Unet, "smp_deeplabv3plus": smp.DeepLabV3Plus}[name]
     own = builder("tu-mobilenetv2_100", encoder_weights=None, classes=5).eval()
     own.encoder.load_state_dict(network.backbone.state_dict())
@@ -140,7 +140,7 @@ def test_encoder_needs_every_tensor(weights: Path, tmp_path: Path) -> None:
     ):
         save_file(changed, tmp_path / "odd.safetensors")
         with pytest.raises(InputError, match=name):
-            peers.create_peer("smp_unet", 5, tmp_path / "odd.safetensors")
+            create_peer("smp_unet", 5, tmp_path / "odd.safetensors")
 
 
 def frozen_in_backbone(model: nn.Module) -> set[str]:
