@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 MAX_TEXT = 2**30  # a list of a million images, the annotations of a large dataset
 MAX_DESCRIPTION = 2**24  # the names and colours of thousands of classes
 MAX_ARRAYS = 2**29  # counts of 150 classes in 100,000 images
+# Files that macOS, Windows and KDE put into folders that somebody looks at; in lower case.
+SYSTEM_FILES = {
+    *(".ds_store", ".localized"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini"),
+    ".directory",
+}
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -126,6 +132,23 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def files_of_users(folder: Path) -> list[Path]:
+    """Return what a folder holds, except files that systems put there by themselves."""
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name.lower() not in SYSTEM_FILES and not path.name.startswith("._")
+    ]
+
+
+def remove_empty_folder(folder: Path) -> None:
+    """Remove a folder that holds at most files that systems put there; otherwise raise OSError."""
+    if not files_of_users(folder):
+        for path in folder.iterdir():
+            path.unlink()
+    folder.rmdir()
 
 
 def sha256_of(path: Path) -> str:

@@ -24,6 +24,7 @@ from sceneparse.data.checks.duplicates import (
 from sceneparse.data.checks.splits import NEAR_DUPLICATES, SplitPlan, natural_order, plan_splits
 from sceneparse.data.formats.shared.image_finder import ImageFinder
 from sceneparse.errors import InputError
+from sceneparse.runs.folder import validate_folder
 from tests.conversion import HEIGHT, WIDTH, classes_of, convert, masks_of, save_images
 from tests.test_format_coco import TRIANGLE, annotate, drawn, write_coco
 
@@ -204,6 +205,20 @@ def test_a_failed_conversion_leaves_nothing_and_can_be_repeated(
     assert convert(source, target, "--split", "all=1") == 0
     assert convert(source, target, "--split", "all=1") == 2
     assert "exists and is no empty folder" in capsys.readouterr().err
+
+
+def test_files_that_systems_put_into_folders_do_not_fill_them(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    for name in (".DS_Store", "Thumbs.db", "._x", "notes.txt"):
+        (target / name).write_bytes(b"")
+    assert convert(source, target, "--split", "all=1") == 2
+    with pytest.raises(InputError, match="not a run folder"):
+        validate_folder(target, resume=False, overwrite=False)
+    (target / "notes.txt").unlink()
+    validate_folder(target, resume=False, overwrite=False)
+    assert convert(source, target, "--split", "all=1") == 0
+    assert sorted(path.name for path in target.iterdir()) == ["all", "classes.txt", "colors.txt"]
 
 
 def test_a_mask_must_fit_the_upright_image(

@@ -26,6 +26,7 @@ from sceneparse.auto.record import (
     write_record,
 )
 from sceneparse.errors import InputError, Preempted, first_few
+from sceneparse.files import files_of_users, remove_empty_folder
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.shell import quoted
@@ -144,7 +145,7 @@ def open_job(request: Request, budget: Budget, process: Process, *, resume: bool
             for path in output.glob(f"{_LOCK_FILE}*"):
                 path.unlink(missing_ok=True)
             if is_new:
-                output.rmdir()
+                remove_empty_folder(output)
 
 
 def _require_usable(output: Path, *, resume: bool, has_record: bool) -> None:
@@ -188,7 +189,7 @@ def _touching(path: Path) -> Iterator[None]:
 
 
 def _others(folder: Path) -> bool:
-    return any(not path.name.startswith(_LOCK_FILE) for path in folder.iterdir())
+    return any(not path.name.startswith(_LOCK_FILE) for path in files_of_users(folder))
 
 
 def _clear(output: Path) -> None:

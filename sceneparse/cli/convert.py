@@ -15,6 +15,7 @@ from sceneparse.cli.options import add_option, add_quiet, number
 from sceneparse.cli.output import print_summary
 from sceneparse.data.file_names import require_storable
 from sceneparse.errors import InputError, first_few
+from sceneparse.files import files_of_users
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
 
     target: Path = options.target
     with writing(target):
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if target.exists() and not (target.is_dir() and not files_of_users(target)):
             raise InputError(f"'{target}' exists and is no empty folder; choose another folder")
     kind, why = find_format(options.source, vars(options)["as"], options.images)
     print(f"format       {kind.name} ({why})")

@@ -16,13 +16,14 @@ from sceneparse.data.name_rules import (
     names_with,
 )
 from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import SYSTEM_FILES
 
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif"),
     *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
 }
 # What operating systems and file servers leave in folders of pictures.
-_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
+_LITTER = {*SYSTEM_FILES, "__macosx", "@eadir", "$recycle.bin"}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sceneparse.errors import InputError, first_few
+from sceneparse.files import files_of_users
 from sceneparse.runs.atomic import replace_text
 from sceneparse.runs.lock import LOCK_FILE, RunLock
 from sceneparse.runs.log import drop_records_after
@@ -35,7 +36,7 @@ def is_run_folder(folder: Path) -> bool:
 
 def validate_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise InputError unless the folder is empty, or holds a run to resume or overwrite."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not files_of_users(folder)):
         return
     if not is_run_folder(folder):
         raise InputError(

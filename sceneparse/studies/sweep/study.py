@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import QueuePool
 
 from sceneparse.errors import InputError, first_few, refusing
+from sceneparse.files import files_of_users
 from sceneparse.runs.folder import changed_settings
 from sceneparse.studies.sweep.plan import Plan
 
@@ -143,7 +144,7 @@ def check_folder(folder: Path) -> None:
     """Raise InputError if a folder holds anything but a sweep."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"'{folder}' is a file; choose another folder with output=FOLDER")
-    names = sorted(path.name for path in folder.glob("*"))
+    names = sorted(path.name for path in files_of_users(folder)) if folder.exists() else []
     foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
     if foreign:
         raise InputError(

@@ -16,6 +16,7 @@ from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import IGNORE_8_BIT, Labels, count_labels, palette
 from sceneparse.data.reading import image_size
 from sceneparse.errors import InputError, first_few
+from sceneparse.files import remove_empty_folder
 
 # Masks become small at any level; these write four times faster than the defaults.
 _PNG_OPTIONS = [
@@ -79,7 +80,7 @@ def write_folders(
             "".join(f"{r} {g} {b}\n" for r, g, b in colors), "utf-8"
         )
         if target.exists():
-            target.rmdir()  # it is empty; Windows would not replace it
+            remove_empty_folder(target)  # since Windows would not replace it
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
