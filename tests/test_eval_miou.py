@@ -88,6 +88,22 @@ def test_examples_are_the_worst_and_the_best_predicted_once(
         assert score == pytest.approx(scores[example.name], abs=5e-5)
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_evaluation(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    (run / "eval_val").mkdir()
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("sceneparse.evaluation.dataset.evaluate_dataset", None)  # never called
+    assert call(evaluate_command, run) == 2
+    expected = f"cannot write '{run}/eval_val': Permission denied; choose another place with --out"
+    assert expected in capsys.readouterr().err
+
+
 def test_report_works_in_a_browser(make_run: MakeRun, tmp_path: Path) -> None:
     output = evaluated(make_run(), "--report")
     page = (output / "report.html").read_text()

@@ -116,7 +116,8 @@ def test_read_only_output(tiny: list[str], tmp_path: Path, depth: str) -> None:
     settings = [*tiny, f"output=disk/{depth}"]
     done = mounting('mount -t tmpfs -o ro tmpfs disk; exec "$@"', settings, tmp_path)
     assert the_error(done) == (
-        f"error: cannot write the run folder 'disk/{depth}': Read-only file system"
+        f"error: cannot write the run folder 'disk/{depth}': Read-only file system; choose "
+        "another one with output=FOLDER"
     )
 
 

@@ -40,6 +40,8 @@ stay the same; only confidences change.
 Choose a split that the model was not trained on. The table shows, by confidence, how many pixels
 have at least that much, and how many of them are wrong."""
 
+_COPY = "it belongs beside the checkpoints; copy the run to a folder that can be written"
+
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
@@ -76,7 +78,7 @@ def main(options: argparse.Namespace) -> None:
     print(f"data         {len(dataset)} images, split {options.split} of {options.data}")
     print(f"protocol     {predictor.protocol.description}")
     # Known before the passes over the images, not after them.
-    with writing(place := calibration_path(checkpoint)):
+    with writing(place := calibration_path(checkpoint), _COPY):
         tempfile.TemporaryFile(dir=place.parent).close()
     found = calibrate(predictor, dataset, options.workers)
     values = {

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, writing
 from sceneparse.cli.options import (
     add_device,
     add_json,
@@ -125,7 +125,7 @@ def check_files(options: argparse.Namespace) -> None:
         )
     title = f"{options.root} ({options.dataset})"
     page = page_values(title, datasets, facts, duplicates, summary, failures)
-    with writing(output):
+    with writing(output, OTHER_OUTPUT):
         output.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**summary, "failures": failures}, indent=1)
         (output / "data.json").write_text(text, encoding="utf-8")

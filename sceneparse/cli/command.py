@@ -5,6 +5,7 @@ import errno
 import os
 import platform
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from typing import Any, NoReturn
 from sceneparse.cli.output import results_only
 from sceneparse.errors import Explained, InputError, Preempted, one_line, reason_of
 from sceneparse.runtime.shell import escape_unprintable
+
+# The remedy of commands with --output for a place that cannot be written.
+OTHER_OUTPUT = "choose another place with --output"
 
 
 def version_block() -> str:
@@ -143,14 +147,21 @@ def _machine_errors() -> Iterator[None]:
 
 
 @contextmanager
-def writing(place: object) -> Iterator[None]:
-    """Raise InputError that names `place` if something inside cannot be written."""
+def writing(place: object, remedy: str = "") -> Iterator[None]:
+    """Raise InputError that names `place`, and a remedy, if something cannot be written."""
     try:
         yield
     except ConnectionError:  # the reader of the output left, or another process
         raise
     except OSError as error:
-        raise InputError(f"cannot write '{place}': {reason_of(error)}") from error
+        then = f"; {remedy}" if remedy else ""
+        raise InputError(f"cannot write '{place}': {reason_of(error)}{then}") from error
+
+
+def create_output(folder: Path) -> None:
+    """Create a folder for results; raise OSError now if no file can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def exit_without_reader() -> NoReturn:

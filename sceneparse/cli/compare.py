@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_option, add_quiet, number
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, writing
+from sceneparse.cli.options import add_option, add_palette, add_quiet, number
 from sceneparse.cli.output import print_summary
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def main(options: argparse.Namespace) -> None:
         print(f"{path} holds results of a comparison and is skipped")
     output = given or OUTPUTS[kind]
     work = compare_classifiers if kind == CLASSIFIERS else compare_evaluations
-    with writing(output):
+    with writing(output, OTHER_OUTPUT):
         work(options, paths, output)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
 from sceneparse.cli.options import (
     add_device,
     add_json,
@@ -178,16 +178,16 @@ def evaluate_one(options: argparse.Namespace) -> None:
     dataset = open_dataset(options, model)
     excluded = excluded_classes(options.exclude, model.classes)
     settings, variant = settings_of(options, model, usual)
-    output = Path(
-        options.output or default_folder(Path(options.checkpoint), usual, settings, variant)
-    )
+    usual_output = default_folder(Path(options.checkpoint), usual, settings, variant)
+    output = Path(options.output or usual_output)
     require_labels(dataset, predict_instead(options.checkpoint, dataset))
     check_saved(options.save, dataset, output)
     # The report alone shows the worst and best images.
     limits: dict[str, int] = {} if options.report else {"worst": 0, "best": 0}
     kept = KeptExamples(dataset, spread(len(dataset), 5), **limits)
-    with writing(output), join_processes(options.device, model.device_types) as process:
-        output.mkdir(parents=True, exist_ok=True)
+    join = join_processes(options.device, model.device_types)
+    with writing(output, OTHER_OUTPUT), join as process:
+        create_output(output)
         predictor = Predictor(model, device=str(process.device), **protocol_settings(options))
         if options.palette == "safe":
             predictor.table = predictor.table.with_safe_colors()

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, writing
 from sceneparse.cli.options import (
     add_device,
     add_option,
@@ -103,7 +103,7 @@ def main(options: argparse.Namespace) -> None:
         **protocol_settings(options),
     )
     print(f"protocol     {predictor.protocol.description}")
-    with writing(options.output):
+    with writing(options.output, OTHER_OUTPUT):
         found = predict_inputs(predictor, sources, writer, cameras=cameras, frames=options.frames)
     print_summary("predict", rows_of(predictor, found, options.save), next_command(options))
     if found.failures:

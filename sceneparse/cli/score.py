@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
 from sceneparse.cli.evaluate import RULES, score_rows
 from sceneparse.cli.options import add_json, add_option, add_palette, add_quiet, number
 from sceneparse.cli.output import print_document, print_summary
@@ -107,8 +107,8 @@ def main(options: argparse.Namespace) -> None:
     print(text(evaluation))
     name = options.predictions.resolve().name
     output = options.output or Path("runs") / f"score_{name}"
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+    with writing(output, OTHER_OUTPUT):
+        create_output(output)
         write_evaluation(output, evaluation)
         if options.palette == "safe":
             evaluation = replace(evaluation, table=evaluation.table.with_safe_colors())

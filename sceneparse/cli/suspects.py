@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import writing
+from sceneparse.cli.command import OTHER_OUTPUT, create_output, writing
 from sceneparse.cli.evaluate import open_dataset
 from sceneparse.cli.output import lines_of, print_document, print_summary
 from sceneparse.errors import InputError, one_line
@@ -56,8 +56,8 @@ def check_labels(options: argparse.Namespace) -> None:
         check_samples(dataset, range(len(dataset)), layout, progress.advance)
     name = Path(options.root).resolve().name
     output = Path(options.output or f"runs/suspects_{name}_{Path(split).stem}")
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+    with writing(output, OTHER_OUTPUT):
+        create_output(output)
         parts: Parts = [(predictor, range(len(dataset)))]
         if config is not None:
             parts = predict_folds(options, config, dataset, output, facts)

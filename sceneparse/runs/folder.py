@@ -122,4 +122,7 @@ def create_run_folder(
         replace_text(folder / "config.yaml", config)
         drop_records_after(folder / "metrics.jsonl", steps_done)
     except OSError as error:
-        raise InputError(f"cannot write the run folder '{folder}': {error.strerror}") from error
+        raise InputError(
+            f"cannot write the run folder '{folder}': {error.strerror}; choose another one with "
+            "output=FOLDER"
+        ) from error
