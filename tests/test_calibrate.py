@@ -279,6 +279,22 @@ def test_unsure_pixels_get_no_class(
     assert "another protocol" not in printed.out
 
 
+def test_no_error_is_expected_where_none_was_measured(
+    calibrated: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    risk = json.loads((calibrated / "calibration.json").read_text())["risk"]
+    pairs = zip(risk["thresholds"], risk["error"], strict=True)
+    highest, error = [pair for pair in pairs if pair[1] is not None][-1]
+    image = next((scenes / "val/images").iterdir())
+    options = (image, "--output", tmp_path / "out", "--abstain", 0.995)
+    assert call(predict_command, calibrated, *options) == 0
+    printed = capsys.readouterr().out
+    assert (
+        f"expected     not known; {error:.2%} of those with a confidence of {highest:g} or more "
+        "are wrong on 5 images of split val" in printed
+    )
+
+
 def test_another_protocol_and_no_calibration_are_told(
     calibrated: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

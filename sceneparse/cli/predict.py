@@ -133,7 +133,10 @@ def next_command(options: argparse.Namespace) -> list[str]:
 
 
 def abstained_rows(predictor: Predictor, share: float) -> dict[str, str]:
-    """Return the share of pixels without a class, and the expected error of the others."""
+    """Return the share of pixels without a class, and the expected error of the others.
+
+    Above the highest threshold of the calibration, the error is not known, only that at it.
+    """
     import numpy as np
 
     threshold, calibration = predictor.abstain or 0.0, predictor.calibration
@@ -145,12 +148,13 @@ def abstained_rows(predictor: Predictor, share: float) -> dict[str, str]:
     pairs = zip(risk["thresholds"], risk["error"], strict=True)
     known = np.array([pair for pair in pairs if pair[1] is not None])
     error = float(np.interp(threshold, known[:, 0], known[:, 1]))
-    here = predictor.protocol.description
-    other = f" under another protocol ({calibration['protocol']})"
-    rows["expected"] = (
-        f"{error:.2%} of the other pixels are wrong, as on {calibration['images']} "
-        f"images of split {calibration['split']}{other if calibration['protocol'] != here else ''}"
-    )
+    what = f"{error:.2%} of the other pixels are wrong, as"
+    if threshold > (highest := known[-1, 0]):
+        what = f"not known; {error:.2%} of those with a confidence of {highest:g} or more are wrong"
+    where = f"{calibration['images']} images of split {calibration['split']}"
+    if calibration["protocol"] != predictor.protocol.description:
+        where += f" under another protocol ({calibration['protocol']})"
+    rows["expected"] = f"{what} on {where}"
     return rows
 
 
