@@ -341,6 +341,16 @@ def test_frozen_norms_keep_their_statistics() -> None:
     assert "backbone.layer1.0.conv1.weight" in changed
 
 
+def test_norms_to_freeze_must_exist() -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(InputError, match="'convnext_atto' has none; use norm: batch"),
+    ):
+        sceneparse.create_segmentation_model(
+            "fcn", "convnext_atto", 3, output_stride=32, norm="frozen"
+        )
+
+
 def test_group_norm_has_no_small_groups() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2048), nn.BatchNorm2d(48), nn.BatchNorm2d(5))
     set_norms(model, "group")

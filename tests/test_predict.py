@@ -676,6 +676,8 @@ def test_a_photo_that_is_resized_as_in_training_needs_no_tiles(
         (["a.jpg", "--device", "cuda:99"], "there is no GPU 'cuda:99'"),
         (["a.jpg", "--crop", "9", "9"], "protocol whole has no windows, so --crop has no effect"),
         (["a.jpg", "--output", "a.jpg/out"], "cannot write 'a.jpg/out'"),
+        (["a.jpg", "--output", "a.jpg/out"], "; choose another place with --output"),
+        (["a.jpg", "--protocol", "slide", "--crop", "1", "1"], "--crop 1x1 is too small: the netw"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -399,7 +399,8 @@ def table_of(model: SegmentationNetwork) -> LabelTable:
 def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings: Any) -> Protocol:  # noqa: ANN401
     """Return the protocol a model was validated with, or the one called `name`.
 
-    `settings` that are not None change it. Raises InputError for a setting without effect.
+    `settings` that are not None change it. Raises InputError for a setting without effect, and for
+    windows that are too small for the network.
     """
     trained = dict(model.meta.get("eval", {"name": "whole"}))
     if name not in {None, trained["name"]}:
@@ -411,6 +412,9 @@ def protocol_of(model: SegmentationNetwork, name: str | None = None, **settings:
             "give --protocol slide, spnet or mmseg_slide with it"
         )
     given = {key: value for key, value in settings.items() if value is not None}
+    if "crop" in given:
+        height, width = given["crop"]
+        model.require_features(height, width, "--crop")
     data = model.meta.get("data", {})
     kept = {"dataset": data.get("dataset"), "resize": data.get("resize")}
     return create_protocol(**{**kept, **trained, **given})

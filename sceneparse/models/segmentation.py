@@ -67,6 +67,16 @@ class SegmentationNetwork(nn.Module, Described):
         rows, columns = (max(side, self.min_size) for side in (height, width))
         return -(-rows // unit) * unit, -(-columns // unit) * unit
 
+    def require_features(self, height: int, width: int, what: str) -> None:
+        """Raise InputError if crops or windows of a size have fewer than 2x2 features."""
+        least = self.output_stride + 1
+        if min(height, width) < least:
+            rows, columns = self.fitting_size(max(height, least), max(width, least))
+            raise InputError(
+                f"{what} {height}x{width} is too small: the network has a feature per "
+                f"{self.output_stride}x{self.output_stride} pixels; use {rows}x{columns} or larger"
+            )
+
     def require_fit(self, height: int, width: int, what: str) -> None:
         """Raise InputError if the network does not take images of a size; `what` has this size."""
         rows, columns = self.fitting_size(height, width)
@@ -112,12 +122,24 @@ class SegmentationModel(SegmentationNetwork, ModelHubMixin, library_name="scenep
 
     def freeze_norms(self) -> None:
         """Freeze weights and statistics of the backbone's batch norms, outside attention blocks."""
-        self._freeze(
+        self._freeze(self._norms())
+
+    def require_norms(self) -> None:
+        """Raise InputError if the backbone has no batch norms that can be frozen."""
+        if not self._norms():
+            raise InputError(
+                f"norm: frozen keeps the backbone's batch norms as they are, and "
+                f"'{self.meta['model']['backbone']}' has none; use norm: batch"
+            )
+
+    def _norms(self) -> list[nn.Module]:
+        """Return the backbone's batch norms outside attention blocks."""
+        return [
             module
             for name, module in self.backbone.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
             and "attention" not in name.split(".")
-        )
+        ]
 
     def _freeze(self, modules: Iterable[nn.Module]) -> None:
         for module in modules:
@@ -230,6 +252,7 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
     if pretrained is not None:
         load_pretrained(model, pretrained)
     if norm == "frozen":
+        model.require_norms()
         model.freeze_norms()
     return model
 

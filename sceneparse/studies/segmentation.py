@@ -32,7 +32,7 @@ from sceneparse.runs.folder import changed_settings
 from sceneparse.runtime.distributed import Process
 from sceneparse.runtime.versions import provenance
 from sceneparse.training.run import train
-from sceneparse.training.segmentation import model_arguments, prepare_training
+from sceneparse.training.segmentation import model_arguments, prepare_training, validate_settings
 
 
 def _row_name(name: str) -> str:
@@ -157,8 +157,9 @@ def check_runs(study: Study, licences: str = "warn") -> None:
     for run in study.runs[: len(study.config.rows)]:
         arguments, source = model_arguments(run.config, classes), run.config.model.pretrained
         with torch.device("meta"):
-            create_segmentation_model(**arguments)
+            model = create_segmentation_model(**arguments)
         if not run.folder.exists():
+            validate_settings(run.config, model)
             origin = origin_of(arguments, source)
             if licences == "permissive":
                 check_licence(origin, source, licences, output_stride=arguments["output_stride"])

@@ -133,7 +133,10 @@ def _create_model(
     norm = settings.norm
     if norm == "sync" and compute.device.type != "cuda":
         norm = "batch"
-    model = create_segmentation_model(**{**arguments, "norm": norm})
+    built = "batch" if norm == "frozen" else norm
+    model = create_segmentation_model(**{**arguments, "norm": built})
+    if norm == "frozen":
+        model.freeze_norms()
     model.freeze_stages(settings.freeze)
     if settings.zero_init_residual and not has_mixed_pooling(model.head):
         logger.info(f"model.zero_init_residual changes nothing in head '{settings.head}'")
@@ -144,6 +147,18 @@ def _create_model(
         )
     compute.place_model(model)
     return model
+
+
+def validate_settings(config: SegConfig, model: SegmentationModel) -> None:
+    """Raise InputError for settings of a new run that make no sense for its network.
+
+    A resumed run keeps them, since it may have begun with an earlier version.
+    """
+    if config.model.norm == "frozen":
+        model.require_norms()
+    for name, crop in (("augment.crop", config.augment.crop), ("eval.crop", config.eval.crop)):
+        if crop is not None:
+            model.require_features(*crop, name)
 
 
 def create_stepper(
@@ -240,6 +255,8 @@ def _assemble(
         protocol=validation_protocol(config),
         dataset=val_set,
     )
+    if start.saved is None:
+        validate_settings(config, model)
     loss = _loss_settings(config, train_set, start)
     samples = training_samples(config, CACHES[data.cache](train_set), normalize)
     loader = training_loader(samples, sampler, workers=data.workers, timeout=data.timeout)
