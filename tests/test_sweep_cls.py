@@ -191,6 +191,17 @@ def test_bad_commands_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_under_other_licences_are_refused_before_the_first_trial(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(GRID.replace("[none, eca]", "[none]"))
+    settings = (f"output={tmp_path / 'out'}", "model=timm:convnextv2_atto", "pretrained=imagenet")
+    assert call(sweep_command, path, *settings, "--licences", "permissive") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --licences permissive refuses the pretrained weights convnextv2")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("text", ["model: resnet18\n", '{"op_code": 0}\n{"op_co'])
 def test_what_is_no_database_is_refused(
     write: Write, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]

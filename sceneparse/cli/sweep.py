@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
-from sceneparse.cli.options import add_option, add_quiet, number
+from sceneparse.cli.options import add_licences, add_option, add_quiet, number
 from sceneparse.cli.output import print_summary
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(result, "--workers N", "number of processes", type=at_least_one, default=1)
     add_option(result, "--trials N", "number of trials instead of run_cap", type=at_least_one)
     add_option(result, "--storage PLACE", storage)
+    add_licences(result)
     add_quiet(result)
     return result
 
@@ -61,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
     # Imported late, so that errors in the YAML are printed at once.
     from sceneparse.studies.sweep.worker import check_runs, run_workers
 
-    check_runs(plan)
+    check_runs(plan, options.licences)
     with explained_failures():
         study = open_study(plan, open_storage(place))
         stopped_by = run_workers(plan, place, study, options.workers, quiet=options.quiet)

@@ -31,6 +31,8 @@ from sceneparse.config.classification import ClsConfig, ClsDataSection
 from sceneparse.data.image_folders import LabelledImages
 from sceneparse.errors import InputError, NumericalError, Preempted, one_line
 from sceneparse.models.classification import create_classifier
+from sceneparse.models.licences import check_licence
+from sceneparse.models.origin import origin_of
 from sceneparse.runs.folder import is_run_folder
 from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.distributed import Process, join_processes
@@ -62,15 +64,20 @@ _UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
 _LOST_GPU = 76
 
 
-def check_runs(plan: Plan) -> None:
-    """Check the folder, device, datasets and networks of a sweep; raises InputError."""
+def check_runs(plan: Plan, licences: str = "warn") -> None:
+    """Check the folder, device, datasets and networks of a sweep; raises InputError.
+
+    `licences`: what to do about the licences of pretrained weights, see `check_licence`.
+    """
     check_folder(plan.output)
     choose_device(plan.device)
     for config in plan.listed_configs(*(f"data.{name}" for name in ClsDataSection.model_fields)):
         load_data(config)
     for config in plan.listed_configs("model", "attention", "stem"):
         with torch.device("meta"):
-            create_classifier(config.model, attention=config.attention, stem=config.stem)
+            model = create_classifier(config.model, attention=config.attention, stem=config.stem)
+        origin = origin_of(model.meta["model"], config.pretrained)
+        check_licence(origin, config.pretrained, licences, output_stride=32)
 
 
 def run_workers(
