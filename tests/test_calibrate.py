@@ -391,6 +391,10 @@ def test_a_calibration_belongs_to_one_checkpoint(calibrated: Path) -> None:
     weights[next(iter(weights))] *= 2
     meta = {key: value for key, value in model.meta.items() if key != "calibration"}
     save_checkpoint(calibrated, step=2, best_step=2, weights=weights, training={}, meta=meta)
+    moved = calibrated.rename(calibrated.with_name("my run"))
+    with pytest.warns(UserWarning, match=r"run: sceneparse calibrate '.*/my run/"):
+        assert Predictor(moved).calibration is None
+    moved.rename(calibrated)
     with pytest.warns(UserWarning, match=r"of another checkpoint \(step 1, this one is of step 2"):
         assert Predictor(calibrated).calibration is None
     assert Predictor(calibrated / "checkpoints/step-00000001").calibration is not None

@@ -150,6 +150,8 @@ def test_backgrounds_are_known_by_their_names(name: str, expected: bool) -> None
 def test_folder_without_class_names_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"classes\.txt is missing: write one class name"):
         folder_table(tmp_path, None)
+    with pytest.raises(InputError, match=r"sceneparse convert '.*/my data' NEW_FOLDER$"):
+        folder_table(tmp_path / "my data", None)
 
 
 def test_classes_of_equal_names_are_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from sceneparse.data.resizing import Resize, resize_image, resize_mask
 from sceneparse.data.tables import TABLE_SUFFIXES
 from sceneparse.errors import InputError, first_few, unknown_name
 from sceneparse.files import inside, is_file, read_text
+from sceneparse.runtime.shell import command_line
 
 MASK_FOLDERS = ("labels", "masks", "annotations")
 
@@ -206,7 +207,8 @@ def _folder_pairs(root: Path, split: str) -> list[Pair]:
         + f"expected {split}/images and {split}/labels, or images/{split} and labels/{split}"
     )
     if not there:
-        missing += f"; to split images and masks: sceneparse convert {root} NEW_FOLDER"
+        convert = command_line(["sceneparse", "convert", str(root), "NEW_FOLDER"])
+        missing += f"; to split images and masks: {convert}"
     if not (root / split).is_dir():
         raise InputError(missing)
     return _paired_in_one(root / split, missing)

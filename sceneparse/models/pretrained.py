@@ -21,6 +21,7 @@ from sceneparse.models.resnet import ResNet
 from sceneparse.models.stored import Stored, read_stored
 from sceneparse.models.timm_backbone import PYRAMID, TimmBackbone
 from sceneparse.models.weights import State, fits, misfits
+from sceneparse.runtime.shell import command_line
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +103,8 @@ def _renamed(model: nn.Module, name: str, state: State, source: str) -> State:
     if any(key.startswith(_BACKBONE) for key in state):
         return state
     if any(key.startswith(("linear.", "pretrained.", "auxlayer.")) for key in state):
-        raise InputError(
-            f"{source} has the names of another code; convert it first: "
-            f"sceneparse weights {source} NEW.safetensors"
-        )
+        convert = command_line(["sceneparse", "weights", source, "NEW.safetensors"])
+        raise InputError(f"{source} has the names of another code; convert it first: {convert}")
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, TimmBackbone):
         return _of_timm_features(backbone, state, source)

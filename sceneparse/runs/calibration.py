@@ -15,6 +15,7 @@ from sceneparse.files import MAX_DESCRIPTION, read_json
 from sceneparse.models.description import check_calibration
 from sceneparse.models.stored import MODEL_FILE
 from sceneparse.runs.atomic import replace_text
+from sceneparse.runtime.shell import command_line
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -37,9 +38,10 @@ def calibration_of(source: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     found = check_calibration(read_json(path, MAX_DESCRIPTION), path)
     if found["weights"] == _weights_of(meta):
         return {"calibration": found}
+    calibrate = command_line(["sceneparse", "calibrate", str(source)])
     text = (
         f"'{path}' is of another checkpoint (step {found['step']}, this one is of step "
-        f"{meta['step']}), so confidences are not calibrated; run: sceneparse calibrate {source}"
+        f"{meta['step']}), so confidences are not calibrated; run: {calibrate}"
     )
     warnings.warn(one_line(text), stacklevel=2)
     return {}

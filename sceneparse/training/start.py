@@ -30,6 +30,7 @@ from sceneparse.runs.folder import (
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import Process, from_main, launch_name, restarted_by_torchrun
 from sceneparse.runtime.precision import Compute, amp_name, auto_dtype, choose_dtype
+from sceneparse.runtime.shell import quoted
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.training.loop import Forward
 from sceneparse.training.position import Position
@@ -177,7 +178,8 @@ def open_run(training: Training, config: BaseModel, rendered: str) -> None:
         if changes and training.finished and training.position.replans:
             logger.warning(
                 f"the run ended after epoch {training.last_epoch}, and its learning rate with it, "
-                f"so it trains no further; start another with model.pretrained={training.folder}"
+                f"so it trains no further; start another with "
+                f"{quoted(f'model.pretrained={training.folder}')}"
             )
     from_main(
         training.process,

@@ -23,6 +23,7 @@ from sceneparse.data.labels.palette import palette as palette
 from sceneparse.data.labels.palette import palette_color as palette_color
 from sceneparse.errors import InputError, first_few, one_line
 from sceneparse.files import read_text
+from sceneparse.runtime.shell import command_line
 
 Labels = NDArray[np.unsignedinteger[Any]]
 IGNORE_8_BIT, IGNORE_16_BIT = 255, 65535
@@ -261,10 +262,11 @@ def _plain(name: str) -> str:
 
 def _lines(path: Path) -> list[str]:
     if not path.exists():
+        convert = command_line(["sceneparse", "convert", str(path.parent), "NEW_FOLDER"])
         raise InputError(
             f"{path} is missing: write one class name per line (line k names label value k), "
             f"or give data.classes; without splits, or with masks of 0/255 or colours, make a "
-            f"dataset of it: sceneparse convert {path.parent} NEW_FOLDER"
+            f"dataset of it: {convert}"
         )
     lines = [line.strip() for line in read_text(path, _MAX_TABLE_SIZE).rstrip().splitlines()]
     if "" in lines:
