@@ -22,6 +22,7 @@ from sceneparse.auto.finish import describe_scores
 from sceneparse.auto.job import Job, Request
 from sceneparse.auto.steps import run_auto
 from sceneparse.cli import auto as command
+from sceneparse.data.labels import palette
 from sceneparse.errors import InputError
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import Process
@@ -89,6 +90,18 @@ def test_a_planned_job_is_resumed_to_its_report(done: Path) -> None:
     assert json.loads((chosen / "eval_val/eval.json").read_text())["mean_iou"] == record["mean_iou"]
     plan = yaml.safe_load((done / "plan.yaml").read_text())
     assert plan["seed"] == 0
+
+
+def test_a_page_that_is_missing_is_written_in_the_colors_asked_for(
+    done: Path, photos: Path, weights: Path
+) -> None:
+    (done / "data/colors.txt").write_text("1 2 3\n4 5 6\n")
+    (done / "report.html").unlink()
+    go(request_for(photos, done, weights, palette="safe"), resume=True)
+    page = (done / "report.html").read_text()
+    names = (done / "data/classes.txt").read_text().splitlines()
+    assert "rgb(4, 5, 6)" not in page
+    assert f'class="swatch" style="background: rgb{palette(names)[1]}"' in page
 
 
 def test_a_finished_job_is_not_repeated(

@@ -13,20 +13,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from test_train_seg import call
 
+from sceneparse.cli import auto as auto_command
+from sceneparse.cli import check as check_command
 from sceneparse.cli import compare as compare_command
 from sceneparse.cli import score as score_command
 from sceneparse.data.datasets import Sample, create_dataset
 from sceneparse.data.labels import load_label_table, palette
+from sceneparse.data.synthetic import CLASSES as SCENE_CLASSES
 from sceneparse.metrics.confusion import PREDICTED, RIGHT, TRUTH
-from sceneparse.report.pages import example_layers, figure_of_layers, figure_uri, write_page
+from sceneparse.report.pages import (
+    example_layers,
+    figure_of_layers,
+    figure_uri,
+    made_now,
+    write_page,
+)
 from sceneparse.report.pictures import Example
 from sceneparse.report.tables import Table
+from sceneparse.runtime.versions import describe_device
 from sceneparse.training.examples import KeptExamples
 from tests.browser import dom_of
 
@@ -257,6 +268,8 @@ def test_two_runs_are_compared_with_the_images_that_differ_most(
         gallery = page.partition(f"<h3>Images that {heading} most</h3>")[2].partition("<h")[0]
         assert gallery.count("<figure") == min(len(wanted), 4)
     assert 'alt="prediction of scene_' in page
+    assert call(compare_command, *runs, "--output", tmp_path / "out", "--palette", "safe") == 0
+    assert swatches(tmp_path / "out/compare.html") == {*palette(SCENE_CLASSES)}
     shutil.rmtree(tmp_path / "b/index")
     assert call(compare_command, *runs, "--output", tmp_path / "out") == 0
     page = html.unescape((tmp_path / "out/compare.html").read_text())
@@ -265,16 +278,42 @@ def test_two_runs_are_compared_with_the_images_that_differ_most(
     assert "<h2>Images that gain most</h2>" in page
 
 
+@pytest.mark.parametrize("name", ["dataset", "safe"])
+def test_the_page_about_data_has_the_colors_that_are_asked_for(
+    scenes: Path, tmp_path: Path, name: str
+) -> None:
+    assert call(check_command, scenes, "--output", tmp_path / "out", "--palette", name) == 0
+    expected = {*palette(SCENE_CLASSES)} if name == "safe" else {*SCENE_CLASSES.values()}
+    assert swatches(tmp_path / "out/data.html") == expected
+
+
+def test_the_end_of_a_page_names_the_device_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", str)
+    assert made_now(torch.device("cuda", 1))["machine"] == "cuda:1"
+    assert made_now(None)["machine"] == describe_device(torch.device("cpu"))
+
+
+def swatches(page: Path) -> set[tuple[int, ...]]:
+    """Return the colours of classes on a page."""
+    found = re.findall(r'class="swatch" style="background: rgb\((.*?)\)', page.read_text())
+    return {tuple(map(int, color.split(", "))) for color in found}
+
+
 def test_colors_of_pictures_that_are_not_written_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    words = (tmp_path, "--time", "1m", "--plan-only", "--palette", "safe")
+    assert call(auto_command, *words) == 2
+    assert "--palette is for the page, which --plan-only does not write" in capsys.readouterr().err
     assert call(score_command, tmp_path, tmp_path, "--palette", "safe") == 2
     assert "--palette is for the pictures of --report; add it" in capsys.readouterr().err
 
 
 def test_safe_colors_are_those_of_the_palette() -> None:
     table = load_label_table("cityscapes")
-    safe = table.with_safe_colors()
+    safe = table.with_palette("safe")
     assert safe.colors == palette(table.names)
     assert safe.colors != table.colors
     assert [label.raw_id for label in safe.labels] == [label.raw_id for label in table.labels]

@@ -20,6 +20,7 @@ from torch import Tensor
 from sceneparse.cli import check as command
 from sceneparse.cli import train
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
+from sceneparse.data.labels import palette
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError, Preempted
 from sceneparse.inference.any_network import AnyNetwork
@@ -163,7 +164,9 @@ def test_command_writes_table_and_page(
     output, network = tmp_path / "found", load_segmentation_model(make_run())
     network.head.classifier[-1].weight.data.mul_(50)  # type: ignore[union-attr,index] # be sure
     network.save_pretrained(tmp_path / "sure")
-    check(scenes, "--model", tmp_path / "sure", "--output", output)
+    check(scenes, "--model", tmp_path / "sure", "--output", output, "--palette", "safe")
+    color = palette(create_dataset("folder", scenes, "val").table.names)[0]
+    assert f"background: rgb{color}" in (output / "suspects.html").read_text()
     printed = capsys.readouterr().out
     assert "5 images, split val" in printed
     assert "the network does not tell what it was trained on" in printed

@@ -93,6 +93,8 @@ def evaluate(job: Job, run: Path) -> Evaluated:
     model = load_network(run)
     _, dataset = intake_of(as_plain(job.record["intake"])).open()
     predictor = Predictor(model, device=str(job.process.device))
+    for drawn in (predictor, dataset):
+        drawn.table = drawn.table.with_palette(job.request.palette)
     kept = KeptExamples(dataset, spread(len(dataset), _EXAMPLES), worst=_WORST)
     evaluation = evaluate_dataset(
         predictor,

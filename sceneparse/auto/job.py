@@ -45,7 +45,10 @@ _UNPLANNED = (RECORD_FILE, PLAN_FILE, PROPOSAL, "data", "first")
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; `given`: settings by dotted key. `command`: as typed."""
+    """What the user asked for; `given`: settings by dotted key. `command`: as typed.
+
+    `palette`: of the classes on the page, see LabelTable.with_palette.
+    """
 
     source: Path
     output: Path
@@ -57,6 +60,7 @@ class Request:
     seed: int = 0
     given: Mapping[str, Any] = field(default_factory=dict)
     plan_only: bool = False
+    palette: str = "dataset"
 
     @property
     def options(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sceneparse.cli.command import command_parser, writing
-from sceneparse.cli.options import add_licences, add_option, add_quiet, number
+from sceneparse.cli.options import add_licences, add_option, add_palette, add_quiet, number
 from sceneparse.cli.output import print_result, print_summary
 from sceneparse.errors import InputError
 from sceneparse.runtime.shell import command_line
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--plan-only", "measure, write and print the plan, and stop")
     add("--resume", "resume the interrupted job in OUTPUT")
     add_licences(result)
+    add_palette(result)
     add_quiet(result)
     return result
 
@@ -103,6 +104,8 @@ def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request,
     from sceneparse.auto.record import RECORD_FILE
     from sceneparse.config.loading import read_overrides
 
+    if options.plan_only and options.palette != "dataset":
+        raise InputError("--palette is for the page, which --plan-only does not write; omit it")
     given = read_overrides(options.overrides)
     for key in given:
         if key in _OWN:
@@ -122,6 +125,7 @@ def request_of(options: argparse.Namespace) -> Any:  # noqa: ANN401 - a Request,
         seed=options.seed or 0,
         given=given,
         plan_only=options.plan_only,
+        palette=options.palette,
     )
 
 

@@ -16,6 +16,7 @@ from sceneparse.cli.options import (
     add_device,
     add_json,
     add_option,
+    add_palette,
     add_quiet,
     number,
     train_command,
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     place = "folder for the results; default runs/check_NAME_OF_DATA, or runs/suspects_NAME_SPLIT"
     add("--output FOLDER", place)
     add("--allow-twins", "accept images that occur in two splits")
+    add_palette(result)
     add_quiet(result)
     add_json(result, "the findings as JSON (what data.json holds; with --model, the suspects)")
     group = result.add_argument_group("labels that are probably wrong")
@@ -159,6 +161,7 @@ def open_splits(
                     complete=False,
                     bit_depth=options.bit_depth,
                 )
+                datasets[split].table = datasets[split].table.with_palette(options.palette)
             except InputError as error:
                 problems.append(f"{split}: {error}")
     return datasets, problems, messages

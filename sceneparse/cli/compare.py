@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(result, "--counted", counted)
     add_option(result, "--batch N", batch, type=number(int, 2))
     add_option(result, "--split NAME", "segmentation: split to compare, if a run has several")
+    add_palette(result)
     add_quiet(result)
     return result
 
@@ -59,8 +60,9 @@ def main(options: argparse.Namespace) -> None:
 
     given = Path(options.output) if options.output else None
     kind, paths, skipped = recognise([Path(run) for run in options.runs], given)
-    for name in ["split"] if kind == CLASSIFIERS else ["counted", "batch"]:
-        if getattr(options, name):
+    defaults = parser()
+    for name in ["split", "palette"] if kind == CLASSIFIERS else ["counted", "batch"]:
+        if getattr(options, name) != defaults.get_default(name):
             raise InputError(f"--{name} changes nothing for {kind}; remove it")
     for path in skipped:
         print(f"{path} holds results of a comparison and is skipped")
@@ -106,9 +108,11 @@ def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: 
     if len(runs) == 2 and first.seed is None:
         comparison = compare(first.scores, runs[1].scores, 10_000)
         print(text(comparison))
-        write_comparison(output, comparison)
+        write_comparison(output, comparison, options.palette)
         summarise(verdict(comparison).splitlines()[0], output / "compare", "differences.png")
         return
+    if options.palette != "dataset":
+        raise InputError("--palette is for the pictures of two compared runs; omit it")
     split = options.split or first.scores.folder.name.removeprefix("eval_")
     rows = rows_of(runs, first.row)
     print("\n".join([table_of(rows, split).as_text(), *notes]))

@@ -189,9 +189,8 @@ def evaluate_one(options: argparse.Namespace) -> None:
     with writing(output, OTHER_OUTPUT), join as process:
         create_output(output)
         predictor = Predictor(model, device=str(process.device), **protocol_settings(options))
-        if options.palette == "safe":
-            predictor.table = predictor.table.with_safe_colors()
-            dataset.table = dataset.table.with_safe_colors()
+        for drawn in (predictor, dataset):
+            drawn.table = drawn.table.with_palette(options.palette)
 
         def save(image: Any, name: str, labels: Any) -> None:  # noqa: ANN401 - arrays
             for kind in options.save:
@@ -344,6 +343,7 @@ def write_results(
     from sceneparse.evaluation.page import describe_model, write_report
     from sceneparse.evaluation.result import text, write_evaluation
     from sceneparse.report.pictures import example_grid, save_png
+    from sceneparse.runtime.devices import choose_device
 
     print(text(evaluation))
     write_evaluation(output, evaluation)
@@ -354,7 +354,9 @@ def write_results(
         old.unlink(missing_ok=True)
     if options.report:
         about = describe_model(model, Path(options.checkpoint))
-        write_report(output, f"{options.checkpoint}, {output.name}", evaluation, kept, about)
+        title = f"{options.checkpoint}, {output.name}"
+        device = choose_device(options.device, model.device_types)
+        write_report(output, title, evaluation, kept, about, device)
     print_document(output / "eval.json")
     rows = score_rows(evaluation, output, report=options.report)
     is_foreign = any((options.mean, options.std, options.input_size))
@@ -382,7 +384,7 @@ def compare_two(options: argparse.Namespace) -> None:
     from sceneparse.evaluation.folders import find_scores
     from sceneparse.evaluation.result import read_evaluation
 
-    if useless := given_besides(options, {"compare", "split", "bootstrap", "output"}):
+    if useless := given_besides(options, {"compare", "split", "bootstrap", "output", "palette"}):
         raise InputError(
             f"--compare reads finished evaluations, so {first_few(useless)} would change nothing; "
             "use it when evaluating each run"
@@ -398,8 +400,8 @@ def compare_two(options: argparse.Namespace) -> None:
     evaluations = dict.fromkeys(f.name for f in in_run if in_run[f])
     name = "_".join(["compare", *sides, *evaluations])
     output = Path(options.output or Path("runs") / name)
-    with writing(output):
-        write_comparison(output, comparison)
+    with writing(output, OTHER_OUTPUT):
+        write_comparison(output, comparison, options.palette)
     print_document(output / "compare.json")
     files = {"report": output / "compare.html", "values": output / "compare.json"}
     rows = {"verdict": verdict(comparison).splitlines()[0], **files}

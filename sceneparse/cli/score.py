@@ -110,9 +110,9 @@ def main(options: argparse.Namespace) -> None:
     with writing(output, OTHER_OUTPUT):
         create_output(output)
         write_evaluation(output, evaluation)
-        if options.palette == "safe":
-            evaluation = replace(evaluation, table=evaluation.table.with_safe_colors())
         if options.report:
+            table = evaluation.table.with_palette(options.palette)
+            evaluation = replace(evaluation, table=table)
             write_report(output, f"{name} against {options.truth}", evaluation, kept)
     print_document(output / "eval.json")
     rows = score_rows(evaluation, output, report=options.report)

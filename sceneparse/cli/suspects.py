@@ -14,6 +14,8 @@ from sceneparse.cli.output import lines_of, print_document, print_summary
 from sceneparse.errors import InputError, one_line
 
 if TYPE_CHECKING:
+    import torch
+
     from sceneparse.config.segmentation import SegConfig
     from sceneparse.data.datasets import SegmentationDataset
     from sceneparse.suspects.search import Parts, Suspect
@@ -62,7 +64,10 @@ def check_labels(options: argparse.Namespace) -> None:
         if config is not None:
             parts = predict_folds(options, config, dataset, output, facts)
         suspects = search(dataset, parts)
-        report(f"Labels of {name} to look at", dataset, suspects, facts, output)
+        # Networks of folds keep the colours of the dataset.
+        dataset.table = dataset.table.with_palette(options.palette)
+        device = predictor.compute.device
+        report(f"Labels of {name} to look at", dataset, suspects, facts, output, device)
 
 
 def usual_split(trained: dict[str, Any], *, folds: int | None) -> str:
@@ -118,6 +123,7 @@ def report(
     suspects: Sequence[Suspect],
     facts: dict[str, str],
     output: Path,
+    device: torch.device,
 ) -> None:
     """Print the facts and the first suspects; write suspects.csv and suspects.html."""
     from sceneparse.report.tables import Table
@@ -141,6 +147,6 @@ def report(
         print("\n" + Table(title, heads, rows).as_text(numbers=False))
     page, table = output / "suspects.html", output / "suspects.csv"
     write_table(table, dataset, suspects)
-    write_suspects_page(page, title, dataset, suspects, facts)
+    write_suspects_page(page, title, dataset, suspects, facts, device)
     print_document({"how": facts, "suspects": suspect_rows(dataset, suspects)})
     print_summary("check", {**found, "report": page, "table": table})

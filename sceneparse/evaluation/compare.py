@@ -162,8 +162,11 @@ def _with_others(folder: Path) -> str:
     return f"{folder}{f' (the run also holds {first_few(others)})' if others else ''}"
 
 
-def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """Write compare.html, compare.json, compare.csv, differences.png and differences.svg."""
+def write_comparison(folder: Path, comparison: Comparison, palette: str = "dataset") -> None:
+    """Write compare.html, compare.json, compare.csv, differences.png and differences.svg.
+
+    `palette`: of the classes in pictures, see LabelTable.with_palette.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [comparison.overall, *comparison.classes]
     rows = [pair._asdict() for pair in pairs]
@@ -179,7 +182,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     write_csv(folder / "compare.csv", plain(rows))
     differences = _draw_differences(pairs)
     save_plot(differences, folder / "differences")
-    images = image_values(comparison)
+    images = image_values(comparison, palette)
     page = {
         "title": f"{comparison.second.folder} (B) against {comparison.first.folder} (A)",
         "verdicts": verdict(comparison).splitlines(),

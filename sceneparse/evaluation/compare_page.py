@@ -34,9 +34,10 @@ _GAIN, _LOSE = "Images that gain most", "Images that lose most"
 Predictions = Callable[[Picture, str], NDArray[Any]]
 
 
-def image_values(comparison: Comparison) -> dict[str, Any]:
+def image_values(comparison: Comparison, palette: str = "dataset") -> dict[str, Any]:
     """Return tables, pictures and notes about the images that gain and lose most.
 
+    `palette`: of the classes in pictures, see LabelTable.with_palette.
     Pictures show the predictions that `sceneparse evaluate --save index` wrote; without them the
     networks predict these few images once more.
     """
@@ -50,7 +51,7 @@ def image_values(comparison: Comparison) -> dict[str, Any]:
     }
     notes: list[str] = []
     try:
-        pictures = _pictures(comparison, ranked, scores)
+        pictures = _pictures(comparison, ranked, scores, palette)
     except InputError as error:
         pictures = {"galleries": {}, "classes": []}
         notes = [f"There are no pictures of the images: {error}."]
@@ -73,11 +74,15 @@ def _table(
 
 
 def _pictures(
-    comparison: Comparison, ranked: dict[str, list[int]], scores: NDArray[np.float64]
+    comparison: Comparison,
+    ranked: dict[str, list[int]],
+    scores: NDArray[np.float64],
+    palette: str,
 ) -> dict[str, Any]:
     """Return galleries and classes; raises InputError if images or predictions are missing."""
     first, second = comparison.first, comparison.second
     dataset = _open_images(first)
+    dataset.table = dataset.table.with_palette(palette)
     sides = {"A": (first, _predictions_of(first)), "B": (second, _predictions_of(second))}
     kept = KeptExamples(dataset, [])
     galleries: dict[str, list[dict[str, Any]]] = {}

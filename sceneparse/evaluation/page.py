@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from sceneparse.data.labels import LabelTable
@@ -169,8 +170,12 @@ def write_report(
     evaluation: Evaluation,
     shown: KeptExamples,
     about: AboutModel | None = None,
+    device: torch.device | None = None,
 ) -> None:
-    """Write report.html and plots/*.png and *.svg; `about`: None if no model is known."""
+    """Write report.html and plots/*.png and *.svg.
+
+    `about`, `device`: the model, and what it ran on; None if no model ran.
+    """
     about = about or AboutModel()
     plots = page_plots(evaluation)
     for name, figure in {"classes": draw_classes(evaluation), **plots}.items():
@@ -194,7 +199,7 @@ def write_report(
             for heading, numbers in galleries.items()
         },
     }
-    write_page("evaluation.html", folder / "report.html", values)
+    write_page("evaluation.html", folder / "report.html", values, device)
 
 
 def most_confused(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ from sceneparse.data.labels import Color, LabelTable
 from sceneparse.report.pictures import Example, Picture, colorize, without_background
 from sceneparse.report.plots import adapt_to_page, draw_file
 from sceneparse.report.tables import four_digits
-from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.shell import command_line
 from sceneparse.runtime.versions import describe_device
 
@@ -29,10 +29,13 @@ _LONGEST = 960
 _WRONG, _RIGHT = (255, 221, 51), (0, 0, 0)
 
 
-def write_page(template: str, path: Path, values: dict[str, Any]) -> None:
+def write_page(
+    template: str, path: Path, values: dict[str, Any], device: torch.device | None = None
+) -> None:
     """Fill the template of this name (a .html file beside this one) and write the page.
 
-    `values` may hold "made", see `made_now`; otherwise it is what runs now.
+    `values` may hold "made", see `made_now`; otherwise it is what runs now. `device`: that the
+    networks of the page ran on, None if there were none.
     """
     environment = Environment(
         loader=PackageLoader(__package__, ""),
@@ -41,13 +44,13 @@ def write_page(template: str, path: Path, values: dict[str, Any]) -> None:
         trim_blocks=True,
     )
     environment.filters["four_digits"] = four_digits
-    page = environment.get_template(template).render({"made": made_now(), **values})
+    page = environment.get_template(template).render({"made": made_now(device), **values})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", errors="surrogateescape")
 
 
-def made_now() -> dict[str, str]:
-    """Return the command that runs, the version, the time and the machine, to end a page."""
+def made_now(device: torch.device | None) -> dict[str, str]:
+    """Return the command that runs, the version, the time and the device, to end a page."""
     program, *arguments = sys.argv
     ours = Path(program).name in {"sceneparse", "sceneparse.exe", "__main__.py"}
     command = ["sceneparse"] if ours else ["python", program]
@@ -55,7 +58,7 @@ def made_now() -> dict[str, str]:
         "command": command_line([*command, *arguments]),
         "version": sceneparse.__version__,
         "time": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        "machine": describe_device(choose_device()),
+        "machine": describe_device(device or torch.device("cpu")),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sceneparse.data.datasets import SegmentationDataset
@@ -59,8 +60,12 @@ def write_suspects_page(
     dataset: SegmentationDataset,
     suspects: Sequence[Suspect],
     facts: Mapping[str, str],
+    device: torch.device | None = None,
 ) -> None:
-    """Write the page: `facts` by heading, and crops of the first suspects."""
+    """Write the page: `facts` by heading, and crops of the first suspects.
+
+    `device`: that the networks ran on.
+    """
     shown = suspects[:_SHOWN]
     values = {
         "title": title,
@@ -69,7 +74,7 @@ def write_suspects_page(
         "classes": dataset.table.classes,
         "figures": [_figure(dataset, rank, one) for rank, one in enumerate(shown, start=1)],
     }
-    write_page("suspects.html", path, values)
+    write_page("suspects.html", path, values, device)
 
 
 def _figure(dataset: SegmentationDataset, rank: int, suspect: Suspect) -> dict[str, Any]:

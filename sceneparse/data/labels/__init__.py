@@ -113,8 +113,13 @@ class LabelTable:
         """The type of train ids: uint8, or uint16 for over 255 classes."""
         return np.dtype(np.uint8 if self.ignore_index == IGNORE_8_BIT else np.uint16)
 
-    def with_safe_colors(self) -> LabelTable:
-        """Return the same table in colours that colour-blind eyes tell apart."""
+    def with_palette(self, name: str) -> LabelTable:
+        """Return the same table in its own colours ("dataset"), or in safe ones.
+
+        Safe colours ("safe") are told apart by colour-blind eyes.
+        """
+        if name == "dataset":
+            return self
         colors = palette(self.names)
         rows = (
             label if label.train_id is None else replace(label, color=colors[label.train_id])
