@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from sceneparse.runtime.progress import Progress, log_on_main, log_to_stderr
+from sceneparse.runtime.series import Series, in_front
 from tests.conftest import ROOT
 
 
@@ -101,3 +102,31 @@ def test_a_terminal_gets_a_bar_with_the_same_text(
     assert "check  0/40 samples" in drawn
     assert "█████ " in drawn or "##### " in drawn
     assert "check  10/40 samples  1.0 samples/s  30s left" in drawn
+
+
+def test_status_lines_begin_with_the_position_in_all_runs(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = Series("run", 12)
+    # Runs 1 and 2 were finished before, run 3 to a half; runs 3 to 10 of 12 are not.
+    series.begin(3, 8)
+    with in_front(series.describe):
+        train = Progress("train", 100, "images", done=50, is_run=True)
+        clock.now += 20
+        train.advance(25)
+        clock.now += 30
+        with Progress("validate", 10, "images") as other:
+            clock.now += 16
+            other.advance()
+        clock.now += 34
+        train.advance(25)
+        series.begin(4, 7)
+        train = Progress("train", 100, "images", is_run=True)
+        clock.now += 100
+        train.advance(50)
+    shown = capsys.readouterr().err.splitlines()
+    # A quarter of a run took 20 s, then 66 s; half a run took 100 s, and a whole one 200 s.
+    assert [line.partition("  ")[0] for line in shown] == [
+        f"run 3 of 12 ({left} left)" for left in ("9m40s", "31m54s", "23m20s")
+    ] + ["run 4 of 12 (21m40s left)"]
+    assert Progress.front is None

@@ -59,5 +59,9 @@ class Budget:
         finally:
             self.phases[name] = self.phases.get(name, 0.0) + self.used - before
 
+    def describe(self, _: object = None) -> str:
+        """Return what is left of the whole time, for the front of status lines."""
+        return f"{format_seconds(max(self.left, 0))} of {format_seconds(self.seconds)} left"
+
     def __str__(self) -> str:
         return f"{format_seconds(self.used)} of {format_seconds(self.seconds)} used"

@@ -79,6 +79,7 @@ def main(options: argparse.Namespace) -> None:
     from sceneparse.auto.steps import run_auto
     from sceneparse.runtime.distributed import join_processes
     from sceneparse.runtime.progress import log_to_stderr
+    from sceneparse.runtime.series import in_front
 
     budget = Budget(read_time(options.time), started=psutil.Process().create_time())
     request = request_of(options)
@@ -91,6 +92,7 @@ def main(options: argparse.Namespace) -> None:
             raise InputError("sceneparse auto runs in one process; train plan.yaml with torchrun")
         if options.plan_only:  # stdout gets the plan alone
             stack.enter_context(log_to_stderr())
+        stack.enter_context(in_front(budget.describe))
         job = run_auto(request, budget, process, resume=options.resume)
     if options.plan_only:
         print_result((request.output / PLAN_FILE).read_text(encoding="utf-8"))

@@ -47,6 +47,7 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
     """Train every seed that is not finished; `earlier`: how to treat earlier runs."""
     from sceneparse.runs.folder import validate_folder
     from sceneparse.runtime.distributed import join_processes
+    from sceneparse.runtime.series import Series, in_front
     from sceneparse.training.classification import load_data, prepare_seed, seed_folder
     from sceneparse.training.run import train
     from sceneparse.training.summary import summary_of
@@ -62,14 +63,17 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
         print(f"optim.milestones {late} are not reached in train.epochs {config.train.epochs}")
     with join_processes(config.train.device) as process:
         data = load_data(config)
-        for seed in config.seeds:
+        series = Series("seed", len(config.seeds))
+        for number, seed in enumerate(config.seeds, start=1):
+            series.begin(number, len(config.seeds) - number + 1)
             training = prepare_seed(config, seed, data, process, **earlier)
             print(
                 f"seed {seed}: {config.model}, attention {config.attention}, "
                 f"{training.epochs} epochs on {process.device.type} in {training.compute.name}"
                 + (", finished already" if training.finished else "")
             )
-            train(training)
+            with in_front(series.describe):
+                train(training)
             score = "held-out accuracy" if config.data.holdout else "test accuracy"
             rows = summary_of(
                 training, score=score, network=config.model, pretrained=config.pretrained

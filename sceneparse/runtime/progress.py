@@ -66,10 +66,12 @@ class Progress:
     Both read "evaluate  12/40 images  3.4 images/s  8s left  mean IoU 0.5120": `phase`, position in
     `total` (None: unknown) `unit`, rate, time left, and what `note` returns; it is called only when
     the line is shown. `done`: units that a resumed run had finished, in `seconds`. `quiet`: show
-    nothing. `most_left`: the most seconds that are left. Use it as a context manager, or close it.
+    nothing. `most_left`: the most seconds that are left. `is_run`: its share is that of a run, for
+    the text in front of it (runtime/series.py). Use it as a context manager, or close it.
     """
 
     hidden: ClassVar[bool] = False  # for all, by log_on_main
+    front: ClassVar[Callable[[float | None], str] | None] = None
 
     def __init__(  # noqa: PLR0913 - what it shows, and where it starts
         self,
@@ -82,11 +84,13 @@ class Progress:
         quiet: bool = False,
         most_left: Callable[[], float] = lambda: math.inf,
         note: Callable[[], str] = str,
+        is_run: bool = False,
     ) -> None:
         self.note = note
         self._phase, self._total, self._unit = phase, total, unit
         self._count, self._first, self._seconds_before = done, done, seconds
         self._most_left, self._hidden = most_left, quiet or self.hidden
+        self._is_run = is_run
         self._start = self._shown = time.monotonic()
         no_bar = self._hidden or not sys.stderr.isatty()
         self._interval = _SECONDS_PER_LINE if no_bar else _SECONDS_PER_DRAWING
@@ -126,9 +130,11 @@ class Progress:
             self.advance()
 
     def _line(self) -> str:
-        """Return phase, position, rate, time left and note."""
+        """Return the text in front, phase, position, rate, time left and note."""
+        share = self._count / self._total if self._is_run and self._total else None
+        front = "" if Progress.front is None else Progress.front(share)
         of = "" if self._total is None else f"/{self._total}"
-        parts = [self._phase, f"{self._count}{of} {self._unit}"]
+        parts = [front, self._phase, f"{self._count}{of} {self._unit}"]
         if self._count > self._first:
             parts.append(f"{_short(self.rate)} {self._unit}/s")
             if self._total is not None:

@@ -30,6 +30,7 @@ from sceneparse.runs.atomic import replace_folder
 from sceneparse.runs.checkpoint import Saved, load_segmentation_model, newest_intact
 from sceneparse.runs.folder import changed_settings
 from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.series import Series, in_front
 from sceneparse.runtime.versions import provenance
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import model_arguments, prepare_training, validate_settings
@@ -186,12 +187,16 @@ def carry_out(study: Study, process: Process, licences: str = "warn") -> Iterato
     licences: see `check_runs`.
     """
     dataset = open_test_set(study)
-    for run in study.runs:
-        if not run.tested:
+    series = Series("run", len(study.runs))
+    for number, run in enumerate(study.runs, start=1):
+        if run.tested:
+            continue
+        series.begin(number, sum(not other.tested for other in study.runs))
+        with in_front(series.describe):
             resume = run.folder.exists()
             train(prepare_training(run.config, process, resume=resume, licences=licences))
             _test(run, dataset, process)
-            yield run
+        yield run
 
 
 def _test(run: StudyRun, dataset: SegmentationDataset, process: Process) -> None:

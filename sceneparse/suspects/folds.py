@@ -21,6 +21,7 @@ from sceneparse.runs.atomic import replace_text
 from sceneparse.runs.checkpoint import newest_intact
 from sceneparse.runs.folder import is_run_folder
 from sceneparse.runtime.distributed import Process
+from sceneparse.runtime.series import Series, in_front
 from sceneparse.training.run import train
 from sceneparse.training.segmentation import assemble_run
 from sceneparse.training.start import open_run
@@ -102,8 +103,9 @@ def train_folds(
     a signal.
     """
     _record(config, dataset, folds, output)
-    checkpoints = []
+    checkpoints, series = [], Series("fold", len(folds.members))
     for number, members in enumerate(folds.members, start=1):
+        series.begin(number, len(folds.members) - number + 1)
         logger.info(f"fold {number} of {len(folds.members)}")
         folder = output / f"fold-{number}"
         chosen = set(members)
@@ -111,7 +113,8 @@ def train_folds(
         train_set, held_out = (_part(dataset, numbers) for numbers in (others, members))
         own = config.model_copy(update={"output": str(folder)})
         try:
-            _train_fold(own, train_set, held_out, process)
+            with in_front(series.describe):
+                _train_fold(own, train_set, held_out, process)
         except Preempted as error:
             raise Preempted(
                 f"a signal was received, and fold {number} of {len(folds.members)} is saved; "

@@ -158,6 +158,7 @@ def _opened(training: Training) -> Iterator[Record]:
         seconds=training.position.seconds,
         quiet=not is_main,
         most_left=lambda: watch.seconds_left,
+        is_run=True,
     )
     curves = Curves(training.folder, training.sampler.steps_per_epoch)
     with ExitStack() as stack:

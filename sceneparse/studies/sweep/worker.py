@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -36,7 +36,7 @@ from sceneparse.models.origin import origin_of
 from sceneparse.runs.folder import is_run_folder
 from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.distributed import Process, join_processes
-from sceneparse.runtime.progress import log_on_main
+from sceneparse.runtime.progress import format_seconds, log_on_main
 from sceneparse.runtime.shell import escape_unprintable
 from sceneparse.runtime.signals import StopRequest
 from sceneparse.studies.sweep.plan import Plan
@@ -73,7 +73,7 @@ def check_runs(plan: Plan, licences: str = "warn") -> None:
     choose_device(plan.device)
     for config in plan.listed_configs(*(f"data.{name}" for name in ClsDataSection.model_fields)):
         load_data(config)
-    for config in plan.listed_configs("model", "attention", "stem"):
+    for config in plan.listed_configs("model", "attention", "stem", "pretrained"):
         with torch.device("meta"):
             model = create_classifier(config.model, attention=config.attention, stem=config.stem)
         origin = origin_of(model.meta["model"], config.pretrained)
@@ -145,6 +145,8 @@ def work(plan: Plan, place: str, seat: int, seats: int, ending: Event, quiet: bo
 
 def _run_trials(objective: _Objective, place: str) -> None:
     study = join_study(objective.plan, open_storage(place))
+    rows = rows_of(objective.plan, attempts_of(study))
+    objective.ended_before = sum(row.ended for row in rows)
     while not objective.stopping:
         attempts = attempts_of(study)
         if not in_state(attempts, *_UNFINISHED):
@@ -174,6 +176,8 @@ class _Objective:
     stop: StopRequest
     ending: Event
     failed: bool = False
+    started: float = field(default_factory=time.monotonic)
+    ended_before: int = 0
 
     @property
     def stopping(self) -> bool:
@@ -183,11 +187,13 @@ class _Objective:
         return is_told or (parent is not None and not parent.is_alive())
 
     def log_end(self, study: Study, attempt: FrozenTrial) -> None:
-        """Log a line for a trial that ended."""
+        """Log a line for a trial that ended, with the time left over all trials."""
         rows = {row.trial: row for row in rows_of(self.plan, attempts_of(study))}
         if row := rows.get(attempt.user_attrs.get("trial", -1)):
             ended = sum(row.ended for row in rows.values())
-            logger.info("%s  %d/%d", describe(self.plan, row), ended, len(rows))
+            pace = (time.monotonic() - self.started) / max(ended - self.ended_before, 1)
+            left = format_seconds(pace * (len(rows) - ended))
+            logger.info("%s  %d/%d  %s left", describe(self.plan, row), ended, len(rows), left)
 
     def __call__(self, trial: Trial) -> float:
         number = int(trial.user_attrs.get("trial", -1))
