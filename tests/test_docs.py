@@ -63,6 +63,7 @@ def test_python_compiles(page: Path) -> None:
         compile(source, str(page), "exec")
 
 
+@pytest.mark.filterwarnings("error:.*not writable")
 def test_own_loop_runs(
     scenes: Path,
     tmp_path: Path,
