@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatch
+from statistics import median
+from timeit import timeit
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
@@ -13,6 +15,8 @@ from sceneparse.cli.options import add_option
 from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from sceneparse.models.backbone_costs import BackboneCosts
 
 EXAMPLES = """\
@@ -35,6 +39,8 @@ Columns:
   CamVid     mean IoU of the recipe camvid_mobilenet on the validation images
   ms         milliseconds for this image on this machine (--measure)
 - stands for what is not known or not computed."""
+# Runs whose median is taken, after one that is not counted.
+_RUNS = 5
 # Networks of a pattern whose costs are computed, which takes about two seconds for each.
 _MAX_COMPUTED = 25
 
@@ -50,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Print the table of the backbones."""
-    from sceneparse.models.backbone_costs import RECOMMENDED, compute_costs, measure_seconds
+    from sceneparse.models.backbone_costs import RECOMMENDED, compute_costs
     from sceneparse.report.tables import Table
     from sceneparse.runtime.devices import choose_device
     from sceneparse.runtime.progress import Progress
@@ -76,7 +82,7 @@ def main(options: argparse.Namespace) -> None:
         if network in computed and costs is None:
             row["outputs"] = "none"
         if options.measure:
-            row["ms"] = f"{1000 * measure_seconds(name, costs, device):.0f}" if costs else "-"
+            row["ms"] = f"{1000 * _measure_seconds(name, costs, device):.0f}" if costs else "-"
         rows.append(row)
     progress.close()
     print(Table("Backbones", [*rows[0]], [[*row.values()] for row in rows]).as_text())
@@ -84,6 +90,28 @@ def main(options: argparse.Namespace) -> None:
         print(f"\ncosts are computed for {_MAX_COMPUTED} networks at most; narrow the pattern")
     if options.measure:
         print(f"\nms: one image at a time, float32, medians, on {describe_device(device)}")
+
+
+def _measure_seconds(name: str, costs: BackboneCosts, device: torch.device) -> float:
+    """Return the median time of a backbone for one image, in float32, at the size of its costs."""
+    import torch
+
+    from sceneparse.models.backbone_costs import arguments_of
+    from sceneparse.models.segmentation import create_segmentation_model
+    from sceneparse.runtime.devices import synchronize
+
+    stride = costs.output_strides[-1]
+    model = create_segmentation_model(**arguments_of(name), output_stride=stride)
+    backbone = model.backbone.to(device).eval()
+    images = torch.rand(1, 3, costs.side, costs.side, device=device)
+
+    def run() -> None:
+        backbone(images)
+        synchronize(device)
+
+    with torch.inference_mode():
+        run()  # the first call is slower
+        return median(timeit(run, number=1) for _ in range(_RUNS))
 
 
 def _matching(pattern: str) -> list[str]:

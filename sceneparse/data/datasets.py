@@ -32,6 +32,9 @@ from sceneparse.files import inside, is_file, read_text
 from sceneparse.runtime.shell import command_line
 
 MASK_FOLDERS = ("labels", "masks", "annotations")
+ADE20K_SPLITS = {"train": "training", "val": "validation"}
+# Folders of Pascal VOC 2010 in a root that is none of them.
+VOC_FOLDERS = ("VOCdevkit/VOC2010", "VOC2010")
 
 logger = logging.getLogger(__name__)
 
@@ -249,20 +252,30 @@ _CITYSCAPES_MASKS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 def _ade20k_pairs(root: Path, split: str) -> list[Pair]:
     """Pair images/{training,validation}/*.jpg and annotations/.../*.png of ADEChallengeData2016."""
     root = _inner(root, "ADEChallengeData2016")
-    folder = {"train": "training", "val": "validation"}.get(split, split)
+    folder = ADE20K_SPLITS.get(split, split)
     return _paired(root / "images" / folder, root / "annotations" / folder)
 
 
 def _pascal_context_pairs(root: Path, split: str) -> list[Pair]:
     """Pair VOC2010 images with SegmentationClassContext/*.png (60 ids), as ImageSets lists them."""
-    root = _inner(root, "VOCdevkit/VOC2010", "VOC2010")
-    split_file = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+    root = _inner(root, *VOC_FOLDERS)
+    split_file = context_list(root, split)
     pairs = []
-    for name in filter(None, map(str.strip, read_text(split_file, MAX_LIST_SIZE).splitlines())):
+    for name in read_names(split_file):
         image = inside(root / "JPEGImages", f"{name}.jpg", split_file)
         mask = inside(root / "SegmentationClassContext", f"{name}.png", split_file)
         pairs.append(Pair(image, mask, relative_name(root / "JPEGImages", image)))
     return pairs
+
+
+def context_list(root: Path, split: str) -> Path:
+    """Return the list of a split of Pascal Context, in a folder of VOC 2010."""
+    return root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+
+
+def read_names(listing: Path) -> list[str]:
+    """Return the names that a list has, one per line; raises InputError."""
+    return [*filter(None, map(str.strip, read_text(listing, MAX_LIST_SIZE).splitlines()))]
 
 
 def _paired(images: Path, masks: Path) -> list[Pair]:

@@ -10,8 +10,6 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from timeit import timeit
 from typing import Any
 
 import torch
@@ -22,8 +20,6 @@ from sceneparse.models.segmentation import SegmentationModel, create_segmentatio
 
 # Side of the square image that multiply-adds are counted on, if the backbone takes it.
 SIDE = 512
-# Runs whose median is taken, after one that is not counted.
-_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -79,20 +75,3 @@ def compute_costs(name: str) -> BackboneCosts | None:
         strides=[*backbone.strides],  # type: ignore[misc]
         output_strides=[*models],
     )
-
-
-@torch.inference_mode()
-def measure_seconds(name: str, costs: BackboneCosts, device: torch.device) -> float:
-    """Return the median time of a backbone for one image, in float32, at the size of its costs."""
-    stride = costs.output_strides[-1]
-    model = create_segmentation_model(**arguments_of(name), output_stride=stride)
-    backbone = model.backbone.to(device).eval()
-    images = torch.rand(1, 3, costs.side, costs.side, device=device)
-
-    def run() -> None:
-        backbone(images)
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-
-    run()  # the first call is slower
-    return median(timeit(run, number=1) for _ in range(_RUNS))

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sceneparse.data.datasets import DATASETS, MASK_FOLDERS
+from sceneparse.data.datasets import (
+    ADE20K_SPLITS,
+    DATASETS,
+    MASK_FOLDERS,
+    VOC_FOLDERS,
+    context_list,
+    read_names,
+)
 from sceneparse.data.labels import (
     LabelTable,
     folder_table,
@@ -28,8 +35,6 @@ _PLACES: dict[str, Sequence[str]] = {
     "camvid": ("{split}annot", *_IN_SPLITS),
     "folder": _IN_SPLITS,
 }
-_VOC_ROOTS = ("VOCdevkit/VOC2010", "VOC2010", ".")
-_ADE_SPLITS = {"train": "training", "val": "validation"}
 # Folders of images, which are no masks.
 _IMAGES = {"images", "leftImg8bit", "JPEGImages"}
 # Files beside Cityscapes' masks of labels.
@@ -75,9 +80,9 @@ def find_truth(place: Path, dataset: str | None, split: str | None, classes: Pat
 
 def _split_folder(root: Path, dataset: str, split: str) -> Path:
     """Return the folder of the masks of a split; neither images nor other splits need to exist."""
-    ade = _ADE_SPLITS.get(split, split)
+    ade = ADE20K_SPLITS.get(split, split)
     if dataset.startswith("pascal_context"):
-        places = [f"{inner}/SegmentationClassContext" for inner in _VOC_ROOTS]
+        places = [f"{inner}/SegmentationClassContext" for inner in (*VOC_FOLDERS, ".")]
     else:
         places = [place.format(split=split, ade=ade) for place in _PLACES[dataset]]
     for place in places:
@@ -90,12 +95,11 @@ def _split_folder(root: Path, dataset: str, split: str) -> Path:
 
 def _listed(masks: Mapping[str, Path], folder: Path, split: str) -> dict[str, Path]:
     """Return the masks that the list of a split of Pascal Context names."""
-    listing = folder.parent / "ImageSets" / "SegmentationContext" / f"{split}.txt"
-    lines = read_text(listing, MAX_LIST_SIZE).splitlines()
-    names = [line.strip().replace("\\", "/") for line in lines]
-    if absent := [name for name in names if name and name not in masks]:
+    listing = context_list(folder.parent, split)
+    names = [name.replace("\\", "/") for name in read_names(listing)]
+    if absent := [name for name in names if name not in masks]:
         raise InputError(f"{listing}: {len(absent)} masks are missing: {first_few(absent)}")
-    return {name: masks[name] for name in names if name}
+    return {name: masks[name] for name in names}
 
 
 def _one_kind(masks: Mapping[str, Path]) -> dict[str, Path]:
