@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 # Benchmarks that are modules with a parser of their own.
-WITH_OWN_OPTIONS = ("auto", "peers", "peers_accuracy")
+WITH_OWN_OPTIONS = ("auto", "label_errors", "peers", "peers_accuracy")
 EXAMPLES = """\
   python -m benchmarks all --markdown
   python -m benchmarks infer --json infer.json --picture infer.png
@@ -29,7 +29,8 @@ EXAMPLES = """\
   python -m benchmarks heads
   python -m benchmarks peers --help
   python -m benchmarks peers_accuracy --help
-  python -m benchmarks auto --help"""
+  python -m benchmarks auto --help
+  python -m benchmarks label_errors --help"""
 
 
 def parser() -> argparse.ArgumentParser:

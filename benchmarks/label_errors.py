@@ -5,29 +5,36 @@ objects) the class around it, of a third the border is shifted. Networks are tra
 these masks, and each fold is questioned by the network that has not seen it. Measured is which of
 the first suspects point at a flipped region, and how many of the flipped regions they find, against
 chance and against the regions of largest loss. Errors that the masks had before count as false
-alarms. A run that was interrupted is resumed by the same command.
+alarms. With --cleanlab, cleanlab's own score ranks the same regions, those of the pixels that it
+finds, and the images. A run that was interrupted is resumed by the same command.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from benchmarks.cleanlab_scores import (
+    Issues,
+    Pixels,
+    find_issues,
+    require_cleanlab,
+    soft_minimum,
+)
+from benchmarks.label_flips import KINDS, write_flipped
 from sceneparse.cli.command import command_parser, run
 from sceneparse.config.loading import load_config
 from sceneparse.config.recipes import find_config
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
-from sceneparse.errors import InputError
 from sceneparse.files import read_arrays
 from sceneparse.inference.predictor import Predictor
 from sceneparse.report.tables import Table, write_json
@@ -39,13 +46,9 @@ from sceneparse.suspects.search import Parts, Suspect, disagreements, ranked
 
 RECIPE = "study/camvid_half"
 NETWORK = ["model.head=strip_pooling_plus", "model.head_options={fine_strip: true}"]
-KINDS = ("swapped class", "missing object", "shifted border")
-# Share of the image that a region to flip covers, and the fewest pixels of a flip.
-_SMALLEST, _LARGEST, _MIN_PIXELS = 0.001, 0.05, 32
 # Numbers of first suspects that precision and recall are given for.
 FIRST = (100, 200)
 
-Mask = NDArray[Any]
 EXAMPLES = """\
   python -m benchmarks.label_errors --data camvid --weights mobilenetv2_100.safetensors
   python -m benchmarks.label_errors --data camvid --model runs/camvid --split val --flips 60"""
@@ -66,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--folds", type=int, default=3, help="default: 3")
     result.add_argument("--epochs", type=int, default=24, help="epochs of each fold; default: 24")
     result.add_argument("--seed", type=int, default=0, help="of flips and training; default: 0")
+    result.add_argument("--cleanlab", action="store_true", help="rank by cleanlab's score too")
     result.add_argument("--output", type=Path, default=Path("runs/label_errors"), help="folder")
     result.add_argument("--json", type=Path, help="write the result to this file as well")
     return result
@@ -73,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Flip labels, train and predict what is not finished, and print the scores of all rankings."""
+    if options.cleanlab:
+        require_cleanlab()
     original = create_dataset(options.dataset, options.data, options.split)
     asked = {name: getattr(options, name) for name in ("data", "split", "flips", "seed")}
     data = options.output / "data"
@@ -89,7 +95,11 @@ def main(options: argparse.Namespace) -> None:
         )
         for bounds in ((), (math.inf, 0))
     )
-    rankings = orders_of(found, every)
+    rankings, images = orders_of(found, every), {"score": image_order(found, len(flipped))}
+    if options.cleanlab:
+        issues = cleanlab_issues(options, flipped, folder)
+        rankings |= cleanlab_orders(found, issues, folder)
+        images["cleanlab's score"] = np.argsort(issues.images, kind="stable").tolist()
     changed = [
         np.asarray(cv2.imread(str(data / "changes" / f"{k:05d}.png"), -1), np.uint16)
         for k in numbers
@@ -105,158 +115,41 @@ def main(options: argparse.Namespace) -> None:
         "disagreeing_regions": len(every),
         "precision_by_chance": chance,
         "rankings": scores,
+        "images_with_flips": len({flip["image"] for flip in flips}),
+        "image_rankings": {
+            name: {f"precision_{count}": image_precision(order, flips, count) for count in FIRST}
+            for name, order in images.items()
+        },
     }
     for path in filter(None, (options.output / "label_errors.json", options.json)):
         write_json(path, result)
     print(f"{as_text(scores)}\n\nby chance, of disagreeing regions: precision {chance:.3f}")
 
 
-def write_flipped(
-    dataset: SegmentationDataset, folder: Path, asked: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Write a dataset with flipped labels, all of it or nothing; return its flips.
-
-    Beside the split "flipped", changes/NUMBER.png holds the number of the flip, from 1, of every
-    changed pixel. Raises InputError if `folder` was made by other settings, or if there are not
-    enough regions.
-    """
-    record = folder / "flips.json"
-    if folder.is_dir():
-        before = json.loads(record.read_text(encoding="utf-8"))
-        if before["asked"] != dict(asked):
-            raise InputError(f"'{folder}' was made with other settings; give another --output")
-        return list(before["flips"])
-    partial = folder.with_name(".data.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for kind in ("flipped/images", "flipped/labels", "changes"):
-        (partial / kind).mkdir(parents=True)
-    masks = [dataset.mask(number) for number in range(len(dataset))]
-    changes, flips = flip_labels(masks, dataset.table.num_classes, asked["flips"], asked["seed"])
-    for number, (pair, mask, change) in enumerate(zip(dataset.pairs, masks, changes, strict=True)):
-        name = f"{number:05d}"
-        link = partial / "flipped/images" / f"{name}{pair.image.suffix}"
-        link.symlink_to(pair.image.resolve())
-        cv2.imwrite(str(partial / "flipped/labels" / f"{name}.png"), mask)
-        cv2.imwrite(str(partial / "changes" / f"{name}.png"), change)
-    names = "\n".join(dataset.table.names)
-    (partial / "classes.txt").write_text(f"{names}\n", encoding="utf-8")
-    text = json.dumps({"asked": dict(asked), "flips": flips}, indent=1)
-    (partial / "flips.json").write_text(text, encoding="utf-8")
-    partial.rename(folder)
-    return flips
-
-
-def flip_labels(
-    masks: Sequence[Mask], num_classes: int, count: int, seed: int
-) -> tuple[list[NDArray[np.uint16]], list[dict[str, Any]]]:
-    """Make `count` regions of masks (H, W) wrong, in place; return changed pixels and flips.
-
-    The changed pixels of each mask hold the number of the flip, from 1, the others 0. Flips are
-    spread over the images and do not touch each other.
-    """
-    generator = np.random.default_rng(seed)
-    changes = [np.zeros(mask.shape, np.uint16) for mask in masks]
-    flips: list[dict[str, Any]] = []
-    used = sorted({int(k) for mask in masks for k in np.unique(mask) if k < num_classes})
-    while len(flips) < count:
-        before = len(flips)
-        for number in generator.permutation(len(masks)).tolist():
-            if len(flips) == count:
-                break
-            kind = KINDS[len(flips) % len(KINDS)]
-            new = flip_one(masks[number], changes[number], kind, used, generator)
-            if new is None:
-                continue
-            different = new != masks[number]
-            flips.append({"image": number, "kind": kind, "pixels": int(different.sum())})
-            changes[number][different] = len(flips)
-            masks[number][different] = new[different]
-        if len(flips) == before:
-            raise InputError(f"only {before} of {count} regions can be flipped; ask for fewer")
-    return changes, flips
-
-
-def flip_one(
-    mask: Mask,
-    changed: NDArray[np.uint16],
-    kind: str,
-    used: Sequence[int],
-    generator: np.random.Generator,
-) -> Mask | None:
-    """Return a mask with one more wrong region, away from those `changed`; None if none fits.
-
-    `used`: the classes to choose from.
-    """
-    # A margin keeps two flips from being one region.
-    free = cv2.dilate((changed > 0).astype(np.uint8), np.ones((9, 9), np.uint8)) == 0
-    regions = list(regions_of(mask, used))
-    for chosen in generator.permutation(len(regions)).tolist():
-        given, region = regions[chosen]
-        around = label_around(mask, region, used, given)
-        if around is None:
-            continue
-        new: Mask = mask.copy()
-        new[region] = around
-        if kind == "swapped class":
-            new[region] = generator.choice([k for k in used if k != given])
-        elif kind == "shifted border":
-            new[shifted(region, generator) & np.isin(mask, used)] = given
-        different = new != mask
-        if different.sum() >= _MIN_PIXELS and free[different].all():
-            return new
-    return None
-
-
-def regions_of(mask: Mask, used: Sequence[int]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Yield the connected regions of a mask that are neither tiny nor large, with their class."""
-    low, high = max(_SMALLEST * mask.size, _MIN_PIXELS), _LARGEST * mask.size
-    for k in used:
-        own = (mask == k).astype(np.uint8)
-        count, numbers, boxes, _ = cv2.connectedComponentsWithStats(own, connectivity=8)
-        for number in range(1, count):
-            if low <= boxes[number, cv2.CC_STAT_AREA] <= high:
-                yield k, numbers == number
-
-
-def label_around(
-    mask: Mask, region: NDArray[np.bool_], used: Sequence[int], given: int
-) -> int | None:
-    """Return the most frequent other class next to a region; None if there is none."""
-    near = cv2.dilate(region.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    labels = mask[near & ~region & np.isin(mask, used)]
-    labels = labels[labels != given]
-    return int(np.bincount(labels).argmax()) if labels.size else None
-
-
-def shifted(region: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.bool_]:
-    """Return a region moved by a third of its mean diameter, in a random direction."""
-    length, angle = max(np.sqrt(region.sum()) / 3, 4), generator.uniform(0, 2 * np.pi)
-    move = np.array([[1, 0, length * np.cos(angle)], [0, 1, length * np.sin(angle)]])
-    size = region.shape[1], region.shape[0]
-    moved = cv2.warpAffine(region.astype(np.uint8), move, size, flags=cv2.INTER_NEAREST)
-    return np.asarray(moved > 0)
-
-
 def predict_all(options: argparse.Namespace, dataset: SegmentationDataset, folder: Path) -> None:
     """Write where predictions disagree to FOLDER/NUMBER.npz, unless that is done."""
     if (folder / "done").is_file():
         return
-    parts: Parts = [(Predictor(options.model), range(len(dataset)))] if options.model else ()
-    if not options.model:
-        folds = plan_folds(dataset, options.folds)
-        print(folds.note, flush=True)
-        with join_processes() as process:
-            config = fold_config(options)
-            checkpoints = train_folds(config, dataset, folds, options.output / "folds", process)
-        parts = (
-            (Predictor(path), members)
-            for path, members in zip(checkpoints, folds.members, strict=True)
-        )
     folder.mkdir(parents=True, exist_ok=True)
+    found = disagreements(dataset, networks_of(options, dataset))
     with Progress("predict", len(dataset), "images") as progress:
-        for number, differing in progress.over(disagreements(dataset, parts)):
+        for number, differing in progress.over(found):
             np.savez(folder / f"{number}.npz", **vars(differing))
     (folder / "done").touch()
+
+
+def networks_of(options: argparse.Namespace, dataset: SegmentationDataset) -> Parts:
+    """Return the networks, each with the images that it has not seen; train those of folds."""
+    if options.model:
+        return [(Predictor(options.model), range(len(dataset)))]
+    folds = plan_folds(dataset, options.folds)
+    print(folds.note, flush=True)
+    with join_processes() as process:
+        config = fold_config(options)
+        checkpoints = train_folds(config, dataset, folds, options.output / "folds", process)
+    return (
+        (Predictor(path), members) for path, members in zip(checkpoints, folds.members, strict=True)
+    )
 
 
 def read_disagreement(folder: Path, number: int) -> Disagreement:
@@ -290,6 +183,72 @@ def orders_of(found: Sequence[Suspect], every: Sequence[Suspect]) -> dict[str, l
         "sum of losses": sorted(every, key=lambda one: -one.region.loss * one.region.pixels),
         "mean loss": sorted(every, key=lambda one: -one.region.loss),
     }
+
+
+def cleanlab_issues(
+    options: argparse.Namespace, dataset: SegmentationDataset, folder: Path
+) -> Issues:
+    """Return what cleanlab finds in the same predictions; FOLDER/cleanlab.npz keeps it."""
+    path, classes = folder / "cleanlab.npz", dataset.table.num_classes
+    if not path.is_file():
+        with Progress("ask cleanlab", 2 * len(dataset), "images") as progress:
+            found = find_issues(
+                lambda: progress.over(labelled_pixels(dataset, networks_of(options, dataset))),
+                classes,
+            )
+        np.savez(path, **vars(found))
+    stored = read_arrays(path)
+    return Issues(float(stored["quality"]), stored["images"])
+
+
+@torch.inference_mode()
+def labelled_pixels(dataset: SegmentationDataset, parts: Parts) -> Iterator[Pixels]:
+    """Predict images; yield the labels and all probabilities of their labelled pixels."""
+    for predictor, numbers in parts:
+        for number in numbers:
+            image, mask, _ = dataset[number]
+            labelled = mask < dataset.table.num_classes
+            probabilities = predictor.score(image[None]).probabilities()[0].cpu().numpy()
+            yield number, mask[labelled].astype(int), probabilities[:, labelled].T
+
+
+def cleanlab_orders(
+    found: Sequence[Suspect], issues: Issues, folder: Path
+) -> dict[str, list[Suspect]]:
+    """Return the same regions, and those of cleanlab's pixels, in the order of its score."""
+    at_most = float(np.nextafter(np.float32(issues.quality), np.float32(2)))
+    own = [
+        Suspect(number, region)
+        for number in range(len(issues.images))
+        for region in find_regions(read_disagreement(folder, number), at_most, 0)
+    ]
+    return {
+        "cleanlab's score": by_soft_minimum(found, folder),
+        "cleanlab's score, its issues": by_soft_minimum(own, folder),
+    }
+
+
+def by_soft_minimum(suspects: Sequence[Suspect], folder: Path) -> list[Suspect]:
+    """Return suspects in the order of cleanlab's score of their pixels, the worst first."""
+    scored: list[tuple[float, Suspect]] = []
+    for suspect in sorted(suspects, key=lambda suspect: suspect.image):
+        if not scored or suspect.image != scored[-1][1].image:
+            differing = read_disagreement(folder, suspect.image)
+            qualities = np.ones(differing.size, np.float32)
+            qualities.ravel()[differing.where] = differing.quality
+        scored.append((soft_minimum(pixels_of(suspect, qualities)), suspect))
+    return [suspect for _, suspect in sorted(scored, key=lambda pair: pair[0])]
+
+
+def image_order(suspects: Sequence[Suspect], count: int) -> list[int]:
+    """Return images by their first suspect; those without one come last."""
+    return [*dict.fromkeys([*(suspect.image for suspect in suspects), *range(count)])]
+
+
+def image_precision(order: Sequence[int], flips: Sequence[Mapping[str, Any]], count: int) -> float:
+    """Return the share of the first `count` images that hold a flip."""
+    flipped = {flip["image"] for flip in flips}
+    return sum(image in flipped for image in order[:count]) / count
 
 
 def wrong_pixels(region: Region) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import label_errors as benchmark
-from benchmarks.label_errors import KINDS, flip_labels, hits_of, scores_of
+from benchmarks.cleanlab_scores import Pixels, find_issues, soft_minimum
+from benchmarks.label_errors import hits_of, scores_of
+from benchmarks.label_flips import KINDS, flip_labels
 from sceneparse.data.datasets import create_dataset
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError
-from sceneparse.suspects.regions import Region
+from sceneparse.suspects.regions import Region, disagreement, find_regions
 from sceneparse.suspects.search import Suspect
 
 
@@ -72,6 +75,49 @@ def test_precision_and_recall_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_scores_and_issues_are_those_of_cleanlab() -> None:
+    """Its own functions for whole arrays, on noisy labels of three classes."""
+    reason = "needs cleanlab: pip install cleanlab"
+    rank = pytest.importorskip("cleanlab.segmentation.rank", reason=reason)
+    search = pytest.importorskip("cleanlab.segmentation.filter", reason=reason)
+    random = np.random.default_rng(0)
+    labels = np.kron(random.integers(0, 3, (4, 4, 5)), np.ones((1, 8, 8), int))
+    logits = 2 * (np.arange(3)[None, :, None, None] == labels[:, None])
+    logits = logits + random.normal(0, 1.5, (4, 3, 32, 40))
+    odds = np.exp(logits)
+    probabilities = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    images, pixels = rank.get_label_quality_scores(labels, probabilities, verbose=False, n_jobs=1)
+    expected = search.find_label_issues(labels, probabilities, verbose=False, n_jobs=1)
+
+    def shown() -> Iterator[Pixels]:
+        for number in (2, 0, 3, 1):
+            yield number, labels[number].ravel(), probabilities[number].reshape(3, -1).T
+
+    found = find_issues(shown, 3)
+    assert np.allclose(found.images, images, rtol=1e-6, atol=0)
+    assert 0 < expected.sum() < expected.size
+    for number, label in enumerate(labels):
+        best, confidence = probabilities[number].argmax(axis=0), probabilities[number].max(axis=0)
+        ours = disagreement(label, best, confidence, pixels[number].astype(np.float32), 3)
+        is_issue = np.zeros(label.size, bool)
+        is_issue[ours.where[ours.quality <= found.quality]] = True
+        assert np.array_equal(is_issue.reshape(label.shape), expected[number])
+        for region in find_regions(ours, 0.5, 0):
+            x, y, width, height = region.box
+            part = pixels[number][y : y + height, x : x + width][region.shape]
+            assert region.quality == pytest.approx(part.mean(), rel=1e-6)
+            assert soft_minimum(part) == pytest.approx(
+                np.sum(part * np.exp(-part / 0.1)) / np.sum(np.exp(-part / 0.1))
+            )
+
+
+def test_a_missing_cleanlab_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.cleanlab_scores.find_spec", lambda _: None)
+    words = ["--data", str(tmp_path), "--model", "runs/x", "--cleanlab"]
+    with pytest.raises(InputError, match="cleanlab is not installed; run: pip install cleanlab"):
+        benchmark.main(benchmark.parser().parse_args(words))
+
+
 @pytest.mark.slow
 def test_whole_benchmark_runs_and_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -88,6 +134,7 @@ def test_whole_benchmark_runs_and_is_resumed(
     result = json.loads((tmp_path / "run/label_errors.json").read_text())
     assert result["flips"] == dict.fromkeys(KINDS, 2)
     assert set(result["rankings"]) >= {"score", "sum of losses", "mean loss"}
+    assert set(result["image_rankings"]) == {"score"}
     flipped = create_dataset("folder", tmp_path / "run/data", "flipped")
     original = create_dataset("folder", tmp_path / "scenes", "train")
     changed = [int((flipped.mask(k) != original.mask(k)).sum()) for k in range(8)]
