@@ -57,8 +57,8 @@ class WinogradConv2d(nn.Conv2d):
     of_tiles: Tensor
 
     def __init__(self, direct: nn.Conv2d) -> None:
-        channels, dilation = (direct.in_channels, direct.out_channels), direct.dilation
-        super().__init__(*channels, 3, padding=dilation, dilation=dilation, device="meta")
+        channels, spacing = (direct.in_channels, direct.out_channels), direct.dilation[0]
+        super().__init__(*channels, 3, padding=spacing, dilation=spacing, device="meta")
         self.weight, self.bias = direct.weight, direct.bias
         of_kernels = torch.tensor(_OF_KERNELS, dtype=torch.float64)
         weight = direct.weight.detach().double()  # (K, C, 3, 3)
