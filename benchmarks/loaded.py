@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import perf_counter
 
 import psutil
 
@@ -18,8 +18,8 @@ from benchmarks.train import SCENES, STEPS, Steps
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.runtime.threads import VARIABLES, usable_cores
 
-# More steps than data workers read ahead while a run waits for its turn.
-_CALLS, _TURNS = 6, 9
+# More steps than data workers have read ahead, and a pause in which they do so.
+_CALLS, _PAUSE, _TURNS = 6, 0.7, 8
 # What the command does before it imports PyTorch.
 _SET = "from sceneparse.runtime.threads import set_threads; set_threads()\n"
 _TRAIN = "import sys; from benchmarks.loaded import train; train(sys.argv[1:])"
@@ -54,8 +54,8 @@ def measure(settings: Sequence[str] = ()) -> list[Row]:
             _rate(runs[name])  # once it is ready
         neighbour = psutil.Process(stack.enter_context(_process(_BUSY, [], {})).pid)
         neighbour.suspend()
-        for _ in range(_TURNS):
-            for name, run in runs.items():
+        for turn in range(_TURNS):
+            for name, run in list(runs.items())[:: 1 - 2 * (turn % 2)]:  # forwards, backwards
                 rates.setdefault(f"{name} alone", []).append(_rate(run))
                 neighbour.resume()
                 rates.setdefault(f"{name} loaded", []).append(_rate(run))
@@ -93,17 +93,18 @@ def train(settings: Sequence[str]) -> None:
     training = prepare_recipe("quickstart.yaml", ["train.steps_per_epoch=60", *settings])
     take_steps = Steps(training)
     for _ in sys.stdin:
-        start = perf_counter()
+        start = time.perf_counter()
         for _ in range(_CALLS):
             take_steps()
         images = _CALLS * STEPS * training.sampler.batch_size
-        print(images / (perf_counter() - start), flush=True)
+        print(images / (time.perf_counter() - start), flush=True)
 
 
 def _rate(process: subprocess.Popen[str]) -> float:
     """Let a process train for some steps; return its images per second."""
     assert process.stdin is not None
     assert process.stdout is not None
+    time.sleep(_PAUSE)
     process.stdin.write("\n")
     process.stdin.flush()
     return float(process.stdout.readline())

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import stats
 
 from benchmarks import __main__ as benchmark
-from benchmarks import limits, train
+from benchmarks import limits, loaded, train
 from benchmarks.limits import matrix_products
 from benchmarks.picture import draw_ratios
 from benchmarks.plain_spnet import in_plain_form
@@ -101,6 +101,28 @@ def test_training_steps_are_compared(tiny: list[str], monkeypatch: pytest.Monkey
     ]
     assert all(0 < row.low <= row.ratio <= row.high for row in rows)
     assert 0 < rows[-1].ours < 100
+
+
+def test_processes_have_no_variables_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    code = "import json, os; print(json.dumps({**os.environ}))"
+    with loaded._process(code, [], {"OMP_NUM_THREADS": "3"}) as process:
+        assert process.stdout is not None
+        found = json.loads(process.stdout.readline())
+    assert {name: found[name] for name in found.keys() & loaded._UNSET} == {"OMP_NUM_THREADS": "3"}
+
+
+@pytest.mark.slow
+def test_training_is_measured_beside_a_busy_process(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded, "_TURNS", 2)
+    rows = loaded.measure([s for s in tiny if s.startswith(("augment", "model", "train"))])
+    assert [row.name for row in rows] == list(loaded._PAIRS)
+    assert all(0 < row.low <= row.ratio <= row.high for row in rows)
+    # Of each run there is one speed alone, and one beside the other process.
+    alone, plain = rows[0], rows[1]
+    assert (rows[3].ours, rows[3].reference) == (alone.reference, plain.reference)
 
 
 def test_tool_writes_table_rows_and_picture(
