@@ -19,7 +19,7 @@ from sceneparse.data.synthetic import write_dataset
 from sceneparse.runtime.threads import VARIABLES, usable_cores
 
 # More steps than data workers have read ahead, and a pause in which they do so.
-_CALLS, _PAUSE, _TURNS = 6, 0.7, 8
+_CALLS, _PAUSE, _TURNS = 6, 0.7, 6
 # What the command does before it imports PyTorch.
 _SET = "from sceneparse.runtime.threads import set_threads; set_threads()\n"
 _TRAIN = "import sys; from benchmarks.loaded import train; train(sys.argv[1:])"
