@@ -30,6 +30,7 @@ from test_inference import EveryPixel, model_of
 from test_train_seg import call
 
 from sceneparse.cli import demo as demo_command
+from sceneparse.data.labels import palette
 from sceneparse.data.reading import read_image
 from sceneparse.demo import results as results_module
 from sceneparse.demo import server as server_module
@@ -409,6 +410,18 @@ def test_an_open_page_is_warned_of(
     out = capsys.readouterr().out
     assert "warning" not in out
     assert re.search(r"^device       (cpu|cuda)", out, re.MULTILINE)
+
+
+def test_classes_have_the_colors_that_are_asked_for(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Demo] = []
+    monkeypatch.setattr(DemoServer, "serve", lambda _, demo: served.append(demo))
+    run = make_run()
+    for name in ("dataset", "safe"):
+        assert call(demo_command, run, "--port", 0, "--palette", name) == 0
+    own, safe = (demo.predictors[0].table for demo in served)
+    assert own.colors != safe.colors == palette(own.names)
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing(make_run: MakeRun, tmp_path: Path, image: Any) -> None:

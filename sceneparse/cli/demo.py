@@ -10,6 +10,7 @@ from sceneparse.cli.command import command_parser
 from sceneparse.cli.options import (
     add_device,
     add_option,
+    add_palette,
     add_protocol_options,
     number,
     protocol_settings,
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--samples INPUT...", offered)
     add("--port N", "port of the page, 0: any free one", type=number(int, 0, 65535), default=7860)
     add("--host ADDRESS", "address to listen at, 0.0.0.0: the whole network", default="127.0.0.1")
+    add_palette(result)
     add_device(result)
     add_protocol_options(result)
     return result
@@ -67,6 +69,7 @@ def main(options: argparse.Namespace) -> None:
         settings = protocol_settings(options)
         models = [(m, Predictor(m, device=options.device, **settings)) for m in options.models]
         for name, predictor in models:
+            predictor.table = predictor.table.with_palette(options.palette)
             print_model(name, predictor)
         first = models[0][1].model
         if options.samples:
