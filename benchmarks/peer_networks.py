@@ -211,3 +211,10 @@ def fitted_image(network: nn.Module, size: tuple[int, int]) -> Tensor:
         unit = int(getattr(getattr(network, "encoder", None), "output_stride", 1))
         rows, columns = (-(-side // unit) * unit for side in size)
     return F.pad(image, (0, columns - width, 0, rows - height))
+
+
+def image_of(peer: Peer, network: nn.Module, size: tuple[int, int]) -> Tensor:
+    """Return the picture as a network takes it: extended to its multiple, in its layout."""
+    image = fitted_image(network, size)
+    is_last = peer.form == "prepared"
+    return image.contiguous(memory_format=torch.channels_last) if is_last else image

@@ -12,12 +12,10 @@ they were trained at.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import math
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -25,9 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.infer import CLASSES
 from benchmarks.peer_networks import (
@@ -36,8 +33,10 @@ from benchmarks.peer_networks import (
     build,
     check_installed,
     fitted_image,
+    image_of,
     write_files,
 )
+from benchmarks.peers_memory import memory_of
 from benchmarks.peers_scores import NUM_CLASSES, STUDY, Scored, read_scores
 from benchmarks.picture import Point, check_picture, draw_points
 from benchmarks.rows import check_folders, in_turns, median_interval
@@ -45,8 +44,6 @@ from sceneparse.cli.command import command_parser, writing
 from sceneparse.errors import InputError, first_few
 from sceneparse.models.costs import count_multiply_adds, count_parameters
 from sceneparse.report.tables import Table, write_json
-from sceneparse.runtime.memory import in_a_process, peak_memory
-from sceneparse.runtime.progress import Progress
 from sceneparse.runtime.threads import usable_cores
 from sceneparse.runtime.versions import describe_device, provenance
 from sceneparse.studies.seeds import Spread
@@ -59,11 +56,9 @@ EXAMPLES = """\
 _SIZE, _SIDES = (512, 512), (32, 4096)
 # Seconds before each timing, until the threads of the last network sleep.
 _PAUSE = 0.05
-# Writing "5" to this file of Linux sets the peak memory of the process to its present size.
-_RESET = Path("/proc/self/clear_refs")
-# The option of the C library by which freed blocks of so many bytes are returned at once.
-_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**16
 _TOOLKITS = {"smp": "segmentation_models.pytorch"}
+# A picture of more networks names of ours only these.
+_MAX_LABELS, _NAMED = 16, ("strip_pooling", "strip_pooling_plus")
 _FORMS = {
     "eager": "",
     "prepared": ", prepare_for_inference",
@@ -197,9 +192,9 @@ def measure(
     with tempfile.TemporaryDirectory() as name:
         files = Path(name)
         write_files(peers, fitted_image(nn.Identity(), size), files)
-        memory = _memory_of(peers, classes, size, files)
+        memory = memory_of(peers, classes, size, files)
         networks = {peer.name: build(peer, classes, files) for peer in peers}
-    images = {peer.name: _image_of(peer, networks[peer.name], size) for peer in peers}
+    images = {peer.name: image_of(peer, networks[peer.name], size) for peer in peers}
     print(f"timing {len(peers)} networks in {turns} turns", file=sys.stderr, flush=True)
     works = {name: partial(networks[name], image) for name, image in images.items()}
     seconds = in_turns(works, repeats=turns, pause=_PAUSE)
@@ -226,44 +221,6 @@ def measure(
     return sorted(costs, key=lambda cost: cost.milliseconds)
 
 
-def _image_of(peer: Peer, network: nn.Module, size: tuple[int, int]) -> Tensor:
-    """Return the picture as a network takes it: extended to its multiple, in its layout."""
-    image = fitted_image(network, size)
-    is_last = peer.form == "prepared"
-    return image.contiguous(memory_format=torch.channels_last) if is_last else image
-
-
-def _memory_of(
-    peers: Sequence[Peer], classes: int, size: tuple[int, int], files: Path
-) -> Mapping[str, int]:
-    """Return by how many bytes the first forward pass of each makes a fresh process grow."""
-    threads = torch.get_num_threads()
-    with Progress("measure memory", len(peers), "networks") as progress:
-        return {
-            peer.name: in_a_process(_growth, peer, classes, size, files, threads)
-            for peer in progress.over(peers)
-        }
-
-
-@torch.inference_mode()
-def _growth(peer: Peer, classes: int, size: tuple[int, int], files: Path, threads: int) -> int:
-    """Return the peak memory of this process in a forward pass, above its size before, in bytes.
-
-    Where the peak cannot be reset, outside Linux, it may be that of building the network.
-    """
-    if sys.platform == "linux":  # else freed blocks stay in the process, and hide or add memory
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
-    torch.set_num_threads(threads)
-    network = build(peer, classes, files)
-    image = _image_of(peer, network, size)
-    gc.collect()
-    if _RESET.exists():
-        _RESET.write_text("5")
-    before: int = psutil.Process().memory_info().rss
-    network(image)
-    return max(peak_memory() - before, 0)
-
-
 def as_table(costs: Sequence[Cost]) -> Table:
     """Return the costs as a table."""
     heads = ["", "image", "ms", "95%", "GMAC", "memory (MB)", "parameters (M)"]
@@ -277,8 +234,12 @@ def draw(costs: Sequence[Cost], scored: Scored | None, path: Path) -> None:
     machine = describe_device(torch.device("cpu"))
     label = "milliseconds per image, median and 95% interval"
     if scored is None:
-        caption = f"{costs[0].width}x{costs[0].height} pixels, float32 unless int8; {machine}"
-        draw_points([*map(_cost_point, costs)], path, (label, "GMAC"), caption)
+        few = len({cost.peer.network for cost in costs}) <= _MAX_LABELS
+        rest = "" if few else "; points without a name: other heads of sceneparse"
+        height, width = min((cost.height, cost.width) for cost in costs)
+        caption = f"{width}x{height} pixels, float32 unless int8; {machine}{rest}"
+        points = [_cost_point(cost, few) for cost in costs]
+        draw_points(points, path, (label, "GMAC"), caption)
         return
     seeds = sorted({len(spread.values) for spread in scored.scores.values()})
     caption = (
@@ -294,14 +255,19 @@ def _group(peer: Peer) -> str:
     return _TOOLKITS.get(peer.toolkit, peer.toolkit) + _FORMS[peer.form]
 
 
-def _cost_point(cost: Cost) -> Point:
+def _point(cost: Cost, label: str, y: tuple[float, float, float]) -> Point:
     x = cost.milliseconds, cost.milliseconds_low, cost.milliseconds_high
-    label = cost.peer.network.partition(":")[2].replace(":", " ").replace("mobilenetv2_100", "MN2")
-    return Point(label, _group(cost.peer), x, (cost.gmac,) * 3)
+    return Point(cost.peer.network, label, _group(cost.peer), x, y)
+
+
+def _cost_point(cost: Cost, few: bool) -> Point:
+    """Return a point, which has a name if there are few or if it is of others or strip pooling."""
+    _, name, *_ = parts = cost.peer.network.split(":")
+    is_named = few or cost.peer.toolkit != "sceneparse" or name in _NAMED
+    return _point(cost, " ".join(parts[1:]) if is_named else "", (cost.gmac,) * 3)
 
 
 def _score_point(cost: Cost) -> Point:
-    x = cost.milliseconds, cost.milliseconds_low, cost.milliseconds_high
     assert cost.score is not None  # drawn with scores only
     y = 100 * cost.score.mean, 100 * cost.score.low, 100 * cost.score.high
-    return Point(cost.peer.network.split(":")[1], _group(cost.peer), x, y)
+    return _point(cost, cost.peer.network.split(":")[1], y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
@@ -17,6 +18,8 @@ from sceneparse.studies.costs import pareto_front
 
 _BETTER, _WORSE = "#3b7dd8", "#d98f3b"
 _SHAPES = "os^vDP*"
+# Width of a letter and height of a line of labels, in points.
+_LETTER, _LINE = 4.0, 8.0
 
 
 def draw_ratios(rows: Sequence[Row], path: Path) -> None:
@@ -62,48 +65,52 @@ def check_picture(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """A point with its intervals: x and y are value, low and high. `group`: its legend entry."""
+    """A point with its intervals: x and y are value, low and high.
 
+    `name`: of what is drawn; points of one name, such as forms of a network, are joined, and share
+    a `label`, which may be empty. `group`: its legend entry.
+    """
+
+    name: str
     label: str
     group: str
     x: tuple[float, float, float]
     y: tuple[float, float, float]
 
+    @property
+    def place(self) -> tuple[float, float]:
+        """The values without the intervals."""
+        return self.x[0], self.y[0]
+
 
 def draw_points(
     points: Sequence[Point], path: Path, labels: tuple[str, str], caption: str, front: bool = False
 ) -> None:
-    """Draw points with names on a logarithmic x axis; without `front` y is logarithmic too.
+    """Draw points with labels on a logarithmic x axis; without `front` y is logarithmic too.
 
-    `front`: draw the Pareto front, of points with a smaller x or a larger y than every other.
-    Points of one label, such as forms of a network, are joined.
+    `front`: draw the Pareto front, of points that no other has a smaller x and a larger y than.
     """
-    figure = Figure(figsize=(9, 6))
+    figure = Figure(figsize=(9, 6.5))
     axes = figure.subplots()
     axes.set_xscale("log")
     if front:
-        stairs = [points[k] for k in pareto_front([(p.x[0], p.y[0]) for p in points])]
-        stairs.sort(key=lambda point: point.x[0])
-        ends = [p.x[0] for p in stairs], [p.y[0] for p in stairs]
-        axes.plot(*ends, color="#777", linestyle="--", linewidth=1, label="Pareto front")
+        found = pareto_front([point.place for point in points])
+        stairs = sorted(points[k].place for k in found)
+        axes.plot(*zip(*stairs, strict=True), color="#777", ls="--", lw=1, label="Pareto front")
     else:
         axes.set_yscale("log")
     for number, group in enumerate(dict.fromkeys(point.group for point in points)):
         _draw_group(axes, [point for point in points if point.group == group], number)
-    for name in dict.fromkeys(point.label for point in points):
-        same = sorted((p for p in points if p.label == name), key=lambda point: point.x[0])
-        axes.plot([p.x[0] for p in same], [p.y[0] for p in same], color="#bbb", lw=0.8, zorder=0)
-        place = same[-1].x[0], same[-1].y[0]
-        axes.annotate(name, place, (5, 3), textcoords="offset points", fontsize=7)
-    axes.set_xlabel(f"{labels[0]}\n{caption}")
+    _draw_labels(axes, points, figure.dpi)
+    axes.set_xlabel("\n".join([labels[0], *wrap(caption, 100)]))
     axes.set_ylabel(labels[1])
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
 def _draw_group(axes: Axes, points: Sequence[Point], number: int) -> None:
@@ -112,5 +119,29 @@ def _draw_group(axes: Axes, points: Sequence[Point], number: int) -> None:
     for point in points:
         axes.plot(point.x[1:], [point.y[0]] * 2, color=ink, linewidth=1, alpha=0.6)
         axes.plot([point.x[0]] * 2, point.y[1:], color=ink, linewidth=1, alpha=0.6)
-    places = [point.x[0] for point in points], [point.y[0] for point in points]
+    places = zip(*(point.place for point in points), strict=True)
     axes.plot(*places, shape, color=ink, markersize=6, label=points[0].group)
+
+
+def _draw_labels(axes: Axes, points: Sequence[Point], dpi: float) -> None:
+    """Join the points of each name, and label the right one, above labels that are in the way."""
+    axes.autoscale_view()
+    taken: list[tuple[float, float, float]] = []
+    for name in dict.fromkeys(point.name for point in sorted(points, key=lambda p: p.y[0])):
+        same = sorted((point for point in points if point.name == name), key=lambda p: p.x[0])
+        axes.plot(*zip(*(p.place for p in same), strict=True), color="#bbb", lw=0.8, zorder=0)
+        x, start = axes.transData.transform(same[-1].place) * 72 / dpi
+        if not same[-1].label:
+            continue
+        end, y = x + _LETTER * len(same[-1].label), start
+        while any(x < b and a < end and abs(y - other) < _LINE for a, b, other in taken):
+            y += _LINE
+        taken.append((x, end, y))
+        arrow = {"arrowstyle": "-", "color": "#bbb", "lw": 0.5} if y > start else None
+        offset = 6, 3 + y - start
+        axes.annotate(
+            *(same[-1].label, same[-1].place, offset),
+            textcoords="offset points",
+            fontsize=7,
+            arrowprops=arrow,
+        )

@@ -121,7 +121,7 @@ def scores_file(path: Path, *entries: dict[str, Any]) -> Path:
 
 def test_scores_are_joined_with_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("segmentation_models_pytorch")
-    monkeypatch.setattr(peers, "_memory_of", lambda found, *_: {peer.name: 0 for peer in found})
+    monkeypatch.setattr(peers, "memory_of", lambda found, *_: {peer.name: 0 for peer in found})
     study = scores_file(
         tmp_path / "study.json",
         *({"seed": seed, "mean_iou": score} for seed, score in enumerate((0.4, 0.5, 0.6))),
