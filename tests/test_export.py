@@ -18,6 +18,7 @@ import torch
 from test_prepare import NETWORKS, trained
 from test_train_seg import call
 from torch import nn
+from torch.export import Dim
 from torch.nn import functional as F
 
 import sceneparse
@@ -30,7 +31,7 @@ from sceneparse.data.resizing import Resize
 from sceneparse.errors import InputError
 from sceneparse.export.quantization import calibration_images, quantize
 from sceneparse.inference.predictor import load_picture
-from sceneparse.layers.pooling import pooling_matrix
+from sceneparse.layers.pooling import pool_to_grid, pooling_matrix
 from sceneparse.models.stored import resolve_checkpoint
 from tests.conftest import MakeRun
 
@@ -312,6 +313,38 @@ def test_narrow_first_layers_stay_float(
     weights = {weight.name for weight in graph.initializer}
     kept = [node.input[1] in weights for node in graph.node if node.op_type == "Conv"]
     assert kept == expected
+
+
+class PooledThenWeighted(nn.Module):
+    """Pools maps to a grid by two products with matrices, and multiplies it by a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return pool_to_grid(x, 6) @ self.weight
+
+
+def test_int8_pools_smaller_images_than_those_of_the_calibration(tmp_path: Path) -> None:
+    import onnx  # noqa: PLC0415 - may be missing
+    import onnxruntime  # noqa: PLC0415 - may be missing
+
+    net, path = PooledThenWeighted().eval(), tmp_path / "net.onnx"
+    # The same cells of one value, in more and in fewer pixels.
+    cells = torch.rand(1, 3, 6, 6)
+    images, small = (F.interpolate(cells, size) for size in ((60, 72), (30, 36)))
+    options: Any = {"input_names": ["images"], "dynamo": True, "verbose": False}
+    free = ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    torch.onnx.export(net, (images,), path, dynamic_shapes=free, **options)
+    quantize(path, [images], None)
+    products = [node for node in onnx.load(path).graph.node if node.op_type == "MatMul"]
+    quantized = ["DequantizeLinear" in name for node in products for name in node.input]
+    assert quantized == [False] * 4 + [True] * 2
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": small.numpy()})
+    expected = cells @ net.weight
+    assert (torch.from_numpy(found) - expected).abs().max() <= 0.02 * expected.max()
 
 
 @pytest.mark.fault(51)

@@ -80,7 +80,24 @@ def quantize(path: Path, images: Iterable[Tensor], float_layers: int | None) -> 
         # Processors multiply unsigned by signed bytes (VNNI); signed by signed is slower.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=list(channels)[:float_layers],
+        nodes_to_exclude=[*list(channels)[:float_layers], *_products_with_sizes(graph)],
         # The whole range: clipping it (percentiles) loses more accuracy than it gains.
         calibrate_method=CalibrationMethod.MinMax,
     )
+
+
+def _products_with_sizes(graph: Any) -> list[str]:  # noqa: ANN401 - of an optional package
+    """Return the names of products of maps with matrices that depend on the image's size alone.
+
+    They pool maps to a grid. The weights of smaller images are larger than the range that was found
+    on the images of the calibration, and would be clipped.
+    """
+    of_pixels, fixed = {graph.input[0].name}, {weight.name for weight in graph.initializer}
+    names = []
+    for node in graph.node:  # sorted: each after those that it reads
+        inputs = set(node.input)
+        if node.op_type == "MatMul" and inputs - of_pixels - fixed:
+            names.append(node.name)
+        if node.op_type != "Shape" and inputs & of_pixels:
+            of_pixels.update(node.output)
+    return names
