@@ -20,6 +20,7 @@ from test_classification import ORACLE
 from test_train_cls import CONFIG, output_of, small  # noqa: F401 - a fixture
 from test_train_seg import call
 
+from benchmarks import cifar
 from sceneparse.cli import classify as classify_command
 from sceneparse.cli import compare as compare_command
 from sceneparse.layers.attention import ATTENTION
@@ -155,6 +156,17 @@ def test_everything_is_written(
     assert eca["loss"]["mean"] == pytest.approx(np.mean([r["test_loss"] for r in last]))
     assert [len(group["seeds"]) for group in found["groups"]] == [2, 1, 2]
     assert len(found["accuracy"]) + len(found["loss"]) == 6
+    # the results file has a row per finished seed
+    assert call(cifar, tmp_path / "results.json", *runs) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["block"], row["seed"]) for row in rows] == [
+        *(("none", 0), ("none", 1)),
+        *(("eca", 0), ("eca", 1)),
+        ("strip_pooling", 5),
+    ]
+    for row, record in zip(rows[2:4], last, strict=True):
+        assert (row["accuracy"], row["loss"]) == (record["test_accuracy"], record["test_loss"])
+        assert (row["epochs"], row["model"]) == (3, "resnet20")
     page = (output / "compare.html").read_text()
     assert "http" not in re.sub(r"data:[^\"]*", "", page)
     assert page.count("<img") == 2
