@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -18,7 +19,7 @@ import torch
 
 from sceneparse.data.loader import TensorSamples, training_loader
 from sceneparse.data.sampling import EpochSampler
-from sceneparse.runtime import threads, versions
+from sceneparse.runtime import neighbours, threads, versions
 from sceneparse.runtime.threads import VARIABLES, set_threads, usable_cores
 from tests.conftest import ROOT
 
@@ -258,3 +259,36 @@ def test_data_workers_have_one_thread(monkeypatch: pytest.MonkeyPatch, start: st
     finally:
         torch.set_num_threads(before)
     assert batch.images.flatten(1).tolist() == [[1, 1, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("busy", "own", "advised"),
+    [
+        (10.0, 10.0, None),  # all of it is this process
+        (11.0, 10.0, None),
+        (16.0, 10.0, "other programs keep 1.5 of 4 cores busy"),  # 2.5 are left
+        (50.0, 10.0, "OMP_NUM_THREADS=1, training is faster"),  # no core is left
+    ],
+)
+def test_other_programs_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    busy: float,
+    own: float,
+    advised: str | None,
+) -> None:
+    seconds = 4.0
+    monkeypatch.setattr(neighbours.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(neighbours.torch, "get_num_threads", lambda: 4)
+    now = SimpleNamespace(clock=100.0, busy=1000.0, own=3.0)
+    monkeypatch.setattr(neighbours.time, "monotonic", lambda: now.clock)
+    monkeypatch.setattr(neighbours.os, "times", lambda: (now.own, 0, 0, 0, now.clock))
+    times = lambda: SimpleNamespace(user=now.busy, system=0.0)  # noqa: E731 - as on Windows
+    monkeypatch.setattr(neighbours.psutil, "cpu_times", times)
+    others = neighbours.OtherWork()
+    now = SimpleNamespace(clock=now.clock + seconds, busy=now.busy + busy, own=now.own + own)
+    with caplog.at_level("INFO"):
+        others.advise(torch.device("cuda"))
+        assert not caplog.text
+        others.advise(torch.device("cpu"))
+    assert (advised in caplog.text) if advised else not caplog.text

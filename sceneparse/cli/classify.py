@@ -47,6 +47,7 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
     """Train every seed that is not finished; `earlier`: how to treat earlier runs."""
     from sceneparse.runs.folder import validate_folder
     from sceneparse.runtime.distributed import join_processes
+    from sceneparse.runtime.neighbours import OtherWork
     from sceneparse.runtime.series import Series, in_front
     from sceneparse.training.classification import load_data, prepare_seed, seed_folder
     from sceneparse.training.run import train
@@ -61,8 +62,10 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
     milestones = config.optim.milestones if config.optim.schedule == "step" else []
     if late := [epoch for epoch in milestones if epoch >= config.train.epochs]:
         print(f"optim.milestones {late} are not reached in train.epochs {config.train.epochs}")
+    others = OtherWork()
     with join_processes(config.train.device) as process:
         data = load_data(config)
+        others.advise(process.device)
         series = Series("seed", len(config.seeds))
         for number, seed in enumerate(config.seeds, start=1):
             series.begin(number, len(config.seeds) - number + 1)

@@ -36,12 +36,15 @@ def main(options: argparse.Namespace) -> None:
     if config is None:
         return
     from sceneparse.runtime.distributed import join_processes
+    from sceneparse.runtime.neighbours import OtherWork
     from sceneparse.training.run import train
     from sceneparse.training.segmentation import prepare_training
     from sceneparse.training.summary import summary_of
 
+    others = OtherWork()
     with join_processes(config.train.device) as process:
         training = prepare_training(config, process, **run_options(options))
+        others.advise(process.device)
         train(training)
         if process.is_main:
             model = config.model
