@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import sceneparse.data.loader as loader_module
 from sceneparse.data.datasets import Sample, SegmentationDataset, create_dataset
 from sceneparse.data.labels import identity_table
 from sceneparse.data.loader import (
@@ -252,6 +253,17 @@ def test_workers_that_live_on_do_not_change_batches(
         for batch, expected in zip(epoch, expected_epoch, strict=True):
             assert torch.equal(batch.images, expected.images)
             assert batch.names == expected.names
+
+
+def test_large_batches_come_by_shared_memory(
+    scenes: Path, without_workers: list[list[Batch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "_MAX_PIPED", 0)
+    (epoch, _), (expected_epoch, _) = two_epochs(scenes, 1), without_workers
+    for batch, expected in zip(epoch, expected_epoch, strict=True):
+        assert batch.images.is_shared()
+        assert torch.equal(batch.images, expected.images)
+        assert torch.equal(batch.targets, expected.targets)
 
 
 @pytest.mark.fault(23)

@@ -171,7 +171,7 @@ def take_steps(light: Light, crops: Crops, steps: int, weights: Tensor | None) -
             logits = model.head(trained_maps(model.backbone, maps, crops.size))
         loss = loss_of({"out": logits}, targets)
         stepper.scaler.scale(loss).backward()
-        yield stepper.step(model.head, loss.detach()).loss
+        yield stepper.step(loss.detach()).loss
     model.eval()
 
 

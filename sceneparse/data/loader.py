@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     import albumentations as A
 
 with suppress(ImportError):  # missing on Windows
+    import fcntl
     import resource
+
+
+_MAX_PIPED, _PIPE_SIZE = 2**21, 2**20  # bytes
 
 
 class Batch(NamedTuple):
@@ -40,6 +45,10 @@ class Batch(NamedTuple):
     images: Tensor
     targets: Tensor
     names: tuple[str, ...]
+
+
+# What a worker sends through the pipe: images, targets and names of a batch.
+Piped = tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]
 
 
 class TensorSamples(Dataset[Any]):
@@ -72,18 +81,31 @@ class TensorSamples(Dataset[Any]):
         return torch.from_numpy(channels_first), torch.from_numpy(labels), name
 
 
-def _collate(samples: Sequence[Any]) -> Batch | InputError:
+def _collate(samples: Sequence[Any], *, pinned: bool) -> Batch | Piped | InputError:
+    """Join samples to a batch; `pinned`: its tensors will be in pinned memory, for a GPU."""
     error = next((sample for sample in samples if isinstance(sample, InputError)), None)
     if error is not None:
         return error
     images, masks, names = zip(*samples, strict=True)
     batch = Batch(torch.stack(images), torch.stack(masks), names)
-    if get_worker_info() is not None:
-        # Shared here, because the thread that sends batches only prints errors: the main process
-        # would wait for the time-out.
-        batch.images.share_memory_()
-        batch.targets.share_memory_()
+    if get_worker_info() is None:
+        return batch
+    if not pinned and _is_small(batch):
+        return batch.images.numpy(), batch.targets.numpy(), names
+    # Shared here, because the thread that sends batches only prints errors: the main process would
+    # wait for the time-out.
+    batch.images.share_memory_()
+    batch.targets.share_memory_()
     return batch
+
+
+def _is_small(batch: Batch) -> bool:
+    """Return whether a worker sends a batch through the pipe sooner than by shared memory.
+
+    Shared memory takes a file and a connection per tensor, and new pages in both processes. On
+    Windows, a worker that died while it wrote to the pipe would leave the main process waiting.
+    """
+    return sys.platform != "win32" and batch.images.nbytes + batch.targets.nbytes <= _MAX_PIPED
 
 
 def _start_worker(main: int, _: int) -> None:
@@ -134,12 +156,13 @@ def _end_worker(error: BaseException, _: object) -> NoReturn:
 
 
 def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
+    pinned = torch.cuda.is_initialized()  # this process uses a GPU
     return {
-        "collate_fn": _collate,
+        "collate_fn": partial(_collate, pinned=pinned),
         "num_workers": workers,
         "timeout": timeout if workers else 0,
         "worker_init_fn": partial(_start_worker, os.getpid()),
-        "pin_memory": torch.cuda.is_initialized(),  # this process uses a GPU
+        "pin_memory": pinned,
     }
 
 
@@ -165,10 +188,20 @@ def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
     with explained_worker_failures():
         with _interrupts_held_back(loader.num_workers):
             iterator = iter(loader)  # starts the workers
+        _widen_pipe(iterator)
         for batch in iterator:
             if isinstance(batch, InputError):
                 raise batch
-            yield Batch(batch.images, batch.targets, tuple(batch.names))
+            images, targets, names = batch
+            yield Batch(torch.as_tensor(images), torch.as_tensor(targets), tuple(names))
+
+
+def _widen_pipe(iterator: Any) -> None:  # noqa: ANN401 - torch's own type
+    """Let the workers' pipe hold a small batch, so that it comes without stops (on Linux)."""
+    queue = getattr(iterator, "_worker_result_queue", None)
+    if sys.platform == "linux" and queue is not None:
+        with suppress(OSError):  # the system allows less
+            fcntl.fcntl(queue._reader.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
 
 @contextmanager

@@ -66,7 +66,11 @@ class Compute:
 
     def place_images(self, images: Tensor) -> Tensor:
         """Move images (B, 3, H, W) to the device, in this layout."""
-        return self.place(images).contiguous(memory_format=self.memory_format)
+        return self.arrange(self.place(images))
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """Put images into this layout."""
+        return images.contiguous(memory_format=self.memory_format)
 
 
 def _keep_contiguous(model: nn.Module) -> None:

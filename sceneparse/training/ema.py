@@ -1,10 +1,10 @@
 """An exponential moving average of the weights, which often scores better than the last ones."""
 
-from collections.abc import Iterable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
+
+from sceneparse.training.tensors import Tensors, tensors_of
 
 
 class MovingAverage(AveragedModel):
@@ -20,20 +20,16 @@ class MovingAverage(AveragedModel):
         super().__init__(model)
         self.decay = decay
 
-    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards the present weights of `model`."""
+        self.follow(tensors_of(model))
+
+    @torch.no_grad()
+    def follow(self, new: Tensors) -> None:
+        """Move the average towards the present weights `new` of the network."""
         weight = 1.0 if self.n_averaged == 0 else 1 - self.decay
-        own, counts = floats_and_integers([*self.module.parameters(), *self.module.buffers()])
-        new, new_counts = floats_and_integers([*model.parameters(), *model.buffers()])
-        torch._foreach_lerp_(own, new, weight)
-        if counts:
-            torch._foreach_copy_(counts, new_counts)
+        own = tensors_of(self.module)
+        torch._foreach_lerp_([*own.parameters, *own.floats], [*new.parameters, *new.floats], weight)
+        if own.integers:
+            torch._foreach_copy_(own.integers, new.integers)
         self.n_averaged += 1
-
-
-def floats_and_integers(tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Split tensors by type, since PyTorch updates many at once if they are of one type."""
-    every = list(tensors)
-    floats = [tensor for tensor in every if tensor.is_floating_point()]
-    return floats, [tensor for tensor in every if not tensor.is_floating_point()]

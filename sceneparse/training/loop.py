@@ -45,19 +45,22 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
     run repeats it. Raises InputError if the memory does not suffice.
     """
     model.train()
+    # The seeds of GPUs take as long as a layer, even if there is none.
+    on_cpu = compute.device.type == "cpu"
+    seed_all = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
     loss_sum, names = torch.zeros((), device=compute.device), list[str]()
     for number, batch in enumerate(batches):
         step, piece = divmod(number, accumulate)
         if piece == 0:
             stepper.begin(model)
             loss_sum, names = torch.zeros((), device=compute.device), []
-        torch.manual_seed(_seed_from(*seed, first_step + step, piece))
+        seed_all(_seed_from(*seed, first_step + step, piece))
         step_ends = piece == accumulate - 1
         with (
             explained_lack_of_memory(batch, compute, _SMALLER_STEPS),
             _sync_gradients(model, step_ends),
         ):
-            images = normalize(compute.place_images(batch.images))
+            images = compute.arrange(normalize(compute.place(batch.images)))
             targets = compute.place(batch.targets)
             with compute.autocast():
                 outputs = forward(model, images)
@@ -68,7 +71,7 @@ def train_one_epoch(  # noqa: PLR0913 - all it uses
             stepper.scaler.scale(checked).backward()
             loss_sum += loss.detach()
             names += batch.names
-            stepped = stepper.step(model, loss_sum) if step_ends else None
+            stepped = stepper.step(loss_sum) if step_ends else None
         if stepped:
             yield first_step + step + 1, stepped, names
 

@@ -1,7 +1,7 @@
 """From gradients to new weights: optimisers, learning rate schedules, and a step of training."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sceneparse.models.timm_backbone import PYRAMID
-from sceneparse.training.ema import MovingAverage, floats_and_integers
+from sceneparse.training.ema import MovingAverage
+from sceneparse.training.tensors import Tensors, tensors_of
 
 
 def create_optimizer(
@@ -141,22 +142,25 @@ class Stepper:
     clip_norm: float | None = None
     averaged: MovingAverage | None = None
     bends: list[tuple[int, int]] = field(default_factory=list)
-    _buffers: list[Tensor] = field(default_factory=list)
+    _tensors: Tensors = field(default_factory=lambda: Tensors([], [], []))
+    _kept: list[list[Tensor]] = field(default_factory=list)
 
     def begin(self, model: nn.Module) -> None:
-        """Keep a copy of the batch norm statistics, in case the step is skipped."""
-        if not self._buffers:
-            self._buffers = [buffer.clone() for buffer in model.buffers()]
-        _copy(model.buffers(), self._buffers)
+        """Begin a step of a network: keep its batch norm statistics, in case it is skipped."""
+        self._tensors = tensors_of(model)
+        if not self._kept:
+            self._kept = [[one.clone() for one in kind] for kind in self._tensors.buffers]
+        _copy(self._tensors.buffers, self._kept)
 
-    def step(self, model: nn.Module, loss: Tensor) -> Stepped:
+    def step(self, loss: Tensor) -> Stepped:
         """Update the weights once, or skip the step if a gradient is not finite.
 
         All processes decide the same, since their gradients are sums over all. `loss`: a scalar.
         """
         self.scaler.unscale_(self.optimizer)
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        parameters = self._tensors.parameters
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         # The only read from the device in a step. Reading one step later would be too late: the
         # next step would already be computed, perhaps with a wrong learning rate, and a checkpoint
@@ -164,22 +168,22 @@ class Stepper:
         # first kernels of the optimiser.
         read_loss, read_norm = torch.stack([loss, norm.to(loss)]).tolist()
         if not math.isfinite(read_norm):
-            return self._skip_step(model, read_loss, rates)
+            return self._skip_step(read_loss, rates)
         if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(model.parameters(), self.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(getattr(model, "module", model))
+            self.averaged.follow(self._tensors)
         return Stepped(read_loss, moved=True, rates=rates)
 
-    def _skip_step(self, model: nn.Module, loss: float, rates: Sequence[float]) -> Stepped:
+    def _skip_step(self, loss: float, rates: Sequence[float]) -> Stepped:
         """Keep weights, momenta, schedule, averages and batch norm statistics."""
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        _copy(self._buffers, model.buffers())
+        _copy(self._kept, self._tensors.buffers)
         # With a scale below 1 the cause is not an overflow of float16.
         overflow = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() >= 1
         return Stepped(loss, moved=False, rates=rates, overflow=overflow)
@@ -225,9 +229,8 @@ class Stepper:
 
 
 @torch.no_grad()
-def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
-    """Copy tensors into others of the same shapes, all floating point ones at once."""
-    kinds = zip(floats_and_integers(targets), floats_and_integers(sources), strict=True)
-    for own, new in kinds:
+def _copy(sources: Sequence[list[Tensor]], targets: Sequence[list[Tensor]]) -> None:
+    """Copy tensors into others of the same shapes, all of one type at once."""
+    for own, new in zip(targets, sources, strict=True):
         if own:
             torch._foreach_copy_(own, new)

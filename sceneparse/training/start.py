@@ -29,6 +29,7 @@ from sceneparse.runs.folder import (
 )
 from sceneparse.runs.lock import RunLock
 from sceneparse.runtime.distributed import Process, from_main, launch_name, restarted_by_torchrun
+from sceneparse.runtime.memory import keep_freed_memory
 from sceneparse.runtime.precision import Compute, amp_name, auto_dtype, choose_dtype
 from sceneparse.runtime.shell import quoted
 from sceneparse.runtime.signals import StopRequest
@@ -73,6 +74,8 @@ def begin_run(  # noqa: PLR0913 - keyword-only settings
     A run without a checkpoint starts from the beginning. Processes that torchrun restarted resume
     by themselves. Raises InputError; nothing is written to a folder that is not a run's.
     """
+    if process.device.type == "cpu":
+        keep_freed_memory()
     lock = RunLock(folder)
     if is_run_folder(folder):
         from_main(process, lock.acquire)
