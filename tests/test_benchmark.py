@@ -112,19 +112,6 @@ def test_processes_have_no_variables_of_the_user(monkeypatch: pytest.MonkeyPatch
     assert {name: found[name] for name in found.keys() & loaded._UNSET} == {"OMP_NUM_THREADS": "3"}
 
 
-@pytest.mark.slow
-def test_training_is_measured_beside_a_busy_process(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loaded, "_TURNS", 2)
-    rows = loaded.measure([s for s in tiny if s.startswith(("augment", "model", "train"))])
-    assert [row.name for row in rows] == list(loaded._PAIRS)
-    assert all(0 < row.low <= row.ratio <= row.high for row in rows)
-    # Of each run there is one speed alone, and one beside the other process.
-    alone, plain = rows[0], rows[1]
-    assert (rows[3].ours, rows[3].reference) == (alone.reference, plain.reference)
-
-
 def test_tool_writes_table_rows_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
