@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,18 @@ def test_large_batches_come_by_shared_memory(
         assert batch.images.is_shared()
         assert torch.equal(batch.images, expected.images)
         assert torch.equal(batch.targets, expected.targets)
+
+
+def test_batches_come_by_shared_memory_where_the_end_of_a_worker_interrupts_nothing(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = create_dataset("folder", scenes, "train")
+    options = {"rank": 0, "world_size": 1, "workers": 1, "timeout": 60}
+    with ThreadPoolExecutor(1) as pool:
+        loader = pool.submit(evaluation_loader, dataset, **options).result()
+    assert next(batches(loader)).images.is_shared()
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "forkserver")
+    assert next(batches(evaluation_loader(dataset, **options))).images.is_shared()
 
 
 @pytest.mark.fault(23)

@@ -81,8 +81,12 @@ class TensorSamples(Dataset[Any]):
         return torch.from_numpy(channels_first), torch.from_numpy(labels), name
 
 
-def _collate(samples: Sequence[Any], *, pinned: bool) -> Batch | Piped | InputError:
-    """Join samples to a batch; `pinned`: its tensors will be in pinned memory, for a GPU."""
+def _collate(samples: Sequence[Any], *, piped: bool) -> Batch | Piped | InputError:
+    """Join samples to a batch; `piped`: a worker sends a small one through the pipe.
+
+    That is sooner than shared memory, which takes a file and a connection per tensor, and new pages
+    in both processes.
+    """
     error = next((sample for sample in samples if isinstance(sample, InputError)), None)
     if error is not None:
         return error
@@ -90,7 +94,7 @@ def _collate(samples: Sequence[Any], *, pinned: bool) -> Batch | Piped | InputEr
     batch = Batch(torch.stack(images), torch.stack(masks), names)
     if get_worker_info() is None:
         return batch
-    if not pinned and _is_small(batch):
+    if piped and batch.images.nbytes + batch.targets.nbytes <= _MAX_PIPED:
         return batch.images.numpy(), batch.targets.numpy(), names
     # Shared here, because the thread that sends batches only prints errors: the main process would
     # wait for the time-out.
@@ -99,13 +103,18 @@ def _collate(samples: Sequence[Any], *, pinned: bool) -> Batch | Piped | InputEr
     return batch
 
 
-def _is_small(batch: Batch) -> bool:
-    """Return whether a worker sends a batch through the pipe sooner than by shared memory.
+def _notices_deaths() -> bool:
+    """Return whether this process notices a dead worker even while it reads from the pipe.
 
-    Shared memory takes a file and a connection per tensor, and new pages in both processes. On
-    Windows, a worker that died while it wrote to the pipe would leave the main process waiting.
+    Otherwise it would wait forever for the rest of a batch that the worker was sending. The main
+    thread is interrupted by a signal when a child of its process dies; those of a fork server
+    (Python 3.14 on Linux) and those on Windows give none.
     """
-    return sys.platform != "win32" and batch.images.nbytes + batch.targets.nbytes <= _MAX_PIPED
+    return (
+        sys.platform != "win32"
+        and multiprocessing.get_start_method() != "forkserver"
+        and threading.current_thread() is threading.main_thread()
+    )
 
 
 def _start_worker(main: int, _: int) -> None:
@@ -158,7 +167,7 @@ def _end_worker(error: BaseException, _: object) -> NoReturn:
 def _loader_options(workers: int, timeout: float) -> dict[str, Any]:
     pinned = torch.cuda.is_initialized()  # this process uses a GPU
     return {
-        "collate_fn": partial(_collate, pinned=pinned),
+        "collate_fn": partial(_collate, piped=not pinned and _notices_deaths()),
         "num_workers": workers,
         "timeout": timeout if workers else 0,
         "worker_init_fn": partial(_start_worker, os.getpid()),
