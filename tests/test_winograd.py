@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_equals_convolution_in_float64(case: tuple[int, ...], bias: bool) -> Non
     channels, out_channels, batch, height, width, dilation = case
     conv = nn.Conv2d(channels, out_channels, 3, padding=dilation, dilation=dilation, bias=bias)
     images = torch.randn(batch, channels, height, width)
-    conv.weight.requires_grad_(False)
+    conv.requires_grad_(False)
     with torch.inference_mode():
         found = WinogradConv2d(conv)(images)
         expected = conv.double()(images.double())
@@ -44,10 +45,32 @@ def test_equals_convolution_in_float64(case: tuple[int, ...], bias: bool) -> Non
 
 
 def test_maps_that_fill_few_tiles_are_convolved_directly() -> None:
-    conv = nn.Conv2d(64, 64, 3, padding=16, dilation=16)
+    conv = nn.Conv2d(64, 64, 3, padding=16, dilation=16).requires_grad_(False)
     images = torch.randn(1, 64, 13, 17)
     with torch.inference_mode():
         assert torch.equal(WinogradConv2d(conv)(images), conv(images))
+
+
+def test_gradients_and_16_bits_are_computed_directly() -> None:
+    conv = nn.Conv2d(64, 96, 3, padding=1).requires_grad_(False)
+    winograd, images = WinogradConv2d(conv), torch.randn(2, 64, 24, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(winograd(images), conv(images))
+    half, maps = copy.deepcopy(winograd).bfloat16(), images.bfloat16()
+    assert torch.equal(half(maps), copy.deepcopy(conv).bfloat16()(maps))
+    maps = images.clone().requires_grad_()
+    found, expected = (torch.autograd.grad(one(maps).sum(), maps)[0] for one in (winograd, conv))
+    assert torch.equal(found, expected)
+    for few in (images[0], images[:0]):
+        assert torch.equal(winograd(few), conv(few))
+
+
+def test_loaded_weights_are_transformed() -> None:
+    conv, other = (nn.Conv2d(64, 96, 3, padding=1).requires_grad_(False) for _ in range(2))
+    winograd, images = WinogradConv2d(conv), torch.randn(1, 64, 24, 24)
+    expected = other(images)
+    winograd.load_state_dict(other.state_dict())
+    assert (winograd(images) - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize(

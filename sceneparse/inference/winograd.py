@@ -7,6 +7,8 @@ of matrices, which every processor computes at its full rate.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,13 +44,16 @@ _MIN_PAIRS = 64 * 128
 _AT_ONCE = 128
 # Pixels of tiles per pixel of the map up to which it pays: tiles reach beyond the map's edges.
 _MAX_WASTE = 2.0
+# Bytes per number: those of 16 bits give errors of a tenth of the outputs' range.
+_MIN_BYTES = 4
 
 
 class WinogradConv2d(nn.Conv2d):
     """Computes a 3x3 convolution of stride 1, with its parameters, by transformed tiles.
 
     The transformed kernels take four times the memory of the weight. Outputs differ by rounding,
-    about 1e-5 of their range. Maps that would fill few of their tiles are convolved as before.
+    about 1e-5 of their range. Maps that would fill few of their tiles are convolved as before, and
+    so is all that needs gradients, is traced, or is computed in 16 bits, which rounds too coarsely.
     Shape: (B, in_channels, H, W) -> (B, out_channels, H, W), in channels_last layout
     """
 
@@ -60,24 +65,33 @@ class WinogradConv2d(nn.Conv2d):
         channels, spacing = (direct.in_channels, direct.out_channels), direct.dilation[0]
         super().__init__(*channels, 3, padding=spacing, dilation=spacing, device="meta")
         self.weight, self.bias = direct.weight, direct.bias
-        of_kernels = torch.tensor(_OF_KERNELS, dtype=torch.float64)
-        weight = direct.weight.detach().double()  # (K, C, 3, 3)
+        self._transform()
+
+    def _transform(self) -> None:
+        """Transform the weight."""
+        weight = self.weight.detach().double()  # (K, C, 3, 3)
+        of_kernels = weight.new_tensor(_OF_KERNELS)
         kernels = torch.einsum("ia,kcab,jb->ijck", of_kernels, weight, of_kernels)
         buffers = {"kernels": kernels.flatten(0, 1)}  # (36, C, K)
         for name, rows in (("of_patches", _OF_PATCHES), ("of_tiles", _OF_TILES)):
-            matrix = torch.tensor(rows, dtype=torch.float64)
+            matrix = weight.new_tensor(rows)
             buffers[name] = torch.kron(matrix, matrix)  # (36, 36), (16, 36)
         for name, values in buffers.items():
-            self.register_buffer(name, values.to(direct.weight.dtype), persistent=False)
+            self.register_buffer(name, values.to(self.weight.dtype), persistent=False)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:  # noqa: ANN401 - torch's own
+        super()._load_from_state_dict(*arguments)
+        self._transform()
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve maps."""
+        if not self._suits(maps):
+            return super().forward(maps)
         height, width = maps.shape[-2:]
         spacing = self.dilation[0]
         side = _TILE * spacing  # of a group of tiles, one for each pixel of the spacing
         rows, columns = -(-height // side), -(-width // side)
-        waste = rows * columns * side**2 / (height * width)
-        if waste > _MAX_WASTE or torch.compiler.is_exporting():
+        if rows * columns * side**2 > _MAX_WASTE * height * width:
             return super().forward(maps)
         patches = _patches(maps, rows, columns, spacing)
         tiles = maps.new_empty(
@@ -89,6 +103,15 @@ class WinogradConv2d(nn.Conv2d):
                 place.copy_(self._tiles(part).permute(0, 4, 1, 2, 5, 3, 6))
         convolved = tiles.view(len(maps), rows * side, columns * side, -1)
         return convolved[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+
+    def _suits(self, maps: Tensor) -> bool:
+        """Return whether tiles give the same as a direct convolution, in full precision."""
+        is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        is_coarse = maps.dtype.itemsize < _MIN_BYTES or torch.is_autocast_enabled("cpu")
+        used = (maps, self.weight, self.bias)
+        learns = any(tensor is not None and tensor.requires_grad for tensor in used)
+        is_usual = maps.device.type == "cpu" and maps.dim() == len("BCHW") and maps.numel() > 0
+        return is_usual and not (is_traced or is_coarse or learns)
 
     def _tiles(self, patches: Tensor) -> Tensor:
         """Convolve patches: (r, d, c, d, 6, 6, C) -> (r, d, c, d, 4, 4, K)."""
