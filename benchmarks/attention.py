@@ -23,7 +23,7 @@ def measure() -> list[Row]:
     measured = measure_costs(nets, _SIZE, _BATCH, Compute(device))
     costs = {name: {**count_costs(net, _SIZE), **measured[name]} for name, net in nets.items()}
     plain = costs.pop("none")
-    return [_row(cost, block, costs[block][cost], plain[cost]) for cost in COSTS for block in costs]
+    return [_row(cost, block, costs[block][cost], plain[cost]) for cost in plain for block in costs]
 
 
 def _row(cost: str, block: str, ours: float, reference: float) -> Row:

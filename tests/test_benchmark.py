@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import stats
 
 from benchmarks import __main__ as benchmark
-from benchmarks import limits, loaded, train
+from benchmarks import attention, limits, loaded, train
 from benchmarks.limits import matrix_products
 from benchmarks.picture import draw_ratios
 from benchmarks.plain_spnet import in_plain_form
@@ -136,3 +136,17 @@ def test_table_and_picture_hold_every_row(tmp_path: Path) -> None:
     draw_ratios(rows, tmp_path / "rows.svg")
     text = (tmp_path / "rows.svg").read_text()
     assert text.count("40.00x") == 1
+
+
+def test_attention_has_a_row_for_every_cost_of_classifiers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = {"peak_bytes": 3 * 2**20, "forward": 10.0, "training": 4.0}
+    monkeypatch.setattr(attention, "ATTENTION", {"se": None, "none": None})
+    monkeypatch.setattr(attention, "measure_costs", lambda nets, *_: dict.fromkeys(nets, measured))
+    rows = {row.name.removeprefix("se_"): row for row in attention.measure()}
+    assert list(rows) == ["parameters", "macs", "saved_bytes", *measured]
+    parameters = rows["parameters"]
+    # Two blocks per stage, each with two layers: to a 16th of the channels and back, with biases.
+    blocks = sum(2 * (2 * w * w // 16 + w // 16 + w) for w in (64, 128, 256, 512))
+    assert parameters.ours - parameters.reference == pytest.approx(blocks / 1e6)
