@@ -130,3 +130,12 @@ def test_status_lines_begin_with_the_position_in_all_runs(
         f"run 3 of 12 ({left} left)" for left in ("9m40s", "31m54s", "23m20s")
     ] + ["run 4 of 12 (21m40s left)"]
     assert Progress.front is None
+
+
+def test_a_run_alone_has_no_position(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    series = Series("run", 1)
+    series.begin(1, 1)
+    with in_front(series.describe), Progress("train", 4, "images", is_run=True) as train:
+        clock.now += 20
+        train.advance(2)
+    assert capsys.readouterr().err == "train  2/4 images  0.1 images/s  20s left\n"

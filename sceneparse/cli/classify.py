@@ -66,7 +66,7 @@ def train_seeds(config: ClsConfig, earlier: dict[str, Any]) -> None:
     with join_processes(config.train.device) as process:
         data = load_data(config)
         others.advise(process.device)
-        series = Series("seed", len(config.seeds))
+        series = Series("run", len(config.seeds))
         for number, seed in enumerate(config.seeds, start=1):
             series.begin(number, len(config.seeds) - number + 1)
             training = prepare_seed(config, seed, data, process, **earlier)

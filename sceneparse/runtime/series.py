@@ -29,7 +29,7 @@ class Series:
     """Runs that follow each other, as status lines show them: "run 3 of 12 (2h05m left)".
 
     `noun`: what a run is called. The time left is that of all unfinished runs, if they take as long
-    as those before them in this process.
+    as those before them in this process. A run alone has no position.
     """
 
     def __init__(self, noun: str, total: int) -> None:
@@ -52,6 +52,8 @@ class Series:
             self._share = share
             if self._resumed_at is None:
                 self._resumed_at = share
+        if self._total == 1:
+            return ""
         text = f"{self._noun} {self._number} of {self._total}"
         done = self._before + self._share - (self._resumed_at or 0.0)
         if done < _MIN_SHARE:
