@@ -20,6 +20,7 @@ from sceneparse.data.labels import load_label_table, require_own_classes
 from sceneparse.data.sample_checks import check_samples
 from sceneparse.data.synthetic import write_dataset
 from sceneparse.errors import InputError
+from tests.test_train_seg import call
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,16 @@ def test_good_data_pass_with_exact_figures(
     assert report["std"] == pytest.approx(pixels.std(0), abs=2e-4)
     assert report["failures"] == []
     assert "problems: 0" in capsys.readouterr().out
+
+
+def test_folder_that_cannot_be_written_is_named_before_samples_are_read(
+    pristine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(check_command, pristine, "--output", "/proc/self/report") == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: cannot write '/proc/self/report': ")
+    assert printed.err.endswith("; choose another place with --output\n")
+    assert "usable" not in printed.out
 
 
 def test_real_camvid(shared: Path, tmp_path: Path) -> None:

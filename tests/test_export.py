@@ -500,4 +500,6 @@ def test_folder_that_cannot_be_written_is_named(
     path = f"/proc/self/model.{kind}"
     run = make_run(head="fcn")
     assert call(export_command, run, "--format", kind, "--output", path) == 2
-    assert f"error: cannot write '{path}': " in capsys.readouterr().err.splitlines()[-1]
+    printed = capsys.readouterr()
+    assert f"error: cannot write '{path}': " in printed.err.splitlines()[-1]
+    assert "tracing" not in printed.out + printed.err  # before work of minutes

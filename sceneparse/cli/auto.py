@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, writing
 from sceneparse.cli.options import add_licences, add_option, add_palette, add_quiet, number
 from sceneparse.cli.output import print_result, print_summary
 from sceneparse.errors import InputError
@@ -87,7 +87,7 @@ def main(options: argparse.Namespace) -> None:
         device = request.given.get("train.device")
         named = None if device is None else str(device)
         process = stack.enter_context(join_processes(named))
-        stack.enter_context(writing(request.output))
+        stack.enter_context(writing(request.output, OTHER_OUTPUT))
         if process.world_size > 1:
             raise InputError("sceneparse auto runs in one process; train plan.yaml with torchrun")
         if options.plan_only:  # stdout gets the plan alone

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import OTHER_OUTPUT, command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
 from sceneparse.cli.options import (
     add_device,
     add_json,
@@ -106,6 +106,8 @@ def check_files(options: argparse.Namespace) -> None:
     datasets, failures, messages = open_splits(options)
     if not datasets:
         raise InputError(failures[0])
+    with writing(output, OTHER_OUTPUT):
+        create_output(output)  # before minutes of reading
     count = sum(map(len, datasets.values()))
     with Progress("check", count, "samples") as progress:
         facts = check_all_samples(datasets, progress.advance)
@@ -128,7 +130,6 @@ def check_files(options: argparse.Namespace) -> None:
     title = f"{options.root} ({options.dataset})"
     page = page_values(title, datasets, facts, duplicates, summary, failures)
     with writing(output, OTHER_OUTPUT):
-        output.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**summary, "failures": failures}, indent=1)
         (output / "data.json").write_text(text, encoding="utf-8")
         write_page("data_page.html", output / "data.html", page)

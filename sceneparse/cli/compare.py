@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sceneparse.cli.command import OTHER_OUTPUT, command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
 from sceneparse.cli.options import add_option, add_palette, add_quiet, number
 from sceneparse.cli.output import print_summary
 
@@ -77,8 +77,7 @@ def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: 
     from sceneparse.studies import classifiers
 
     comparison = classifiers.compare_groups([classifiers.read_group(path) for path in paths])
-    # An error of the folder comes before minutes of measurements.
-    output.mkdir(parents=True, exist_ok=True)
+    create_output(output)  # before minutes of measurements
     costs, facts = find_costs(options, comparison)
     facts["runs"] = ", ".join(map(str, paths))
     for table in classifiers.tables_of(comparison, costs):

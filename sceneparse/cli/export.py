@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import OTHER_OUTPUT, command_parser, writing
+from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
 from sceneparse.cli.options import add_option, add_quiet, number
 from sceneparse.cli.output import print_summary
 from sceneparse.errors import InputError
@@ -71,7 +71,7 @@ def main(options: argparse.Namespace) -> None:
     check_options(options)
     model = load_segmentation_model(options.checkpoint)
     with writing(path, OTHER_OUTPUT):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        create_output(path.parent)
         lines = write(options, model, path)
     print("compared with the model, at images x height x width:", *lines, sep="\n  ")
     size = f"{path.stat().st_size / 2**20:.1f} MB, agrees with the model"
