@@ -267,7 +267,7 @@ def test_data_workers_have_one_thread(monkeypatch: pytest.MonkeyPatch, start: st
         (10.0, 10.0, None),  # all of it is this process
         (11.0, 10.0, None),
         (16.0, 10.0, "other programs keep 1.5 of 4 cores busy"),  # 2.5 are left
-        (50.0, 10.0, "OMP_NUM_THREADS=1, training is faster"),  # no core is left
+        (50.0, 10.0, "OMP_NUM_THREADS=1 to train faster"),  # no core is left
     ],
 )
 def test_other_programs_are_noticed(

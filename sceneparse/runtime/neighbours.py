@@ -28,14 +28,14 @@ class OtherWork:
         return used / seconds if seconds >= _MIN_SECONDS else 0.0
 
     def advise(self, device: torch.device) -> None:
-        """Say how to train faster beside the others, if they leave fewer cores than threads."""
+        """Log how to train faster beside the others, if they leave fewer cores than threads."""
         cores, taken, threads = os.cpu_count() or 1, self.cores(), torch.get_num_threads()
         free = max(round(cores - taken), 1)
         if device.type != "cpu" or threads <= free:
             return
         logger.info(
             f"threads: {threads}, but other programs keep {taken:.1f} of {cores} cores busy; "
-            f"with the variable OMP_NUM_THREADS={free}, training is faster while they go on"
+            f"set the variable OMP_NUM_THREADS={free} to train faster while they run"
         )
 
 
