@@ -177,7 +177,8 @@ def chosen_peers(peers: Sequence[Peer], only: Sequence[str] | None) -> list[Peer
     for pattern in only or ():
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(
-                f"--only: no network is named '{pattern}'; names are {first_few(names, 80)}"
+                f"--only: no network is named '{pattern}'; names are {first_few(names, 3)}, "
+                "all in the table of docs/explanation/speed.md"
             )
     patterns = only or ("*",)
     return [peer for peer in peers if any(fnmatchcase(peer.name, p) for p in patterns)]
