@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import sceneparse
 from sceneparse.inference.prepare import prepare_for_inference
@@ -63,6 +64,18 @@ def test_gradients_and_16_bits_are_computed_directly() -> None:
     assert torch.equal(found, expected)
     for few in (images[0], images[:0]):
         assert torch.equal(winograd(few), conv(few))
+
+
+def test_moved_weights_are_transformed_only_for_processors() -> None:
+    winograd = WinogradConv2d(nn.Conv2d(64, 96, 3, padding=1).requires_grad_(False))
+    images = torch.randn(1, 64, 24, 24)
+    with FlopCounterMode(display=False) as counter:
+        copy.deepcopy(winograd).to("meta")(images.to("meta"))
+    assert list(counter.get_flop_counts()["Global"]) == [torch.ops.aten.convolution]
+    assert copy.deepcopy(winograd).half().kernels.numel() == 0
+    winograd.half().double()
+    expected = nn.Conv2d.forward(winograd, images.double())
+    assert (winograd(images.double()) - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
 def test_loaded_weights_are_transformed() -> None:

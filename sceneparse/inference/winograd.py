@@ -68,16 +68,25 @@ class WinogradConv2d(nn.Conv2d):
         self._transform()
 
     def _transform(self) -> None:
-        """Transform the weight."""
-        weight = self.weight.detach().double()  # (K, C, 3, 3)
-        of_kernels = weight.new_tensor(_OF_KERNELS)
-        kernels = torch.einsum("ia,kcab,jb->ijck", of_kernels, weight, of_kernels)
-        buffers = {"kernels": kernels.flatten(0, 1)}  # (36, C, K)
-        for name, rows in (("of_patches", _OF_PATCHES), ("of_tiles", _OF_TILES)):
-            matrix = weight.new_tensor(rows)
-            buffers[name] = torch.kron(matrix, matrix)  # (36, 36), (16, 36)
-        for name, values in buffers.items():
+        """Transform the weight, where tiles are used; elsewhere keep no memory for it."""
+        tensors = dict.fromkeys(("kernels", "of_patches", "of_tiles"), self.weight.new_empty(0))
+        if self.weight.device.type == "cpu" and self.weight.dtype.itemsize >= _MIN_BYTES:
+            weight = self.weight.detach().double()  # (K, C, 3, 3)
+            of_kernels = weight.new_tensor(_OF_KERNELS)
+            kernels = torch.einsum("ia,kcab,jb->ijck", of_kernels, weight, of_kernels)
+            tensors["kernels"] = kernels.flatten(0, 1)  # (36, C, K)
+            for name, rows in (("of_patches", _OF_PATCHES), ("of_tiles", _OF_TILES)):
+                matrix = weight.new_tensor(rows)
+                tensors[name] = torch.kron(matrix, matrix)  # (36, 36), (16, 36)
+        for name, values in tensors.items():
             self.register_buffer(name, values.to(self.weight.dtype), persistent=False)
+
+    def _apply(self, *arguments: Any) -> WinogradConv2d:  # noqa: ANN401 - torch's own
+        before = self.weight.device, self.weight.dtype
+        super()._apply(*arguments)  # type: ignore[no-untyped-call]
+        if (self.weight.device, self.weight.dtype) != before:
+            self._transform()
+        return self
 
     def _load_from_state_dict(self, *arguments: Any) -> None:  # noqa: ANN401 - torch's own
         super()._load_from_state_dict(*arguments)
