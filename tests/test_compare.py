@@ -162,6 +162,7 @@ def test_what_cannot_be_mixed_is_refused(
         ([none, scores, tmp_path / "nowhere"], "nowhere' is neither"),
         ([run, other, scores], "the masks of 12 images differ"),
         ([run, trained], f"'{trained}' holds no evaluation; run `sceneparse evaluate"),
+        ([run, tmp_path / "no where"], "no where' does not exist; give a run folder"),
         ([run, tmp_path / "damaged"], "damaged or not of a run"),
         ([run], "has nothing to be compared with"),
         ([run, scores, run], "given twice"),

@@ -105,6 +105,8 @@ def find_scores(folders: Sequence[Path], split: str | None) -> list[Path]:
 def _evaluations_in(folder: Path, split: str | None) -> list[Path]:
     if (folder / COUNTS_FILE).is_file():
         return [folder]
+    if not folder.exists():
+        raise InputError(f"'{folder}' does not exist; give a run folder or that of an evaluation")
     found = sorted(path.parent for path in folder.glob(f"eval_*/{COUNTS_FILE}"))
     if not found:
         command = command_line(["sceneparse", "evaluate", str(folder)])

@@ -64,8 +64,8 @@ def find_truth(place: Path, dataset: str | None, split: str | None, classes: Pat
     files = find_images(folder)[0]
     if beside := [path for path in files if _IMAGES & {*path.relative_to(folder).parts[:-1]}]:
         raise InputError(
-            f"'{folder}' holds images beside masks, e.g. {beside[0]}; give that of the masks, "
-            "or name the split with --split"
+            f"'{folder}' holds images beside masks, e.g. {beside[0]}; give the folder of the "
+            "masks, or name the split with --split"
         )
     masks = {relative_name(folder, path): path for path in files}
     if split is not None and (dataset or "").startswith("pascal_context"):
