@@ -157,11 +157,15 @@ def test_onnx_files_of_other_programs_are_evaluated(
 
     def run(*options: str) -> None:
         given = [str(path), "--data", str(root), "--split", "val", *options]
-        command.main(command.parser().parse_args([*given, "--output", str(tmp_path / "s")]))
+        command.main(command.parser().parse_args(given))
 
     with pytest.raises(InputError, match="--mean R G B --std R G B"):
         run()
-    run("--input-size", "64", "96", "--mean", "0", "0", "0", "--std", "1", "1", "1")
+    taken = ("--input-size", "64", "96", "--mean", "0", "0", "0", "--std", "1", "1", "1")
+    run(*taken, "--output", str(tmp_path / "scores"))
+    run(*taken)
+    for folder in (tmp_path / "scores", next(tmp_path.glob("eval_val_other_onnx*"))):
+        assert (folder / "eval.json").is_file()
     predict = nn.Sequential(nn.Upsample((64, 96), mode="bilinear"), network)
     found = sceneparse.evaluate(predict, scenes, mean=(0,) * 3, std=(1,) * 3, workers=0)
     assert f"{found.scores.mean_iou:.4f}" in capsys.readouterr().out

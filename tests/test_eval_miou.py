@@ -428,7 +428,7 @@ def test_class_names_are_not_formulas(make_run: MakeRun, scenes: Path, tmp_path:
         (["run", "--rule", "best"], "--rule: invalid choice: 'best' (choose from"),
         (["run", "--bootstrap", "-1"], "--bootstrap: must be 0 or more"),
         (["run", "--workers", "-1"], "--workers: must be 0 or more"),
-        (["run", "--protocol", "slide", "--crop", "0", "5"], "a height and width in 1..65535"),
+        (["run", "--protocol", "slide", "--crop", "70000", "64"], "a height and width in 1..65535"),
         (["run", "--scales", "0"], "scales must be positive"),
         (["nowhere"], "'nowhere' does not exist"),
     ],

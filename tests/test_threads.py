@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from sceneparse.data.loader import TensorSamples, training_loader
+from sceneparse.data.loader import TensorSamples, batches, training_loader
 from sceneparse.data.sampling import EpochSampler
 from sceneparse.runtime import neighbours, threads, versions
 from sceneparse.runtime.threads import VARIABLES, set_threads, usable_cores
@@ -255,7 +255,7 @@ def test_data_workers_have_one_thread(monkeypatch: pytest.MonkeyPatch, start: st
             timeout=60,
         )
         loader.multiprocessing_context = start
-        (batch,) = loader
+        (batch,) = batches(loader)
     finally:
         torch.set_num_threads(before)
     assert batch.images.flatten(1).tolist() == [[1, 1, 0]] * 2

@@ -31,8 +31,9 @@ def default_folder(
     name = "_".join([base, *variant])
     if settings == usual:
         return place / name
-    is_reserved = name == f"eval_{split_name(usual['split'])}{last}"
-    if not is_reserved and _settings_in(place / name) in ({}, settings):
+    # A network of another program has no usual split.
+    reserved = f"eval_{split_name(usual['split'])}{last}" if usual["split"] else None
+    if name != reserved and _settings_in(place / name) in ({}, settings):
         return place / name
     code = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return place / f"{name}_{code[:6]}"
