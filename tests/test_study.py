@@ -13,6 +13,7 @@ from sceneparse.cli import evaluate as evaluate_command
 from sceneparse.cli import study as study_command
 from sceneparse.config.recipes import find_config
 from sceneparse.data.synthetic import write_dataset
+from sceneparse.errors import Preempted
 from sceneparse.studies.segmentation import read_study
 
 BASE = """
@@ -68,6 +69,24 @@ def test_rows_and_seeds_are_tested_once(
     before = metrics.stat().st_mtime_ns
     assert call(study_command, path, *settings) == 0
     assert metrics.stat().st_mtime_ns == before
+
+
+def test_a_stopped_study_advises_what_it_takes(
+    study: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(_: object) -> None:
+        raise Preempted("SIGTERM received, saved after step 3; resume with --resume")
+
+    monkeypatch.setattr("sceneparse.studies.segmentation.train", stop)
+    path, settings = study
+    assert call(study_command, path, *settings) == Preempted.exit_code
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        "stopped: a signal was received, and run 1 of 4 is saved; repeat the same command to "
+        "resume it"
+    )
 
 
 def test_unfinished_runs_are_left_out(

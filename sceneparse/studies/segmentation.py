@@ -18,7 +18,7 @@ from sceneparse.config.types import Section, Seed
 from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.file_names import require_storable
 from sceneparse.data.sample_checks import require_labels
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, Preempted
 from sceneparse.evaluation.dataset import evaluate_dataset
 from sceneparse.evaluation.result import write_evaluation
 from sceneparse.inference.predictor import Predictor
@@ -184,7 +184,7 @@ def changes_since_start(config: SegConfig) -> list[str]:
 def carry_out(study: Study, process: Process, licences: str = "warn") -> Iterator[StudyRun]:
     """Train and test the unfinished runs; yield each one when it is finished.
 
-    licences: see `check_runs`.
+    licences: see `check_runs`. Raises Preempted after a signal.
     """
     dataset = open_test_set(study)
     series = Series("run", len(study.runs))
@@ -192,10 +192,16 @@ def carry_out(study: Study, process: Process, licences: str = "warn") -> Iterato
         if run.tested:
             continue
         series.begin(number, sum(not other.tested for other in study.runs))
-        with in_front(series.describe):
-            resume = run.folder.exists()
-            train(prepare_training(run.config, process, resume=resume, licences=licences))
-            _test(run, dataset, process)
+        try:
+            with in_front(series.describe):
+                resume = run.folder.exists()
+                train(prepare_training(run.config, process, resume=resume, licences=licences))
+                _test(run, dataset, process)
+        except Preempted as error:  # names --resume, which is no option of a study
+            raise Preempted(
+                f"a signal was received, and run {number} of {len(study.runs)} is saved; "
+                "repeat the same command to resume it"
+            ) from error
         yield run
 
 
