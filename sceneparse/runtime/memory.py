@@ -2,6 +2,7 @@
 
 import ctypes
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -30,8 +31,11 @@ def keep_freed_memory() -> None:
     """Keep freed blocks of up to 32 MB for later steps of this process (glibc only).
 
     By default glibc returns the activations of a network to the system after each step, and fetches
-    them again in the next one, page by page; that can take a sixth of a step.
+    them again in the next one, page by page; that can take a sixth of a step. Where the user has
+    set glibc's own variables (MALLOC_...), nothing changes.
     """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, -1)  # never
