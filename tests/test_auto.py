@@ -241,13 +241,14 @@ def test_a_full_disk_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(steps, "facts_of", full)
+    monkeypatch.setattr(steps, "facts_of", fail)
     output = tmp_path / "job"
     assert call(command, photos, "--time", "9h", "--weights", weights, "--output", output) == 2
-    assert capsys.readouterr().err.endswith(f"cannot write '{output}': No space left on device\n")
+    full = f"cannot write '{output}': No space left on device; choose another place with --output"
+    assert capsys.readouterr().err.endswith(f"{full}\n")
     assert not output.exists()
 
 
