@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.command import command_parser, create_output, writing
 from sceneparse.cli.evaluate import open_dataset, set_usual_data, usual_settings
 from sceneparse.cli.options import (
     add_device,
@@ -79,7 +78,7 @@ def main(options: argparse.Namespace) -> None:
     print(f"protocol     {predictor.protocol.description}")
     # Known before the passes over the images, not after them.
     with writing(place := calibration_path(checkpoint), _COPY):
-        tempfile.TemporaryFile(dir=place.parent).close()
+        create_output(place.parent)
     found = calibrate(predictor, dataset, options.workers)
     values = {
         "temperature": found.temperature,

@@ -27,6 +27,8 @@ from sceneparse.errors import InputError, first_few
 from sceneparse.runtime.shell import command_line
 
 if TYPE_CHECKING:
+    import torch
+
     from sceneparse.data.datasets import SegmentationDataset
     from sceneparse.evaluation.result import Evaluation
     from sceneparse.models.segmentation import SegmentationNetwork
@@ -178,8 +180,9 @@ def evaluate_one(options: argparse.Namespace) -> None:
     dataset = open_dataset(options, model)
     excluded = excluded_classes(options.exclude, model.classes)
     settings, variant = settings_of(options, model, usual)
-    usual_output = default_folder(Path(options.checkpoint), usual, settings, variant)
-    output = Path(options.output or usual_output)
+    output = Path(
+        options.output or default_folder(Path(options.checkpoint), usual, settings, variant)
+    )
     require_labels(dataset, predict_instead(options.checkpoint, dataset))
     check_saved(options.save, dataset, output)
     # The report alone shows the worst and best images.
@@ -217,7 +220,7 @@ def evaluate_one(options: argparse.Namespace) -> None:
             kept=kept,
         )
         if process.is_main:
-            write_results(options, model, evaluation, kept, output)
+            write_results(options, model, evaluation, kept, output, process.device)
 
 
 def check_saved(kinds: Sequence[str], dataset: SegmentationDataset, output: Path) -> None:
@@ -338,12 +341,12 @@ def write_results(
     evaluation: Evaluation,
     kept: KeptExamples,
     output: Path,
+    device: torch.device,
 ) -> None:
-    """Print the tables and write the files beside them."""
+    """Print the tables and write the files beside them; `device`: that the model ran on."""
     from sceneparse.evaluation.page import describe_model, write_report
     from sceneparse.evaluation.result import text, write_evaluation
     from sceneparse.report.pictures import example_grid, save_png
-    from sceneparse.runtime.devices import choose_device
 
     print(text(evaluation))
     write_evaluation(output, evaluation)
@@ -355,7 +358,6 @@ def write_results(
     if options.report:
         about = describe_model(model, Path(options.checkpoint))
         title = f"{options.checkpoint}, {output.name}"
-        device = choose_device(options.device, model.device_types)
         write_report(output, title, evaluation, kept, about, device)
     print_document(output / "eval.json")
     rows = score_rows(evaluation, output, report=options.report)
