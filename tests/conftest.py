@@ -28,6 +28,8 @@ SHARED = ROOT.parent / "shared"
 # depend on how many there are.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 torch.set_num_threads(1)
+# On the CPU, where exact values are the same on every machine. CUDA_VISIBLE_DEVICES=0 tests a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 # What pytest-xdist runs in one process, one after the other, by the beginnings of tests' names:

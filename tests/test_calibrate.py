@@ -137,7 +137,7 @@ def draw_labels(run: Path, root: Path, split: str, temperature: float, **protoco
     for path in sorted((root / split / "images").iterdir()):
         image = np.asarray(Image.open(path))
         scores = predictor.score(image[None]).at(temperature)
-        probabilities = scores.probabilities()[0].double().numpy()
+        probabilities = scores.probabilities()[0].double().cpu().numpy()
         draws = random.random(image.shape[:2])
         labels = (probabilities.cumsum(axis=0) < draws * probabilities.sum(axis=0)).sum(axis=0)
         labels[:3] = 255

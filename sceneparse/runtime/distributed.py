@@ -1,9 +1,11 @@
 """One process or many (torchrun): rank, device, and sums over all processes."""
 
+import atexit
 import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ from sceneparse.runtime.devices import DEVICE_TYPES, choose_device, validate_com
 Value = TypeVar("Value")
 
 logger = logging.getLogger(__name__)
+
+# Seconds that gloo's threads get to free the tensors of the last exchange.
+_SETTLING = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ def join_processes(
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     own = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined] # missing in stubs
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if backend == "gloo":
+        # A thread of gloo that frees a tensor while Python shuts down aborts the process (torch
+        # 2.14). It does so late on a busy machine, and nothing tells when it has.
+        atexit.register(time.sleep, _SETTLING)
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
     try:
         yield Process(rank, world_size, device)
