@@ -289,7 +289,7 @@ def remove_everything(root: Path) -> None:
         (remove_a_mask, "1 images have no mask: scene_"),
         (put_a_label_out_of_range, "label values outside the table: 77 (1 px)"),
         (truncate_an_image, ".jpg: damaged or truncated"),
-        (remove_everything, "does not exist; set data.root"),
+        (remove_everything, "does not exist; give the folder of a dataset (data.root or"),
     ],
 )
 def test_unusable_data_is_one_line_and_no_run_folder(

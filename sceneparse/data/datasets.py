@@ -187,7 +187,7 @@ def _require_folder(root: Path) -> None:
     if root.exists():
         raise InputError(f"'{root}' is a file; give the folder of the dataset")
     raise InputError(
-        f"data folder '{root}' does not exist; set data.root, or give the folder of a dataset"
+        f"data folder '{root}' does not exist; give the folder of a dataset (data.root or --data)"
     )
 
 
