@@ -46,7 +46,7 @@ def damped(counts: PixelCounts) -> NDArray[np.float64]:
     """Weight a class by the root of its median_frequency weight; pixels have mean weight 1.
 
     Of the rules tried, only this one raised mean IoU on every dataset of rare classes (table in
-    docs/how-to/training.md). A class that never occurs has weight 0.
+    docs/results.md). A class that never occurs has weight 0.
     """
     weights, pixels = median_frequency(counts) ** 0.5, counts.sum(0)
     return np.asarray(weights * pixels.sum() / (weights @ pixels))

@@ -42,9 +42,10 @@ Sample = tuple[NDArray[np.uint8], Labels, str]
 
 
 class SegmentationDataset:
-    """Pairs read on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name.
+    """Reads samples on demand: image uint8 RGB (H, W, 3), mask of train ids (H, W), name.
 
-    With `resize`, both have another size than the files.
+    `table`: the classes. `bit_depth`: the bits that 16-bit images use, see read_image. `resize`:
+    scale image and mask; None: as in the files.
     """
 
     def __init__(
@@ -149,13 +150,12 @@ def create_dataset(
     complete: bool = True,
     bit_depth: int | None = None,
 ) -> SegmentationDataset:
-    """Return a split of a dataset: "train", "val", ... or a list file under root.
+    """Return a split of a dataset: "train", "val", ... or a list file below `root`.
 
-    `dataset` is a name of DATASETS. `classes` names the classes of dataset "folder", instead of
-    ROOT/classes.txt. `bit_depth`: the bits that 16-bit images use, see read_image. Raises
-    InputError for an unknown dataset, a missing folder, a classes.txt that contradicts the
-    dataset's table and, unless `complete` is False, for images without masks and masks without
-    images.
+    `dataset`: a name of DATASETS. `classes`: names of the classes of dataset "folder", instead of
+    ROOT/classes.txt. `complete`: whether every image must have a mask, and every mask an image.
+    `bit_depth`: the bits that 16-bit images use, see read_image. Raises InputError for an unknown
+    dataset, missing folders or files, and a classes.txt that contradicts the dataset's table.
     """
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)

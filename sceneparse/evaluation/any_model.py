@@ -40,12 +40,14 @@ def evaluate(  # noqa: PLR0913 - what a user may choose, all by keyword
 ) -> Evaluation:
     """Score a network or function of any library on a dataset of `create_dataset`.
 
-    `predict`, `mean`, `std`, `multiple` and `size`: see AnyNetwork; a network of ours has its own
-    normalisation. `protocol` and `settings`: see create_protocol, e.g. protocol="slide",
-    crop=(512, 512). `rule`: one of ABSENT_CLASS_RULES. `resamples`: of bootstrap intervals; None:
-    intervals by the jackknife; 0: none. `output`: a folder for the files that `sceneparse evaluate`
-    writes. `workers`: processes that read images; where processes do not fork, as on Windows and
-    macOS, a script calls this below `if __name__ == "__main__":`, or with 0. Raises InputError.
+    `predict`, `mean`, `std`, `multiple`, `size`: see AnyNetwork; networks of this package have
+    their own normalisation. `protocol`, `settings`: name and settings for create_protocol, e.g.
+    protocol="slide", crop=(512, 512). `rule`: how absent classes count, a name of
+    ABSENT_CLASS_RULES. `resamples`: draws of a bootstrap for the intervals; None: jackknife; 0: no
+    intervals. `boundary`: also compute boundary scores. `exclude`: classes to leave out of the
+    means. `output`: folder for the files that `sceneparse evaluate` writes. `workers`: processes
+    that read images. On Windows and macOS, call this in a script below
+    `if __name__ == "__main__":`, or with workers=0. Raises InputError.
 
     >>> data = sceneparse.create_dataset("folder", "data/mine", "val")
     >>> result = sceneparse.evaluate(model, data, mean=(0.5,) * 3, std=(0.5,) * 3)

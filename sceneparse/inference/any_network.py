@@ -22,13 +22,14 @@ Size = tuple[int, int]
 
 
 class AnyNetwork(SegmentationNetwork):
-    """A network or function of any library, to be used as a network of ours.
+    """A network or function of any library, for Predictor and `evaluate`.
 
     `predict` gets normalised images (B, 3, H, W), float32, and returns logits (B, K, h, w) or
-    labels (B, H, W), as a tensor, as an array, as "out" or "logits" of a mapping (torchvision), or
-    as an attribute `logits` (transformers). Logits are enlarged to the image, bilinearly, without
-    aligned corners. `mean`, `std`: RGB in 0..1. `multiple`: images are extended to the right and
-    bottom to a multiple of it. `size`: the only height and width that it takes; images are scaled.
+    labels (B, H, W): as a tensor or array, as "out" or "logits" of a mapping (torchvision), or as
+    an attribute `logits` (transformers). Logits are enlarged to the image, bilinearly, without
+    aligned corners. `classes`, `colors`: names and RGB colours 0..255 of the classes. `mean`,
+    `std`: RGB in 0..1. `multiple`: images are padded to multiples of it, at the right and bottom.
+    `size`: the only height and width that the network takes; images are scaled to it.
 
     Shape: (B, 3, H, W) normalised images -> {"out": (B, K, h, w)}
     """

@@ -55,20 +55,18 @@ _NOTEBOOK_SIDE = 1600
 
 
 class Predictor:
-    """Predicts images with a trained model, under the protocol of its validation.
+    """Predicts images with a trained model, by default under the protocol of its validation.
 
-    `source`: a run or checkpoint folder, an exported file, a folder of `save_pretrained`, or a
-    model.
+    `source`: a run folder, a checkpoint, an exported file, a folder of `save_pretrained`, or a
+    model. `device`: "cpu", "cuda", "cuda:NUMBER" or "mps"; None: the best available, GPUs first.
+    `amp`: mixed precision, auto, bf16, fp16 or off; None: as in training. `dtype` ("float32",
+    "bfloat16", "float16") and `compile`: prepare the network for speed (prepare_for_inference); not
+    together with `amp`. `abstain`: pixels whose confidence (the probability of their class) is
+    below it get the ignore index (255) instead of a class; warns if the model is not calibrated.
+    `protocol`, `settings`: name and settings for create_protocol; None: as in validation.
 
-    `device`: "cpu", "cuda", "cuda:NUMBER" or "mps"; None: the best there is, GPUs first. `amp`:
-    auto, bf16, fp16 or off; None: as trained. `dtype` (float32, bfloat16, float16) and `compile`
-    prepare the network for speed instead (prepare_for_inference). `abstain`: pixels whose
-    confidence, the probability of their class, is below it get the ignore index (255) instead of a
-    class; warns if the model is not calibrated. `protocol` and the settings after it are those of
-    create_protocol; None: as trained.
-
-    Logits are divided by the temperature of the model's calibration, if it has one (`sceneparse
-    calibrate`). Raises InputError if the checkpoint cannot be used.
+    If the model is calibrated (`sceneparse calibrate`), logits are divided by its temperature.
+    Raises InputError if the checkpoint cannot be used.
     """
 
     def __init__(
@@ -116,8 +114,8 @@ class Predictor:
     ) -> Prediction | list[Prediction]:
         """Predict an image, or each image of a list: files, Pillow images, arrays or tensors.
 
-        Arrays (H, W, C) are RGB, RGBA or grey, tensors (C, H, W) alike: uint8, uint16 or floats in
-        0..1; see load_picture. Raises InputError for other values.
+        Arrays (H, W, C) and tensors (C, H, W) are RGB, RGBA or grey, of uint8, uint16 or floats in
+        0..1 (see load_picture). Raises InputError for other values.
         """
         if isinstance(image, list | tuple):
             return [self(each) for each in image]
@@ -125,10 +123,7 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """The type of the computation, how it was prepared, and its temperature if it has one.
-
-        E.g. "bfloat16, norms folded, temperature 1.32".
-        """
+        """Description of the precision, such as "bfloat16, norms folded, temperature 1.32"."""
         kind = self.model.precision or self.compute.name
         if self._prepared:
             kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
@@ -144,11 +139,11 @@ class Predictor:
         keep_probabilities: bool = False,
         keep_confidence: bool = False,
     ) -> list[Prediction]:
-        """Predict images of equal size (H, W, 3) together.
+        """Predict RGB images (H, W, 3) of equal size together.
 
-        With `keep_probabilities`, each prediction can compute its probabilities, which takes
-        memory; with `keep_confidence`, it has those of its labels, at any size. Raises InputError
-        if the sizes differ.
+        `keep_probabilities`: predictions can compute their `probabilities`, which takes memory.
+        `keep_confidence`: predictions hold the `confidence` of their labels. Raises InputError if
+        the sizes differ.
         """
         height, width = images[0].shape[:2]
         if any(image.shape != images[0].shape for image in images):
@@ -181,8 +176,8 @@ class Predictor:
         """Predict all images and videos below a folder into files, as `sceneparse predict` does.
 
         `output` gets a folder for each kind of `save` (index, color, overlay, raw, probabilities)
-        and shares.json. `opacity`: of overlays. Shows progress on stderr. What cannot be read is
-        skipped and named in the returned value; results of earlier predictions are no inputs.
+        and shares.json. `opacity`: of overlays. Shows progress on stderr. Files that cannot be read
+        are skipped and listed in the result; results of earlier predictions are skipped too.
         Raises InputError if nothing can be predicted, or if a result would overwrite an input.
         """
         return predict_folder(self, Path(folder), Path(output), save, opacity)
@@ -245,11 +240,11 @@ class Predictor:
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """The prediction of an image: `labels` (H, W), a class number for each pixel.
+    """The prediction of an image: `labels` (H, W), the class number of each pixel.
 
-    With `abstain`, unsure pixels hold the table's ignore index.
-    `tiled`: whether the image was so large that it was predicted in tiles. `confidence` (H, W), if
-    it was kept: the probability of each pixel's class, 0 without a class.
+    With `abstain`, pixels below the threshold hold the ignore index. `table`: the classes. `tiled`:
+    whether the image was predicted in tiles, since it is large. `confidence` (H, W): the
+    probability of each pixel's class, 0 without a class; None if it was not kept.
     """
 
     image: Picture
@@ -264,7 +259,7 @@ class Prediction:
     def probabilities(self) -> NDArray[np.float32]:
         """Probabilities of all classes (K, H, W), computed at the first use.
 
-        Raises InputError if they were not kept, or the image is too large.
+        Raises InputError if they were not kept, or if the image has more than 9 million pixels.
         """
         if self.labels.size > MAX_WHOLE:
             raise InputError(
@@ -278,7 +273,7 @@ class Prediction:
 
     @property
     def abstained(self) -> float:
-        """Share of the image without a class, because the network was unsure."""
+        """Share of the pixels without a class, because their confidence is below `abstain`."""
         return float((self.labels == self.table.ignore_index).mean())
 
     @property
@@ -321,14 +316,14 @@ class Prediction:
     def overlay(
         self, opacity: float = 0.5, *, legend: Literal["seen", "all", "none"] = "seen"
     ) -> Picture:
-        """Blend the image with the colours of its classes, above a legend.
+        """Return the image blended with the colours of its classes, above a legend.
 
-        `legend`: of the classes in the image, of all (so that pictures have equal height), or none.
+        `legend`: "seen" (classes in the image), "all" (pictures then have equal height) or "none".
         """
         return overlay(self.image, self.labels, self.table, opacity, legend)
 
     def save(self, path: str | Path) -> None:
-        """Write the overlay to a picture file of the kind of its suffix."""
+        """Write the overlay to a picture file; the suffix decides its format."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(self.overlay()).save(path)

@@ -34,12 +34,12 @@ def prepare_for_inference(
 ) -> Network:
     """Return a copy of a network that computes the same faster and can no longer be trained.
 
-    The copy has its batch norms folded into convolutions, no dropout, no auxiliary head, and
-    weights of `dtype` (a torch type, or "float32", "bfloat16", "float16") in channels_last layout,
-    except on mps. On a CPU in float32, wide 3x3 convolutions are computed by Winograd's algorithm
-    (WinogradConv2d), which takes more memory. With `compile`, torch.compile builds kernels
-    at the first image of each size. Images of any type are taken. Raises InputError for an unknown
-    type, for exported networks, and for `compile` on mps.
+    In the copy, batch norms are folded into convolutions, dropout and the auxiliary head are
+    removed, and weights have `dtype` (a torch type, or "float32", "bfloat16", "float16"), in the
+    layout channels_last except on mps. On a CPU in float32, wide 3x3 convolutions are computed by
+    Winograd's algorithm (WinogradConv2d), which takes more memory. `compile`: torch.compile builds
+    kernels at the first image of each size. The copy takes images of any type. Raises InputError
+    for an unknown type, for exported networks, and for `compile` on mps.
     """
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():

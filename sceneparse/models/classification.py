@@ -65,11 +65,11 @@ def create_classifier(
 ) -> Classifier:
     """Build a classification network, randomly initialised.
 
-    model: resnet18/34/50/101/152, resnet20/32/44/56/110 (three stages of 16 to 64 channels) or
-    timm:NAME. attention: a name of ATTENTION, in every residual block: after its second norm, in
-    bottlenecks after the 3x3 convolution. stem: "cifar" (3x3, stride 1, no pooling) or "imagenet"
-    (7x7, stride 2, max pooling). pretrained: weights to start from: "imagenet", a file, or the
-    folder of a run (see load_pretrained). Raises InputError.
+    `model`: resnet18/34/50/101/152, resnet20/32/44/56/110 (three stages of 16 to 64 channels) or
+    timm:NAME. `attention`: a name of ATTENTION, in every residual block after its second norm (in
+    bottlenecks that of the 3x3 convolution). `stem`: "cifar" (3x3, stride 1, no pooling) or
+    "imagenet" (7x7, stride 2, max pooling). `pretrained`: weights to start from: "imagenet", a
+    file, or the folder of a run (see load_pretrained). Raises InputError.
     """
     arguments = {key: value for key, value in locals().items() if key != "pretrained"}
     if attention not in ATTENTION:

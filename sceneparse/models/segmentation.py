@@ -32,10 +32,10 @@ _DOWNLOAD_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_onl
 class SegmentationNetwork(nn.Module, Described):
     """A network from images to logits: a model, or a file that was exported from one.
 
-    `precision`: the only precision the network computes in, None if it can be chosen.
-    `device_types`: the devices it runs on. `align_corners`: how its logits are enlarged to the
-    image; the networks of this package align the corners, those of others may not.
-    `gives_confidence`: whether its logits are more than labels.
+    `precision`: the only precision that the network computes in; None: it can be chosen.
+    `device_types`: the devices that it runs on. `align_corners`: how its logits are enlarged to the
+    image; networks of this package align the corners, others may not. `gives_confidence`: whether
+    it gives logits, and not labels only.
     Shape: (B, 3, H, W) normalised images, with `upsample=False` -> {"out": (B, K, h, w)}
     """
 
@@ -221,16 +221,16 @@ def create_segmentation_model(  # noqa: PLR0913 - keyword-only settings of one b
 ) -> SegmentationModel:
     """Build a segmentation model, randomly initialised; the defaults are SPNet-50.
 
-    head: a name of HEADS. backbone: resnet18/34/50/101/152, or the name of a timm model.
-    attention: a name of ATTENTION, the blocks inside ResNets; None: strip_pooling in ResNets, none
-    in timm models. attention_places: "spnet", the paper's places, or "all" blocks.
-    strip_pooling: True is short for attention="strip_pooling", False for attention="none".
-    aux: add an auxiliary head on stage 3, for training. output_stride: 8, 16 or 32.
-    width: channels inside the head. head_options: its own options, which the class in HEADS lists.
-    norm: a name of NORMS. zero_init_residual: mixed pooling
-    modules start as the identity, which learns faster from few images. stem, base_width,
-    multi_grid: of ResNets. pretrained: weights to start from: "imagenet", a file, or the folder of
-    a run (see load_pretrained). Raises InputError.
+    `head`: a name of HEADS. `backbone`: resnet18/34/50/101/152, or the name of a timm model.
+    `attention`: the blocks inside ResNets, a name of ATTENTION; None: strip_pooling in ResNets,
+    none in timm models. `attention_places`: "spnet" (the paper's residual blocks) or "all".
+    `strip_pooling`: True is short for attention="strip_pooling", False for attention="none".
+    `aux`: add an auxiliary head on stage 3, for training. `output_stride`: 8, 16 or 32. `width`:
+    channels inside the head; None: the head's default. `head_options`: options of the head, listed
+    by its class. `norm`: a name of NORMS. `zero_init_residual`: mixed pooling modules start as the
+    identity, which learns faster from few images. `stem`, `base_width`, `multi_grid`: for ResNets,
+    see there. `pretrained`: weights to start from: "imagenet", a file, or the folder of a run (see
+    load_pretrained). Raises InputError.
     """
     arguments = {key: value for key, value in locals().items() if key != "pretrained"}
     for kind, name, table in (("head", head, HEADS), ("norm", norm, NORMS)):

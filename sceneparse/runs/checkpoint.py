@@ -86,12 +86,12 @@ def read_training_state(folder: Path) -> dict[str, Any]:
 
 
 def load_model(path: str | Path) -> SegmentationModel | Classifier:
-    """Rebuild the model of a run (its best checkpoint), a checkpoint or a file, in eval mode.
+    """Load the model of a run (its best checkpoint), a checkpoint or a file, in evaluation mode.
 
-    A file is one of `sceneparse export` or `sceneparse weights`, or a folder of `save_pretrained`.
-    `classes`, `mean`, `std` and, for segmentation, `colors` are those of its training; `meta` is
-    the whole description, and the calibration of the checkpoint if there is one. Raises InputError
-    if a file is damaged or missing.
+    A file is a .safetensors file of `sceneparse export` or `sceneparse weights`, or a folder of
+    `save_pretrained`. The model has the `classes`, `mean`, `std` and, for segmentation, `colors` of
+    its training; `meta` is its whole description, with the calibration of the checkpoint if there
+    is one. Raises InputError if a file is damaged or missing.
     """
     path = Path(path)
     is_model = path.suffix == ".safetensors" or holds_one_model(path)
