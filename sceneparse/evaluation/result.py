@@ -50,9 +50,10 @@ COUNTS_FILE = "counts.npz"
 class Evaluation:
     """The counts of an evaluation, how it was done, and optional results.
 
-    `counts` (K, K), `by_image` (N, 3, K) in the order of `image_names`; `interval` of the mean IoU,
-    `class_intervals` of the IoU per class. `excluded` classes count in no mean. `settings`: what
-    was evaluated and how, by which folders of results are told apart.
+    `counts`: the confusion matrix (K, K). `by_image` (N, 3, K): correct, true and predicted pixels
+    of each image, in the order of `image_names`. `interval`: of the mean IoU. `class_intervals`: of
+    the IoU per class. `excluded`: classes that are in no mean. `facts`: lines for the reader, by
+    heading. `settings`: what was evaluated and how; comparisons choose folders of results by them.
     """
 
     protocol: str

@@ -22,10 +22,10 @@ _ROUNDING = 1e-4
 def load_picture(image: ImageLike, bit_depth: int | None = None) -> Picture:
     """Return an image as uint8 RGB (H, W, 3).
 
-    Files and Pillow images may have any mode; EXIF orientation is applied. Arrays are grey (H, W)
-    or (H, W, 1), RGB or RGBA, tensors (C, H, W) alike; values are uint8, uint16 or floats in 0..1.
-    Alpha is dropped, and uint16 is scaled by its high byte, or by `bit_depth`, as in files. Raises
-    InputError.
+    Files and Pillow images may have any mode; EXIF orientation is applied. Arrays (H, W, C) and
+    tensors (C, H, W) are grey, RGB or RGBA, grey ones also (H, W), of uint8, uint16 or floats in
+    0..1. Alpha is dropped. uint16 is scaled by its high byte, or by `bit_depth`, as in files.
+    Raises InputError.
     """
     if isinstance(image, str | Path):
         return read_image(Path(image).expanduser(), bit_depth)

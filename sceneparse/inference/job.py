@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Predicted:
-    """What became of many inputs, with results in the folder `output`.
+    """The outcome of predicting many inputs, with results in the folder `output`.
 
-    `inputs`: their number. `shares`: of each class, per predicted input; of a video a list with an
-    entry per frame. `failures`: an error for each other input, which names it. `skipped`: describes
-    the results of earlier predictions among the inputs. `abstained`: share of the pixels without a
-    class; None if the predictor does not abstain or nothing was predicted.
+    `inputs`: their number. `shares`: the share of each class, per predicted input; for a video a
+    list with an entry per frame. `failures`: an error for each input that was not predicted.
+    `skipped`: describes the results of earlier predictions among the inputs. `abstained`: share of
+    the pixels without a class; None if the predictor does not abstain or nothing was predicted.
     """
 
     output: Path

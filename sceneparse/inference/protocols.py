@@ -250,12 +250,13 @@ def create_protocol(  # noqa: PLR0913 - keyword-only settings
     weighting: str | None = None,
     resize: Mapping[Side, int] | None = None,
 ) -> Protocol:
-    """Return an entry of PROTOCOLS with changed settings; None keeps the protocol's own value.
+    """Return a protocol of PROTOCOLS with changed settings; None keeps its own value.
 
-    `crop` affects only protocols with windows. If `base` is None, it is the one the protocol has
-    for the `dataset`, if any. `resize` is data.resize of the training, {side: length}: whole and
-    slide then scale images to it. Raises InputError for an unknown name, size or scale, and for a
-    second base size beside `resize`.
+    `crop`: height and width of windows, for protocols that have them. `base`: see Protocol; None:
+    that of the protocol for the `dataset`, if any. `scales`, `mirror`: average scores over these
+    scales, and with the mirrored image. `weighting`: of pixels within a window, one of WEIGHTINGS.
+    `resize`: data.resize of the training, {side: length}; whole and slide then scale images to it.
+    Raises InputError for an unknown name, size or scale, and for `base` together with `resize`.
     """
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS)

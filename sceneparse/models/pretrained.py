@@ -41,11 +41,11 @@ def load_pretrained(
 ) -> None:
     """Load weights into a new model, and log what was taken, what is new and what was left out.
 
-    pretrained: "imagenet" (downloaded by timm), a file of weights, or a run, checkpoint or exported
-    file of ours. classes: names of the model's classes; if the source has names too, the scores of
-    classes of the same name are taken. setting: the name of `pretrained` in messages. The
-    description of the model gets the origin of the weights. Raises InputError if the backbone does
-    not fit.
+    `pretrained`: "imagenet" (downloaded by timm), a file of weights, or a run, checkpoint or
+    exported file of this package. `classes`: names of the model's classes; if the source has names
+    too, the classifier's weights are taken for classes of the same name. `setting`: the name of
+    `pretrained` in messages. The origin of the weights is stored in `model.meta`. Raises InputError
+    if the weights do not fit the backbone.
     """
     description = cast(Described, model).meta
     arguments = description["model"]
