@@ -18,6 +18,7 @@ import numpy as np
 
 from sceneparse.auto.intake import take_in
 from sceneparse.cli import convert
+from sceneparse.data.checks.duplicates import fingerprints_of
 from sceneparse.data.checks.splits import natural_order, plan_splits
 from sceneparse.data.datasets import SegmentationDataset, create_dataset, spread
 from sceneparse.data.pairing import Pair, pair_folders
@@ -119,8 +120,7 @@ def _crackforest(pack: Path, folder: Path) -> None:
     pairs = pair_folders(pack / "images", pack / "masks").pairs
     images = [pair.image for pair in pairs]
     shares = {"given": len(pairs) - _HELD_OUT_PHOTOS, "held_out": _HELD_OUT_PHOTOS}
-    with redirect_stdout(io.StringIO()):
-        prints = convert.fingerprints_of(images)
+    prints = fingerprints_of(images)
     split_of = plan_splits(images, prints, shares, 0, "together").split_of
     _without_split(pairs, {p.image for p in pairs if split_of[p.image] == "held_out"}, folder)
 

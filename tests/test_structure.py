@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "scoring": {"data", "evaluation", "metrics", "training"},
     # What the core above does without.
     "data/formats": {"data"},
-    "data/checks": {"data", "report"},
+    "data/checks": {"data", "report", "runtime"},
     "suspects": {
         *("config", "data", "data/checks", "inference", "report", "runs", "runtime", "training"),
     },

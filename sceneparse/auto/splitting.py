@@ -12,7 +12,6 @@ from sceneparse.data.checks.splits import SplitPlan, natural_order, plan_splits
 from sceneparse.data.formats.shared.source import Item
 from sceneparse.data.reading import read_all
 from sceneparse.errors import InputError
-from sceneparse.runtime.progress import Progress
 
 # Validation gets a fifth, but at least _WANTED images while that is no more than a third; scores
 # on _ENOUGH images are exact enough.
@@ -46,8 +45,7 @@ def split_items(
     images = [item.image for item in items]
     if len(images) > _MAX_COMPARED:
         return _in_blocks(images, seed)
-    with Progress("compare images", len(images), "images") as progress:
-        prints = fingerprints_of(images, progress.advance)
+    prints = fingerprints_of(images)
     share = val_share(len(images))
     shares = {"train": 1 - share, "val": share}
     shown = _classes_in(items, num_classes) if len(items) <= _MAX_LOOKED_AT else {}

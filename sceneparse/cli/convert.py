@@ -20,7 +20,6 @@ from sceneparse.files import files_of_users
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sceneparse.data.checks.duplicates import Fingerprint
     from sceneparse.data.checks.splits import SplitPlan
     from sceneparse.data.formats.shared.source import Item, Source
 
@@ -98,6 +97,7 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, object
 
 def plan_of(options: argparse.Namespace, items: Sequence[Item]) -> SplitPlan:
     """Return the split of each image: that of the source, or by shares."""
+    from sceneparse.data.checks.duplicates import fingerprints_of
     from sceneparse.data.checks.splits import SplitPlan, plan_splits
 
     own = {item.image: item.split for item in items if item.split is not None}
@@ -127,15 +127,6 @@ def refuse_useless(options: argparse.Namespace, names: Sequence[str], why: str) 
     """Raise InputError if one of these options was given, because it would change nothing."""
     if useless := [f"--{name.replace('_', '-')}" for name in given(options, names)]:
         raise InputError(f"{' and '.join(useless)} would change nothing: {why}; leave it out")
-
-
-def fingerprints_of(images: Sequence[Path]) -> list[Fingerprint]:
-    """Decode all images and return their fingerprints, with progress."""
-    from sceneparse.data.checks import duplicates
-    from sceneparse.runtime.progress import Progress
-
-    with Progress("compare images", len(images), "images") as progress:
-        return duplicates.fingerprints_of(images, progress.advance)
 
 
 def print_result(source: Source, plan: SplitPlan, pixels: NDArray[Any], target: Path) -> None:

@@ -97,7 +97,6 @@ def predict_folds(
     """Train a network per fold; return each with the images that it has not seen."""
     from sceneparse.inference.predictor import Predictor
     from sceneparse.runtime.distributed import join_processes
-    from sceneparse.runtime.progress import Progress
     from sceneparse.suspects.folds import plan_folds, train_folds
 
     start = config.model.pretrained
@@ -106,8 +105,7 @@ def predict_folds(
             f"the networks of the folds start from '{start}', as that of '{options.model}' did; if "
             "it was trained on these images, their wrong labels are harder to find"
         )
-    with Progress("compare images", len(dataset), "images") as progress:
-        folds = plan_folds(dataset, options.folds, progress.advance)
+    folds = plan_folds(dataset, options.folds)
     facts["folds"] = folds.note
     with join_processes(options.device) as process:
         checkpoints = train_folds(config, dataset, folds, output, process)

@@ -41,15 +41,23 @@ _Result = TypeVar("_Result")
 
 
 def read_all(
-    read: Callable[[_Item], _Result], items: Sequence[_Item], noun: str = "samples"
+    read: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    noun: str = "samples",
+    after: Callable[[], None] = lambda: None,
 ) -> list[_Result]:
-    """Apply `read` to all items in parallel; raise InputError with the first problems."""
+    """Apply `read` to all items in parallel; raise InputError with the first problems.
+
+    `after` is called after each item that was read, in any thread.
+    """
 
     def attempt(item: _Item) -> _Result | InputError:
         try:
-            return read(item)
+            result = read(item)
         except InputError as error:
             return error
+        after()
+        return result
 
     # Threads are enough, because decoding releases the interpreter lock.
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -28,13 +28,8 @@ def check_samples(
     `layout` is the name of the dataset. `after_sample` is called for each, in any thread. Raises
     InputError with the first problems.
     """
-
-    def labels_of(index: int) -> list[int]:
-        labels: list[int] = np.unique(dataset[index][1]).tolist()
-        after_sample()
-        return labels
-
-    found = set[int]().union(*read_all(labels_of, indices))
+    masks = read_all(lambda i: np.unique(dataset[i][1]).tolist(), indices, after=after_sample)
+    found = set[int]().union(*masks)
     if reason := why_unusable(found, dataset.table, layout, len(indices)):
         raise InputError(f"{dataset.pairs[0].mask.parent}: {reason}")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,7 @@ class Folds:
     note: str
 
 
-def plan_folds(
-    dataset: SegmentationDataset, count: int, after_image: Callable[[], None] = lambda: None
-) -> Folds:
+def plan_folds(dataset: SegmentationDataset, count: int) -> Folds:
     """Deal the images of a dataset to `count` folds of about equal size, always the same ones.
 
     Look-alikes, and images that follow each other in a video, share a fold; of a group that is too
@@ -53,7 +51,7 @@ def plan_folds(
     images = [pair.image for pair in dataset.pairs]
     if not 2 <= count <= len(images):
         raise InputError(f"--folds must be in 2..{len(images)}, the number of images, got {count}")
-    prints = fingerprints_of(images, after_image)
+    prints = fingerprints_of(images)
     names = [str(number) for number in range(count)]
     plan = plan_splits(images, prints, dict.fromkeys(names, 1.0), 0, "together", videos=True)
     members: list[list[int]] = [[] for _ in names]

@@ -1,6 +1,6 @@
 """Find images that show the same picture, by small fingerprints that are compared fast."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sceneparse.data.reading import read_all, read_image
+from sceneparse.runtime.progress import Progress
 
 # Two images look alike if both their 16x16 gradient signs and their 32x32 thumbnails agree: few
 # signs differ, and grey values differ little on average.
@@ -44,15 +45,12 @@ def fingerprint_of(image: NDArray[np.uint8]) -> Fingerprint:
     return Fingerprint((small[:, :-1] > small[:, 1:]).ravel(), thumbnail.astype(np.uint8))
 
 
-def fingerprints_of(images: Sequence[Path], after_image: Callable[[], None]) -> list[Fingerprint]:
-    """Decode images in parallel and return their fingerprints; raises InputError."""
-
-    def fingerprint(path: Path) -> Fingerprint:
-        result = fingerprint_of(read_image(path))
-        after_image()
-        return result
-
-    return read_all(fingerprint, images, "images")
+def fingerprints_of(images: Sequence[Path]) -> list[Fingerprint]:
+    """Decode images in parallel, with progress; return their fingerprints. Raises InputError."""
+    with Progress("compare images", len(images), "images") as progress:
+        return read_all(
+            lambda path: fingerprint_of(read_image(path)), images, "images", progress.advance
+        )
 
 
 def nearest_duplicates(

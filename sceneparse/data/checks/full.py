@@ -56,14 +56,8 @@ def check_all_samples(
     datasets: Mapping[str, SegmentationDataset], after_sample: Callable[[], None]
 ) -> list[SampleFacts]:
     """Decode every sample of all splits strictly, in parallel; a bad sample raises nothing."""
-
-    def check_one(job: tuple[str, int]) -> SampleFacts:
-        facts = _check_sample(job[0], datasets[job[0]], job[1])
-        after_sample()
-        return facts
-
-    jobs = [(split, i) for split, dataset in datasets.items() for i in range(len(dataset))]
-    return read_all(check_one, jobs)
+    jobs = [(split, data, i) for split, data in datasets.items() for i in range(len(data))]
+    return read_all(lambda job: _check_sample(*job), jobs, after=after_sample)
 
 
 def _check_sample(split: str, dataset: SegmentationDataset, index: int) -> SampleFacts:
