@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sceneparse.data.labels import count_labels
+from sceneparse.data.resizing import Resize, resize_mask
 from sceneparse.inference.predictor import Prediction
 from sceneparse.report.pictures import index_picture, overlay
 
@@ -80,14 +81,9 @@ def maps_to_draw(prediction: Prediction) -> dict[str, Any]:
 
 def at_view_size(values: NDArray[Any]) -> NDArray[Any]:
     """Take the nearest pixels of a map (H, W), so that no side is longer than MAX_VIEW."""
-    factor = min(MAX_VIEW / max(values.shape), 1)
-    sizes = [max(round(old * factor), 1) for old in values.shape]
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new)
-        for new, old in zip(sizes, values.shape, strict=True)
-    )
-    found: NDArray[Any] = values[rows[:, None], columns]
-    return found
+    if max(values.shape) <= MAX_VIEW:
+        return values
+    return resize_mask(values, Resize("long", MAX_VIEW).size(*values.shape))
 
 
 def _compressed(values: NDArray[Any]) -> str:

@@ -6,12 +6,11 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from sceneparse.data.labels import Color, LabelTable
+from sceneparse.data.resizing import Resize, resize_image, resize_mask
 from sceneparse.errors import one_line
 from sceneparse.report.pictures import Picture, overlay
 
@@ -62,13 +61,7 @@ def _entry(name: str, share: float, color: Color | None) -> str:
 
 def shrunk(image: Picture, labels: NDArray[Any], side: int) -> tuple[Picture, NDArray[Any]]:
     """Return image (H, W, 3) and labels (H, W), scaled so that no side is over `side` pixels."""
-    height, width = labels.shape
-    factor = side / max(height, width)
-    if factor >= 1:
+    if max(labels.shape) <= side:
         return image, labels
-    size = max(round(height * factor), 1), max(round(width * factor), 1)
-    small = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-    rows, columns = (
-        (np.arange(new) + 0.5) * old // new for new, old in zip(size, (height, width), strict=True)
-    )
-    return small, labels[rows.astype(int)[:, None], columns.astype(int)[None]]
+    size = Resize("long", side).size(*labels.shape)
+    return resize_image(image, size), resize_mask(labels, size)
