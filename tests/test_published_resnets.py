@@ -113,6 +113,8 @@ def test_colors_can_be_given_and_commands_read_the_file(
     assert f"accuracy     {right / 12:.4f}" in capsys.readouterr().out
     assert call(evaluate_command, *arguments, "--boundary") == 2
     assert "--boundary has no effect on a classifier" in capsys.readouterr().err
+    assert call(evaluate_command, *arguments, "--input-size", "32", "32") == 2
+    assert "--input-size has no effect on a classifier" in capsys.readouterr().err
 
     settings = [f"data.root={tmp_path / 'data'}", "data.dataset=folder", "model=resnet20"]
     settings += [f"pretrained={target}", f"output={tmp_path / 'run'}", "train.epochs=1"]

@@ -18,6 +18,7 @@ from sceneparse.cli.options import (
     add_option,
     add_palette,
     add_quiet,
+    changed,
     number,
     train_command,
 )
@@ -88,10 +89,8 @@ def require_effect(options: argparse.Namespace) -> None:
         useless = ["split", "folds", "device"]
         remedy = "is for --model RUN; add it, or give --splits"
         options.dataset = options.dataset or "folder"
-    defaults = parser()
-    for name in useless:
-        if getattr(options, name) != defaults.get_default(name):
-            raise InputError(f"--{name.replace('_', '-')} {remedy}")
+    if given := changed(options, parser(), useless):
+        raise InputError(f"{given[0]} {remedy}")
 
 
 def check_files(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
-from sceneparse.cli.options import add_option, add_palette, add_quiet, number
+from sceneparse.cli.options import add_option, add_palette, add_quiet, changed, number
 from sceneparse.cli.output import print_summary
 
 if TYPE_CHECKING:
@@ -60,10 +60,9 @@ def main(options: argparse.Namespace) -> None:
 
     given = Path(options.output) if options.output else None
     kind, paths, skipped = recognise([Path(run) for run in options.runs], given)
-    defaults = parser()
-    for name in ["split", "palette"] if kind == CLASSIFIERS else ["counted", "batch"]:
-        if getattr(options, name) != defaults.get_default(name):
-            raise InputError(f"--{name} changes nothing for {kind}; remove it")
+    useless = ["split", "palette"] if kind == CLASSIFIERS else ["counted", "batch"]
+    if found := changed(options, parser(), useless):
+        raise InputError(f"{found[0]} changes nothing for {kind}; remove it")
     for path in skipped:
         print(f"{path} holds results of a comparison and is skipped")
     output = given or OUTPUTS[kind]

@@ -18,6 +18,7 @@ from sceneparse.cli.options import (
     add_palette,
     add_protocol_options,
     add_quiet,
+    changed,
     number,
     protocol_settings,
 )
@@ -112,9 +113,8 @@ def main(options: argparse.Namespace) -> None:
 
 def given_besides(options: argparse.Namespace, used: set[str]) -> list[str]:
     """Return the options that were given and are not `used`, as "--name"."""
-    defaults = parser()
-    changed = [name for name, v in vars(options).items() if v != defaults.get_default(name)]
-    return [f"--{name}" for name in changed if name not in used | {"debug", "quiet", "json"}]
+    used = used | {"debug", "quiet", "json"}
+    return changed(options, parser(), [name for name in vars(options) if name not in used])
 
 
 def evaluate_images(options: argparse.Namespace) -> None:
@@ -250,12 +250,11 @@ def foreign_network(options: argparse.Namespace) -> SegmentationNetwork | None:
         onnx_function,
     )
 
-    given = {"--mean": options.mean, "--std": options.std, "--input-size": options.input_size}
-    if not any(given.values()):
+    given = changed(options, parser(), ("mean", "std", "input_size"))
+    if not given:
         return None
     if Path(options.checkpoint).suffix != ".onnx":
-        used = next(name for name, value in given.items() if value)
-        raise InputError(f"{used} is for ONNX files of other programs; omit it")
+        raise InputError(f"{given[0]} is for ONNX files of other programs; omit it")
     if not (options.data and options.split):
         raise InputError("the file of another program names no data; give --data and --split")
     options.dataset = options.dataset or "folder"

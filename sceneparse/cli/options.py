@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,6 +58,14 @@ def add_option(
         shown = default if isinstance(default, list | tuple) else [default]
         meaning += f"; default {' '.join(map(str, shown))}"
     parser.add_argument(name, help=meaning.replace("%", "%%"), **settings)
+
+
+def changed(
+    options: argparse.Namespace, parser: argparse.ArgumentParser, names: Iterable[str]
+) -> list[str]:
+    """Return which of the options `names` do not have their default, as "--name"."""
+    given = [name for name in names if getattr(options, name) != parser.get_default(name)]
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
 from sceneparse.cli.evaluate import RULES, score_rows
-from sceneparse.cli.options import add_json, add_option, add_palette, add_quiet, number
+from sceneparse.cli.options import add_json, add_option, add_palette, add_quiet, changed, number
 from sceneparse.cli.output import print_document, print_summary
 from sceneparse.errors import InputError, first_few
 
@@ -122,10 +122,8 @@ def main(options: argparse.Namespace) -> None:
 
 def require_effect(options: argparse.Namespace) -> None:
     """Raise InputError for an option of the pictures if there will be none."""
-    given = {"--images": options.images is not None, "--palette": options.palette != "dataset"}
-    for name, is_given in given.items():
-        if is_given and not options.report:
-            raise InputError(f"{name} is for the pictures of --report; add it")
+    if not options.report and (given := changed(options, parser(), ("images", "palette"))):
+        raise InputError(f"{given[0]} is for the pictures of --report; add it")
 
 
 def require_complete(matched: Matches, *, partial: bool) -> None:
