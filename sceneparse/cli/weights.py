@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
+from sceneparse.cli.options import add_option
 from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,14 +32,9 @@ def parser() -> argparse.ArgumentParser:
     result = command_parser("weights", "Convert published weights.", EXAMPLES)
     result.add_argument("source", metavar="IN", help="published .pth, .pt, .th or .tar file")
     result.add_argument("target", metavar="OUT", help=".safetensors file to write")
-    for name, meaning in (("mean", "mean"), ("std", "standard deviation")):
-        result.add_argument(
-            f"--{name}",
-            nargs=3,
-            type=float,
-            metavar=("R", "G", "B"),
-            help=f"{meaning} in 0..1 of the images it was trained on; default: as published",
-        )
+    of = "in 0..1 of the images it was trained on; default: as published"
+    add_option(result, "--mean R G B", f"mean {of}", type=float)
+    add_option(result, "--std R G B", f"standard deviation {of}", type=float)
     return result
 
 

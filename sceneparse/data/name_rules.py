@@ -42,12 +42,11 @@ class Marker(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to pair: without these markers the names of an image and its mask are equal.
+    """A way to pair: without their markers the names of an image and its mask are equal.
 
-    `matches`: the name of an image -> the name of its mask.
+    `mask`: the marker of masks. `matches`: the name of an image -> the name of its mask.
     """
 
-    image: Marker | None
     mask: Marker | None
     matches: Mapping[str, str]
 
@@ -123,7 +122,7 @@ def _rules(images: Collection[str], masks: Collection[str]) -> list[Rule]:
             shared = image_cores.keys() & mask_cores.keys()
             if shared and (image_marker or mask_marker):
                 matches = {image_cores[core]: mask_cores[core] for core in shared}
-                rules.append(Rule(image_marker, mask_marker, matches))
+                rules.append(Rule(mask_marker, matches))
     return rules
 
 

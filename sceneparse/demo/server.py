@@ -21,10 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from sceneparse.data.reading import read_image
 from sceneparse.demo.results import FILES, Choice
-from sceneparse.demo.samples import Load
 from sceneparse.demo.session import MAX_UPLOAD, Demo
 from sceneparse.errors import InputError, reason_of
-from sceneparse.report.pictures import Picture
 
 _PAGE = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -189,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         # The part after the last slash, of whatever system.
         name = query.get("name", "").replace("\\", "/").rpartition("/")[2] or "picture"
         with self.server.uploads:
-            load: Load = partial(_read_upload, Path(name), self._body())
+            load = partial(read_image, Path(name), content=self._body())
             return _json(demo.predict(name, load))
 
     def _body(self) -> bytes:
@@ -202,11 +200,6 @@ class _Handler(BaseHTTPRequestHandler):
         if len(content) < length:
             raise ConnectionResetError("the browser went away")
         return content
-
-
-def _read_upload(path: Path, content: bytes, bit_depth: int | None) -> Picture:
-    """Decode an upload; `path` names it in errors."""
-    return read_image(path, bit_depth, content)
 
 
 def _json(value: Any) -> tuple[bytes, str]:  # noqa: ANN401 - anything of JSON

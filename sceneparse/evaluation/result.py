@@ -80,21 +80,15 @@ class Evaluation:
     @property
     def how(self) -> dict[str, str]:
         """How the scores were computed, by heading."""
-        boundary = {} if self.boundary is None else {"boundaries": DEFINITION}
         counting = f"{self.rule}: {ABSENT_CLASS_RULES[self.rule]}"
         if self.excluded:
             counting += (
                 f"; excluded from the means: {', '.join(self.excluded_names)}, whose pixels still "
                 "count as wrong predictions of other classes"
             )
-        regions = {} if self.regions is None else {"regions": REGIONS}
-        return {
-            **self.facts,
-            "protocol": self.protocol,
-            "counting": counting,
-            **boundary,
-            **regions,
-        }
+        how = {**self.facts, "protocol": self.protocol, "counting": counting}
+        how |= {} if self.boundary is None else {"boundaries": DEFINITION}
+        return how if self.regions is None else {**how, "regions": REGIONS}
 
     @property
     def interval_words(self) -> str:
@@ -192,10 +186,8 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
         for row, iou, f1 in zip(result["classes"], *measured, strict=True):
             row |= {"boundary_iou": iou, "boundary_f1": f1}
     if evaluation.regions is not None:
-        result["classes"] = [
-            {**row, **found}
-            for row, found in zip(result["classes"], _region_rows(evaluation.regions), strict=True)
-        ]
+        for row, found in zip(result["classes"], _region_rows(evaluation.regions), strict=True):
+            row.update(found)
     result |= _confidence_results(evaluation)
     values: dict[str, Any] = plain(result)
     return values

@@ -86,7 +86,7 @@ def _matched(
     # Predictions may have encoded names: a%3Ab for a:b, as sceneparse predict writes them.
     files = _by_key(found, lambda name: key(name) if key(name) in wanted else key(unquote(name)))
     matches = [
-        Match(core, _only(files[core], found), masks[_one(names, masks)])
+        Match(core, _only(files[core], found), _only(names, masks))
         for core, names in wanted.items()
         if core in files
     ]
@@ -104,13 +104,9 @@ def _by_key(names: Mapping[str, Path], key: Callable[[str], str]) -> dict[str, l
 
 
 def _only(names: Sequence[str], files: Mapping[str, Path]) -> Path:
-    return files[_one(names, files)]
-
-
-def _one(names: Sequence[str], files: Mapping[str, Path]) -> str:
     if len(names) > 1:
         raise InputError(
             f"{len(names)} files belong to one image: "
             f"{first_few(files[name] for name in sorted(names))}; leave one of them"
         )
-    return names[0]
+    return files[names[0]]

@@ -44,10 +44,7 @@ class _Shape:
 
 def recognise(source: Path) -> str | None:
     """Recognise meta.json with classes, or JSON files in folders ann, with size and objects."""
-    if source.is_dir() and outline_of(source / "meta.json").inner.get("classes", frozenset()) >= {
-        "title",
-        "shape",
-    }:
+    if outline_of(source / "meta.json").inner.get("classes", frozenset()) >= {"title", "shape"}:
         return "meta.json lists classes with title and shape"
     found = [p for p in json_files(source) if outline_of(p).keys >= {"size", "objects"}]
     in_ann = [path for path in found if path.parent.name == "ann"]

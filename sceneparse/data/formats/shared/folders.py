@@ -121,11 +121,8 @@ def _draw_checked(item: Item, source: Source) -> Labels:
     mask = item.mask()
     height, width = image_size(item.image)
     if (height, width) != mask.shape:
-        sideways = (
-            "; the image is turned by EXIF: turn the mask too"
-            if ((width, height) == mask.shape and height != width)
-            else ""
-        )
+        turned = "; the image is turned by EXIF: turn the mask too"
+        sideways = turned if (width, height) == mask.shape else ""
         raise InputError(
             f"{item.image} is {width}x{height}, its mask {mask.shape[1]}x{mask.shape[0]}{sideways}"
         )

@@ -23,7 +23,6 @@ class Outline:
     `inner`: the keys of the first object in each value that is an object or a list of objects.
     """
 
-    is_list: bool = False
     keys: frozenset[str] = frozenset()
     inner: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -47,7 +46,7 @@ def outline_of(path: Path) -> Outline:
         return Outline()
     top = _first_object(content)
     inner = {key: frozenset(_first_object(value)) for key, value in top.items()}
-    return Outline(isinstance(content, list), frozenset(top), inner)
+    return Outline(frozenset(top), inner)
 
 
 def _first_object(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 - JSON holds anything
