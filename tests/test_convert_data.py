@@ -320,7 +320,7 @@ def test_a_module_is_a_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     for name in ("new_tool", "old_tool"):
         (tmp_path / f"copied_formats/{name}.py").write_text(
             f"def recognise(source): return '{name}'\n"
-            "def read(source, skipped, *, images=None): return source, images\n"
+            "def read(source, *, images=None): return source, images\n"
         )
     monkeypatch.syspath_prepend(tmp_path)
     copied = importlib.import_module("copied_formats")

@@ -12,7 +12,6 @@ from sceneparse.data.formats import FORMATS, Format, find_format
 from sceneparse.data.formats.shared.layouts import find_pairs
 from sceneparse.data.formats.shared.outlines import json_files
 from sceneparse.data.formats.shared.proposals import are_smoothed_black_and_white
-from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.pairing import IMAGE_SUFFIXES, find_images
 from sceneparse.errors import InputError
 from sceneparse.files import exists
@@ -56,7 +55,7 @@ def format_of(source: Path) -> tuple[Format, str, dict[str, object]]:
 
 
 def _are_smoothed(source: Path) -> bool:
-    masks = [pair.mask for pair in find_pairs(source, None, Skipped())[0]]
+    masks = [pair.mask for pair in find_pairs(source, None).pairs]
     return are_smoothed_black_and_white([masks[k] for k in spread(len(masks), _LOOKED_AT)])
 
 
@@ -67,7 +66,7 @@ def _refuse_images_alone(source: Path) -> None:
         return
     reason = "put masks of the same names into a folder 'masks' beside a folder 'images'"
     try:
-        find_pairs(source, None, Skipped())
+        find_pairs(source, None)
     except InputError as error:
         reason = str(error)
     raise InputError(

@@ -1,9 +1,9 @@
 """Formats that other tools write. Add one as a module here; it is then a format of `convert`.
 
 A module has two functions. `recognise(source)` returns how it knows the format, or None. It looks
-at the content, and is strict: it must not take the files of another tool. `read(source, skipped)`
-returns the images, classes and how the masks are drawn; its keyword parameters are the options that
-the format takes: `images` is --images. A module with `GENERAL = True` is asked only if no other
+at the content, and is strict: it must not take the files of another tool. `read(source)` returns
+the images, classes and how the masks are drawn; its keyword parameters are the options that the
+format takes: `images` is --images. A module with `GENERAL = True` is asked only if no other
 recognises the source; its `recognise` takes `images` too. The format's name is the module's, with
 "-" for "_".
 """
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.data.formats.shared.outlines import json_files
-from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.errors import InputError, refusing, unknown_name
 from sceneparse.files import exists, read_json
 
@@ -78,7 +77,7 @@ class Format:
         if not exists(source):
             raise InputError(f"'{source}' does not exist; give the annotation file or its folder")
         with refusing(source, f"not valid {self.name}"):
-            result: Source = self._module.read(source, Skipped(), **options)
+            result: Source = self._module.read(source, **options)
             return result
 
 

@@ -29,13 +29,12 @@ def recognise(source: Path) -> str | None:
     return f"{found[0].name} lists images, annotations and categories" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read COCO files; several are splits. Small instances cover large ones, by drawn area."""
     files = list(read_coco(source, images, panoptic=False))
     names = [name for file in files for name in file.category_names.values()]
     chosen = choose_classes(names, classes)
+    skipped = Skipped()
     items = [item for file in files for item in _items(file, chosen, skipped)]
     return Source(chosen.names, items, skipped, chosen.colors)
 

@@ -23,9 +23,7 @@ def recognise(source: Path) -> str | None:
     return f"{found[0].name} lists panoptic segments" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read panoptic JSON files; the PNG files are in the folder of the same name beside each.
 
     Pixels of no segment are ignored.
@@ -45,7 +43,7 @@ def read(
             segments = inside(folder, annotation["file_name"], file.path)
             draw = partial(_draw, segments, labels, chosen.ignore_index)
             items.append(Item(image.path, image.name, draw, image.split))
-    return Source(chosen.names, items, skipped, chosen.colors)
+    return Source(chosen.names, items, Skipped(), chosen.colors)
 
 
 def _draw(path: Path, label_of: Mapping[int, int], ignore: int) -> Labels:

@@ -7,7 +7,6 @@ from pathlib import Path
 from sceneparse.data.formats.shared.classes import SHIPPED, Classes, read_classes
 from sceneparse.data.formats.shared.colors import color_source
 from sceneparse.data.formats.shared.layouts import find_pairs
-from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Source
 from sceneparse.errors import InputError
 
@@ -24,7 +23,6 @@ def recognise(source: Path) -> str | None:
 
 def read(
     source: Path,
-    skipped: Skipped,
     *,
     images: Path | None = None,
     classes: Path | None = None,
@@ -44,10 +42,10 @@ def read(
             f"'{source}' holds no table of colours (class_dict.csv, label_colors.txt); write one "
             "with a line NAME,R,G,B per class and give it with --classes"
         )
-    pairs, notes = find_pairs(source, images, skipped)
+    found = find_pairs(source, images)
     if classes is None and _is_camvid(table_classes):
-        notes.append("all classes of CamVid; --classes camvid_11 makes the usual 11 of them")
-    return color_source(pairs, table_classes, classes, unknown_colors, skipped, notes)
+        found.notes.append("all classes of CamVid; --classes camvid_11 makes the usual 11 of them")
+    return color_source(found, table_classes, classes, unknown_colors)
 
 
 def _find_table(source: Path) -> Path | None:

@@ -35,9 +35,7 @@ def recognise(source: Path) -> str | None:
     return f"{found[0].name} is CVAT's XML" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read an XML file, or the one in a folder; higher z-order is on top, then later shapes.
 
     Points, lines and tags have no area and are skipped. The subsets of a project are splits.
@@ -56,7 +54,7 @@ def read(
     drawn = [shape.get("label", "") for entry in entries for shape in entry if shape.tag in _DRAW]
     chosen = choose_classes([*labels, *drawn], classes)
     finder = ImageFinder(images or _image_folder(path))
-    items = []
+    items, skipped = [], Skipped()
     for entry in entries:
         subset = entry.get("subset", "")
         image = finder.find(f"{subset}/{entry.get('name', '')}", path)

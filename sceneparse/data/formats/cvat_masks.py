@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sceneparse.data.formats.shared.classes import read_classes
 from sceneparse.data.formats.shared.colors import color_source
-from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Source
 from sceneparse.data.formats.shared.voc_folders import voc_pairs
 
@@ -20,13 +19,11 @@ def recognise(source: Path) -> str | None:
 
 def read(
     source: Path,
-    skipped: Skipped,
     *,
     images: Path | None = None,
     classes: Path | None = None,
     unknown_colors: str = "error",
 ) -> Source:
     """Read SegmentationClass; images are in JPEGImages or --images, splits in ImageSets."""
-    pairs, notes = voc_pairs(source, images, skipped)
-    table = read_classes(source / "labelmap.txt")
-    return color_source(pairs, table, classes, unknown_colors, skipped, notes)
+    found = voc_pairs(source, images)
+    return color_source(found, read_classes(source / "labelmap.txt"), classes, unknown_colors)

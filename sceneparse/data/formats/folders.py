@@ -12,8 +12,7 @@ from sceneparse.data.datasets import spread
 from sceneparse.data.decoding import open_image
 from sceneparse.data.formats.shared.classes import Classes, read_classes
 from sceneparse.data.formats.shared.colors import color_source, colors_in, describe_colors
-from sceneparse.data.formats.shared.layouts import MaskPair, find_pairs
-from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.layouts import MaskPair, MaskPairs, find_pairs
 from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import IGNORE_8_BIT, Labels
 from sceneparse.data.reading import read_labels, read_mask
@@ -35,26 +34,24 @@ def recognise(source: Path, images: Path | None = None) -> str | None:
     if not source.is_dir():
         return None
     try:
-        pairs, _ = find_pairs(source, images, Skipped())
+        pairs = find_pairs(source, images).pairs
     except InputError:
         return None
     return f"{pairs[0].mask.name} is the mask of {pairs[0].image.name}" if pairs else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read masks of class numbers 0..K-1; 255 is ignored, but in masks of 0 and 255 it is class 1.
 
     Names are those of --classes or classes.txt; with colours there, masks may be painted.
     """
-    pairs, notes = find_pairs(source, images, skipped)
-    named = _classes_of(source, classes)
+    found = find_pairs(source, images)
+    pairs, named = found.pairs, _classes_of(source, classes)
     if pairs and _is_colored(pairs[0].mask):
-        return color_source(pairs, _table(named, pairs[0].mask), None, "error", skipped, notes)
+        return color_source(found, _table(named, pairs[0].mask), None, "error")
     if pairs and named and named.colors and all(len({*color}) == 1 for color in named.colors):
-        return color_source(pairs, named, None, "error", skipped, notes)
-    return number_source(pairs, named, skipped, notes)
+        return color_source(found, named, None, "error")
+    return number_source(found, named)
 
 
 def masks_without_table(source: Path) -> list[Path]:
@@ -62,9 +59,8 @@ def masks_without_table(source: Path) -> list[Path]:
 
     Black and white masks of two classes need no table. Raises InputError as `read` does.
     """
-    pairs, _ = find_pairs(source, None, Skipped())
+    masks = [pair.mask for pair in find_pairs(source, None).pairs]
     named = _classes_of(source, None)
-    masks = [pair.mask for pair in pairs]
     shown = [masks[i] for i in spread(len(masks), _LOOKED_AT)] if masks else []
     if not shown or (named and named.colors):
         return []
@@ -95,20 +91,18 @@ def _table(named: Classes | None, mask: Path) -> Classes:
     )
 
 
-def number_source(
-    pairs: Sequence[MaskPair], named: Classes | None, skipped: Skipped, notes: list[str]
-) -> Source:
+def number_source(found: MaskPairs, named: Classes | None) -> Source:
     """Return the source of masks that hold class numbers, with these names or numbered ones."""
-    values = np.unique([value for pair in pairs for value in _values_of(pair.mask)])
+    values = np.unique([value for pair in found.pairs for value in _values_of(pair.mask)])
     draw: Callable[[Path], Labels] = read_mask
     if values.tolist() == [0, 255] and (named is None or len(named.names) == 2):
         draw = _read_binary
         named = named or Classes([*_BINARY])
-        notes.append(f"masks hold only 0 and 255: 255 becomes class 1, '{named.names[1]}'")
+        found.notes.append(f"masks hold only 0 and 255: 255 becomes class 1, '{named.names[1]}'")
     elif named is None:
-        named = Classes(_numbered(values, pairs))
-    items = [Item(p.image, p.name, partial(draw, p.mask), p.split) for p in pairs]
-    return Source(named.names, items, skipped, named.colors, notes)
+        named = Classes(_numbered(values, found.pairs))
+    items = [Item(p.image, p.name, partial(draw, p.mask), p.split) for p in found.pairs]
+    return Source(named.names, items, found.skipped, named.colors, found.notes)
 
 
 def _is_colored(mask: Path) -> bool:

@@ -66,15 +66,14 @@ def recognise(source: Path) -> str | None:
     return f"{found[0].name} holds tasks of Label Studio" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read tasks; of several annotations of an image the newest one that is not cancelled.
 
     Later regions are on top. Predictions are ignored.
     """
     finder = ImageFinder(images or (source if source.is_dir() else source.parent))
     newest: dict[Path, _Annotation] = {}
+    skipped = Skipped()
     for path in find_images(source, {".json"})[0] if source.is_dir() else [source]:
         for annotation in _annotations(path, skipped):
             image = _find(annotation.image, annotation.place, finder)

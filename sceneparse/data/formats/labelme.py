@@ -64,14 +64,12 @@ def recognise(source: Path) -> str | None:
     return f"{found[0].name} holds shapes and imagePath" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read LabelMe's files; shapes are drawn in their order, as labelme's own export does."""
     root = source if source.is_dir() else source.parent
     finder = ImageFinder(images or root)
     # Only the shapes are kept, because each file may hold its whole image.
-    found = []
+    found, skipped = [], Skipped()
     for path, content in _contents(source, skipped):
         shapes = list(_shapes(content["shapes"], path, skipped))
         found.append((path, _image_of(content, path, root, finder), _size(content, path), shapes))

@@ -9,8 +9,7 @@ from sceneparse.data.file_names import require_storable
 from sceneparse.data.formats.folders import number_source
 from sceneparse.data.formats.shared.classes import read_classes
 from sceneparse.data.formats.shared.image_finder import ImageFinder
-from sceneparse.data.formats.shared.layouts import MaskPair
-from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.layouts import MaskPair, MaskPairs
 from sceneparse.data.formats.shared.source import Source
 from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.data.tables import TABLE_SUFFIXES, find_columns, read_rows
@@ -34,9 +33,7 @@ def recognise(source: Path) -> str | None:
     return f"its columns are {', '.join(rows[0].cells)}" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read the columns image and mask, and split if it is there; paths below the table's folder.
 
     Masks hold 0..K-1; 255 is ignored.
@@ -58,7 +55,7 @@ def read(
         mask = masks.find(cells[columns["mask"]], place)
         named = _split(cells[split["split"]], place) if split else None
         pairs.append(MaskPair(image, mask, finder.name_of(image), named))
-    return number_source(pairs, None if classes is None else read_classes(classes), skipped, [])
+    return number_source(MaskPairs(pairs), None if classes is None else read_classes(classes))
 
 
 def _split(cell: str, place: str) -> str | None:

@@ -34,9 +34,7 @@ def recognise(source: Path) -> str | None:
     return None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read the folders with _classes.csv; train, valid and test are splits."""
     tables = _tables(source)
     if not tables:
@@ -45,13 +43,14 @@ def read(
     # In the order of their values.
     labels = [name for table in names.values() for _, name in sorted(table.items())]
     chosen = choose_classes(labels, classes, background=False)
-    items = []
+    items, skipped = [], Skipped()
     for path, name_of in names.items():
         index_of = {value: chosen.index(name) for value, name in name_of.items()}
-        pairs, _ = find_pairs(path.parent, images, skipped)
+        found = find_pairs(path.parent, images)
+        skipped.update(found.skipped)
         split = None if path.parent == source else split_named(path.parent.name)
         draw = partial(_draw, index_of, chosen.ignore_index)
-        items += [Item(p.image, p.name, partial(draw, p.mask), split) for p in pairs]
+        items += [Item(p.image, p.name, partial(draw, p.mask), split) for p in found.pairs]
     return Source(chosen.names, items, skipped, chosen.colors)
 
 

@@ -51,9 +51,7 @@ def recognise(source: Path) -> str | None:
     return f"{in_ann[0].name} holds size and objects" if in_ann else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read polygons, bitmaps and rectangles, later ones on top; other shapes are skipped.
 
     Datasets called train, val or test are splits.
@@ -65,6 +63,7 @@ def read(
     if not paths:
         raise InputError(f"'{source}' holds no ann/*.json; give the folder of the project")
     finder = ImageFinder(images or source)
+    skipped = Skipped()
     found = [(path, *_read_file(path, skipped)) for path in paths]
     labels += [shape.label for _, _, shapes in found for shape in shapes]
     chosen = choose_classes(labels, classes)

@@ -68,9 +68,7 @@ def recognise(source: Path) -> str | None:
     return f"{found[0].name} holds regions of VIA" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read VIA's files; later regions are on top. Their class is the attribute that they have.
 
     Of several attributes it is the one whose values are all named by --classes.
@@ -80,7 +78,7 @@ def read(
     if not files:
         raise InputError(f"'{source}' holds no file of VIA")
     finder = ImageFinder(images or root)
-    pictures = []
+    pictures, skipped = [], Skipped()
     for path in files:
         split = split_in(path, root) if len(files) > 1 else None
         for name, regions in _entries(path):

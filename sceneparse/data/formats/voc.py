@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from sceneparse.data.formats.shared.classes import Classes, read_classes
-from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.formats.shared.voc_folders import voc_pairs, voc_root
 from sceneparse.data.reading import read_mask
@@ -29,18 +28,18 @@ def recognise(source: Path) -> str | None:
     return f"it holds SegmentationClass and {found}" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read masks of class numbers; 255 is ignored. ImageSets/Segmentation gives the splits.
 
     The classes are those of --classes or class_names.txt, otherwise the 21 of Pascal VOC.
     """
-    pairs, notes = voc_pairs(source, images, skipped)
-    items = [Item(p.image, p.name, partial(read_mask, p.mask), p.split) for p in pairs]
+    found = voc_pairs(source, images)
+    items = [Item(p.image, p.name, partial(read_mask, p.mask), p.split) for p in found.pairs]
     root = voc_root(source) or source
     file = classes or next((root / n for n in _NAMES if (root / n).is_file()), None)
     if file is None:
-        notes.append("classes are the 21 of Pascal VOC, since no class_names.txt names others")
+        found.notes.append(
+            "classes are the 21 of Pascal VOC, since no class_names.txt names others"
+        )
     named = Classes([*VOC_CLASSES]) if file is None else read_classes(file)
-    return Source(named.names, items, skipped, named.colors, notes)
+    return Source(named.names, items, found.skipped, named.colors, found.notes)

@@ -41,16 +41,14 @@ def recognise(source: Path) -> str | None:
     return f"{found.name} holds a class number and shares of the image" if found else None
 
 
-def read(
-    source: Path, skipped: Skipped, *, images: Path | None = None, classes: Path | None = None
-) -> Source:
+def read(source: Path, *, images: Path | None = None, classes: Path | None = None) -> Source:
     """Read the label files of a folder or of its data.yaml; names of folders give the splits.
 
     Polygons are drawn as pycocotools draws them, small ones over large ones. Boxes have no outline
     and are skipped. Images without a label file show the background only.
     """
     root = source.parent if _is_yaml(source) else source
-    names = _names(source)
+    names, skipped = _names(source), Skipped()
     finder = ImageFinder(images or root)
     drawn = {finder.find(name, path): path for path, name in _label_files(root).items()}
     polygons = {image: _read_polygons(path, skipped) for image, path in drawn.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from sceneparse.data.color_codes import code_of, color_of, labels_of_codes
 from sceneparse.data.formats.shared.classes import IGNORE, Classes, choose_classes
-from sceneparse.data.formats.shared.layouts import MaskPair
+from sceneparse.data.formats.shared.layouts import MaskPairs
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Item, Source
 from sceneparse.data.labels import Color, Labels
@@ -71,12 +71,7 @@ class ColorTable:
 
 
 def color_source(
-    pairs: Sequence[MaskPair],
-    table: Classes,
-    classes: Path | None,
-    unknown_colors: str,
-    skipped: Skipped,
-    notes: Sequence[str] = (),
+    found: MaskPairs, table: Classes, classes: Path | None, unknown_colors: str
 ) -> Source:
     """Return the source of masks painted in the colours of a table, with the classes of a file."""
     if table.colors is None:
@@ -89,11 +84,11 @@ def color_source(
     if len(label_of) < len(own_color) + len(table.ignored_colors):
         raise InputError(f"{table.file}: two classes share a colour; give each its own")
     transparent = chosen.index(table.transparent or IGNORE)
-    decoder = ColorTable(label_of, chosen.ignore_index, transparent, unknown_colors, skipped)
-    items = [Item(p.image, p.name, partial(decoder.labels, p.mask), p.split) for p in pairs]
+    decoder = ColorTable(label_of, chosen.ignore_index, transparent, unknown_colors, found.skipped)
+    items = [Item(p.image, p.name, partial(decoder.labels, p.mask), p.split) for p in found.pairs]
     colors = [own_color[name] for name in chosen.names if name in own_color]
     own = colors if len(colors) == len(chosen.names) else None
-    return Source(chosen.names, items, skipped, chosen.colors or own, notes)
+    return Source(chosen.names, items, found.skipped, chosen.colors or own, found.notes)
 
 
 def colors_in(path: Path) -> dict[Color, int]:

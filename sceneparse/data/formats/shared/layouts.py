@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from sceneparse.data.formats.shared.skipped import Skipped
@@ -37,13 +37,20 @@ class MaskPair:
     split: str | None
 
 
-def find_pairs(
-    source: Path, images: Path | None, skipped: Skipped
-) -> tuple[list[MaskPair], list[str]]:
-    """Return all images with masks of a folder, and lines about how they were paired.
+@dataclass(frozen=True)
+class MaskPairs:
+    """Images with masks, lines about how they were paired, and the files that were skipped."""
 
-    `images`: the folder of the images, if it is known. Images without a mask are counted as
-    skipped. Raises InputError if the masks cannot be told from the images, or lack images.
+    pairs: list[MaskPair]
+    notes: list[str] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=Skipped)
+
+
+def find_pairs(source: Path, images: Path | None) -> MaskPairs:
+    """Return all images with masks of a folder; images without a mask are skipped.
+
+    `images`: the folder of the images, if it is known. Raises InputError if the masks cannot be
+    told from the images, or lack images.
     """
     pairs: list[MaskPair] = []
     rules: list[str] = []
@@ -53,12 +60,14 @@ def find_pairs(
         rules += [pairing.rule] if pairing.rule else []
         _require_images(pairing.pairs, image_folder)
         pairs += [_with_split(pair, split) for pair in pairing.pairs if pair.mask.is_file()]
+    notes = [f"images and masks are paired by their names: {rule}" for rule in rules[:3]]
+    found = MaskPairs(pairs, notes)
     used = {path for pair in pairs for path in (pair.image, pair.mask)}
     for folder in {source, images or source}:
         for path in find_images(folder)[0]:
             if path not in used:
-                skipped.add("image files without a partner", path)
-    return pairs, [f"images and masks are paired by their names: {rule}" for rule in rules[:3]]
+                found.skipped.add("image files without a partner", path)
+    return found
 
 
 def _require_images(pairs: tuple[Pair, ...], folder: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sceneparse.data.formats.shared.layouts import MaskPair, find_pairs
-from sceneparse.data.formats.shared.skipped import Skipped
+from sceneparse.data.formats.shared.layouts import MaskPairs, find_pairs
 from sceneparse.data.formats.shared.splits import split_named
 from sceneparse.errors import InputError
 from sceneparse.files import MAX_DESCRIPTION, read_text
@@ -21,10 +20,8 @@ def voc_root(source: Path) -> Path | None:
     return next((place for place in places if (place / "SegmentationClass").is_dir()), None)
 
 
-def voc_pairs(
-    source: Path, images: Path | None, skipped: Skipped
-) -> tuple[list[MaskPair], list[str]]:
-    """Return the images with masks and their splits, and notes; raises InputError."""
+def voc_pairs(source: Path, images: Path | None) -> MaskPairs:
+    """Return the images with masks and their splits; raises InputError."""
     root = voc_root(source) or source
     masks = next((root / n for n in _MASK_FOLDERS if any((root / n).glob("**/*.png"))), root)
     images = images or next(
@@ -32,17 +29,17 @@ def voc_pairs(
     )
     if images is None:
         raise InputError(f"'{root}' has no JPEGImages; give the folder of images with --images")
-    pairs, notes = find_pairs(masks, images, skipped)
+    found = find_pairs(masks, images)
     split_of = _listed_splits(root / "ImageSets" / "Segmentation")
     if len(set(split_of.values())) < 2:
-        return pairs, notes
-    for pair in pairs:
+        return found
+    for pair in found.pairs:
         if pair.name not in split_of:
-            skipped.add("masks that no list in ImageSets/Segmentation names", pair.mask)
-    for name in sorted(split_of.keys() - {pair.name for pair in pairs}):
-        skipped.add("names in ImageSets/Segmentation without a mask", name)
-    listed = [replace(p, split=split_of[p.name]) for p in pairs if p.name in split_of]
-    return listed, notes
+            found.skipped.add("masks that no list in ImageSets/Segmentation names", pair.mask)
+    for name in sorted(split_of.keys() - {pair.name for pair in found.pairs}):
+        found.skipped.add("names in ImageSets/Segmentation without a mask", name)
+    listed = [replace(p, split=split_of[p.name]) for p in found.pairs if p.name in split_of]
+    return replace(found, pairs=listed)
 
 
 def _listed_splits(folder: Path) -> dict[str, str]:
