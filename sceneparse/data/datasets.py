@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sceneparse.data.decoding import decode
 from sceneparse.data.labels import (
     Labels,
     LabelTable,
@@ -24,7 +25,7 @@ from sceneparse.data.pairing import (
     pair_folders,
     relative_name,
 )
-from sceneparse.data.reading import image_size, orientation_of, read_image, read_labels
+from sceneparse.data.reading import image_size, read_image, read_labels
 from sceneparse.data.resizing import Resize, resize_image, resize_mask
 from sceneparse.data.tables import TABLE_SUFFIXES
 from sceneparse.errors import InputError, first_few, unknown_name
@@ -108,7 +109,7 @@ def encode_mask(
 
 def _sizes_differ(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> InputError:
     """Return the error for a mask (H, W) that is not as large as its image (H, W)."""
-    orientation = orientation_of(pair.image)
+    orientation = decode(pair.image).orientation
     if mask == image[::-1] and orientation in _REMEDIES:
         return InputError(
             f"{pair.mask}: the image {pair.image} is stored sideways (EXIF orientation "

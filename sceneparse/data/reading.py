@@ -123,11 +123,6 @@ def warn_if_dark(image: NDArray[np.uint8]) -> None:
         )
 
 
-def orientation_of(path: Path) -> int:
-    """Return the EXIF orientation 1..8 of an image; 5 to 8 are stored sideways."""
-    return decode(path).orientation
-
-
 def largest_value(path: Path) -> int | None:
     """Return the largest number stored in a 16-bit image; None for other images.
 

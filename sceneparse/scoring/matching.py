@@ -60,7 +60,7 @@ def match_files(predictions: Path, masks: Mapping[str, Path]) -> Matches:
 def _better(by_path: Matches, found: Mapping[str, Path], masks: Mapping[str, Path]) -> Matches:
     """Match by file names alone if that matches more, and no two files share one."""
     try:
-        by_name = _matched(found, masks, _base)
+        by_name = _matched(found, masks, lambda name: _core(PurePosixPath(name).name))
     except InputError:
         if by_path.matches:
             return by_path
@@ -73,10 +73,6 @@ def _core(name: str) -> str:
     while (shorter := _MARKS.sub("", name)) != name:
         name = shorter
     return name
-
-
-def _base(name: str) -> str:
-    return _core(PurePosixPath(name).name)
 
 
 def _matched(

@@ -53,7 +53,8 @@ def read(source: Path, *, images: Path | None = None, classes: Path | None = Non
     labels = [str(name.text) for name in root.findall("meta//label/name")]
     drawn = [shape.get("label", "") for entry in entries for shape in entry if shape.tag in _DRAW]
     chosen = choose_classes([*labels, *drawn], classes)
-    finder = ImageFinder(images or _image_folder(path))
+    beside = path.parent / "images"
+    finder = ImageFinder(images or (beside if beside.is_dir() else path.parent))
     items, skipped = [], Skipped()
     for entry in entries:
         subset = entry.get("subset", "")
@@ -69,10 +70,6 @@ def _xml_files(source: Path) -> list[Path]:
     paths = sorted(source.glob("*.xml")) if source.is_dir() else [source]
     files = [path for path in paths if path.suffix.lower() == ".xml" and path.is_file()]
     return [path for path in files if _ROOT.search(read_start(path, 4096))]
-
-
-def _image_folder(path: Path) -> Path:
-    return path.parent / "images" if (path.parent / "images").is_dir() else path.parent
 
 
 def _parse(path: Path) -> ElementTree.Element:

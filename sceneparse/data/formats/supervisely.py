@@ -71,7 +71,8 @@ def read(source: Path, *, images: Path | None = None, classes: Path | None = Non
     for path, size, shapes in found:
         image = _image_of(path, source, finder)
         split = split_named(path.parent.parent.name)
-        items.append(Item(image, _name(finder, image), partial(_draw, size, shapes, chosen), split))
+        name = finder.name_of(image).replace("/img/", "/").removeprefix("img/")  # DATASET/NAME
+        items.append(Item(image, name, partial(_draw, size, shapes, chosen), split))
     return Source(chosen.names, items, skipped, chosen.colors)
 
 
@@ -93,11 +94,6 @@ def _read_file(path: Path, skipped: Skipped) -> tuple[tuple[int, int], list[_Sha
     with refusing(path, "not valid supervisely"):
         size = int(content["size"]["height"]), int(content["size"]["width"])
         return size, _shapes(path, content["objects"], skipped)
-
-
-def _name(finder: ImageFinder, image: Path) -> str:
-    """Return the name of an image without the folder img: DATASET/NAME."""
-    return finder.name_of(image).replace("/img/", "/").removeprefix("img/")
 
 
 def _shapes(path: Path, objects: Sequence[Mapping[str, Any]], skipped: Skipped) -> list[_Shape]:
