@@ -132,19 +132,18 @@ def report(
     found = {"suspects": f"{len(suspects)} regions in {images} of {len(dataset)} images"}
     facts = {**facts, **found, "a suspect": DEFINITION}
     print("\n".join(lines_of(facts)))
-    names, rows = dataset.table.names, []
-    for rank, suspect in enumerate(suspects[:_PRINTED], start=1):
-        region = suspect.region
-        classes = f"{names[region.given]} -> {names[region.suggested]}"
-        probabilities = f"{region.quality:.2f} -> {region.confidence:.2f}"
-        place = "{}, {}  {}x{}".format(*region.box)
-        name = one_line(dataset.pairs[suspect.image].name)
-        rows.append([str(rank), name, classes, probabilities, place, f"{region.score:.0f}"])
+    values, rows = suspect_rows(dataset, suspects), []
+    for row in values[:_PRINTED]:
+        classes = "{labelled} -> {suggested}".format_map(row)
+        probabilities = "{label_quality:.2f} -> {confidence:.2f}".format_map(row)
+        place = "{x}, {y}  {width}x{height}".format_map(row)
+        cells = [str(row["rank"]), one_line(row["image"]), classes, probabilities, place]
+        rows.append([*cells, f"{row['score']:.0f}"])
     heads = ["", "image", "label -> suggestion", "probabilities", "x, y  size", "score"]
     if rows:
         print("\n" + Table(title, heads, rows).as_text(numbers=False))
     page, table = output / "suspects.html", output / "suspects.csv"
     write_table(table, dataset, suspects)
     write_suspects_page(page, title, dataset, suspects, facts, device)
-    print_document({"how": facts, "suspects": suspect_rows(dataset, suspects)})
+    print_document({"how": facts, "suspects": values})
     print_summary("check", {**found, "report": page, "table": table})

@@ -85,23 +85,23 @@ def example_layers(example: Example, table: LabelTable) -> dict[str, str]:
     errors = np.where(example.errors(table.num_classes), 0, known)
     labels = {"truth": example.truth, "prediction": example.prediction}
     layers = {
-        name: layer_uri(without_background(found, table), table.colors, _LONGEST)
+        name: layer_uri(without_background(found, table), table.colors)
         for name, found in labels.items()
     }
-    return {**layers, "errors": layer_uri(errors, [_WRONG, _RIGHT], _LONGEST)}
+    return {**layers, "errors": layer_uri(errors, [_WRONG, _RIGHT])}
 
 
-def picture_uri(picture: Picture, longest: int = 320) -> str:
+def picture_uri(picture: Picture, longest: int) -> str:
     """Encode a picture (H, W, 3), shrunk to `longest` pixels, as the address for an <img>."""
     image = Image.fromarray(picture)
     image.thumbnail((longest, longest))
     return _uri("jpeg", lambda stream: image.save(stream, "JPEG", quality=85))
 
 
-def layer_uri(labels: NDArray[Any], colors: Sequence[Color], longest: int) -> str:
+def layer_uri(labels: NDArray[Any], colors: Sequence[Color]) -> str:
     """Encode labels (H, W) in their colours; ignored pixels are transparent."""
     height, width = labels.shape
-    factor = min(longest / max(height, width), 1)
+    factor = min(_LONGEST / max(height, width), 1)
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     small = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
     ids = np.asarray(small)

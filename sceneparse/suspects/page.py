@@ -72,36 +72,17 @@ def write_suspects_page(
         "facts": facts,
         "total": len(suspects),
         "classes": dataset.table.classes,
-        "figures": [_figure(dataset, rank, one) for rank, one in enumerate(shown, start=1)],
+        "figures": [
+            {**row, "pictures": _crops(dataset, suspect)}
+            for row, suspect in zip(suspect_rows(dataset, shown), shown, strict=True)
+        ],
     }
     write_page("suspects.html", path, values, device)
 
 
-def _figure(dataset: SegmentationDataset, rank: int, suspect: Suspect) -> dict[str, Any]:
-    image, mask, name = dataset[suspect.image]
-    region, names = suspect.region, dataset.table.names
-    x, y, width, height = region.box
-    return {
-        "pictures": [
-            {"name": kind, "uri": picture_uri(picture, longest=_SIDE)}
-            for kind, picture in _crops(dataset, image, mask, suspect).items()
-        ],
-        "rank": rank,
-        "name": name,
-        "labelled": names[region.given],
-        "suggested": names[region.suggested],
-        "confidence": region.confidence,
-        "quality": region.quality,
-        "place": f"{region.pixels:,} pixels in {width}x{height} at x {x}, y {y}",
-        "score": region.score,
-    }
-
-
-def _crops(
-    dataset: SegmentationDataset, image: Picture, mask: NDArray[Any], suspect: Suspect
-) -> dict[str, Picture]:
-    """Return a crop of the image, and the image under its label and under the suggestion."""
-    region = suspect.region
+def _crops(dataset: SegmentationDataset, suspect: Suspect) -> dict[str, str]:
+    """Encode a crop of the image, and the crop under its label and under the suggestion."""
+    (image, mask, _), region = dataset[suspect.image], suspect.region
     x, y, width, height = region.box
     side = max(width, height) + 2 * max(_MARGIN, max(width, height) // 4)
     rows = _around(y, height, side, mask.shape[0])
@@ -120,7 +101,10 @@ def _crops(
         "label": overlay(crop, labels, dataset.table, legend="none"),
         "suggestion": overlay(crop, suggested, dataset.table, legend="none"),
     }
-    return {kind: _outlined(picture, inside) for kind, picture in pictures.items()}
+    return {
+        kind: picture_uri(_outlined(picture, inside), longest=_SIDE)
+        for kind, picture in pictures.items()
+    }
 
 
 def _around(start: int, length: int, side: int, limit: int) -> slice:
