@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sceneparse.cli.command import OTHER_OUTPUT, command_parser, create_output, writing
 from sceneparse.cli.options import add_option, add_palette, add_quiet, changed, number
 from sceneparse.cli.output import print_summary
+from sceneparse.errors import InputError
 
 if TYPE_CHECKING:
     from sceneparse.studies.classifiers import Comparison
@@ -55,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Recognise the runs and compare them."""
-    from sceneparse.errors import InputError
     from sceneparse.studies.compare import CLASSIFIERS, OUTPUTS, recognise
 
     given = Path(options.output) if options.output else None
@@ -94,7 +94,6 @@ def compare_classifiers(options: argparse.Namespace, paths: list[Path], output: 
 
 def compare_evaluations(options: argparse.Namespace, paths: list[Path], output: Path) -> None:
     """Compare two evaluations class by class, or several, or rows of seeds, with the first."""
-    from sceneparse.errors import InputError
     from sceneparse.evaluation.compare import compare, text, verdict, write_comparison
     from sceneparse.studies.compare import read_runs
     from sceneparse.studies.rows import rows_of, table_of, write_rows

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sceneparse.data.labels import Color, Labels
+if TYPE_CHECKING:
+    from sceneparse.data.labels import Color, Labels
 
 _ROWS_AT_ONCE = 256
 
 
 def labels_of_codes(
-    picture: NDArray[np.uint8], label_of: Mapping[int, int]
+    picture: NDArray[np.uint8],
+    label_of: Mapping[int, int],
+    transparent: NDArray[np.bool_] | None = None,
 ) -> tuple[Labels, dict[int, int]]:
-    """Return the label of every pixel (H, W), and the number of pixels per code without label."""
+    """Return the label of every pixel (H, W), and the number of pixels per code without label.
+
+    The colours of `transparent` pixels (H, W) are not seen: they need no label, and get any.
+    """
     lookup = np.full(2**24, -1, np.int32)
     lookup[list(label_of.keys())] = list(label_of.values())
     labels = np.empty(picture.shape[:2], np.uint16)
@@ -26,8 +33,11 @@ def labels_of_codes(
         codes = band[..., 0] << 16 | band[..., 1] << 8 | band[..., 2]
         found = lookup[codes]
         labels[top : top + _ROWS_AT_ONCE] = found
-        if found.min(initial=0) < 0:
-            values, counts = np.unique(codes[found < 0], return_counts=True)
+        without = found < 0
+        if transparent is not None:
+            without &= ~transparent[top : top + _ROWS_AT_ONCE]
+        if without.any():
+            values, counts = np.unique(codes[without], return_counts=True)
             unknown.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     return labels, unknown
 

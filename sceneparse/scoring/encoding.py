@@ -113,10 +113,7 @@ def _of_colors(path: Path, table: LabelTable) -> Labels:
     picture, transparent = read_colors(path)
     known = {code_of(label.color): label.train_id for label in reversed(table.labels)}
     ids = {code: table.ignore_index if k is None else k for code, k in known.items()}
-    if transparent.any():  # the colour under transparency is not seen and means nothing
-        seen = np.array(table.labels[0].color, np.uint8)
-        picture = np.where(transparent[..., None], seen, picture)
-    labels, foreign = labels_of_codes(picture, ids)
+    labels, foreign = labels_of_codes(picture, ids, transparent)
     if foreign:
         shown = first_few(str(color_of(code)).replace(" ", "") for code in foreign)
         raise InputError(

@@ -13,6 +13,8 @@ from functools import cache
 from importlib import resources
 from itertools import islice
 
+from sceneparse.data.color_codes import color_of
+
 Color = tuple[int, int, int]
 _BLACK = (0, 0, 0)
 # Steps through all 2^24 colours that change each channel much; odd, so that none comes twice.
@@ -52,7 +54,7 @@ def _colors(count: int) -> list[Color]:
     """Return the first `count` colours, no two equal and none black."""
     listed = _listed_colors()
     used = {_BLACK, *listed}
-    codes = (_of_code(number * _STEP % 2**24) for number in range(1, 2**24))
+    codes = (color_of(number * _STEP % 2**24) for number in range(1, 2**24))
     others = (color for color in codes if color not in used)
     return [*listed[:count], *islice(others, max(count - len(listed), 0))]
 
@@ -61,8 +63,4 @@ def _colors(count: int) -> list[Color]:
 def _listed_colors() -> list[Color]:
     """Read the colours of palette.txt."""
     text = (resources.files(__package__) / "palette.txt").read_text(encoding="utf-8")
-    return [_of_code(int(code, 16)) for code in text.split()]
-
-
-def _of_code(code: int) -> Color:
-    return code >> 16, code >> 8 & 255, code & 255
+    return [color_of(int(code, 16)) for code in text.split()]

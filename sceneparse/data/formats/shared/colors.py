@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from sceneparse.data.color_codes import code_of, color_of, labels_of_codes
 from sceneparse.data.formats.shared.classes import IGNORE, Classes, choose_classes
 from sceneparse.data.formats.shared.layouts import MaskPairs
@@ -42,10 +40,7 @@ class ColorTable:
         """Read the mask in a file (H, W); raises InputError for colours outside the table."""
         picture, transparent = read_colors(path)
         codes = {code_of(color): label for color, label in self.label_of.items()}
-        if transparent.any():  # the colour under transparency is not seen and means nothing
-            seen = np.array(next(iter(self.label_of)), np.uint8)
-            picture = np.where(transparent[..., None], seen, picture)
-        labels, unknown = labels_of_codes(picture, codes)
+        labels, unknown = labels_of_codes(picture, codes, transparent)
         if unknown:
             codes |= self._codes_of_unknown(unknown, codes, path)
             labels, _ = labels_of_codes(picture, codes)
