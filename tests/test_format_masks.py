@@ -230,6 +230,15 @@ def test_folders_are_found_and_paired(
     assert rule is ("_" in f"{Path(image).name}{Path(mask).name}")
 
 
+def test_files_without_a_partner_are_counted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = save_images(tmp_path / "source", [f"images/{name}.jpg" for name in (*NAMES, "d")])
+    save_masks(root / "masks", [0, 1])
+    assert convert(root, tmp_path / "out", "--images", root / "images", *ALL) == 0
+    assert " 1 image files without a partner" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("images", "masks"),
     [

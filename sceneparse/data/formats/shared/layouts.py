@@ -63,10 +63,11 @@ def find_pairs(source: Path, images: Path | None) -> MaskPairs:
     notes = [f"images and masks are paired by their names: {rule}" for rule in rules[:3]]
     found = MaskPairs(pairs, notes)
     used = {path for pair in pairs for path in (pair.image, pair.mask)}
-    for folder in {source, images or source}:
-        for path in find_images(folder)[0]:
-            if path not in used:
-                found.skipped.add("image files without a partner", path)
+    folders = dict.fromkeys((source, images or source))
+    # The folder of the images may lie in the source.
+    for path in dict.fromkeys(path for folder in folders for path in find_images(folder)[0]):
+        if path not in used:
+            found.skipped.add("image files without a partner", path)
     return found
 
 
