@@ -77,15 +77,10 @@ def read(source: Path, *, images: Path | None = None, classes: Path | None = Non
         raise InputError(f"'{source}' holds no file of LabelMe, with the keys shapes and imagePath")
     labels = sorted({shape.label for *_, shapes in found for shape in shapes})
     chosen = choose_classes(labels, classes)
-    items = [
-        Item(
-            image,
-            finder.name_of(image),
-            partial(_draw, image, size, shapes, chosen),
-            split_in(path.parent, root),
-        )
-        for path, image, size, shapes in found
-    ]
+    items = []
+    for path, image, size, shapes in found:
+        draw, split = partial(_draw, image, size, shapes, chosen), split_in(path.parent, root)
+        items.append(Item(image, finder.name_of(image), draw, split))
     return Source(chosen.names, items, skipped, chosen.colors)
 
 
