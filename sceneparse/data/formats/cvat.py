@@ -102,7 +102,7 @@ def _polygon(canvas: Canvas, shape: Shape, label: int) -> None:
     points = [list(map(float, point.split(","))) for point in shape["points"].split(";")]
     if len(points) < 3:
         raise ValueError(f"a polygon of {len(points)} points")
-    canvas.polygons([np.array(points)], label)
+    canvas.polygon(np.array(points), label)
 
 
 def _box(canvas: Canvas, shape: Shape, label: int) -> None:
@@ -114,7 +114,7 @@ def _box(canvas: Canvas, shape: Shape, label: int) -> None:
         center = np.array([(left + right) / 2, (top + bottom) / 2])
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         corners = center + (corners - center) @ turn.T
-    canvas.polygons([corners], label)
+    canvas.polygon(corners, label)
 
 
 def _ellipse(canvas: Canvas, shape: Shape, label: int) -> None:

@@ -251,15 +251,9 @@ def _draw(image: Path, regions: Sequence[_Region], classes: Classes) -> Labels:
         with refusing(region.place, "it cannot be drawn"):
             if region.size != size:
                 raise ValueError(f"an image of {region.size[1]}x{region.size[0]} pixels")
-            _paint(canvas, region.shape, classes.index(region.label))
+            label = classes.index(region.label)
+            if isinstance(region.shape, bytes):
+                canvas.region(decode_alpha(region.shape, *size), 0, 0, label)
+            else:
+                canvas.outline(region.shape, label)
     return canvas.mask
-
-
-def _paint(canvas: Canvas, shape: NDArray[np.float64] | bytes, label: int) -> None:
-    if isinstance(shape, bytes):
-        canvas.region(decode_alpha(shape, *canvas.size), 0, 0, label)
-    elif shape.ndim == 2:
-        canvas.polygons([shape], label)
-    else:
-        x, y, across, down, angle = shape.tolist()
-        canvas.ellipse(x, y, (across, down), angle, label)

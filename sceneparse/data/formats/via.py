@@ -269,9 +269,5 @@ def _draw(image: Path, shapes: Sequence[tuple[_Shape, str]], classes: Classes) -
     canvas = Canvas(*image_size(image), classes.index("background"))
     for shape, label in shapes:
         with refusing(shape.place, "it cannot be drawn"):
-            if shape.numbers.ndim == 2:
-                canvas.polygons([shape.numbers], classes.index(label))
-            else:
-                x, y, across, down, angle = shape.numbers.tolist()
-                canvas.ellipse(x, y, (across, down), angle, classes.index(label))
+            canvas.outline(shape.numbers, classes.index(label))
     return canvas.mask

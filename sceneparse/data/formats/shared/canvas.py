@@ -35,9 +35,17 @@ class Canvas:
         """The mask as painted so far: (H, W)."""
         return np.asarray(cv2.transpose(self._columns))
 
-    def polygons(self, polygons: Sequence[NDArray[np.float64]], label: int) -> None:
-        """Fill polygons of points x, y (N, 2) as pycocotools does."""
-        fill_runs(self._columns.reshape(-1), coco_runs(polygons, *self.size), label)
+    def outline(self, numbers: NDArray[np.float64], label: int) -> None:
+        """Fill a polygon of corners x, y (N, 2), or an ellipse: centre, radii and angle (5,)."""
+        if numbers.ndim == 2:
+            self.polygon(numbers, label)
+        else:
+            x, y, across, down, angle = numbers.tolist()
+            self.ellipse(x, y, (across, down), angle, label)
+
+    def polygon(self, points: NDArray[np.float64], label: int) -> None:
+        """Fill a polygon of points x, y (N, 2) as pycocotools does."""
+        fill_runs(self._columns.reshape(-1), coco_runs([points], *self.size), label)
 
     def ellipse(self, x: float, y: float, radii: Sequence[float], angle: float, label: int) -> None:
         """Fill the pixels whose centre lies in an ellipse; `angle`: clockwise, in radians."""
