@@ -28,7 +28,7 @@ _BATCHES = 100
 def measure() -> list[Row]:
     """Time 100 batches of 128, and training steps of ResNet-18 with and without loading."""
     pixels = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 32, 3), dtype=np.uint8)
-    ours, theirs = _Endless(lambda: _our_batches(pixels)), _Endless(lambda: _torchvision(pixels))
+    ours, theirs = _our_batches(pixels), _torchvision(pixels)
     rows = [
         compare(
             "cls_input_vs_torchvision",
@@ -46,21 +46,7 @@ def measure() -> list[Row]:
     return rows
 
 
-class _Endless:
-    """Starts the next epoch when one ends, so that starting workers is not timed."""
-
-    def __init__(self, start: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
-        self._start, self._now = start, start()
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        found = next(self._now, None)
-        if found is None:
-            self._now = self._start()
-            return next(self)
-        return found
-
-
-def _take(batches: _Endless) -> None:
+def _take(batches: Iterator[tuple[Tensor, Tensor]]) -> None:
     for _ in range(_BATCHES):
         next(batches)
 
@@ -102,7 +88,8 @@ def _torchvision(pixels: np.ndarray[Any, Any]) -> Iterator[tuple[Tensor, Tensor]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loader = DataLoader(_Pictures(pixels), _BATCH, shuffle=True, num_workers=_WORKERS)
-        yield from loader
+        while True:
+            yield from loader
 
 
 def _training_step() -> Callable[[Tensor, Tensor], None]:

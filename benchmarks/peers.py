@@ -251,14 +251,11 @@ def draw(costs: Sequence[Cost], scored: Scored | None, path: Path) -> None:
     draw_points([*map(_score_point, costs)], path, labels, caption, front=True)
 
 
-def _group(peer: Peer) -> str:
-    """Return the toolkit and form of a network, as the legend names them."""
-    return _TOOLKITS.get(peer.toolkit, peer.toolkit) + _FORMS[peer.form]
-
-
 def _point(cost: Cost, label: str, y: tuple[float, float, float]) -> Point:
-    x = cost.milliseconds, cost.milliseconds_low, cost.milliseconds_high
-    return Point(cost.peer.network, label, _group(cost.peer), x, y)
+    """Return a point; the legend names the toolkit and form of its network."""
+    peer, x = cost.peer, (cost.milliseconds, cost.milliseconds_low, cost.milliseconds_high)
+    group = _TOOLKITS.get(peer.toolkit, peer.toolkit) + _FORMS[peer.form]
+    return Point(peer.network, label, group, x, y)
 
 
 def _cost_point(cost: Cost, few: bool) -> Point:

@@ -11,7 +11,6 @@ as those that the pretrained weights come from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +146,4 @@ def example_stepper(model: nn.Module, steps: int) -> Stepper:
 def example_loss(ignore_index: int) -> Callable[[Any, Tensor], Tensor]:
     """Return the loss of SMP's example: Dice over the classes that a batch shows."""
     dice = smp.losses.DiceLoss("multiclass", from_logits=True, ignore_index=ignore_index)
-    return partial(_dice_of_output, dice)
-
-
-def _dice_of_output(dice: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-    loss: Tensor = dice(outputs["out"], targets.long())
-    return loss
+    return lambda outputs, targets: dice(outputs["out"], targets.long())

@@ -176,7 +176,7 @@ def test_auto_keeps_what_is_small_in_memory(
     assert ["not kept" in text for text in logged] == [False, True, True]
 
 
-def testfree_memory_is_what_the_system_can_give() -> None:
+def test_free_memory_is_what_the_system_can_give() -> None:
     assert free_memory() <= 1.05 * psutil.virtual_memory().available
     assert free_memory() > 2**26
 

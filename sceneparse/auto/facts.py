@@ -85,8 +85,8 @@ def facts_of(
     groups = similar_groups([one.fingerprint for one in found])
     widths, shown = _measure(parts["train"], counts, [group[0] for group in groups])
     sided, reason = sided_classes(table.names, shown)
-    by_area = sorted((one.size[0], one.size[1]) for one in found)
-    by_area.sort(key=lambda size: size[0] * size[1])
+    sizes = ((one.size[0], one.size[1]) for one in found)
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
     return DataFacts(
         names=tuple(table.names),
         train_images=len(train),

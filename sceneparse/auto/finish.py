@@ -70,16 +70,15 @@ def _best(scores: Mapping[str, float]) -> str:
 
 def describe_scores(record: Mapping[str, Any]) -> str:
     """Return which scores decided, and whether the time brought nothing."""
-    scores, facts, first = record["scores"], as_plain(record["facts"]), as_plain(record["first"])
+    scores, first = record["scores"], as_plain(record["first"])
+    every = as_plain(record["facts"])["val_images"]
     parts = [f"fine-tuned {scores['run']:.4f}"]
     if first is not None:
-        images, every = first["validated"], facts["val_images"]
-        some = "" if images == every else f" on {images} of them"
+        some = "" if first["validated"] == every else f" on {first['validated']} of them"
         parts.append(f"first model {scores['first']:.4f}{some}")
     if "earlier" in scores:
         parts.append(f"earlier model {scores['earlier']:.4f}")
-    number = facts["val_images"]
-    text = f"mean IoU on {number} validation image{'s' * (number != 1)}: {', '.join(parts)}"
+    text = f"mean IoU on {every} validation image{'s' * (every != 1)}: {', '.join(parts)}"
     if record["chosen"] == "earlier":
         text += "; training brought no better model, so the earlier one is kept"
     return text

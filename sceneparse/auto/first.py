@@ -149,21 +149,17 @@ def train_first(
     process: Process,
     clock: Clock = time.monotonic,
 ) -> First:
-    """Train a light head on the frozen backbone of `config`; write its run to `folder`.
+    """Train a light head on the pretrained backbone of `config`; write its run to `folder`.
 
     It takes about `seconds`, but at least 20 steps. `folder` is written at the end, at once. The
     result depends on the numbers of crops, steps and validation images alone, which the speed of
-    the machine decides. Raises ValueError without pretrained weights, and InputError.
+    the machine decides. It runs in one process. Raises InputError.
     """
     start = clock()
 
     def left() -> float:
         return start + seconds - clock()
 
-    if config.model.pretrained is None:
-        raise ValueError("model.pretrained is null: a frozen backbone of random weights is useless")
-    if process.world_size > 1:
-        raise ValueError(f"the first rung runs in 1 process, not in {process.world_size}")
     validate_folder(folder, resume=False, overwrite=True)
     light = build_light(config, train_set.table, process)
     memory = _MEMORY * _free_bytes(process.device)

@@ -15,10 +15,7 @@ from sceneparse.data.datasets import SegmentationDataset, create_dataset
 from sceneparse.data.formats.folders import CLASS_FILES, masks_without_table
 from sceneparse.data.formats.shared.classes import read_classes
 from sceneparse.data.formats.shared.folders import write_folders
-from sceneparse.data.formats.shared.proposals import (
-    propose_table,
-    table_text,
-)
+from sceneparse.data.formats.shared.proposals import propose_table, table_text
 from sceneparse.data.formats.shared.skipped import Skipped
 from sceneparse.data.formats.shared.source import Item, Source, check_images, with_file_names
 from sceneparse.data.labels import Color

@@ -52,7 +52,7 @@ def split_items(
     best: tuple[tuple[int, int], SplitPlan] | None = None
     for attempt in range(_TRIES):
         # Splits of further attempts are those of other seeds, far from those that people give.
-        number = seed if attempt == 0 else seed + 1000003 * attempt
+        number = seed + 1000003 * attempt
         plan = plan_splits(images, prints, shares, number, "together", videos=True)
         lacking = _lacking(plan.split_of, shown)
         if best is None or lacking < best[0]:

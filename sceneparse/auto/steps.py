@@ -89,7 +89,11 @@ def plan_job(job: Job) -> None:
         record["earlier"] = str(earlier.model)
         record["scores"] = {} if earlier.mean_iou is None else {"earlier": earlier.mean_iou}
     with job.phase("reading the data"):
-        intake = _take_in(request) if earlier is None else earlier.intake
+        if earlier is None:
+            source, output, seed = request.source, request.output, request.seed
+            intake = take_in(source, output, val=request.val, classes=request.classes, seed=seed)
+        else:
+            intake = earlier.intake
         intake = replace(intake, bit_depth=request.given.get("data.bit_depth", intake.bit_depth))
         facts, splits = look_at(intake)
     record |= {"intake": intake, "facts": facts}
@@ -120,16 +124,6 @@ def _refuse_useless(request: Request) -> None:
             f"{' and '.join(useless)} would change nothing: '{request.source}' is an earlier job, "
             "whose data and weights are used; leave it out"
         )
-
-
-def _take_in(request: Request) -> Intake:
-    return take_in(
-        request.source,
-        request.output,
-        val=request.val,
-        classes=request.classes,
-        seed=request.seed,
-    )
 
 
 def look_at(intake: Intake) -> tuple[DataFacts, Splits]:

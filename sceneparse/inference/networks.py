@@ -141,8 +141,7 @@ def _open_export(path: Path) -> tuple[Any, dict[str, Any]]:
 def _checked_sizes(export: dict[str, Any], path: Path) -> list[tuple[int, int, float]]:
     """Return at which sizes an int8 file was compared, the largest first: equal labels at each."""
     with refusing(f"'{path}'", _NOT_OURS):
-        found = [(int(h), int(w), float(share)) for h, w, share in export.get("checked", [])]
-    return found
+        return [(int(h), int(w), float(share)) for h, w, share in export.get("checked", [])]
 
 
 def _read_description(text: str, path: Path) -> dict[str, Any]:

@@ -190,7 +190,8 @@ class Predictor:
 
     def images_at_once(self, height: int, width: int) -> int:
         """Return a batch size for images of a size, in pixels."""
-        return max(_BATCH_PIXELS // self.protocol.largest_size(height, width), 1)
+        largest = max(height * width, self.protocol.largest_scaled(height, width))
+        return max(_BATCH_PIXELS // largest, 1)
 
     @torch.inference_mode()
     def score(self, images: NDArray[np.uint8], protocol: Protocol | None = None) -> PixelScores:

@@ -141,10 +141,6 @@ class Protocol:
         factors = tuple(self._factor(height, width, scale) for scale in self.scales)
         return replace(self, base=None, scales=factors)
 
-    def largest_size(self, height: int, width: int) -> int:
-        """Return the number of pixels of an image at its own or the largest scale, if larger."""
-        return max(height * width, self.largest_scaled(height, width))
-
     def largest_scaled(self, height: int, width: int) -> int:
         """Return the number of pixels of an image at its largest scale."""
         sizes = [self.scaled(height, width, scale) for scale in self.scales]

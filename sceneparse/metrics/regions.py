@@ -80,10 +80,8 @@ class RegionCounts:
 
     def keep(self, classes: int) -> None:
         """Keep the counts of the first classes only."""
-        self.by_size, self.by_distance = (
-            self.by_size[..., :classes],
-            self.by_distance[..., :classes],
-        )
+        self.by_size = self.by_size[..., :classes]
+        self.by_distance = self.by_distance[..., :classes]
 
     def region_recall(self) -> NDArray[np.float64]:
         """Return the region recall by size and class (3, K), NaN without such regions."""

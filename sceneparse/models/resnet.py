@@ -171,7 +171,6 @@ class ResNet(nn.Module):
         stem_stride = 1 if stem == "cifar" else 4
         own = strides[: len(depths)]
         self.strides = tuple(stem_stride * stride for stride in accumulate(own, mul))
-        self.base_width = base_width
         widths = [base_width * 2**stage for stage in range(len(depths))]
         self.channels = tuple(width * block.expansion for width in widths)
         self.conv1, in_channels = _stem(stem, base_width)

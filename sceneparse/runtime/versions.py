@@ -35,25 +35,18 @@ def provenance(device: torch.device) -> dict[str, str]:
 
 def _commit() -> str:
     """Return the commit, marked "-dirty" if files differ from it; the release if there is none."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    described = _printed_by("git", "describe", "--always", "--dirty", "--exclude=*")
+    return f"release {sceneparse.__version__}" if described is None else described
+
+
+def _printed_by(*command: str) -> str | None:
+    """Return what a command prints in the folder of this file; None if it fails."""
     try:
         done = subprocess.run(  # noqa: S603 - a constant command
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return f"release {sceneparse.__version__}"
-    return done.stdout.strip()
-
-
-def _apple_chip() -> str:
-    """Return the name of a Mac's chip, e.g. Apple M2 Pro."""
-    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-    try:
-        done = subprocess.run(  # noqa: S603 - a constant command
-            command, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "Apple"
+        return None
     return done.stdout.strip()
 
 
@@ -65,7 +58,8 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
-        return f"{_apple_chip()}, GPU"
+        chip = _printed_by("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")  # Apple M2 Pro
+        return f"{'Apple' if chip is None else chip}, GPU"
     threads = torch.get_num_threads()
     info = Path("/proc/cpuinfo")  # on Linux only
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []

@@ -224,7 +224,7 @@ def _log_validation(record: Record, found: Validated) -> None:
     training, position, log = record.training, record.training.position, record.log
     seconds = record.progress.seconds
     logger.info(
-        f"epoch {position.epoch}/{training.last_epoch}  {found.description}  "
+        f"epoch {position.epoch}/{training.last_epoch}  {found.headline}  {found.details}  "
         f"(best {max(position.best, found.score):.4f})  trained {format_seconds(seconds)}"
     )
     if log is None:

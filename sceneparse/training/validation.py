@@ -54,11 +54,6 @@ class Validated:
     picture: Picture | None = None
     draw_worst: Callable[[], Picture] | None = None
 
-    @property
-    def description(self) -> str:
-        """Headline and details, for the log line."""
-        return f"{self.headline}  {self.details}"
-
 
 def mean_iou_so_far(
     matrix: ConfusionMatrix, rule: str = "cityscapes", excluded: Sequence[int] = ()

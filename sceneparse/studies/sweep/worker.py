@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import multiprocessing
@@ -34,6 +33,7 @@ from sceneparse.models.classification import create_classifier
 from sceneparse.models.licences import check_licence
 from sceneparse.models.origin import origin_of
 from sceneparse.runs.folder import is_run_folder
+from sceneparse.runs.log import read_records
 from sceneparse.runtime.devices import choose_device
 from sceneparse.runtime.distributed import Process, join_processes
 from sceneparse.runtime.progress import format_seconds, log_on_main
@@ -257,9 +257,8 @@ class _Objective:
             train(training)
         finally:
             training.lock.release()
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        values = [record for record in map(json.loads, lines) if record["kind"] == "val"]
-        return float(values[-1][metric])
+        values = [record[metric] for record in read_records(folder) if record["kind"] == "val"]
+        return float(values[-1])
 
 
 @contextmanager
