@@ -109,6 +109,16 @@ def with_folders(run: Path) -> None:
         shutil.copytree(folder, run / name)
 
 
+def test_models_below_the_home_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "run", 1, best_step=1)
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    assert sceneparse.load_model("~/run").meta["step"] == 1
+    assert sceneparse.load_model("~/run/best").meta["step"] == 1
+
+
 @pytest.mark.parametrize("change", [with_links, with_folders])
 def test_links_of_earlier_versions_are_read_and_replaced(
     tmp_path: Path, change: Callable[[Path], None]

@@ -93,7 +93,7 @@ def load_model(path: str | Path) -> SegmentationModel | Classifier:
     its training; `meta` is its whole description, with the calibration of the checkpoint if there
     is one. Raises InputError if a file is damaged or missing.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     is_model = path.suffix == ".safetensors" or holds_one_model(path)
     source, weights, meta = read_stored(path if is_model else resolve_checkpoint(path))
     if not meta:
