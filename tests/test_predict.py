@@ -454,6 +454,17 @@ def test_a_folder_becomes_in_python_what_the_command_writes(
         assert ("results of earlier predictions" in repr(found)) == earlier
 
 
+def test_a_tilde_stands_for_the_home_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, predictor = photos.parent, pointwise_predictor()
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(home))
+    found = predictor.predict_folder(f"~/{photos.name}", "~/found", save=["index"])
+    assert found.output == home / "found"
+    assert (home / "found" / "index" / "c.png").is_file()
+    predictor(f"~/{photos.name}/c.png").save("~/overlay.png")
+    assert (home / "overlay.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

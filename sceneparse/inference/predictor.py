@@ -180,7 +180,8 @@ class Predictor:
         are skipped and listed in the result; results of earlier predictions are skipped too.
         Raises InputError if nothing can be predicted, or if a result would overwrite an input.
         """
-        return predict_folder(self, Path(folder), Path(output), save, opacity)
+        folder, output = Path(folder).expanduser(), Path(output).expanduser()
+        return predict_folder(self, folder, output, save, opacity)
 
     def _needs_tiles(self, height: int, width: int) -> bool:
         # A photo that is resized as in training is small when it comes to the network.
@@ -325,7 +326,7 @@ class Prediction:
 
     def save(self, path: str | Path) -> None:
         """Write the overlay to a picture file; the suffix decides its format."""
-        path = Path(path)
+        path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(self.overlay()).save(path)
 
