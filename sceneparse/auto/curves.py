@@ -1,6 +1,7 @@
 """The curves of a fine-tuning over time."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,14 @@ from numpy.typing import NDArray
 _INK, _BLUE, _ORANGE, _GREEN = "#808080", "#3b82c4", "#e07b1a", "#2e9e5b"
 
 
-def draw_auto_curves(log: Sequence[Mapping[str, Any]], first: float | None = None) -> Figure:
-    """Draw loss, mean IoU and learning rate over minutes, from the records of metrics.jsonl.
+def draw_auto_curves(log: Sequence[Mapping[str, Any]], first: float | None) -> Figure:
+    """Draw loss, mean IoU and learning rate over minutes, from the records of a whole training.
 
-    `first`: mean IoU of the first rung. Dotted lines mark where the schedule was changed. The x
-    axis is steps if no record has a time.
+    `first`: mean IoU of the first rung. Dotted lines mark where the schedule was changed.
     """
     training = [record for record in log if record["kind"] == "train"]
     tested = [record for record in log if record["kind"] == "val"]
-    timed = any("seconds" in record for record in log)
-
-    def places(steps: Sequence[int]) -> NDArray[Any]:
-        return _minutes(log, steps) if timed else np.array(steps, dtype=float)
-
+    places = partial(_minutes, log)
     figure = Figure(figsize=(5.5, 6.5), layout="constrained")
     loss, score, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.5])
     steps, tested_steps = ([record["step"] for record in part] for part in (training, tested))
@@ -44,22 +40,21 @@ def draw_auto_curves(log: Sequence[Mapping[str, Any]], first: float | None = Non
             axes.axvline(place, color=_INK, linestyle=":", label=label)
     loss.set_ylabel("loss")
     score.set_ylabel("mean IoU")
-    rate.set(ylabel="learning rate", xlabel="minutes of training" if timed else "step")
+    rate.set(ylabel="learning rate", xlabel="minutes of training")
     loss.set_ylim(bottom=0)
     rate.set_ylim(bottom=0)
     for axes in (loss, score, rate):
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+        axes.legend(fontsize="small")
     return figure
 
 
 def _draw_losses(axes: Axes, places: NDArray[Any], losses: NDArray[np.float64]) -> None:
     """Draw the training loss, and its mean over a twentieth of the records."""
     axes.plot(places, losses, color=_BLUE, alpha=0.35, linewidth=1, label="training, each log")
-    groups = np.array_split(np.arange(len(losses)), min(20, max(len(losses), 1)))
-    ends = [np.mean(places[k]) for k in groups if len(k)]
-    means = [np.mean(losses[k]) for k in groups if len(k)]
+    groups = np.array_split(np.arange(len(losses)), min(20, len(losses)))
+    ends = [np.mean(places[k]) for k in groups]
+    means = [np.mean(losses[k]) for k in groups]
     axes.plot(ends, means, ".-", color=_BLUE, label="training, mean")
 
 
@@ -67,9 +62,5 @@ def _minutes(log: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> NDArray[
     """Return the minutes at which steps were taken, between the records that have a time."""
     known = sorted({(r["step"], r["seconds"] / 60) for r in log if "seconds" in r})
     known_steps, minutes = np.array([(0, 0.0), *known]).T
-    found = np.interp(steps, known_steps, minutes)
-    # Beyond the last known time, at the same speed.
-    speed = minutes[-1] / max(known_steps[-1], 1)
-    beyond = np.maximum(np.array(steps, dtype=float) - known_steps[-1], 0)
-    places: NDArray[np.float64] = found + beyond * speed
+    places: NDArray[np.float64] = np.interp(steps, known_steps, minutes)
     return places
