@@ -1,7 +1,7 @@
-"""Write the pages that follow from the code: settings, commands, and the list of modules.
+"""Write the pages that follow from the code: settings, commands, functions, and list of modules.
 
-Run it from the root of the repository after a change of a setting, an option, or the name or first
-line of a module:
+Run it from the root of the repository after a change of a setting, an option, a public function, or
+the name or first line of a module:
 
     python docs/generate_reference.py
 
@@ -14,15 +14,19 @@ import argparse
 import ast
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import sceneparse
 from sceneparse.cli.main import COMMANDS
 from sceneparse.config.classification import ClsConfig
 from sceneparse.config.segmentation import SegConfig
 from sceneparse.config.types import Section
+from sceneparse.data.datasets import SegmentationDataset
+from sceneparse.inference.predictor import Prediction
 from sceneparse.models.heads import HEADS, Options
 from sceneparse.studies.segmentation import StudyConfig
 from sceneparse.studies.sweep.settings import SweepConfig
@@ -65,6 +69,21 @@ Every command also takes `--help`, `--version` (the versions that a bug report n
 | 3 | the loss was not finite in too many steps in a row |
 | 75 | a signal stopped the run after it was saved; run the same command with `--resume` |
 | 130, 141 | Ctrl-C without a run to save; the reader of the output closed it |
+"""
+PYTHON = """\
+# Python
+
+The names below are importable from `sceneparse`; `Prediction` and `SegmentationDataset` are what
+they return. B is the batch, H and W are height and width, C the channels, K the number of classes.
+
+A segmentation network is a `torch.nn.Module` that maps normalised images (B, 3, H, W) to
+`{"out": logits}` with logits (B, K, H, W). In training mode there is `"aux"` as well.
+`model(images, upsample=False)` returns logits at the head's stride. A classifier maps images to
+logits (B, K). The keywords of `create_segmentation_model` are the settings of the section
+[`model`](settings.md#model).
+
+Input that cannot be used raises `sceneparse.errors.InputError`, a `ValueError`, with one line that
+names the problem and the remedy.
 """
 # Of every command; described once at the top of the page.
 SHARED = {"help", "version", "debug"}
@@ -262,6 +281,50 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
 
 
+def python_page() -> str:
+    """Return the page of the public functions and classes as Markdown."""
+    names = sorted(set(sceneparse.__all__) - {"__version__"}, key=str.lower)
+    public = {name: getattr(sceneparse, name) for name in names}
+    returned = {kind.__name__: kind for kind in (Prediction, SegmentationDataset)}
+    parts = [NOTE, PYTHON]
+    for name, thing in (public | returned).items():
+        text = f"{_call(name, thing)}\n\n" if name in public else ""
+        parts.append(f"## `{name}`\n\n{text}{_documentation(thing)}\n")
+        parts += [_members(thing)] if inspect.isclass(thing) else []
+    return "\n".join(parts)
+
+
+def _call(name: str, function: Callable[..., Any]) -> str:
+    """Write a call with all parameters and defaults, without types, which the text gives."""
+    signature = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=parameter.empty)
+        for parameter in signature.parameters.values()
+        if parameter.name != "self"
+    ]
+    plain = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    return f"`{name}{plain}`"
+
+
+def _members(kind: type) -> str:
+    """Return a table of what a class offers besides its parameters."""
+    rows = []
+    for name, member in vars(kind).items():
+        if isinstance(member, property | cached_property):
+            rows.append([f"`{name}`", _documentation(member)])
+        elif inspect.isfunction(member) and (name == "__call__" or not name.startswith("_")):
+            form = _call(kind.__name__.lower() if name == "__call__" else name, member)
+            rows.append([form, _documentation(member)])
+    one_line = [[form, " ".join(text.split())] for form, text in rows]
+    return _markdown(["member", "what it is or does"], one_line)
+
+
+def _documentation(thing: object) -> str:
+    """Return a docstring as Markdown, its example as a block of code."""
+    text, mark, example = (inspect.getdoc(thing) or "").partition(">>> ")
+    return text + (f"```python\n{example.replace(mark, '')}\n```" if example else "")
+
+
 def architecture_page() -> str:
     """Return docs/architecture.md with a fresh list of modules between its marks."""
     before, _, rest = (DOCS / "architecture.md").read_text(encoding="utf-8").partition(BEGIN)
@@ -292,6 +355,7 @@ def _first_line(path: Path) -> str:
 PAGES = {
     "reference/settings.md": settings_page,
     "reference/commands.md": commands_page,
+    "reference/python.md": python_page,
     "architecture.md": architecture_page,
 }
 
