@@ -54,8 +54,8 @@ def output_of(settings: list[str]) -> Path:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/cifar*.yaml")), ids=lambda p: p.stem)
 def test_configurations_are_the_reports_recipe(path: Path, tmp_path: Path) -> None:
     config = load_config(path, [], ClsConfig)
-    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 5e-4)
-    epochs = 8 if path.stem.endswith("_short") else 200
+    lr, epochs = (0.2, 8) if path.stem.endswith("_short") else (0.1, 200)
+    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (lr, 0.9, 5e-4)
     assert (config.train.epochs, config.train.batch_size) == (epochs, 128)
     assert (config.optim.milestones, config.optim.gamma) == ([100, 150], 0.1)
     assert (config.augment.padding, config.augment.mirror, config.optim.nesterov) == (
