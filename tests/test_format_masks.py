@@ -231,11 +231,12 @@ def test_folders_are_found_and_paired(
 
 
 def test_files_without_a_partner_are_counted_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = save_images(tmp_path / "source", [f"images/{name}.jpg" for name in (*NAMES, "d")])
     save_masks(root / "masks", [0, 1])
-    assert convert(root, tmp_path / "out", "--images", root / "images", *ALL) == 0
+    monkeypatch.chdir(tmp_path)
+    assert convert(Path("source"), tmp_path / "out", "--images", root / "images", *ALL) == 0
     assert " 1 image files without a partner" in capsys.readouterr().out
 
 

@@ -62,11 +62,12 @@ def find_pairs(source: Path, images: Path | None) -> MaskPairs:
         pairs += [_with_split(pair, split) for pair in pairing.pairs if pair.mask.is_file()]
     notes = [f"images and masks are paired by their names: {rule}" for rule in rules[:3]]
     found = MaskPairs(pairs, notes)
-    used = {path for pair in pairs for path in (pair.image, pair.mask)}
-    folders = dict.fromkeys((source, images or source))
-    # The folder of the images may lie in the source.
-    for path in dict.fromkeys(path for folder in folders for path in find_images(folder)[0]):
-        if path not in used:
+    used = {path.absolute() for pair in pairs for path in (pair.image, pair.mask)}
+    # The folder of the images may lie in the source, and one of them may be absolute.
+    folders = (source, images or source)
+    files = {path.absolute(): path for folder in folders for path in find_images(folder)[0]}
+    for absolute, path in files.items():
+        if absolute not in used:
             found.skipped.add("image files without a partner", path)
     return found
 
