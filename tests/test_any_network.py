@@ -95,11 +95,18 @@ def test_networks_of_other_libraries_score_as_they_are(
     assert found.scores.mean_iou == pytest.approx(counted(scenes, labels_of), abs=2e-4)
 
 
-def test_functions_may_give_labels_as_arrays(scenes: SegmentationDataset, tmp_path: Path) -> None:
+def test_functions_may_give_labels_as_arrays(
+    root: Path, scenes: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    (tmp_path / "data").symlink_to(root)
+
     def darkest(pixels: Tensor) -> np.ndarray[Any, Any]:
         return (pixels.mean(dim=1) > 0).long().numpy()
 
-    found = sceneparse.evaluate(darkest, scenes, workers=0, output=tmp_path / "scores")
+    data = sceneparse.create_dataset("folder", "~/data", "val")
+    found = sceneparse.evaluate(darkest, data, workers=0, output="~/scores")
     assert found.scores.mean_iou == counted(scenes, lambda p, _: (p.mean(dim=1) > 0).long()[0])
     assert (tmp_path / "scores/eval.json").is_file()
 

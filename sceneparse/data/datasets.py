@@ -160,7 +160,7 @@ def create_dataset(
     """
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
-    root = Path(root)
+    root = Path(root).expanduser()
     _require_folder(root)
     inside(root, split, "the split")
     split = split.replace("\\", "/")

@@ -74,6 +74,7 @@ def evaluate(  # noqa: PLR0913 - what a user may choose, all by keyword
         excluded=excluded,
     )
     if output is not None:
-        Path(output).mkdir(parents=True, exist_ok=True)
-        write_evaluation(Path(output), evaluation)
+        folder = Path(output).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_evaluation(folder, evaluation)
     return evaluation
