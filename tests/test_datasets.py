@@ -334,7 +334,8 @@ def test_cityscapes_and_pascal_context_name_what_is_missing(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
 def test_missing_root_and_split_are_named(root: Path, dataset: str) -> None:
-    with pytest.raises(InputError, match=r"data folder 'nowhere' does not exist; give the folder of a dataset"):
+    message = r"data folder 'nowhere' does not exist; give the folder of a dataset"
+    with pytest.raises(InputError, match=message):
         create_dataset(dataset, "nowhere", "train")
     with pytest.raises(InputError, match="is a file; give the folder of the dataset"):
         create_dataset(dataset, root / "classes.txt", "train")
