@@ -98,8 +98,9 @@ def summarise(config: ClsConfig) -> None:
     print("\n" + seeds_table(curves))
     write_summary(output, curves)
     name, spread = next(iter(summary_of(curves).items()))
+    count = "one seed" if len(curves) == 1 else f"mean of {len(curves)} seeds"
     rows = {
-        "tested": f"{name} {spread.mean:.4f}, mean of {len(curves)} seeds",
+        "tested": f"{name} {spread.mean:.4f}, {count}",
         "runs": output,
         "summary": output / "summary.json",
         "curves": output / "curves.png",
