@@ -64,7 +64,7 @@ def find_pairs(source: Path, images: Path | None) -> MaskPairs:
     found = MaskPairs(pairs, notes)
     used = {path.absolute() for pair in pairs for path in (pair.image, pair.mask)}
     # The folder of the images may lie in the source, and one of them may be absolute.
-    folders = (source, images or source)
+    folders = dict.fromkeys((source, images or source))
     files = {path.absolute(): path for folder in folders for path in find_images(folder)[0]}
     for absolute, path in files.items():
         if absolute not in used:
