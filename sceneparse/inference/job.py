@@ -137,7 +137,7 @@ class _Job:
 
     def predict_images(self, sources: Sequence[Source]) -> None:
         """Predict images in batches of equal size."""
-        predictor, keep = self.predictor, "probabilities" in self.writer.save
+        predictor, keep = self.predictor, self.writer.needs_probabilities
         with Progress("predict", len(sources), "images") as progress:
 
             def unreadable(_: Source, error: InputError) -> None:
@@ -197,9 +197,8 @@ class _Job:
     def _frames(self, reader: VideoReader) -> Iterator[Prediction]:
         """Predict the frames of a video in batches, those of a camera one by one."""
         predictor, frames = self.predictor, reader.frames(self.frames)
-        keep = "probabilities" in self.writer.save
         for first in frames:
             height, width = first.shape[:2]
             count = 1 if reader.is_camera else predictor.images_at_once(height, width)
             batch = [first, *itertools.islice(frames, count - 1)]
-            yield from predictor.batch(batch, keep_probabilities=keep)
+            yield from predictor.batch(batch, keep_probabilities=self.writer.needs_probabilities)

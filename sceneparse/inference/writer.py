@@ -48,6 +48,11 @@ class Writer:
         self.pixels, self.abstained = 0, 0.0
         self._written = ResultList(output)
 
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether a prediction must keep its probabilities."""
+        return "probabilities" in self.save
+
     def path(self, kind: str, name: str) -> Path:
         """Return the file of a kind for an image."""
         return self.output / storable(result_name(kind, name))
