@@ -29,7 +29,7 @@ from sceneparse.runs.checkpoint import load_segmentation_model
 from sceneparse.runtime.distributed import Process
 from sceneparse.suspects import folds as folding
 from sceneparse.suspects.folds import Folds, fold_settings, plan_folds, train_folds
-from sceneparse.suspects.page import write_suspects_page, write_table
+from sceneparse.suspects.page import suspect_rows, write_suspects_page, write_table
 from sceneparse.suspects.regions import MIN_PIXELS, disagreement, find_regions
 from sceneparse.suspects.search import search
 
@@ -142,7 +142,7 @@ def test_planted_errors_are_found_and_shown(planted: SegmentationDataset, tmp_pa
     # The label is as good as impossible: the smallest probability that counts is 1e-12.
     expected = [12 * np.log(10) * np.log(pixels) for pixels in (160, 120)]
     assert [s.region.score for s in suspects] == pytest.approx(expected)
-    write_table(tmp_path / "suspects.csv", planted, suspects)
+    write_table(tmp_path / "suspects.csv", suspect_rows(planted, suspects))
     with (tmp_path / "suspects.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == ["1", "2"]

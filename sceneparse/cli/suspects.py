@@ -143,7 +143,7 @@ def report(
     if rows:
         print("\n" + Table(title, heads, rows).as_text(numbers=False))
     page, table = output / "suspects.html", output / "suspects.csv"
-    write_table(table, dataset, suspects)
+    write_table(table, values)
     write_suspects_page(page, title, dataset, suspects, facts, device)
     print_document({"how": facts, "suspects": values})
     print_summary("check", {**found, "report": page, "table": table})

@@ -44,13 +44,10 @@ def suspect_rows(dataset: SegmentationDataset, suspects: Sequence[Suspect]) -> l
     return rows
 
 
-def write_table(path: Path, dataset: SegmentationDataset, suspects: Sequence[Suspect]) -> None:
-    """Write `suspect_rows` as CSV, with two digits of scores and four of probabilities."""
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `rows` of suspect_rows as CSV, with two digits of scores and four of probabilities."""
     digits = {"score": 2, "confidence": 4, "label_quality": 4}
-    lines = [
-        [f"{v:.{digits[k]}f}" if k in digits else v for k, v in row.items()]
-        for row in suspect_rows(dataset, suspects)
-    ]
+    lines = [[f"{v:.{digits[k]}f}" if k in digits else v for k, v in row.items()] for row in rows]
     write_lines(path, [_HEADS, *lines])
 
 
