@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, create_output, writing
-from sceneparse.cli.evaluate import open_dataset, set_usual_data, usual_settings
+from sceneparse.cli.evaluated_data import open_dataset, set_usual_data, usual_settings
 from sceneparse.cli.options import (
     add_device,
     add_option,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import OTHER_OUTPUT, create_output, writing
-from sceneparse.cli.evaluate import open_dataset
+from sceneparse.cli.evaluated_data import open_dataset
 from sceneparse.cli.output import lines_of, print_document, print_summary
 from sceneparse.errors import InputError, one_line
 
