@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sceneparse.cli.command import command_parser, run, writing
+from sceneparse.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,10 +46,12 @@ def rows_of(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
         for seed in group.unfinished:
             print(f"left out, not finished: {folder / seed}", file=sys.stderr)
         for curves in group.curves:
-            config = group.meta["config"]
+            config, seed = group.meta["config"], curves.seed.removeprefix("seed-")
+            if not seed.isdecimal():
+                raise InputError(f"the folder of a seed is called seed-N, not '{curves.seed}'")
             yield {
                 "block": config["attention"],
-                "seed": int(curves.seed.removeprefix("seed-")),
+                "seed": int(seed),
                 "accuracy": float(curves.test_accuracy[-1]),
                 "loss": float(curves.test_loss[-1]),
                 "epochs": len(curves.test_accuracy),
