@@ -203,7 +203,7 @@ def test_evaluate_offers_every_rule() -> None:
 
 
 def test_every_command_has_a_file_and_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    shared = {"__init__", "command", "main", "options", "output", "suspects"}
+    shared = {"__init__", "command", "evaluated_data", "main", "options", "output", "suspects"}
     files = {path.stem for path in (ROOT / "sceneparse/cli").glob("*.py")} - shared
     assert files == set(COMMANDS)
     assert end_of_command() == end_of_command("--help") == 0

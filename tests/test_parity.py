@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import sceneparse
 from sceneparse.cli import weights as weights_command
 from sceneparse.cli.command import run
+from sceneparse.data.labels import load_label_table
 from sceneparse.errors import InputError
 from sceneparse.layers.pooling import MixedPooling, StripPooling
 from sceneparse.models.official_spnet import convert_official_spnet
@@ -117,23 +118,29 @@ def publish(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_published_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = sceneparse.create_segmentation_model("strip_pooling", "resnet50", 7)
+    model = sceneparse.create_segmentation_model("strip_pooling", "resnet50", 11)
     source, target = tmp_path / "public.pth.tar", tmp_path / "ours.safetensors"
     public = {f"module.{name}": tensor for name, tensor in publish(model.state_dict()).items()}
     torch.save({"state_dict": public, "epoch": 3, "best_pred": np.float64(0.4)}, source)
 
-    def convert() -> int:
+    def convert(*options: str) -> int:
+        arguments = [str(source), str(target), *options]
         with pytest.raises(SystemExit) as stop:
-            run(weights_command.parser(), weights_command.main, [str(source), str(target)])
+            run(weights_command.parser(), weights_command.main, arguments)
         return int(stop.value.code or 0)
 
-    assert convert() == 0
+    assert convert("--dataset", "cityscapes") == 2
+    assert "cityscapes has 19 classes, the network 11; give --dataset camvid" in (
+        capsys.readouterr().err
+    )
+    assert convert("--dataset", "camvid") == 0
     said = capsys.readouterr().out
-    assert "backbone='resnet50', num_classes=7, attention='strip_pooling', aux=True" in said
+    assert "backbone='resnet50', num_classes=11, attention='strip_pooling', aux=True" in said
     converted = read_weights(target)
     assert set(converted) == set(model.state_dict())
     for name, tensor in model.state_dict().items():
         assert torch.equal(converted[name], tensor), name
+    assert sceneparse.load_model(target).classes == load_label_table("camvid").names
     assert convert() == 2
     assert "exists already" in capsys.readouterr().err
 

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from sceneparse.cli.command import command_parser, writing
 from sceneparse.cli.options import add_option
-from sceneparse.errors import InputError
+from sceneparse.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from sceneparse.models.weights import State
 
 EXAMPLES = """\
-  sceneparse weights SPNet101_ade20k.pth.tar spnet101_ade20k.safetensors
+  sceneparse weights SPNet101_ade20k.pth.tar spnet101_ade20k.safetensors --dataset ade20k
   sceneparse weights resnet20-12fca82f.th resnet20.safetensors
 
 IN is a checkpoint of the SPNet authors, or a ResNet classifier whose last layer is called linear or
 fc (resnet20 to resnet110 and resnet18 to resnet152). Training starts from OUT by
   sceneparse train --config ade20k_spnet101 model.pretrained=spnet101_ade20k.safetensors
   sceneparse classify --config cifar10_resnet18 model=resnet20 pretrained=resnet20.safetensors
-and a classifier is evaluated by
+and the networks are evaluated by
+  sceneparse evaluate spnet101_ade20k.safetensors --data /data/ADEChallengeData2016 --protocol spnet
   sceneparse evaluate resnet20.safetensors --data data
 In Python sceneparse.load_model(OUT) returns the network."""
 
@@ -32,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     result = command_parser("weights", "Convert published weights.", EXAMPLES)
     result.add_argument("source", metavar="IN", help="published .pth, .pt, .th or .tar file")
     result.add_argument("target", metavar="OUT", help=".safetensors file to write")
+    named = "dataset it was trained on, whose classes OUT then names; not for ResNet classifiers"
+    add_option(result, "--dataset NAME", named)
     of = "in 0..1 of the images it was trained on; default: as published"
     add_option(result, "--mean R G B", f"mean {of}", type=float)
     add_option(result, "--std R G B", f"standard deviation {of}", type=float)
@@ -53,6 +56,8 @@ def main(options: argparse.Namespace) -> None:
     if target.exists():
         raise InputError(f"'{target}' exists already; choose another name or remove it")
     builder, state, meta = _convert(read_weights(options.source))
+    if options.dataset is not None:
+        meta |= _described_data(options.dataset, meta["model"])
     for name in ("mean", "std"):
         meta[name] = getattr(options, name) or meta[name]
     check_description(meta, "--mean and --std")
@@ -79,3 +84,24 @@ def _convert(state: State) -> tuple[Any, State, dict[str, Any]]:
     mean, std = published_resnets.IMAGENET_STATISTICS
     meta = {"model": official_architecture(converted), "mean": list(mean), "std": list(std)}
     return create_segmentation_model, converted, meta
+
+
+def _described_data(dataset: str, model: dict[str, Any]) -> dict[str, Any]:
+    """Return what a description says of the dataset; raise InputError if it does not fit."""
+    from sceneparse.data.datasets import DATASETS
+    from sceneparse.data.labels import load_label_table
+
+    own = [name for name in DATASETS if name != "folder"]
+    if dataset not in own:
+        raise unknown_name("dataset", dataset, own)
+    if "head" not in model:
+        raise InputError("--dataset is for segmentation networks; IN is an image classifier")
+    table = load_label_table(dataset)
+    if table.num_classes != model["num_classes"]:
+        fitting = [n for n in own if load_label_table(n).num_classes == model["num_classes"]]
+        raise InputError(
+            f"{dataset} has {table.num_classes} classes, the network {model['num_classes']}; "
+            + (f"give --dataset {' or '.join(fitting)}" if fitting else "leave --dataset out")
+        )
+    data = {"dataset": dataset, "val_split": "val"}
+    return {"classes": table.names, "colors": [[*color] for color in table.colors], "data": data}

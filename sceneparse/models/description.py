@@ -47,7 +47,8 @@ class Described:
         if key not in self.meta:
             raise InputError(
                 f"this model has no {key}: it is not from a training run; set model.meta['{key}'], "
-                "and all of classes, colors (RGB in 0..255), mean and std (RGB in 0..1)"
+                "and all of classes, colors (RGB in 0..255), mean and std (RGB in 0..1); or give "
+                "`sceneparse weights`, which converts published weights, a --dataset"
             )
         return self.meta[key]
 
