@@ -91,17 +91,17 @@ def _described_data(dataset: str, model: dict[str, Any]) -> dict[str, Any]:
     from sceneparse.data.datasets import DATASETS
     from sceneparse.data.labels import load_label_table
 
-    own = [name for name in DATASETS if name != "folder"]
-    if dataset not in own:
-        raise unknown_name("dataset", dataset, own)
+    tables = {name: load_label_table(name) for name in DATASETS if name != "folder"}
+    if dataset not in tables:
+        raise unknown_name("dataset", dataset, tables)
     if "head" not in model:
         raise InputError("--dataset is for segmentation networks; IN is an image classifier")
-    table = load_label_table(dataset)
-    if table.num_classes != model["num_classes"]:
-        fitting = [n for n in own if load_label_table(n).num_classes == model["num_classes"]]
+    table, count = tables[dataset], model["num_classes"]
+    if table.num_classes != count:
+        fitting = " or ".join(name for name in tables if tables[name].num_classes == count)
         raise InputError(
-            f"{dataset} has {table.num_classes} classes, the network {model['num_classes']}; "
-            + (f"give --dataset {' or '.join(fitting)}" if fitting else "leave --dataset out")
+            f"{dataset} has {table.num_classes} classes, the network {count}; "
+            + (f"give --dataset {fitting}" if fitting else "leave --dataset out")
         )
     data = {"dataset": dataset, "val_split": "val"}
     return {"classes": table.names, "colors": [[*color] for color in table.colors], "data": data}

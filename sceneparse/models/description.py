@@ -47,8 +47,8 @@ class Described:
         if key not in self.meta:
             raise InputError(
                 f"this model has no {key}: it is not from a training run; set model.meta['{key}'], "
-                "and all of classes, colors (RGB in 0..255), mean and std (RGB in 0..1); or give "
-                "`sceneparse weights`, which converts published weights, a --dataset"
+                "and all of classes, colors (RGB in 0..255), mean and std (RGB in 0..1); "
+                "published weights get them by `sceneparse weights IN OUT --dataset NAME`"
             )
         return self.meta[key]
 
