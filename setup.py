@@ -45,29 +45,31 @@ setup(
     entry_points={"console_scripts": ["sceneparse = sceneparse.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
-        # The lowest versions tried, with half of the tests; what failed needs names of newer timm
-        # models, or a newer safetensors to write complex numbers.
+        # The lowest versions with which all tests pass, together, on Python 3.11.
         # Older releases have a hole in weights_only loading.
         "torch>=2.10",
         "torchvision>=0.25",
         # The last MIT release; its successor is AGPL.
         "albumentations==2.0.8",
         # The build that albumentations itself requires: both builds write the same cv2 folder.
-        # Since 4.12 it writes PNG without filters.
-        "opencv-python-headless>=4.12",
-        "timm>=1.0.23",
-        "tensorboard>=2.14",
+        # Since 4.13 it reads all bands of TIFF images.
+        "opencv-python-headless>=4.13",
+        # Since 1.0.31 it can build RegNets without memory.
+        "timm>=1.0.31",
+        # The first one for NumPy 2.
+        "tensorboard>=2.18",
         "matplotlib>=3.8.4",
         "numpy>=2",
         "scipy>=1.13",
-        "pillow>=10.3",
+        # Since 11 it reads the orientation of TIFF images alike.
+        "pillow>=11",
         "pyyaml>=6.0.1",
         "pydantic>=2.9.2",
         "safetensors>=0.4.3",
         "tqdm>=4.66",
         "psutil>=5.9.5",
-        # The first one that reports a file system without locks, instead of waiting for them.
-        "filelock>=3.30",
+        # Older ones need os.link, or wait forever on a file system without locks.
+        "filelock>=3.31",
         "jinja2>=3.1.3",
         "huggingface_hub>=0.25",
         "pycocotools>=2.0.8",

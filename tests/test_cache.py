@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import multiprocessing
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -141,12 +143,14 @@ def test_changed_image_is_decoded_again(scenes: Path, tmp_path: Path) -> None:
     assert not np.array_equal(after, before)
 
 
-def test_workers_fill_one_memory(scenes: Path) -> None:
+@pytest.mark.parametrize("start", multiprocessing.get_all_start_methods())
+def test_workers_fill_one_memory(scenes: Path, start: str) -> None:
     plain = plain_samples(scenes)
     cached = MemoryCache(plain)
     loader = evaluation_loader(cached, rank=0, world_size=1, workers=2, timeout=60)
+    loader.multiprocessing_context = start
     images = [batch.images[0] for batch in batches(loader)]
-    assert bytes(cached._ready) == b"\1" * len(plain)
+    assert cached._ready.map[:] == b"\1" * len(plain)
     assert torch.equal(images[5], torch.tensor(plain[5][0]).permute(2, 0, 1))
 
 
@@ -171,7 +175,7 @@ def test_auto_keeps_what_is_small_in_memory(
             assert np.array_equal(kept[0][0], expected[0])
         assert len(decodings) == decoded
         decodings.clear()
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
+    monkeypatch.setattr("sceneparse.data.cache.sys", SimpleNamespace(platform="darwin"))
     assert CACHES["auto"](plain) is plain
     assert ["not kept" in text for text in logged] == [False, True, True]
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -361,7 +362,7 @@ class Stuck(Samples):
 
 
 @pytest.mark.fault(45)
-@pytest.mark.parametrize("end", [kill_itself, lambda: os._exit(0), lambda: os._exit(3)])
+@pytest.mark.parametrize("end", [kill_itself, partial(os._exit, 0), partial(os._exit, 3)])
 def test_worker_that_ends_is_explained(end: Callable[[], object]) -> None:
     # torch does not notice an exit code of 0 before the time-out
     loader = evaluation_loader(Dying(2, end), rank=0, world_size=1, workers=1, timeout=5)

@@ -6,7 +6,6 @@ import ast
 import csv
 import json
 import ntpath
-import os
 import shutil
 import subprocess
 import sys
@@ -322,21 +321,26 @@ def test_annotations_of_windows_find_their_images(
     assert found.items[0].mask().any()
 
 
+def missing(*_: object) -> None:
+    raise NotImplementedError("not on this system")  # what pathlib says
+
+
+def refused(*_: object) -> None:
+    raise OSError(1314, "A required privilege is not held by the client")
+
+
 def without_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "link")
+    monkeypatch.setattr(Path, "hardlink_to", missing)
 
 
 def without_any_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "link")
-    monkeypatch.delattr(os, "symlink")
+    monkeypatch.setattr(Path, "hardlink_to", missing)
+    monkeypatch.setattr(Path, "symlink_to", missing)
 
 
 def with_forbidden_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(1314, "A required privilege is not held by the client")
-
-    monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    monkeypatch.setattr(Path, "symlink_to", refused)
 
 
 @pytest.mark.parametrize("hide", [without_hard_links, without_any_links, with_forbidden_links])

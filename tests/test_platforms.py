@@ -59,14 +59,14 @@ def test_files_that_a_reader_holds_are_replaced_soon(
 ) -> None:
     """Windows renames no open file, and opens no folder."""
     refusals = [refuse, refuse]
-    replace, path = os.replace, tmp_path / "last"
+    replace, path = Path.replace, tmp_path / "last"
 
-    def busy(*arguments: str) -> None:
+    def busy(*arguments: Path) -> None:
         (refusals.pop() if refusals else replace)(*arguments)
 
     monkeypatch.setattr(atomic, "sys", WINDOWS)
     monkeypatch.setattr(atomic, "_PAUSES", (0.01, 0.01))
-    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr(Path, "replace", busy)
     monkeypatch.setattr(os, "open", refuse)
     atomic.replace_text(path, "a\nb\n")
     assert path.read_bytes() == b"a\nb\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -285,6 +286,8 @@ def tiff_of(
 @pytest.mark.parametrize("big", [False, True], ids=["little", "big"])
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8"])
 def test_mask_of_any_number_type_is_exact(tmp_path: Path, kind: str, big: bool) -> None:
+    if kind in {"u4", "u8", "i8"} and int(cv2.__version__.partition(".")[0]) < 5:
+        pytest.skip("before OpenCV 5, such masks are refused")
     largest = min(2 ** (8 * int(kind[1]) - (kind[0] == "i")) - 1, 65535)
     values = np.array([[0, 1, 2], [100, largest, 127]])
     (tmp_path / "m.tif").write_bytes(tiff_of(values.astype(kind), big=big))
@@ -556,10 +559,11 @@ MODES = {
     "RGB": 3,
     "RGBA": 4,
     "CMYK": 4,
-    "YCbCr": 3,
     "LAB": 3,
     "I;16": 2,
 }
+if int(PIL.__version__.partition(".")[0]) >= 13:  # older ones write files that they cannot read
+    MODES["YCbCr"] = 3
 
 
 @pytest.mark.parametrize("mode", [*MODES, "F", "I"])

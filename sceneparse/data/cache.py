@@ -7,12 +7,13 @@ import hashlib
 import io
 import logging
 import mmap
-import multiprocessing
 import os
 import sys
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,8 @@ class MemoryCache(SegmentationDataset):
         self, dataset: SegmentationDataset, sizes: list[tuple[int, int]] | None = None
     ) -> None:
         super().__init__(dataset.pairs, dataset.table, dataset.bit_depth, dataset.resize)
-        if not _processes_fork():
-            raise InputError(
-                "data.cache: ram needs Linux and processes that fork; set data.cache: disk"
-            )
+        if not _on_linux():
+            raise InputError("data.cache: ram needs Linux; set data.cache: disk")
         self._sizes = sizes or dataset.sizes(range(len(dataset)))
         pixel_bytes = 3 + dataset.table.dtype.itemsize
         # Samples start at multiples of 8, so that 16-bit masks are aligned.
@@ -167,26 +166,51 @@ class MemoryCache(SegmentationDataset):
                 f"data.cache: ram needs {needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; "
                 "set data.cache: disk"
             )
-        # Forked workers inherit anonymous memory, and only pages that are written cost memory.
-        self._content = mmap.mmap(-1, max(needed, 1))
-        self._ready = mmap.mmap(-1, len(self.pairs))
+        self._content = _SharedMemory(needed)
+        self._ready = _SharedMemory(len(self.pairs))
 
     def __getitem__(self, index: int) -> Sample:
         fields = _fields(self.table.dtype, self._sizes[index])
-        record = np.ndarray((), fields, self._content, self._starts[index])
-        if not self._ready[index]:
+        record = np.ndarray((), fields, self._content.map, self._starts[index])
+        if not self._ready.map[index]:
             image, mask, name = super().__getitem__(index)
             if mask.shape != self._sizes[index]:
                 return image, mask, name
             # Two processes may write at once; both write the same.
             record["image"], record["mask"] = image, mask
-            self._ready[index] = 1
+            self._ready.map[index] = 1
         record.flags.writeable = False
         return record["image"], record["mask"], self.pairs[index].name
 
 
-def _processes_fork() -> bool:
-    return sys.platform == "linux" and multiprocessing.get_start_method() == "fork"
+def _on_linux() -> bool:
+    return sys.platform == "linux"
+
+
+class _SharedMemory:
+    """Zeroed memory that worker processes share however they start; only written pages cost any.
+
+    It is a file without a name, since /dev/shm is small in containers. It can only be pickled for a
+    process that is being started.
+    """
+
+    def __init__(self, size: int) -> None:
+        if sys.platform == "linux":
+            file = os.memfd_create("sceneparse")
+            os.ftruncate(file, max(size, 1))
+            self._open(file)
+
+    def __getstate__(self) -> Any:  # noqa: ANN401 - private to multiprocessing
+        if sys.platform == "linux":
+            return reduction.DupFd(self._file)
+        raise AssertionError("only made on Linux")
+
+    def __setstate__(self, file: Any) -> None:  # noqa: ANN401
+        self._open(file.detach())
+
+    def _open(self, file: int) -> None:
+        self._file, self.map = file, mmap.mmap(file, 0)
+        weakref.finalize(self, os.close, file)
 
 
 def free_memory() -> int:
@@ -202,8 +226,8 @@ def _keep_if_it_fits(dataset: SegmentationDataset) -> SegmentationDataset:
 
     Not more, because each training process of the machine keeps its own copy.
     """
-    if not _processes_fork():
-        logger.info("decoded images are not kept (data.cache: auto): processes do not fork here")
+    if not _on_linux():
+        logger.info("decoded images are not kept in memory (data.cache: auto): that needs Linux")
         return dataset
     sizes = dataset.sizes(range(len(dataset)))
     needed = sum(h * w for h, w in sizes) * (3 + dataset.table.dtype.itemsize)

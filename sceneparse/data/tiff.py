@@ -76,5 +76,7 @@ def decode_by_opencv(path: Path, content: bytes) -> NDArray[Any]:
     finally:
         log.setLogLevel(level)
     if values is None:
-        raise InputError(f"{path}: cannot be decoded by OpenCV {cv2.__version__}")
+        raise InputError(
+            f"{path}: cannot be decoded by OpenCV {cv2.__version__}; save it as PNG of 8 or 16 bits"
+        )
     return values if values.ndim == 2 else np.ascontiguousarray(values[..., 2::-1])

@@ -113,7 +113,10 @@ def changed_csv(data: bytes, dice: random.Random) -> bytes:
     rows = changed_tree(list(csv.reader(data.decode().splitlines())), dice)
     stream = io.StringIO()
     cells = [row if isinstance(row, list) else [row] for row in rows] if rows else []
-    csv.writer(stream).writerows(cells)
+    try:
+        csv.writer(stream).writerows(cells)
+    except csv.Error:  # Python 3.10 writes no NUL
+        return data
     return stream.getvalue().encode("utf-8", "surrogateescape")
 
 
