@@ -13,11 +13,11 @@ quickstart: $(VENV)/.run
 	$(VENV)/bin/sceneparse evaluate runs/quickstart
 	@cat tools/quickstart.txt
 
-# About five minutes on two cores.
+# 10 to 20 minutes on two cores.
 test: lint
 	$(TEST)
 
-# The slow tests too, about 26 minutes; records what became of the faults, as `make faults` does.
+# The slow tests too; records what became of the faults, as `make faults` does.
 test-all: lint
 	$(TEST) -m "slow or not slow" --record-faults
 
