@@ -65,7 +65,7 @@ setup(
         "pillow>=11",
         "pyyaml>=6.0.1",
         "pydantic>=2.9.2",
-        "safetensors>=0.4.3",
+        "safetensors>=0.7",
         "tqdm>=4.66",
         "psutil>=5.9.5",
         # Older ones need os.link, or wait forever on a file system without locks.

@@ -193,7 +193,7 @@ def _range(field: Mapping[str, Any]) -> str:
         "maximum": "to",
     }
     bounds = [
-        f"{word} {field[key]}"
+        f"{word} {field[key]:.10g}"  # older pydantic gives 1.0 for 1
         for key, word in words.items()
         if key in field and field[key] not in {2**31, 2**32}
     ]
