@@ -52,8 +52,8 @@ setup(
         # The last MIT release; its successor is AGPL.
         "albumentations==2.0.8",
         # The build that albumentations itself requires: both builds write the same cv2 folder.
-        # Since 4.13 it reads all bands of TIFF images.
-        "opencv-python-headless>=4.13",
+        # Since 4.12 it writes PNG without filters.
+        "opencv-python-headless>=4.12",
         # Since 1.0.31 it can build RegNets without memory.
         "timm>=1.0.31",
         # The first one for NumPy 2.
@@ -61,7 +61,7 @@ setup(
         "matplotlib>=3.8.4",
         "numpy>=2",
         "scipy>=1.13",
-        # Since 11 it reads the orientation of TIFF images alike.
+        # Older ones read bands and orientation of TIFF images otherwise.
         "pillow>=11",
         "pyyaml>=6.0.1",
         "pydantic>=2.9.2",
