@@ -45,7 +45,7 @@ setup(
     entry_points={"console_scripts": ["sceneparse = sceneparse.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
-        # The lowest versions with which all tests pass, together, on Python 3.11.
+        # The lowest versions that were tried with the tests, on Python 3.11.
         # Older releases have a hole in weights_only loading.
         "torch>=2.10",
         "torchvision>=0.25",
