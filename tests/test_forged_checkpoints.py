@@ -172,7 +172,7 @@ METAS: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep": (with_text("[" * 200_000), "nested too deeply"),
     "deep inside": (
         with_text('{"model": ' + '{"a":' * 20_000 + "1" + "}" * 20_000 + "}"),
-        "nested too deeply|does not describe|is missing",
+        "nested too deeply|does not describe|'format' is missing",
     ),
     "huge": (with_text('{"a": "' + "x" * 2**24 + '"}'), "larger than"),
     "no text": (with_text("\x00\x01"), "JSON"),
