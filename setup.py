@@ -18,6 +18,9 @@ SWEEP = [
 
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
+# The first one whose page was tried: it loads nothing from the internet.
+DEMO = ["gradio>=6.31,<7"]
+
 DOCS = ["mkdocs-material"]
 
 setup(
@@ -36,7 +39,7 @@ setup(
             "data/formats/shared/*.txt",
             "data/labels/*.csv",
             "data/labels/*.txt",
-            "demo/page.*",
+            "demo/page.css",
             "models/*.json",
             "report/*.html",
         ],
@@ -77,11 +80,13 @@ setup(
     extras_require={
         "sweep": SWEEP,
         "export": EXPORT,
+        "demo": DEMO,
         "docs": DOCS,
         "fuzz": ["atheris"],
         "dev": [
             *SWEEP,
             *EXPORT,
+            *DEMO,
             *DOCS,
             "pytest",
             "pytest-xdist",

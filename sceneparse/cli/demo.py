@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sceneparse.cli.command import command_parser
@@ -18,7 +19,7 @@ from sceneparse.cli.options import (
 from sceneparse.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from sceneparse.demo.server import DemoServer
+    from sceneparse.demo.local import Address
     from sceneparse.inference.predictor import Predictor
 
 EXAMPLES = """\
@@ -29,8 +30,8 @@ EXAMPLES = """\
 Drop a picture on the page, or choose a sample: classes with their shares over the picture, with a
 slider for their opacity and a switch for each; the confidence of each pixel; index PNG, overlay and
 JSON to download; with two models both side by side, and where they differ.
-Only this machine can open the page. It needs no network and no other package. Pictures stay in
-memory and are gone when the command ends (Ctrl-C)."""
+It needs pip install "sceneparse[demo]", and no network. Only this machine can open the page, unless
+--share or --host is given. Nothing is kept on disk when the command ends (Ctrl-C)."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--samples INPUT...", offered)
     add("--port N", "port of the page, 0: any free one", type=number(int, 0, 65535), default=7860)
     add("--host ADDRESS", "address to listen at, 0.0.0.0: the whole network", default="127.0.0.1")
+    add("--share", "also make an address for everyone who knows it, through Gradio's servers")
     add_palette(result)
     add_device(result)
     add_protocol_options(result)
@@ -57,28 +59,34 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Take the port, load the models, and serve the page until Ctrl-C."""
+    """Find a port, load the models, and serve the page until Ctrl-C."""
     if len(options.models) > 2:
         raise InputError(f"give one model, or two to compare, got {len(options.models)}")
+    if find_spec("gradio") is None:
+        raise InputError("gradio is not installed; run: pip install 'sceneparse[demo]'")
+    from sceneparse.demo.local import free_address, temporary_files
     from sceneparse.demo.samples import given_samples, usual_samples
-    from sceneparse.demo.server import DemoServer
     from sceneparse.demo.session import Demo
     from sceneparse.inference.predictor import Predictor
 
-    with DemoServer(options.host, options.port) as server:
-        settings = protocol_settings(options)
-        models = [(m, Predictor(m, device=options.device, **settings)) for m in options.models]
-        for name, predictor in models:
-            predictor.table = predictor.table.with_palette(options.palette)
-            print_model(name, predictor)
-        first = models[0][1].model
-        if options.samples:
-            samples = given_samples(options.samples, first.bit_depth)
-        else:
-            samples = usual_samples(first)
-        print(one_line(f"samples      {samples.description}"))
-        print_address(server)
-        server.serve(Demo(models, samples))
+    address = free_address(options.host, options.port)
+    settings = protocol_settings(options)
+    models = [(m, Predictor(m, device=options.device, **settings)) for m in options.models]
+    for name, predictor in models:
+        predictor.table = predictor.table.with_palette(options.palette)
+        print_model(name, predictor)
+    first = models[0][1].model
+    if options.samples:
+        samples = given_samples(options.samples, first.bit_depth)
+    else:
+        samples = usual_samples(first)
+    print(one_line(f"samples      {samples.description}"))
+    with temporary_files():
+        from sceneparse.demo.server import served, wait_for_end
+
+        with served(Demo(models, samples), address, share=options.share) as public:
+            print_address(address, public)
+            wait_for_end()
     print("stopped      nothing was kept on disk")
 
 
@@ -94,11 +102,13 @@ def print_model(name: str, predictor: Predictor) -> None:
     print(f"protocol     {predictor.protocol.description}")
 
 
-def print_address(server: DemoServer) -> None:
+def print_address(address: Address, public: str | None) -> None:
     """Print where the page is, and a warning if others can open it too."""
-    if not server.is_local:
+    if not address.is_local:
         print(
-            f"warning      everyone who can connect to {server.server_name}, port "
-            f"{server.server_port}, can use the page; it has no password"
+            f"warning      everyone who can connect to {address.host}, port {address.port}, "
+            "can use the page; it has no password"
         )
-    print(f"page         {server.url} (Ctrl-C ends it)", flush=True)
+    if public is not None:
+        print(f"warning      everyone who knows {public} can use the page; it has no password")
+    print(f"page         {address.url} (Ctrl-C ends it)", flush=True)

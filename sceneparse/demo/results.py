@@ -1,151 +1,114 @@
-"""What the page gets of a prediction: maps that the browser draws, and files to download."""
+"""The predictions of a picture by the models of a page: what is counted and drawn."""
 
-import base64
-import io
-import json
-import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
 
+import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from sceneparse.data.labels import count_labels
-from sceneparse.data.resizing import Resize, resize_mask
-from sceneparse.inference.predictor import Prediction
-from sceneparse.report.pictures import index_picture, overlay
+from sceneparse.data.labels import Color, count_labels
+from sceneparse.inference.predictor import MAX_WHOLE, Prediction
+from sceneparse.report.pages import layer_uri, picture_uri
+from sceneparse.report.pictures import RED
 
 # Pixels of the long side of what the browser draws.
 MAX_VIEW = 1600
-
-
-class Choice(NamedTuple):
-    """What an overlay shows: the opacity of colours, and classes not painted; None: backgrounds."""
-
-    opacity: float = 0.5
-    hidden: Collection[int] | None = None
+# From a low to a high confidence; also told apart by colour-blind people.
+RAMP: list[Color] = [
+    (red, green, blue)
+    for red, green, blue, _ in mpl.colormaps["viridis"](range(256), bytes=True).tolist()
+]
+_EQUAL: Color = (244, 244, 244)
 
 
 @dataclass(frozen=True)
 class Result:
-    """The predictions of a picture by all models of the page."""
+    """The predictions of a picture by one or two models, in the order of the models.
+
+    `order`: the number in the first model of each class of the second; None: one model, or models
+    of different classes. `notes`: what was noticed as the picture was read.
+    """
 
     name: str
     models: Sequence[str]
     predictions: Sequence[Prediction]
+    order: Sequence[int] | None
+    seconds: float
+    notes: Sequence[str]
+
+    @cached_property
+    def picture(self) -> str:
+        """The picture as an address for an <img>."""
+        return picture_uri(self.predictions[0].image, MAX_VIEW)
+
+    @cached_property
+    def shares(self) -> list[list[float]]:
+        """The share of the picture that each class covers, per model, by number."""
+        counted = [count_labels(p.labels, p.table.num_classes) for p in self.predictions]
+        size = self.predictions[0].labels.size
+        return [(counts / size).tolist() for counts in counted]
+
+    @cached_property
+    def mean_confidences(self) -> list[float | None]:
+        """The mean confidence of each model; None: it gives labels alone."""
+        found = [prediction.confidence for prediction in self.predictions]
+        return [None if c is None else float(c.mean(dtype=np.float64)) for c in found]
 
     @property
-    def pixels(self) -> int:
-        """Pixels of all predictions together."""
-        return sum(prediction.labels.size for prediction in self.predictions)
+    def lowest_confidence(self) -> float:
+        """What a confidence has at least: the most probable of N classes has 1 / N or more."""
+        return 1 / max(prediction.table.num_classes for prediction in self.predictions)
 
-    def differing(self, order: Sequence[int] | None) -> float | None:
-        """Return the share of pixels in which two predictions differ.
-
-        `order`: see class_order; None: nothing can be compared.
-        """
-        if order is None:
+    @cached_property
+    def differences(self) -> NDArray[np.bool_] | None:
+        """The pixels (H, W) in which two models of the same classes differ; otherwise None."""
+        if self.order is None:
             return None
         first, second = (prediction.labels for prediction in self.predictions)
-        return float((np.asarray(order, first.dtype)[second] != first).mean())
+        different: NDArray[np.bool_] = np.asarray(self.order, first.dtype)[second] != first
+        return different
+
+    @property
+    def description(self) -> str:
+        """A line of what was predicted and how, and lines of what was noticed."""
+        height, width = self.predictions[0].labels.shape
+        facts = [f"{self.name}: {width} x {height} pixels, predicted in {self.seconds:.2f} s"]
+        if any(prediction.tiled for prediction in self.predictions):
+            facts.append(f"in tiles, since it has over {MAX_WHOLE // 10**6} million pixels")
+        if max(height, width) > MAX_VIEW:
+            facts.append(f"shown with {MAX_VIEW} pixels a side; downloads have full size")
+        return "\n".join(["; ".join(facts), *self.notes])
+
+    def layer(self, model: int, view: str, hidden: Collection[int]) -> str:
+        """Draw what lies over the picture, as an address for an <img>.
+
+        `view`: "classes" without the `hidden` ones, "confidence" or "differences". A model without
+        confidences gets an empty layer.
+        """
+        prediction = self.predictions[model]
+        if view == "differences" and self.differences is not None:
+            return layer_uri(self.differences, [_EQUAL, RED], MAX_VIEW)
+        if view == "confidence":
+            return _confidence_layer(prediction.confidence, self.lowest_confidence)
+        table = prediction.table
+        shown = np.where(np.isin(prediction.labels, list(hidden)), 65535, prediction.labels)
+        return layer_uri(shown, table.colors, MAX_VIEW)
+
+    def at(self, model: int, x: float, y: float) -> str:
+        """Return class and confidence at a place, x and y in 0..1 of width and height."""
+        prediction = self.predictions[model]
+        height, width = prediction.labels.shape
+        place = min(int(y * height), height - 1), min(int(x * width), width - 1)
+        name: str = prediction.table.names[prediction.labels[place]]
+        if prediction.confidence is None:
+            return name
+        return f"{name}, confidence {prediction.confidence[place]:.2f}"
 
 
-def class_order(first: Sequence[str], second: Sequence[str]) -> list[int] | None:
-    """Return the number in `first` of each class in `second`; None if the classes differ."""
-    numbers = {name: number for number, name in enumerate(first)}
-    if len(numbers) != len(first) or sorted(first) != sorted(second):
-        return None
-    return [numbers[name] for name in second]
-
-
-def maps_to_draw(prediction: Prediction) -> dict[str, Any]:
-    """Return labels and confidences of a prediction at the size of the view, and class shares.
-
-    Maps are compressed bytes: labels of one byte, of two above 256 classes, low byte first;
-    confidences of one byte, 255 being 1.
-    """
-    num_classes, confidence = prediction.table.num_classes, prediction.confidence
-    labels = at_view_size(prediction.labels).astype(np.uint8 if num_classes <= 256 else "<u2")
-    levels = None
-    if confidence is not None:
-        levels = _compressed((at_view_size(confidence) * 255).round().astype(np.uint8))
-    return {
-        "labels": _compressed(labels),
-        "confidence": levels,
-        "mean_confidence": _mean_confidence(prediction),
-        "shares": _shares(prediction),
-    }
-
-
-def at_view_size(values: NDArray[Any]) -> NDArray[Any]:
-    """Take the nearest pixels of a map (H, W), so that no side is longer than MAX_VIEW."""
-    if max(values.shape) <= MAX_VIEW:
-        return values
-    return resize_mask(values, Resize("long", MAX_VIEW).size(*values.shape))
-
-
-def _compressed(values: NDArray[Any]) -> str:
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes())).decode()
-
-
-def _shares(prediction: Prediction) -> list[float]:
-    """Return the share of the picture that each class covers, by number."""
-    counts = count_labels(prediction.labels, prediction.table.num_classes)
-    shares: list[float] = (counts / prediction.labels.size).tolist()
-    return shares
-
-
-def _mean_confidence(prediction: Prediction) -> float | None:
-    confidence = prediction.confidence
-    return None if confidence is None else float(confidence.mean(dtype=np.float64))
-
-
-def _index_file(result: Result, model: int, _: Choice) -> bytes:
-    prediction = result.predictions[model]
-    return _png(index_picture(prediction.labels, prediction.table))
-
-
-def _overlay_file(result: Result, model: int, choice: Choice) -> bytes:
-    prediction = result.predictions[model]
-    table, unpainted = prediction.table, None
-    if choice.hidden is not None:
-        unpainted = [number in choice.hidden for number in range(table.num_classes)]
-    picture = overlay(
-        prediction.image, prediction.labels, table, choice.opacity, unpainted=unpainted
-    )
-    return _png(Image.fromarray(picture))
-
-
-def _json_file(result: Result, model: int, _: Choice) -> bytes:
-    prediction = result.predictions[model]
-    height, width = prediction.labels.shape
-    shares = _shares(prediction)
-    found = {
-        "image": result.name,
-        "width": width,
-        "height": height,
-        "model": result.models[model],
-        "tiled": prediction.tiled,
-        "mean_confidence": _mean_confidence(prediction),
-        "classes": [
-            {"index": number, "name": label.name, "color": label.color, "share": shares[number]}
-            for number, label in enumerate(prediction.table.classes)
-        ],
-    }
-    return json.dumps(found, indent=1, ensure_ascii=False).encode()
-
-
-def _png(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=1)  # large overlays would take many seconds
-    return stream.getvalue()
-
-
-# Kind of a download -> its content, and its media type.
-FILES: dict[str, tuple[Callable[[Result, int, Choice], bytes], str]] = {
-    "index.png": (_index_file, "image/png"),
-    "overlay.png": (_overlay_file, "image/png"),
-    "result.json": (_json_file, "application/json"),
-}
+def _confidence_layer(confidence: NDArray[np.float32] | None, lowest: float) -> str:
+    if confidence is None:
+        return ""
+    levels = (255 * (confidence - lowest) / (1 - lowest)).round().clip(0, 255)
+    return layer_uri(levels, RAMP, MAX_VIEW)

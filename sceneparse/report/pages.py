@@ -98,10 +98,13 @@ def picture_uri(picture: Picture, longest: int) -> str:
     return _uri("jpeg", lambda stream: image.save(stream, "JPEG", quality=85))
 
 
-def layer_uri(labels: NDArray[Any], colors: Sequence[Color]) -> str:
-    """Encode labels (H, W) in their colours; ignored pixels are transparent."""
+def layer_uri(labels: NDArray[Any], colors: Sequence[Color], longest: int = _LONGEST) -> str:
+    """Encode labels (H, W), shrunk to `longest` pixels, in their colours.
+
+    Ignored pixels are transparent.
+    """
     height, width = labels.shape
-    factor = min(_LONGEST / max(height, width), 1)
+    factor = min(longest / max(height, width), 1)
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     small = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
     ids = np.asarray(small)
