@@ -119,12 +119,16 @@ class Browser:
             mobile=width < 500,
         )
 
-    def choose_file(self, path: Path) -> None:
-        """Give the page a file, and wait for what comes of it; the page may delete the file."""
+    def upload(self, path: Path) -> None:
+        """Give the page a file."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         field = "#file input[type=file]"
         node = self.call("DOM.querySelector", nodeId=root, selector=field)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def choose_file(self, path: Path) -> None:
+        """Give the page a file, and wait for what comes of it."""
+        self.upload(path)
         line = "document.querySelector('#status').innerText.trim()"
         self.wait(f"{line}.startsWith({path.name + ': '!r})")
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -115,6 +116,11 @@ class Visit:
         """The line on the page, without its tag."""
         return re.sub("<[^>]*>", "", self.updates[self.page.status])
 
+    def show(self, found: Any) -> None:
+        """Show what an event found, as the page does next."""
+        shown = self.page.show(found[self.page.result], self.view, self.hidden)
+        self.updates = {**found, **shown}
+
     def layer(self, model: int = 0) -> np.ndarray[Any, Any]:
         """What is drawn over the picture, RGBA (H, W, 4)."""
         address = self.updates[self.page.panes[model]]["layer"]
@@ -122,7 +128,7 @@ class Visit:
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
 
     def upload(self, path: Path) -> None:
-        self.updates = self.page.take_file(str(path), self.view, self.hidden)
+        self.show(self.page.take_file(str(path)))
 
 
 @pytest.fixture
@@ -163,14 +169,13 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("tiled", [False, True])
-def test_an_upload_is_predicted_and_deleted(
+def test_an_upload_is_predicted(
     alone: Demo, photo: Path, image: Any, tiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if tiled:
         small_tiles(monkeypatch)
     visit = Visit(alone)
     visit.upload(photo)
-    assert not photo.exists()
     labels = image.argmax(axis=2)
     assert visit.status.startswith("photo.png: 96 x 64 pixels, predicted in ")
     assert ("in tiles" in visit.status) is tiled
@@ -200,7 +205,6 @@ def test_confidence_is_drawn_from_the_least_there_can_be(
 
 def test_classes_are_switched_off_and_stay_off(comparing: Demo, photo: Path, image: Any) -> None:
     visit, labels = Visit(comparing), image.argmax(axis=2)
-    content = photo.read_bytes()
     visit.upload(photo)
     result = visit.result
     # Red and green are listed in the first model's order, and have the same switch in both.
@@ -209,7 +213,6 @@ def test_classes_are_switched_off_and_stay_off(comparing: Demo, photo: Path, ima
         assert np.array_equal(visit.layer(model)[..., 3] == 0, labels == red)
     visit.hidden = visit.updates[visit.page.hidden]
     assert visit.hidden == [{0}]
-    photo.write_bytes(content)
     visit.upload(photo)
     assert np.array_equal(visit.layer()[..., 3] == 0, labels == 0)
     assert set(visit.updates[visit.page.switches[0]]["value"]) == {1, 2}
@@ -258,7 +261,7 @@ def test_a_file_without_confidences_has_no_map(scene_samples: Samples, photo: Pa
     visit.view = "confidence"
     visit.upload(photo)
     assert visit.updates[visit.page.panes[0]]["layer"] == ""
-    assert "labels without confidences" in visit.updates[visit.page.facts]["value"]
+    assert visit.updates[visit.page.facts]["value"] == "labels without confidences"
     assert visit.result.at(0, 0.5, 0.0) == "red"
 
 
@@ -345,7 +348,7 @@ def test_a_failure_of_ours_is_one_line_too(
 
 def test_samples_are_predicted(alone: Demo, scenes: Path) -> None:
     visit = Visit(alone)
-    visit.updates = visit.page.take_sample(3, "classes", visit.hidden)
+    visit.show(visit.page.take_sample(3))
     name = alone.samples.pictures[3].name
     assert visit.status.startswith(f"{name}: ")
     picture = read_image(scenes / f"val/images/{name}.jpg")
@@ -437,15 +440,20 @@ def test_nothing_is_asked_of_the_network_or_left(
     monkeypatch.setattr(socket, "getaddrinfo", record)
     # A proxy does not serve this machine.
     monkeypatch.setenv("HTTP_PROXY", "http://203.0.113.5:1")
+    # Nor may the environment open files of this machine.
+    monkeypatch.setenv("GRADIO_ALLOWED_PATHS", str(ROOT))
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     temporary.mkdir()
     address = free_address("127.0.0.1", 0)
     with temporary_files(), served(alone, address):
-        assert Client(address).upload(bytes(900)) == 200
+        client = Client(address)
+        assert client.upload(bytes(900)) == 200
+        assert client.ask("GET", f"/gradio_api/file={ROOT / 'setup.py'}")[0] == 403
         assert list(temporary.rglob("*.png"))
     assert set(asked) <= {"127.0.0.1", None}
     assert list(temporary.iterdir()) == []
     assert "GRADIO_TEMP_DIR" not in os.environ
+    assert os.environ["GRADIO_ALLOWED_PATHS"] == str(ROOT)
 
 
 def test_a_shared_page_says_so(
@@ -578,7 +586,7 @@ def test_classes_have_the_colors_that_are_asked_for(make_run: MakeRun, shown: li
     assert own.colors != safe.colors == palette(own.names)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_end_leaves_nothing(number: int, make_run: MakeRun, tmp_path: Path) -> None:
     run, temporary = make_run(), tmp_path / "temporary"
     temporary.mkdir()
@@ -662,9 +670,12 @@ def test_a_browser_draws_fades_switches_and_downloads(
     painted = visited.run(f"getComputedStyle({swatch}, '::before').backgroundColor")
     assert painted == "rgb(255, 0, 0)"
     # The overlay has the opacity and the classes of the page.
-    visited.click(".downloads button", "Overlay PNG")
+    # Several files can be asked for at once.
+    for kind in ("Overlay PNG", "Index PNG", "JSON"):
+        visited.click(".downloads button", kind)
     got = tmp_path / "got" / "photo_A_overlay.png"
-    visited.wait_until(got.exists)
+    ends = ("overlay.png", "index.png", "result.json")
+    visited.wait_until(lambda: all((got.parent / f"photo_A_{end}").exists() for end in ends))
     table = pointwise(*names).table
     drawn = overlay(image, labels, table, 0.25, unpainted=[True, False, False])
     assert np.array_equal(Image.open(got), drawn)
@@ -675,6 +686,7 @@ def test_a_browser_draws_fades_switches_and_downloads(
 def test_a_browser_compares_and_reads_pixels(visited: Browser, photo: Path, image: Any) -> None:
     labels = image.argmax(axis=2)
     visited.choose_file(photo)
+    visited.wait("document.querySelectorAll('.layer[src]').length === 2")
     visited.click("#view label", "differences")
     visited.wait_for_layer(0, lambda drawn: np.array_equal(drawn[..., 1] < 99, labels < 2))
     share = f"{100 * (labels < 2).mean():.1f}% of the pixels"
@@ -693,6 +705,29 @@ def test_a_browser_compares_and_reads_pixels(visited: Browser, photo: Path, imag
     visited.wait(f"document.querySelector('.readout').innerText.startsWith('{name}, confidence ')")
 
 
+def test_a_browser_shows_the_last_picture_and_the_choice_of_now(
+    visited: Browser, comparing: Demo, photo: Path, image: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, predict, goes_on = image.argmax(axis=2), comparing.predict, threading.Event()
+    visited.choose_file(photo)
+    visited.wait("document.querySelectorAll('.layer[src]').length === 2")
+
+    def wait(*given: Any) -> Result:
+        assert goes_on.wait(60)
+        return predict(*given)
+
+    monkeypatch.setattr(comparing, "predict", wait)
+    for number in (2, 3):
+        visited.run(f"document.querySelectorAll('#samples button')[{number}].click()")
+    visited.click(".legend label", "red: ")
+    visited.wait_for_layer(0, lambda drawn: np.array_equal(drawn[..., 3] == 0, labels == 0))
+    goes_on.set()
+    red = comparing.samples.pictures[3].load(None).argmax(axis=2) == 0
+    visited.wait_for_layer(0, lambda drawn: np.array_equal(drawn[..., 3] == 0, red))
+    name = comparing.samples.pictures[3].name
+    assert visited.run("document.querySelector('#status').innerText").startswith(name)
+
+
 def test_a_phone_shows_samples_and_errors(visited: Browser, image: Any, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(png(image)[:300])
@@ -704,7 +739,7 @@ def test_a_phone_shows_samples_and_errors(visited: Browser, image: Any, tmp_path
     visited.wait("document.querySelectorAll('.layer[src]').length === 2")
     assert visited.run("document.documentElement.scrollWidth") <= 390
     visited.choose_file(broken)
-    visited.wait("document.querySelector('#status [role=alert]')")
+    visited.wait("document.querySelector('#status .error')")
     shown = visited.run("document.querySelector('#status').innerText").strip()
     assert shown == str(error.value).replace(f"{tmp_path}/", "")
     visited.wait("!document.querySelector('.picture')?.offsetParent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -33,7 +34,7 @@ from sceneparse.export.quantization import calibration_images, quantize
 from sceneparse.inference.predictor import load_picture
 from sceneparse.layers.pooling import pool_to_grid, pooling_matrix
 from sceneparse.models.stored import resolve_checkpoint
-from tests.conftest import MakeRun
+from tests.conftest import ROOT, MakeRun
 
 pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'sceneparse[export]'")
 
@@ -112,6 +113,16 @@ def run_by_others(path: Path, images: Any) -> Any:
         (found,) = onnxruntime.InferenceSession(path).run(None, {"images": images})
         return found
     return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+
+
+def test_nothing_is_reported_to_the_makers_of_the_runtime(exported: Path, tmp_path: Path) -> None:
+    code = "import sys, sceneparse; sceneparse.Predictor(sys.argv[1])"
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    variables.pop("ORT_DISABLE_TELEMETRY", None)
+    command = [sys.executable, "-c", code, str(exported)]
+    subprocess.run(command, env=variables, cwd=ROOT, check=True)
+    # There it would keep a number for its reports.
+    assert not (tmp_path / ".ses").exists()
 
 
 @all_networks("head strip_pooling")

@@ -87,7 +87,10 @@ def main(options: argparse.Namespace) -> None:
         with served(Demo(models, samples), address, share=options.share) as public:
             print_address(address, public)
             wait_for_end()
-    print("stopped      nothing was kept on disk")
+    kept = "nothing was kept on disk"
+    if options.share:
+        kept += ", except the certificate in .gradio and the program by which Gradio shares pages"
+    print(f"stopped      {kept}")
 
 
 def print_model(name: str, predictor: Predictor) -> None:

@@ -74,4 +74,6 @@ def class_order(first: Sequence[str], second: Sequence[str]) -> list[int] | None
 
 
 def _percent(share: float) -> str:
+    if 0 < share < 0.00005:
+        return "<0.01%"
     return f"{100 * share:.2f}%" if 0 < share < 0.001 else f"{100 * share:.1f}%"

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -60,37 +60,55 @@ def _why_not(host: str, port: int, error: Exception) -> str:
 
 @contextmanager
 def temporary_files() -> Iterator[None]:
-    """Let Gradio keep its files in a folder that is deleted at the end, at SIGTERM too.
+    """Let Gradio keep its files in a folder that is deleted at the end, also by a signal.
 
-    It must be open before Gradio is imported. Gradio asks its own server without a proxy then.
+    It must be open before Gradio is imported. Gradio asks its own server without a proxy then, and
+    finds no settings of others in the environment: they could open files of this machine.
     """
     unproxied = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    others: dict[str, str | None] = {n: None for n in os.environ if n.startswith("GRADIO_")}
     with (
         tempfile.TemporaryDirectory(prefix="sceneparse-demo-") as folder,
-        _environment(GRADIO_TEMP_DIR=folder, no_proxy=f"{unproxied},localhost,127.0.0.1,::1"),
-        _ended_by_sigterm(),
+        _environment(
+            {
+                **others,
+                "GRADIO_TEMP_DIR": folder,
+                "no_proxy": f"{unproxied},localhost,127.0.0.1,::1",
+            }
+        ),
+        _interrupted_by_signals(),
     ):
         yield
 
 
 @contextmanager
-def _environment(**changed: str) -> Iterator[None]:
-    """Set variables of the environment for a while."""
+def _environment(changed: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables of the environment for a while, or remove those that are None."""
     before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
+    _set_variables(changed)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({} if value is None else {name: value})
+        _set_variables(before)
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that files are deleted."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM, and the end of a terminal, do what Ctrl-C does, so that files are deleted."""
+    names = {"SIGTERM", "SIGHUP"}  # Windows has no SIGHUP, and nohup ignores it
+    numbers = [number for number in signal.Signals if number.name in names]
+    ended = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ended}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

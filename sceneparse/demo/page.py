@@ -39,9 +39,15 @@ element.addEventListener('click', (event) => {
   trigger('click', { x, y: share(event.clientY - box.top, box.height) });
 });"""
 # The layers fade in the browser, without a question to the server.
-_FADE = "(percent) => document.body.style.setProperty('--opacity', percent / 100)"
-# The button has its file a moment after the answer.
-_SAVE = "() => setTimeout(() => document.querySelector('#file-to-save').click(), 300)"
+_FADE = """(percent) => {
+  if (percent !== null) document.body.style.setProperty('--opacity', percent / 100);
+}"""
+_SAVE = """({ url, orig_name: name }) => {
+  const link = document.createElement('a');
+  Object.assign(link, { href: url, download: name }).click();
+}"""
+# So that screen readers say what happened.
+_LIVE = "element.setAttribute('aria-live', 'polite')"
 _POINT_HERE = "Click on the picture to read a class."
 
 # Per legend, the numbers of the classes that are not drawn.
@@ -56,7 +62,7 @@ def create_page(demo: Demo, *, share: bool = False) -> gr.Blocks:
         title="sceneparse demo",
         analytics_enabled=False,
         fill_width=True,
-        # Seconds: how often files to download are deleted, and their age.
+        # Seconds: how often uploads and downloads are deleted, and their age.
         delete_cache=(600, 600),
     )
     with page:
@@ -89,7 +95,7 @@ class Page:
         gr.HTML(f"<h1>sceneparse demo</h1><p>{about}</p>", elem_id="title")
         with gr.Row():
             self._lay_out_choice()
-        self.status = gr.HTML(elem_id="status")
+        self.status = gr.HTML(elem_id="status", js_on_load=_LIVE)
         with gr.Row(visible=False, elem_id="result") as self.shown:
             with gr.Column(scale=3, min_width=320):
                 self._lay_out_pictures()
@@ -144,46 +150,57 @@ class Page:
             gr.HTML(f"Download {letter}")
             with gr.Row(elem_classes="downloads"):
                 for kind in FILES:
-                    self.buttons.append((model, kind, gr.Button(kind, size="sm", min_width=70)))
-        self.to_save = gr.DownloadButton(visible="hidden", elem_id="file-to-save")
+                    button = gr.Button(kind, size="sm", min_width=70)
+                    self.buttons.append((model, kind, button))
+        # What the browser saves; nobody sees them.
+        with gr.Row(elem_id="files"):
+            self.saved = [gr.File() for _ in self.buttons]
 
     def _connect(self) -> None:
         """Say which function answers which event."""
-        choice = [self.view, self.hidden]
+        choice = [self.result, self.view, self.hidden]
         drawn = [self.facts, *self.panes]
-        every = [self.result, self.status, self.shown, self.file, self.rest, *drawn]
-        every += [*self.switches, *self.readouts]
+        found = [self.result, self.status, self.file]
+        shown = [self.shown, self.rest, *drawn, *self.switches, *self.readouts]
         private: dict[str, Any] = {"api_visibility": "private"}
-        slow = {**private, "concurrency_id": "models", "show_progress_on": self.status}
-        self.file.upload(self.take_file, [self.file, *choice], every, **slow)
-        self.samples.click(self.take_sample, [self.samples, *choice], every, **slow)
-        self.opacity.input(None, self.opacity, js=_FADE, **private)
+        # One picture after the other, in the order in which they were given.
+        slow = {**private, "concurrency_id": "models", "trigger_mode": "multiple"}
+        slow["show_progress_on"] = self.status
         quick = {**private, "show_progress": "hidden", "trigger_mode": "always_last"}
-        self.view.input(self.draw, [self.result, *choice], drawn, **quick)
+        for asked in (
+            self.file.upload(self.take_file, self.file, found, **slow),
+            self.samples.click(self.take_sample, self.samples, found, **slow),
+        ):
+            # With the view and the switches of now: they may have changed meanwhile.
+            asked.then(self.show, choice, shown, **private, show_progress="hidden")
+        self.view.input(self.draw, choice, drawn, **quick)
         for number, switches in enumerate(self.switches):
-            asked = [self.result, *choice, switches]
-            switches.input(partial(self.switch, number), asked, [self.hidden, *drawn], **quick)
+            switched = [*choice, switches], [self.hidden, *drawn]
+            switches.input(partial(self.switch, number), *switched, **quick)
+        self.opacity.change(None, self.opacity, js=_FADE, **private)
         for pane in self.panes:
             pane.click(self.read, self.result, self.readouts, **quick)
-        for model, kind, button in self.buttons:
-            asked = [self.result, self.hidden, self.opacity]
-            written = button.click(partial(self.write, model, kind), asked, self.to_save, **quick)
-            written.success(None, js=_SAVE, **private)
+        for (model, kind, button), file in zip(self.buttons, self.saved, strict=True):
+            asked = button.click(
+                partial(self.write, model, kind),
+                [self.result, self.hidden, self.opacity],
+                file,
+                **private,
+                show_progress_on=self.status,
+            )
+            asked.success(None, file, js=_SAVE, **private)
 
-    def take_file(self, path: str, view: str, hidden: Hidden) -> Updates:
-        """Predict an uploaded file, which is then deleted."""
-        uploaded = Path(path)
-        content = uploaded.read_bytes()
-        uploaded.unlink()
-        load = partial(read_image, Path(uploaded.name), content=content)
-        return self._predict(uploaded.name, load, view, hidden)
+    def take_file(self, path: str) -> Updates:
+        """Predict an uploaded file; it may be that of another visitor too, so it stays a while."""
+        name, content = Path(path).name, Path(path).read_bytes()
+        return self._predict(name, partial(read_image, Path(name), content=content))
 
-    def take_sample(self, number: int, view: str, hidden: Hidden) -> Updates:
+    def take_sample(self, number: int) -> Updates:
         """Predict one of the samples."""
         sample = self.demo.samples.pictures[number]
-        return self._predict(sample.name, sample.load, view, hidden)
+        return self._predict(sample.name, sample.load)
 
-    def _predict(self, name: str, load: Load, view: str, hidden: Hidden) -> Updates:
+    def _predict(self, name: str, load: Load) -> Updates:
         try:
             result = self.demo.predict(name, load)
         except InputError as error:
@@ -192,24 +209,23 @@ class Page:
             traceback.print_exc()
             reason = f"it failed unexpectedly: {reason_of(error)}"
             return self._refused(f"{reason}; see the terminal of the command")
+        return {self.result: result, self.status: escape(result.description), self.file: None}
+
+    def _refused(self, text: str) -> Updates:
+        status = f'<p class="error">{escape(text)}</p>'
+        return {self.result: None, self.status: status, self.file: None}
+
+    def show(self, result: Result | None, view: str, hidden: Hidden) -> Updates:
+        """Show a new result, or hide the old one if there is none."""
+        if result is None:
+            return {self.shown: gr.update(visible=False)}
         height, width = result.predictions[0].labels.shape
         fixed = {"picture": result.picture, "alt": escape(result.name), "ratio": width / height}
         return {
-            self.result: result,
-            self.status: f'<p role="status">{escape(result.description)}</p>',
             self.shown: gr.update(visible=True),
-            self.file: None,
             **self._drawn(result, view, hidden, fixed),
             **self._switches(result, hidden),
             **dict.fromkeys(self.readouts, _POINT_HERE),
-        }
-
-    def _refused(self, text: str) -> Updates:
-        return {
-            self.result: None,
-            self.status: f'<p role="alert">{escape(text)}</p>',
-            self.shown: gr.update(visible=False),
-            self.file: None,
         }
 
     def draw(self, result: Result | None, view: str, hidden: Hidden) -> Updates:
@@ -232,10 +248,12 @@ class Page:
         return [escape(found.at(model, event.x, event.y)) for model in range(len(self.panes))]
 
     def write(
-        self, model: int, kind: str, result: Result | None, hidden: Hidden, opacity: float
+        self, model: int, kind: str, result: Result | None, hidden: Hidden, opacity: float | None
     ) -> str:
         """Write a file to download, which the browser then fetches."""
         found = _present(result)
+        if opacity is None:
+            raise gr.Error("give the opacity a number in 0 to 100")
         end, write = FILES[kind]
         stem = re.sub(r"[^\w.-]+", "_", Path(found.name).stem) or "picture"
         parts = [stem, self.demo.letters[model], end]
@@ -264,7 +282,8 @@ class Page:
         if view == "confidence":
             means = zip(self.demo.letters, result.mean_confidences, strict=True)
             facts += [f"{letter} {_sure(mean)}".strip() for letter, mean in means]
-            facts.append(_ramp(result.lowest_confidence))
+            if any(mean is not None for mean in result.mean_confidences):
+                facts.append(_ramp(result.lowest_confidence))
         return facts
 
     def _switches(self, result: Result, hidden: Hidden) -> Updates:
@@ -301,12 +320,13 @@ def _present(result: Result | None) -> Result:
 
 
 def _sure(mean: float | None) -> str:
-    return "gives labels without confidences" if mean is None else f"mean confidence {mean:.3f}"
+    return "labels without confidences" if mean is None else f"mean confidence {mean:.3f}"
 
 
 def _ramp(lowest: float) -> str:
     colors = ", ".join(f"rgb{rgb}" for rgb in RAMP[::15])
-    bar = f'<span class="ramp" style="background: linear-gradient(to right, {colors})"></span>'
+    style = f"background: linear-gradient(to right, {colors})"
+    bar = f'<span class="ramp" role="img" aria-label="from dark to light" style="{style}"></span>'
     return f'<span class="scale">{lowest:.2f}{bar}1</span>'
 
 

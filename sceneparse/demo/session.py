@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import warnings
@@ -13,6 +14,8 @@ from sceneparse.demo.samples import Load, Samples
 from sceneparse.errors import one_line
 from sceneparse.inference.predictor import Predictor
 from sceneparse.report.pictures import Picture
+
+logger = logging.getLogger(__name__)
 
 
 class Demo:
@@ -47,7 +50,9 @@ class Demo:
 
     def finish(self) -> None:
         """Wait for the picture that is being predicted; none can be predicted afterwards."""
-        self._computing.acquire()
+        if not self._computing.acquire(blocking=False):
+            logger.info("stopping as soon as the picture at work is predicted")
+            self._computing.acquire()
 
 
 def _images(load: Load, bit_depths: Sequence[int | None]) -> list[Picture]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sceneparse.data.datasets import classes_unless_named, create_dataset, spread
 from sceneparse.data.reading import read_image
 from sceneparse.data.resizing import Resize, resize_image
+from sceneparse.runtime.onnx import load_onnxruntime
 
 # Layers with fewer channels cost little time and lose the most accuracy. Depthwise convolutions
 # count as one channel, because each of their filters reads one.
@@ -45,17 +46,11 @@ def quantize(path: Path, images: Iterable[Tensor], float_layers: int | None) -> 
     The first `float_layers` convolutions stay in float32; None: those before the first that reads
     and writes 32 channels or more.
     """
-    # Optional packages.
-    import onnx  # noqa: PLC0415
-    from onnxruntime.quantization import (  # noqa: PLC0415
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    import onnx  # noqa: PLC0415 - an optional package
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    quantization = load_onnxruntime("onnxruntime.quantization")
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         """Gives ONNX Runtime the images one by one."""
 
         def get_next(self) -> dict[str, object] | None:
@@ -71,18 +66,18 @@ def quantize(path: Path, images: Iterable[Tensor], float_layers: int | None) -> 
     channels = {node.name: min(shapes[node.input[1]][:2]) for node in convolutions}
     if float_layers is None:
         float_layers = len(list(takewhile(lambda count: count < _MIN_CHANNELS, channels.values())))
-    quantize_static(
+    quantization.quantize_static(
         str(path),
         str(path),
         Reader(),
-        quant_format=QuantFormat.QDQ,
+        quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         # Processors multiply unsigned by signed bytes (VNNI); signed by signed is slower.
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
         nodes_to_exclude=[*list(channels)[:float_layers], *_products_with_sizes(graph)],
         # The whole range: clipping it (percentiles) loses more accuracy than it gains.
-        calibrate_method=CalibrationMethod.MinMax,
+        calibrate_method=quantization.CalibrationMethod.MinMax,
     )
 
 

@@ -16,6 +16,7 @@ from sceneparse.models.description import check_description
 from sceneparse.models.segmentation import SegmentationNetwork
 from sceneparse.models.stored import META_KEY, holds_one_model, resolve_checkpoint
 from sceneparse.runs.checkpoint import load_segmentation_model
+from sceneparse.runtime.onnx import load_onnxruntime
 
 _NOT_OURS = "is damaged, or not an export of this package"
 # Logit of a label, 0 for all others: their probability is tiny, its logarithm still finite.
@@ -111,12 +112,7 @@ def certain_logits(labels: Tensor, num_classes: int) -> Tensor:
 
 def open_session(path: Path) -> Any:  # noqa: ANN401 - of an optional package
     """Open an ONNX file of any program; raises InputError."""
-    try:
-        import onnxruntime  # noqa: PLC0415 - an optional package
-    except ImportError as error:
-        raise InputError(
-            "onnxruntime is not installed; run: pip install 'sceneparse[export]'"
-        ) from error
+    onnxruntime = load_onnxruntime()
     if not path.is_file():
         raise InputError(f"'{path}' does not exist")
     options = onnxruntime.SessionOptions()
