@@ -96,11 +96,17 @@ class Decoded:
     orientation: int
 
 
+def raw_mode_of(image: Image.Image) -> str:
+    """Return how an open file stores its values, such as "I;16B"; "" if Pillow does not tell."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
+
+
 def decode(path: Path, content: bytes | None = None) -> Decoded:
     """Decode an image, or its content if already read, and turn it upright; raises InputError."""
     content = read_content(path) if content is None else content
     with open_image(path, content) as image, refusing(path, DAMAGED):
-        raw_mode = str(image.tile[0][3]) if image.tile else ""
+        raw_mode = raw_mode_of(image)
         # The second picture of a phone's MPO is a preview or depth map. The frames are not
         # counted, because there may be millions.
         if getattr(image, "is_animated", False) and image.format != "MPO":

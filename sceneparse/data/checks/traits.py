@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base as Tag
 
-from sceneparse.data.decoding import open_image
+from sceneparse.data.decoding import open_image, raw_mode_of
 from sceneparse.data.pairing import Pair
 from sceneparse.data.reading import largest_value
 from sceneparse.errors import InputError
@@ -48,7 +48,7 @@ def bits_of(path: Path) -> tuple[int, int]:
     (8, 8) for all images of 8 bits and for floating-point ones.
     """
     with open_image(path) as image:
-        raw_mode = str(image.tile[0][3]) if image.tile else ""
+        raw_mode = raw_mode_of(image)
         deep = image.mode.startswith("I") or ";16" in raw_mode
     largest = largest_value(path) if deep else None
     return (8, 8) if largest is None else (16, max(largest.bit_length(), 1))
