@@ -591,8 +591,8 @@ def test_the_end_leaves_nothing(number: int, make_run: MakeRun, tmp_path: Path) 
     run, temporary = make_run(), tmp_path / "temporary"
     temporary.mkdir()
     before = sorted(tmp_path.rglob("*"))
-    # Shells let what runs in the background ignore it, and so would the command.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Shells and nohup let what runs in the background ignore some, and so would the command.
+    own = signal.signal(number, signal.SIG_DFL)
     with subprocess.Popen(
         [sys.executable, "-m", "sceneparse", "demo", str(run), "--port", "0"],
         cwd=ROOT,
@@ -601,6 +601,7 @@ def test_the_end_leaves_nothing(number: int, make_run: MakeRun, tmp_path: Path) 
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        signal.signal(number, own)
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         port = next(
