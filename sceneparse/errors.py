@@ -99,3 +99,8 @@ def first_few(names: Iterable[object], limit: int = 5) -> str:
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> InputError:
     """Return the error for a name that is not in a table, with the names that are."""
     return InputError(f"unknown {kind} '{given}'; choose one of: {', '.join(sorted(allowed))}")
+
+
+def not_installed(package: str, extra: str) -> InputError:
+    """Return the error that an optional package is missing; `extra`: what installs it."""
+    return InputError(f"{package} is not installed; run: pip install 'sceneparse[{extra}]'")

@@ -16,7 +16,7 @@ from sceneparse.cli.options import (
     number,
     protocol_settings,
 )
-from sceneparse.errors import InputError, one_line
+from sceneparse.errors import InputError, not_installed, one_line
 
 if TYPE_CHECKING:
     from sceneparse.demo.local import Address
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> None:
     if len(options.models) > 2:
         raise InputError(f"give one model, or two to compare, got {len(options.models)}")
     if find_spec("gradio") is None:
-        raise InputError("gradio is not installed; run: pip install 'sceneparse[demo]'")
+        raise not_installed("gradio", "demo")
     from sceneparse.demo.local import free_address, temporary_files
     from sceneparse.demo.samples import given_samples, usual_samples
     from sceneparse.demo.session import Demo

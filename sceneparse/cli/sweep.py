@@ -47,10 +47,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Check everything, run what is left of the sweep, print and write its results."""
-    from sceneparse.errors import InputError, Preempted
+    from sceneparse.errors import InputError, Preempted, not_installed
 
     if missing := [name for name in ("optuna", "sklearn") if find_spec(name) is None]:
-        raise InputError(f"{missing[0]} is not installed; run: pip install 'sceneparse[sweep]'")
+        raise not_installed(missing[0], "sweep")
 
     from sceneparse.config.recipes import find_config
     from sceneparse.studies.sweep.plan import read_plan

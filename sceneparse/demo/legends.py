@@ -55,13 +55,11 @@ class Legend:
         return ", ".join(f"{LETTERS[k]} {_percent(share)}" for k, share in enumerate(shares))
 
 
-def legends_of(tables: Sequence[LabelTable]) -> list[Legend]:
-    """Return the legends of one or two models: one for both if their classes are the same."""
-    first, *others = tables
-    own = list(range(first.num_classes))
-    order = class_order(first.names, others[0].names) if others else None
+def legends_of(tables: Sequence[LabelTable], order: Sequence[int] | None) -> list[Legend]:
+    """Return the legends of one or two models: one for both if there is a class_order."""
     if order is not None:
-        return [Legend([0, 1], first, [own, [order.index(k) for k in own]])]
+        own = range(len(order))
+        return [Legend([0, 1], tables[0], [own, [order.index(k) for k in own]])]
     return [Legend([k], table, [range(table.num_classes)]) for k, table in enumerate(tables)]
 
 

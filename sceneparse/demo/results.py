@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sceneparse.data.labels import Color, count_labels
 from sceneparse.inference.predictor import MAX_WHOLE, Prediction
-from sceneparse.report.pages import layer_uri, picture_uri
+from sceneparse.report.pages import layer_uri, picture_uri, shrunk_labels
 from sceneparse.report.pictures import RED
 
 # Pixels of the long side of what the browser draws.
@@ -70,6 +70,11 @@ class Result:
         different: NDArray[np.bool_] = np.asarray(self.order, first.dtype)[second] != first
         return different
 
+    @cached_property
+    def _small_labels(self) -> list[NDArray[np.int32]]:
+        """What is drawn again at every switch of a class."""
+        return [shrunk_labels(prediction.labels, MAX_VIEW) for prediction in self.predictions]
+
     @property
     def description(self) -> str:
         """A line of what was predicted and how, and lines of what was noticed."""
@@ -87,14 +92,14 @@ class Result:
         `view`: "classes" without the `hidden` ones, "confidence" or "differences". A model without
         confidences gets an empty layer.
         """
-        prediction = self.predictions[model]
         if view == "differences" and self.differences is not None:
             return layer_uri(self.differences, [_EQUAL, RED], MAX_VIEW)
         if view == "confidence":
-            return _confidence_layer(prediction.confidence, self.lowest_confidence)
-        table = prediction.table
-        shown = np.where(np.isin(prediction.labels, list(hidden)), 65535, prediction.labels)
-        return layer_uri(shown, table.colors, MAX_VIEW)
+            confidence = self.predictions[model].confidence
+            return _confidence_layer(confidence, self.lowest_confidence)
+        labels = self._small_labels[model]
+        shown = np.where(np.isin(labels, list(hidden)), 65535, labels)
+        return layer_uri(shown, self.predictions[model].table.colors, MAX_VIEW)
 
     def at(self, model: int, x: float, y: float) -> str:
         """Return class and confidence at a place, x and y in 0..1 of width and height."""

@@ -30,8 +30,8 @@ class Demo:
         self.samples = samples
         self.letters = list(LETTERS) if len(models) > 1 else [""]
         tables = [predictor.table for predictor in self.predictors]
-        self.legends = legends_of(tables)
         self.order = class_order(*(t.names for t in tables)) if len(tables) == 2 else None
+        self.legends = legends_of(tables, self.order)
         self._computing = threading.Lock()
 
     def predict(self, name: str, load: Load) -> Result:

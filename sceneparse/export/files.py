@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from sceneparse.errors import InputError, reason_of
+from sceneparse.errors import InputError, not_installed, reason_of
 from sceneparse.export.graph import ExportedGraph, Size, as_taken, example
 from sceneparse.export.quantization import quantize
 from sceneparse.export.verification import (
@@ -149,7 +149,7 @@ def _write_onnx(
     """Write an ONNX file to `aside` and compare it; `path` is its name in errors."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
-            raise InputError(f"{name} is not installed; run: pip install 'sceneparse[export]'")
+            raise not_installed(name, "export")
     images, free = example(graph, fixed)
     traced = _refusing_untraceable() if fixed is None else nullcontext()
     logger.info(_TRACING)

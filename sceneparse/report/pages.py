@@ -103,14 +103,19 @@ def layer_uri(labels: NDArray[Any], colors: Sequence[Color], longest: int = _LON
 
     Ignored pixels are transparent.
     """
+    ids = shrunk_labels(labels, longest)
+    shown = np.where(ids < len(colors), 255, 0).astype(np.uint8)
+    layer = Image.fromarray(np.dstack([colorize(ids, colors), shown]))
+    return _uri("png", lambda stream: layer.save(stream, "PNG"))
+
+
+def shrunk_labels(labels: NDArray[Any], longest: int) -> NDArray[np.int32]:
+    """Take the nearest pixels of labels (H, W), so that no side is over `longest` pixels."""
     height, width = labels.shape
     factor = min(longest / max(height, width), 1)
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     small = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
-    ids = np.asarray(small)
-    shown = np.where(ids < len(colors), 255, 0).astype(np.uint8)
-    layer = Image.fromarray(np.dstack([colorize(ids, colors), shown]))
-    return _uri("png", lambda stream: layer.save(stream, "PNG"))
+    return np.asarray(small)
 
 
 def figure_uri(figure: Figure) -> str:

@@ -4,7 +4,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from sceneparse.errors import InputError
+from sceneparse.errors import not_installed
 
 
 def load_onnxruntime(module: str = "onnxruntime") -> Any:  # noqa: ANN401 - an optional package
@@ -17,6 +17,4 @@ def load_onnxruntime(module: str = "onnxruntime") -> Any:  # noqa: ANN401 - an o
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError(
-            "onnxruntime is not installed; run: pip install 'sceneparse[export]'"
-        ) from error
+        raise not_installed("onnxruntime", "export") from error
