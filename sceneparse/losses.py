@@ -55,6 +55,18 @@ def cross_entropy(logits: Tensor, targets: Tensor, settings: LossSettings) -> Te
     return _mean(total, settings.weights_of(targets).sum())
 
 
+def boundary_cross_entropy(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """Cross entropy of the pixels near a boundary: up to 2 pixels from one with another label.
+
+    Ignored pixels do not count, but a boundary with them does.
+    """
+    labels = targets.float()[:, None]  # max pooling does not take integers on every device
+    largest = F.max_pool2d(labels, 5, stride=1, padding=2)
+    smallest = -F.max_pool2d(-labels, 5, stride=1, padding=2)
+    near = (largest != smallest)[:, 0]
+    return cross_entropy(logits, targets.where(near, settings.ignore_index), settings)
+
+
 def focal(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
     """Cross entropy times (1 - p)^gamma, p the true class's probability (Lin et al., ICCV 2017)."""
     losses = F.cross_entropy(logits, targets, ignore_index=settings.ignore_index, reduction="none")
@@ -137,6 +149,7 @@ Loss = Callable[[Tensor, Tensor, LossSettings], Tensor]
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
+    "boundary_cross_entropy": boundary_cross_entropy,
     "focal": focal,
     "ohem": ohem,
     "dice": dice,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from sceneparse.inference.predictor import Predictor
 from sceneparse.inference.prepare import prepare_for_inference
 from sceneparse.layers.attention import ATTENTION
 from sceneparse.layers.pooling import pool_to_grid
+from sceneparse.losses import LOSSES
 from sceneparse.models.heads import HEADS
 from sceneparse.runs.checkpoint import load_segmentation_model
 from sceneparse.runs.folder import changed_settings
@@ -48,7 +50,7 @@ from sceneparse.training.segmentation import assemble_run
 from tests.pretended import MPS, OnMps, PretendedMps
 
 CPU = torch.device("cpu")
-ALL_LOSSES = "{cross_entropy: 1, focal: 1, ohem: 1, dice: 1, lovasz_softmax: 1}"
+ALL_LOSSES = json.dumps(dict.fromkeys(LOSSES, 1.0))
 
 
 def machine_with(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, mps: bool = False) -> None:

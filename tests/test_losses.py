@@ -52,6 +52,28 @@ def test_cross_entropy_with_weights_and_smoothing_equals_torch() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+def test_boundary_cross_entropy_by_hand() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(2, 3, 9, 12, dtype=torch.float64)
+    targets = torch.zeros(2, 9, 12, dtype=torch.int64)
+    targets[0, :, 7:] = 2
+    targets[1, 8, 0] = IGNORE
+
+    def is_near(b: int, y: int, x: int) -> bool:
+        around = targets[b, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+        return bool((around != targets[b, y, x]).any())
+
+    near = [
+        (b, y, x)
+        for b, y, x in itertools.product(range(2), range(9), range(12))
+        if targets[b, y, x] != IGNORE and is_near(b, y, x)
+    ]
+    assert len(near) == 9 * 4 + 8
+    terms = [-logits[b, :, y, x].log_softmax(0)[targets[b, y, x]] for b, y, x in near]
+    loss = LOSSES["boundary_cross_entropy"](logits, targets, LossSettings())
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
 def test_focal_by_hand() -> None:
     logits, targets = sample()
     weights = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)

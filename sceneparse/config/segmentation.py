@@ -144,7 +144,7 @@ class LossSection(types.Section):
     ] = None
     """a weight per class, or a rule of data/balance.py for them; auto: damped"""
     label_smoothing: types.Decay = 0.0
-    """label smoothing of cross_entropy"""
+    """label smoothing of cross_entropy and boundary_cross_entropy"""
     ohem_threshold: types.Fraction = 0.7
     """ohem keeps pixels whose true class is less probable than this"""
     ohem_keep: types.Fraction = 0.0625
