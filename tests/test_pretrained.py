@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -274,18 +275,19 @@ def test_without_a_network_one_short_attempt_names_the_file(
     """A firewall that drops packets: names resolve, and nobody answers."""
     monkeypatch.setattr("sceneparse.models.downloads._cached_file", lambda *_: None)
     monkeypatch.setattr("sceneparse.models.downloads.ATTEMPT_SECONDS", 0.2)
-    asked = []
+    asked, given_up = [], threading.Event()
 
     def silent(*arguments: object, **_: object) -> None:
         asked.append(arguments)
-        time.sleep(3)
+        given_up.wait(60)
 
     monkeypatch.setattr("sceneparse.models.downloads.get_hf_file_metadata", silent)
     monkeypatch.setattr("urllib.request.urlopen", silent)
     start = time.monotonic()
     with pytest.raises(InputError, match="no answer within") as caught:
         create_anywhere(kind, name)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20  # most of it builds the network
+    given_up.set()
     assert len(asked) == 1
     assert ATTEMPT_SECONDS <= 5
     assert file in str(caught.value)

@@ -67,7 +67,8 @@ def load_pretrained(
     if problems:
         told = f" (it holds {_architecture(theirs)}; this model is {_architecture(arguments)})"
         raise InputError(
-            f"{stored.source} does not fit the model{told if theirs else ''}: {problems}"
+            f"{stored.source} does not fit the model{told if theirs else ''}: {problems}; give "
+            "weights of the same network, or build the network that they are of"
         )
     before = stored.meta.get("classes", [])
     taken = {key: state[key] for key in own if key in state and fits(own[key], state[key])}
@@ -151,7 +152,10 @@ def _as_timm_has_them(name: str, state: State, source: str) -> State:
     try:
         whole = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # of many types; the tensors are of another network
-        raise InputError(f"{source} does not fit {name}: {problems}") from error
+        raise InputError(
+            f"{source} does not fit {name}: {problems}; give weights of {name}, or choose the "
+            "backbone that they are of"
+        ) from error
     return _without_counters(whole.state_dict())
 
 
