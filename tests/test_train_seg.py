@@ -330,7 +330,7 @@ def test_unusable_data_is_one_line_and_no_run_folder(
         ("data.mean=[0.5,0.5,0.5]", "data.mean is given without data.std"),
         ("model.norm=frozen", "norm: frozen keeps pretrained statistics"),
         ("model.attention=sse", "unknown attention 'sse'; choose one of: cbam"),
-        ("loss.terms.hinge=1.0", "unknown loss 'hinge'; choose one of: cross_entropy"),
+        ("loss.terms.hinge=1.0", "unknown loss 'hinge'; choose one of: boundary_cross_entropy"),
         ("loss.terms={}", "loss.terms: dictionary should have at least 1 item"),
         ("loss.class_weights=[0.0,0.0]", "class_weights must not all be 0"),
         ("loss.class_weights=[1.0,2.0]", "has 2 numbers, the dataset has 9 classes"),
