@@ -275,19 +275,19 @@ def test_without_a_network_one_short_attempt_names_the_file(
     """A firewall that drops packets: names resolve, and nobody answers."""
     monkeypatch.setattr("sceneparse.models.downloads._cached_file", lambda *_: None)
     monkeypatch.setattr("sceneparse.models.downloads.ATTEMPT_SECONDS", 0.2)
-    asked, given_up = [], threading.Event()
+    asked: list[float] = []
+    given_up = threading.Event()
 
-    def silent(*arguments: object, **_: object) -> None:
-        asked.append(arguments)
+    def silent(*_: object, **__: object) -> None:
+        asked.append(time.monotonic())
         given_up.wait(60)
 
     monkeypatch.setattr("sceneparse.models.downloads.get_hf_file_metadata", silent)
     monkeypatch.setattr("urllib.request.urlopen", silent)
-    start = time.monotonic()
     with pytest.raises(InputError, match="no answer within") as caught:
         create_anywhere(kind, name)
-    assert time.monotonic() - start < 20  # most of it builds the network
     given_up.set()
+    assert time.monotonic() - asked[0] < 3  # building the network before may take longer
     assert len(asked) == 1
     assert ATTEMPT_SECONDS <= 5
     assert file in str(caught.value)
